@@ -1,0 +1,299 @@
+"""What passed the sites in one run: a read-only mapping from site to tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from circuits import decompose
+from circuits.errors import CircuitsError, SiteError, nearest
+from circuits.hooks import (
+    HookPoint,
+    Hooks,
+    NamesFilter,
+    get_act_name,
+    match_sites,
+    position_axis,
+    take,
+    watching,
+)
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+COSTLY = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "attn.hook_result")
+_MASK = "__mask__"
+
+
+class Cache(Mapping[str, Tensor]):
+    """Which value did each site have?
+
+    ``cache["blocks.5.attn.hook_pattern"]`` and ``cache["pattern", 5]`` are the same tensor; layers
+    count from the end when negative; a gradient is ``cache["blocks.5.attn.hook_z_grad"]``. Axis 0
+    is the batch, also for one prompt. `mask` [b p] is True at real tokens, None without padding.
+
+    Raises:
+        SiteError: for a site that was not cached, naming the nearest that was.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        model: HookedGPT2,
+        *,
+        mask: Tensor | None = None,
+        has_batch_dim: bool = True,
+    ) -> None:
+        self._values = dict(values)
+        self.model, self.mask, self.has_batch_dim = model, mask, has_batch_dim
+
+    def __getitem__(self, key: Any) -> Tensor:
+        name = self._full_name(key)
+        if name not in self._values:
+            exists = name.removesuffix("_grad") in self.model.hook_dict
+            why = "was not cached" if exists else "does not exist"
+            hint = "" if exists else nearest(name, self._values)
+            raise SiteError(
+                f"site {name!r} {why}{hint}; {len(self)} were: see cache.keys(), or ask "
+                "run_with_cache for it by names_filter"
+            )
+        return self._values[name]
+
+    def _full_name(self, key: Any) -> str:
+        if isinstance(key, str):
+            return key if key in self._values else get_act_name(key)
+        name, layer, layer_type = (*key, None, None)[:3]
+        if isinstance(layer, int) and layer < 0:
+            layer += self.model.cfg.n_layers
+        return get_act_name(name, layer, layer_type)
+
+    def __contains__(self, key: object) -> bool:
+        return self._full_name(key) in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Cache({len(self)} sites of {self.model.cfg.model_name})"
+
+    def to(self, device: str | torch.device) -> Cache:
+        """The same cache with its tensors on another device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return self._with({name: value.to(device) for name, value in self.items()}, mask)
+
+    def remove_batch_dim(self) -> Cache:
+        """The cache of the only prompt, without the batch axis.
+
+        Raises:
+            CircuitsError: when there is more than one prompt.
+        """
+        if not self.has_batch_dim:
+            return self
+        sizes = {len(value) for value in self.values()}
+        if sizes != {1}:
+            raise CircuitsError(f"the cache holds {max(sizes)} prompts; only one can be unwrapped")
+        bare = {name: value[0] for name, value in self.items()}
+        mask = None if self.mask is None else self.mask[0]
+        return Cache(bare, self.model, mask=mask, has_batch_dim=False)
+
+    def apply_slice_to_batch_dim(self, batch_slice: Any) -> Cache:
+        """The same cache with only some prompts (an int drops the batch axis)."""
+        values = {name: take(value, batch_slice, 0) for name, value in self.items()}
+        mask = None if self.mask is None else take(self.mask, batch_slice, 0)
+        return Cache(values, self.model, mask=mask, has_batch_dim=not isinstance(batch_slice, int))
+
+    def stack_activation(
+        self, name: str, layer: int = -1, sublayer_type: str | None = None
+    ) -> Tensor:
+        """One site of all layers before `layer` (-1: all) in one tensor [layer, ...]."""
+        end = self.model.cfg.n_layers if layer == -1 else layer
+        return torch.stack([self[name, i, sublayer_type] for i in range(end)])
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache to one safetensors file; `Cache.load` reads it back.
+
+        Raises:
+            CircuitsError: when the file cannot be written; nothing half-written is left.
+        """
+        path = Path(path)
+        tensors = {name: value.contiguous().clone() for name, value in self.items()}
+        if self.mask is not None:
+            tensors[_MASK] = self.mask.clone()
+        about = {
+            "model": self.model.cfg.model_name,
+            "has_batch_dim": json.dumps(self.has_batch_dim),
+        }
+        partial = path.with_name(path.name + ".partial")
+        try:
+            save_file(tensors, partial, metadata=about)
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise CircuitsError(f"cannot write the cache to {path}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path, model: HookedGPT2) -> Cache:
+        """Read a cache that `save` wrote; `model` is the model it came from.
+
+        Raises:
+            CircuitsError: when the file is missing, damaged, or of another model.
+        """
+        try:
+            with safe_open(str(path), "pt", device=str(model.W_E.device)) as file:
+                about = file.metadata() or {}
+                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise CircuitsError(f"cannot read a cache from {path}: {error}") from error
+        if about.get("model") != model.cfg.model_name:
+            raise CircuitsError(
+                f"{path} holds the cache of {about.get('model')!r}, not of {model.cfg.model_name!r}"
+            )
+        mask = values.pop(_MASK, None)
+        order = {name: i for i, name in enumerate(model.hook_dict)}
+        names = sorted(values, key=lambda name: order.get(name.removesuffix("_grad"), len(order)))
+        has_batch_dim = json.loads(about["has_batch_dim"])
+        return cls({n: values[n] for n in names}, model, mask=mask, has_batch_dim=has_batch_dim)
+
+    def _with(self, values: Mapping[str, Tensor], mask: Tensor | None) -> Cache:
+        return Cache(values, self.model, mask=mask, has_batch_dim=self.has_batch_dim)
+
+    def accumulated_resid(
+        self, layer: int | None = None, *, return_labels: bool = False, **options: Any
+    ) -> Any:
+        """The stream at each layer's input: see `decompose.accumulated_resid`."""
+        found = decompose.accumulated_resid(self, layer, **options)
+        return found if return_labels else found[0]
+
+    def decompose_resid(
+        self, layer: int | None = None, *, return_labels: bool = False, **options: Any
+    ) -> Any:
+        """What each layer added: see `decompose.decompose_resid`."""
+        found = decompose.decompose_resid(self, layer, **options)
+        return found if return_labels else found[0]
+
+    def stack_head_results(
+        self, layer: int | None = None, *, return_labels: bool = False, **options: Any
+    ) -> Any:
+        """What each head added: see `decompose.stack_head_results`."""
+        found = decompose.stack_head_results(self, layer, **options)
+        return found if return_labels else found[0]
+
+    def stack_neuron_results(
+        self, layer: int | None = None, *, return_labels: bool = False, **options: Any
+    ) -> Any:
+        """What each neuron added: see `decompose.stack_neuron_results`."""
+        found = decompose.stack_neuron_results(self, layer, **options)
+        return found if return_labels else found[0]
+
+    def get_full_resid_decomposition(
+        self, layer: int | None = None, *, return_labels: bool = False, **options: Any
+    ) -> Any:
+        """All parts of the stream: see `decompose.get_full_resid_decomposition`."""
+        found = decompose.get_full_resid_decomposition(self, layer, **options)
+        return found if return_labels else found[0]
+
+    def apply_ln_to_stack(self, stack: Tensor, layer: int | None = None, **options: Any) -> Tensor:
+        """Parts after LayerNorm: see `decompose.apply_ln_to_stack`."""
+        return decompose.apply_ln_to_stack(self, stack, layer, **options)
+
+    def logit_attrs(
+        self, stack: Tensor, tokens: Any, incorrect_tokens: Any = None, **options: Any
+    ) -> Tensor:
+        """Direct logit attribution: see `decompose.logit_attrs`."""
+        return decompose.logit_attrs(self, stack, tokens, incorrect_tokens, **options)
+
+
+def run_with_cache(
+    model: HookedGPT2,
+    given: Any,
+    *,
+    names_filter: NamesFilter = None,
+    pos_slice: Any = None,
+    device: str | torch.device | None = None,
+    incl_bwd: bool = False,
+    metric: Any = None,
+    fwd_hooks: Hooks = (),
+    remove_batch_dim: bool = False,
+    **options: Any,
+) -> tuple[Any, Cache]:
+    """What passes the sites when the model reads this?
+
+    Returns forward's output and a `Cache`. `names_filter` is a name, names, or a predicate; None
+    caches every site but the per-head residual streams. `pos_slice` keeps some query positions,
+    `device` moves what is kept. With `incl_bwd` the gradient of `metric(output)` (default: the
+    mean loss) with respect to every cached site is kept as ``name_grad``; parameters get none.
+    `fwd_hooks` edit before the cache sees. `options` are forward's.
+
+    Raises:
+        SiteError: for unknown sites, or named sites that this run does not reach.
+    """
+    values: dict[str, Tensor] = {}
+
+    def keep(name: str, value: Tensor) -> None:
+        value = take(value.detach(), pos_slice, position_axis(name))
+        values[name] = value if device is None else value.to(device)
+
+    edits = [(names, fn, "edit") for names, fn in fwd_hooks]
+    if names_filter is None:
+        names_filter = lambda name: not name.endswith(COSTLY)  # noqa: E731
+    if incl_bwd:
+        output, sites = _run_for_gradients(model, given, (names_filter, edits, metric), options)
+        for name, (value, grad) in sites.items():
+            keep(name, value)
+            keep(name + "_grad", grad)
+    else:
+        read = (names_filter, lambda value, hook: keep(hook.name, value), "read")
+        with watching(model.hook_dict, [*edits, read]):
+            output = model(given, **options)
+    mask = model.run.mask
+    cache = Cache(values, model, mask=mask if mask is None or device is None else mask.to(device))
+    return output, cache.remove_batch_dim() if remove_batch_dim else cache
+
+
+def _run_for_gradients(
+    model: HookedGPT2,
+    given: Any,
+    what: tuple[NamesFilter, list[Any], Any],
+    options: dict[str, Any],
+) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+    """Output, and (value, gradient) of each site. Only gradients of sites are computed."""
+    names_filter, edits, metric = what
+    sites: dict[str, Tensor] = {}
+
+    def tap(value: Tensor, hook: HookPoint) -> Tensor:
+        # An editing hook gets a tensor of its own, so two sites that hold the same value (the
+        # inputs of queries and keys, say) have separate gradients.
+        if not value.requires_grad:
+            value.requires_grad_()
+        sites[hook.name] = value
+        return value
+
+    names = [name for name in match_sites(names_filter, model.hook_dict) if name != "hook_tokens"]
+    if metric is None:
+        options = {"return_type": "both"} | options
+    with (
+        torch.enable_grad(),
+        watching(model.hook_dict, [*edits, (names.__contains__, tap, "edit")]),
+    ):
+        output = model(given, **options)
+        if metric is None:
+            output, target = output if isinstance(output, tuple) else (output, output)
+        else:
+            target = metric(output)
+        if not isinstance(target, Tensor) or target.numel() != 1:
+            raise CircuitsError("gradients need a metric that returns one number (a scalar tensor)")
+        grads = torch.autograd.grad(target, list(sites.values()), allow_unused=True)
+    found = {}
+    for (name, value), grad in zip(sites.items(), grads, strict=True):
+        found[name] = (value, torch.zeros_like(value) if grad is None else grad)
+    return output, found

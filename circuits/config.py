@@ -1,0 +1,93 @@
+"""The shape of a GPT-2, and the four sizes that OpenAI released."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from circuits.errors import CircuitsError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How large is this GPT-2?
+
+    The field names are those of ``HookedTransformer.cfg``, so ``model.cfg.n_heads`` reads the same
+    in both libraries. ``device`` and ``dtype`` say where and in which precision the weights are;
+    the model keeps them current, they take no part in comparisons.
+
+    Raises:
+        CircuitsError: when a size is not a positive whole number.
+
+    >>> ModelConfig(n_layers=2, n_heads=4, d_model=32, n_ctx=16, d_vocab=50).d_head
+    8
+    """
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    n_ctx: int
+    d_vocab: int
+    d_head: int = 0  # 0: d_model / n_heads
+    d_mlp: int = 0  # 0: 4 * d_model
+    eps: float = 1e-5
+    tied: bool = True  # the unembedding is the transposed token embedding
+    model_name: str = "gpt2"
+    default_prepend_bos: bool = True
+    act_fn: str = "gelu_new"
+    normalization_type: str = "LN"
+    device: torch.device | None = field(default=None, compare=False)
+    dtype: torch.dtype | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.d_head:
+            if self.n_heads < 1 or self.d_model % self.n_heads:
+                raise CircuitsError(
+                    f"d_model={self.d_model} does not divide into n_heads={self.n_heads} equal "
+                    "heads; choose n_heads that divides d_model, or give d_head"
+                )
+            object.__setattr__(self, "d_head", self.d_model // self.n_heads)
+        if not self.d_mlp:
+            object.__setattr__(self, "d_mlp", 4 * self.d_model)
+        for name in ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise CircuitsError(f"{name}={value!r}: a model needs a whole number of at least 1")
+
+    @property
+    def n_params(self) -> int:
+        """How many numbers does the checkpoint hold? (tied weights counted once)
+
+        >>> GPT2_SIZES["gpt2"].n_params
+        124439808
+        """
+        attn = 4 * self.d_model * self.n_heads * self.d_head
+        attn += 3 * self.n_heads * self.d_head + self.d_model
+        mlp = 2 * self.d_model * self.d_mlp + self.d_mlp + self.d_model
+        block = attn + mlp + 4 * self.d_model
+        embed = (self.d_vocab + self.n_ctx) * self.d_model
+        unembed = 0 if self.tied else (self.d_model + 1) * self.d_vocab
+        return embed + self.n_layers * block + 2 * self.d_model + unembed
+
+
+def _gpt2(name: str, n_layers: int, n_heads: int, d_model: int) -> ModelConfig:
+    return ModelConfig(
+        n_layers=n_layers,
+        n_heads=n_heads,
+        d_model=d_model,
+        n_ctx=1024,
+        d_vocab=50257,
+        model_name=name,
+        # OpenAI trained without a token at the start; the field prepends one all the same.
+    )
+
+
+GPT2_SIZES: dict[str, ModelConfig] = {
+    "gpt2": _gpt2("gpt2", 12, 12, 768),
+    "gpt2-medium": _gpt2("gpt2-medium", 24, 16, 1024),
+    "gpt2-large": _gpt2("gpt2-large", 36, 20, 1280),
+    "gpt2-xl": _gpt2("gpt2-xl", 48, 25, 1600),
+}

@@ -1,0 +1,44 @@
+"""Every error a user can cause, and how to say it.
+
+An error of this package is one message that states what was given, what is allowed, the nearest
+valid choice, and what to do. The command line prints it without a traceback and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CircuitsError(ValueError):
+    """The input cannot be answered: the message says what was given, allowed, and what to do."""
+
+
+class SiteError(CircuitsError, KeyError):
+    """A site that does not exist, was not cached, or was hooked and never reached."""
+
+    # KeyError prints the repr of its argument; the message is written for people.
+    __str__ = CircuitsError.__str__
+
+
+class CheckpointError(CircuitsError):
+    """A checkpoint that cannot be found, read, or trusted."""
+
+
+class TokenError(CircuitsError):
+    """Text or token ids that the loaded vocabulary or context cannot take."""
+
+
+def nearest(given: str, allowed: Iterable[str], n: int = 3) -> str:
+    """Which of the allowed names did the user most likely mean?
+
+    Returns a clause to append to a message: ``"; did you mean 'a', 'b'?"``, or an empty string
+    when nothing is close.
+
+    >>> nearest("hook_residpre", ["hook_resid_pre", "hook_z"])
+    "; did you mean 'hook_resid_pre'?"
+    >>> nearest("zebra", ["hook_resid_pre"])
+    ''
+    """
+    close = difflib.get_close_matches(given, list(allowed), n=n, cutoff=0.6)
+    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,342 @@
+"""Hook points: named places in the forward pass where a value can be read or replaced.
+
+A `HookPoint` is the identity until somebody watches it. Hooks are installed and removed by one
+context manager, `watching`, which also reports hooks that never fired. There is no other way
+to leave a hook on a model, and no global state.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from circuits.errors import SiteError, nearest
+
+HookFn = Callable[[Tensor, "HookPoint"], "Tensor | None"]
+HookKind = Literal["edit", "read", "grad"]
+# What may name sites: one name, several, a predicate on names, or None for "all that are cheap".
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+
+Hooks = Sequence[tuple[NamesFilter, HookFn]]
+
+
+@dataclass(eq=False)
+class Watcher:
+    """One installed hook: what to call, what it may do, and how often it has fired."""
+
+    fn: Callable[..., Tensor | None]
+    kind: HookKind
+    fired: int = 0
+    by_keyword: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Hooks written for TransformerLens may take `hook` anywhere in their signature, by name.
+        try:
+            self.by_keyword = "hook" in inspect.signature(self.fn).parameters
+        except (TypeError, ValueError):  # some builtins have no signature
+            self.by_keyword = False
+
+    def __call__(self, value: Tensor, hook: HookPoint) -> Tensor | None:
+        return self.fn(value, hook=hook) if self.by_keyword else self.fn(value, hook)
+
+
+@dataclass(eq=False)
+class Run:
+    """Facts about the forward pass in progress, which hooks may read through `HookPoint.run`.
+
+    `positions` [batch, pos] are each token's position in its own prompt (padding counts as 0):
+    with a key-value cache a hook sees only the new tokens, and this tells it which they are.
+    `mask` [batch, pos] is True at real tokens; None when there is no padding.
+    """
+
+    positions: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(eq=False)
+class HookPoint:
+    """Which value passes here? The identity, with a name and a list of watchers.
+
+    Hooks are ``fn(value, hook) -> value | None``; None leaves the value as it is. An editing hook
+    receives its own copy, so it may write in place without touching a cached tensor upstream.
+    Readers (caches) see the value after all edits.
+    """
+
+    name: str = ""
+    watchers: list[Watcher] = field(default_factory=list)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def watched(self) -> bool:
+        """Is anybody looking? Costly sites are computed only then."""
+        return bool(self.watchers)
+
+    @property
+    def positions(self) -> Tensor | None:
+        """Which prompt positions [batch, pos] are in the value that the hook was given?"""
+        return self.run.positions
+
+    def layer(self) -> int:
+        """In which block is this point?
+
+        Raises:
+            SiteError: when the point is outside the blocks, e.g. ``hook_embed``.
+        """
+        parts = self.name.split(".")
+        if parts[0] != "blocks":
+            raise SiteError(f"{self.name!r} is outside the blocks and has no layer")
+        return int(parts[1])
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return self._call_watchers(value) if self.watchers else value
+
+    def _call_watchers(self, value: Tensor) -> Tensor:
+        for watcher in self.watchers:
+            if watcher.kind == "edit":
+                value = self._edit(watcher, value)
+        for watcher in self.watchers:
+            if watcher.kind == "read":
+                watcher.fired += 1
+                watcher(value, self)
+        grad_watchers = [w for w in self.watchers if w.kind == "grad"]
+        if grad_watchers:
+            value = self._watch_grad(grad_watchers, value)
+        return value
+
+    def _edit(self, watcher: Watcher, value: Tensor) -> Tensor:
+        watcher.fired += 1
+        given = value.clone()
+        edited = watcher(given, self)
+        if edited is None:
+            return given
+        if not isinstance(edited, Tensor) or edited.shape != value.shape:
+            got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
+            raise SiteError(
+                f"the hook on {self.name!r} returned {got}; return a tensor of shape "
+                f"{tuple(value.shape)}, or None to leave the value as it is"
+            )
+        return edited
+
+    def _watch_grad(self, watchers: list[Watcher], value: Tensor) -> Tensor:
+        if not value.requires_grad:
+            raise SiteError(
+                f"a backward hook watches {self.name!r}, but no gradient flows there; run with "
+                "gradients enabled (outside torch.no_grad and torch.inference_mode)"
+            )
+        # A new tensor, so that only the gradient through this site is seen and changed: the same
+        # residual tensor may be registered under two names (resid_post here, resid_pre there).
+        value = value.view_as(value)
+        for watcher in watchers:
+            watcher.fired += 1
+            value.register_hook(lambda grad, w=watcher: w(grad, self))
+        return value
+
+
+def site_names(n_layers: int) -> list[str]:
+    """Which sites does a model of `n_layers` have, in the order of the forward pass?
+
+    >>> site_names(1)[:4]
+    ['hook_tokens', 'hook_embed', 'hook_pos_embed', 'blocks.0.hook_resid_pre']
+    """
+    block = (
+        "hook_resid_pre ln1.hook_scale ln1.hook_normalized hook_attn_in hook_q_input hook_k_input "
+        "hook_v_input attn.hook_q attn.hook_k attn.hook_v attn.hook_attn_scores attn.hook_pattern "
+        "attn.hook_z attn.hook_result hook_attn_out hook_resid_mid hook_mlp_in ln2.hook_scale "
+        "ln2.hook_normalized mlp.hook_pre mlp.hook_post hook_mlp_out hook_resid_post"
+    ).split()
+    return [
+        *("hook_tokens", "hook_embed", "hook_pos_embed"),
+        *(f"blocks.{layer}.{site}" for layer in range(n_layers) for site in block),
+        *("ln_final.hook_scale", "ln_final.hook_normalized", "unembed.hook_in", "unembed.hook_out"),
+    ]
+
+
+def layer_of(name: str) -> int | None:
+    """In which layer is the site called `name`? None outside the blocks.
+
+    >>> layer_of("blocks.3.attn.hook_z"), layer_of("hook_embed")
+    (3, None)
+    """
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blocks" else None
+
+
+_ATTN_SITES = ("q", "k", "v", "z", "attn_scores", "pattern", "result")
+_MLP_SITES = ("pre", "post")
+_LN_SITES = ("scale", "normalized")
+_ALIASES = {
+    "attn": "pattern",
+    "attn_logits": "attn_scores",
+    "key": "k",
+    "query": "q",
+    "value": "v",
+    "mlp_pre": "pre",
+    "mlp_mid": "mid",
+    "mlp_post": "post",
+}
+
+
+def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
+    """What is the full name of the site known as `name`?
+
+    The short names and their expansion are those of ``transformer_lens.utils.get_act_name``.
+
+    >>> get_act_name("pattern", 5)
+    'blocks.5.attn.hook_pattern'
+    >>> get_act_name("resid_pre", 3), get_act_name("scale", 3, "ln1"), get_act_name("embed")
+    ('blocks.3.hook_resid_pre', 'blocks.3.ln1.hook_scale', 'hook_embed')
+    >>> get_act_name("k6"), get_act_name("scale4ln1")
+    ('blocks.6.attn.hook_k', 'blocks.4.ln1.hook_scale')
+    """
+    if ("." in name or name.startswith("hook_")) and layer is None and layer_type is None:
+        return name
+    if layer is None and layer_type is None:
+        name, layer, layer_type = _split_short_name(name)
+    layer_type = {"a": "attn", "m": "mlp", "attention": "attn"}.get(layer_type or "", layer_type)
+    name = _ALIASES.get(name, name)
+    if name in _ATTN_SITES:
+        layer_type = "attn"
+    elif name in _MLP_SITES:
+        layer_type = "mlp"
+    prefix = f"blocks.{layer}." if layer is not None else ""
+    if name in _LN_SITES and layer is None and layer_type is None:
+        layer_type = "ln_final"
+    return f"{prefix}{layer_type + '.' if layer_type else ''}hook_{name}"
+
+
+def _split_short_name(name: str) -> tuple[str, str | None, str | None]:
+    """`scale4ln1` is the site `scale`, layer 4, in `ln1`."""
+    head = name.rstrip("0123456789")
+    for layer_type in ("ln1", "ln2", "attn", "mlp", "a", "m"):
+        stem = name.removesuffix(layer_type)
+        if stem != name and stem[-1:].isdigit():
+            site = stem.rstrip("0123456789")
+            return site, stem[len(site) :], layer_type
+    return head, name[len(head) :] or None, None
+
+
+def match_sites(
+    names_filter: NamesFilter, sites: Mapping[str, HookPoint], costly: Iterable[str] = ()
+) -> list[str]:
+    """Which sites does this filter select, in the order of the forward pass?
+
+    None selects all sites but the costly ones, which have to be asked for by name.
+
+    Raises:
+        SiteError: when a name does not exist or the filter selects nothing.
+    """
+    if names_filter is None:
+        skipped = set(costly)
+        return [name for name in sites if name not in skipped]
+    if callable(names_filter):
+        chosen = [name for name in sites if names_filter(name)]
+        if not chosen:
+            raise SiteError(
+                f"the names filter matches none of the {len(sites)} sites; they are named like "
+                f"{', '.join(map(repr, list(sites)[1:4]))}: see model.hook_dict"
+            )
+        return chosen
+    wanted = [names_filter] if isinstance(names_filter, str) else list(names_filter)
+    if not wanted:
+        raise SiteError("the names filter is empty; name at least one site: see model.hook_dict")
+    full = {require_site(name, sites) for name in wanted}
+    return [name for name in sites if name in full]
+
+
+def require_site(name: str, sites: Mapping[str, Any]) -> str:
+    """What is the full name of this site, if it exists?
+
+    Raises:
+        SiteError: naming the nearest sites that do exist.
+    """
+    full = name if name in sites else get_act_name(name)
+    if full in sites:
+        return full
+    layers = [layer for layer in map(layer_of, sites) if layer is not None]
+    last = max(layers, default=0)
+    try:
+        beyond = (layer_of(full) or 0) > last
+    except ValueError:
+        beyond = False
+    hint = f"; its blocks are 0 to {last}" if beyond else nearest(full, sites)
+    raise SiteError(f"there is no site {name!r} in this model{hint} (model.hook_dict lists them)")
+
+
+@contextmanager
+def watching(
+    sites: Mapping[str, HookPoint], hooks: Sequence[tuple[NamesFilter, HookFn, HookKind]]
+) -> Iterator[None]:
+    """Watch these sites inside the ``with`` block, and only there.
+
+    Each entry of `hooks` is (names, function, kind). On leaving, also through an exception, every
+    watcher is removed.
+
+    Raises:
+        SiteError: for unknown names at entry; at exit for a named site that was never reached, or
+            a filter none of whose sites was.
+    """
+    resolved = [(match_sites(names, sites), fn, kind) for names, fn, kind in hooks]
+    installed: list[list[tuple[str, Watcher]]] = []
+    try:
+        for names, fn, kind in resolved:
+            group = [(name, Watcher(fn, kind)) for name in names]
+            installed.append(group)
+            for name, watcher in group:
+                sites[name].watchers.append(watcher)
+        yield
+        for (wanted, _, _), group in zip(hooks, installed, strict=True):
+            silent = [name for name, watcher in group if not watcher.fired]
+            is_family = wanted is None or callable(wanted)
+            if silent and not (is_family and len(silent) < len(group)):
+                raise SiteError(
+                    f"hooked but never reached: {', '.join(map(repr, silent[:4]))}"
+                    f"{' and more' if len(silent) > 4 else ''}; run the model inside the block, "
+                    "and check start_at_layer and stop_at_layer"
+                )
+    finally:
+        for group in installed:
+            for name, watcher in group:
+                if watcher in sites[name].watchers:
+                    sites[name].watchers.remove(watcher)
+
+
+_PER_HEAD = ("q", "k", "v", "z", "result", "attn_in", "q_input", "k_input", "v_input")
+
+
+def position_axis(name: str) -> int:
+    """Which axis of this site's value counts (query) positions, from the end?
+
+    >>> position_axis("blocks.0.attn.hook_z"), position_axis("blocks.0.attn.hook_pattern")
+    (-3, -2)
+    >>> position_axis("hook_tokens")
+    -1
+    """
+    site = name.removesuffix("_grad").rpartition("hook_")[2]
+    if site == "tokens":
+        return -1
+    return -3 if site in _PER_HEAD else -2
+
+
+def take(value: Tensor, pos_slice: Any, axis: int) -> Tensor:
+    """The part of `value` at some positions.
+
+    `pos_slice` is None (all), an int (the axis goes), a slice, a tuple of a slice's arguments, a
+    list or tensor of indices, or TransformerLens' ``Slice``.
+    """
+    if pos_slice is None:
+        return value
+    if hasattr(pos_slice, "apply"):
+        return torch.as_tensor(pos_slice.apply(value, dim=axis))
+    if isinstance(pos_slice, int):
+        return value.select(axis, pos_slice)
+    if isinstance(pos_slice, tuple):
+        pos_slice = slice(*pos_slice)
+    index: list[Any] = [slice(None)] * value.ndim
+    index[axis] = pos_slice
+    return value[tuple(index)]
