@@ -1,0 +1,75 @@
+"""The hand-compiled model's prompts and its right answers, for every test that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuits.checkpoints import compiled
+from circuits.hooks import HookPoint
+from circuits.model import HookedGPT2
+
+HEADS = [(layer, head) for layer in range(3) for head in range(4)]
+SMALL = {"d_vocab": 27, "n_ctx": 32, "d_head": 64}
+LARGE = {"d_vocab": 60, "n_ctx": 128, "d_head": 192}
+IO_AT, S1_AT, S2_AT, END_AT = 2, 4, 8, 11
+
+# The logit difference (10 in the clean run) after one edge carries the corrupted prompt's value,
+# for the six edges that matter; every other edge leaves it at 10.
+TRUE_EDGES = {
+    "emb->0.1.q": -10 / 3,
+    "emb->1.1.v": -10 / 3,
+    "0.1->1.1.k": -10 / 3,
+    "1.1->2.0.q": -10 / 3,
+    "emb->2.0.k": 0.0,
+    "2.0->out": 0.0,
+}
+
+
+def repeated(model: HookedGPT2, m: int = 15, times: int = 2, seed: int = 0) -> Tensor:
+    """BOS and `times` copies of m random tokens, but not END, which starts the other circuit."""
+    generator = torch.Generator().manual_seed(seed)
+    segment = 2 + torch.randperm(model.cfg.d_vocab - 2, generator=generator)[:m]
+    return torch.cat([torch.zeros(1, dtype=torch.long), segment.repeat(times)])[None]
+
+
+def mini_ioi(model: HookedGPT2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """BOS f A f B f f f B f f END, and the same with a third name at S2."""
+    rng = np.random.default_rng(seed)
+    a, b, c = rng.choice(compiled.NAMES, 3, replace=False)
+    fillers = iter(rng.choice(np.arange(10, model.cfg.d_vocab), 7, replace=False))
+    template = [compiled.BOS, None, a, None, b, None, None, None, b, None, None, compiled.END]
+    clean = torch.tensor([[next(fillers) if t is None else t for t in template]])
+    corrupted = clean.clone()
+    corrupted[0, S2_AT] = int(c)
+    return clean, corrupted
+
+
+def logit_diff(logits: Tensor, tokens: Tensor) -> float:
+    """Logit of IO minus logit of S at END, where `tokens` is the clean prompt."""
+    return float(logits[0, END_AT, tokens[0, IO_AT]] - logits[0, END_AT, tokens[0, S1_AT]])
+
+
+def patterns(model: HookedGPT2, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
+    """Each head's attention [q k]."""
+    _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("pattern"))
+    return {(layer, head): cache["pattern", layer][0, head] for layer, head in HEADS}
+
+
+def zero(head: int) -> Callable[[Tensor, HookPoint], None]:
+    """A hook that removes one head's output."""
+
+    def hook(z: Tensor, hook: HookPoint) -> None:
+        z[:, :, head] = 0
+
+    return hook
+
+
+def ablated(model: HookedGPT2, tokens: Tensor, layer: int, head: int) -> Tensor:
+    """Logits [b p v] without this head."""
+    hook = (f"blocks.{layer}.attn.hook_z", zero(head))
+    logits: Tensor = model.run_with_hooks(tokens, fwd_hooks=[hook])
+    return logits
