@@ -179,11 +179,13 @@ def causal_mask(
     `real` [b k] is True at real tokens. Every query sees itself, so that the softmax of a padding
     query is defined.
     """
-    left_padded = real is not None and not bool(real[:, 0].all())
-    if not left_padded and (n_query == n_key or n_query == 1):
+    if n_query == n_key:
         # Padding on the right lies in every real query's future: plain causality hides it.
-        if real is None or n_query == n_key:
+        left_padded = real is not None and not bool(real[:, 0].all())
+        if not left_padded:
             return None
+    elif n_query == 1 and real is None:
+        return None
     causal = torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
     if real is None:
         return causal

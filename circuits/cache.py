@@ -18,6 +18,7 @@ from circuits.hooks import (
     HookPoint,
     Hooks,
     NamesFilter,
+    WatchedBy,
     get_act_name,
     match_sites,
     position_axis,
@@ -243,7 +244,7 @@ def run_with_cache(
         value = take(value.detach(), pos_slice, position_axis(name))
         values[name] = value if device is None else value.to(device)
 
-    edits = [(names, fn, "edit") for names, fn in fwd_hooks]
+    edits: list[WatchedBy] = [(names, fn, "edit") for names, fn in fwd_hooks]
     if names_filter is None:
         names_filter = lambda name: not name.endswith(COSTLY)  # noqa: E731
     if incl_bwd:
@@ -252,7 +253,7 @@ def run_with_cache(
             keep(name, value)
             keep(name + "_grad", grad)
     else:
-        read = (names_filter, lambda value, hook: keep(hook.name, value), "read")
+        read: WatchedBy = (names_filter, lambda value, hook: keep(hook.name, value), "read")
         with watching(model.hook_dict, [*edits, read]):
             output = model(given, **options)
     mask = model.run.mask
@@ -263,7 +264,7 @@ def run_with_cache(
 def _run_for_gradients(
     model: HookedGPT2,
     given: Any,
-    what: tuple[NamesFilter, list[Any], Any],
+    what: tuple[NamesFilter, list[WatchedBy], Any],
     options: dict[str, Any],
 ) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
     """Output, and (value, gradient) of each site. Only gradients of sites are computed."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from torch import Tensor
 
 from circuits.errors import CircuitsError
@@ -21,7 +21,7 @@ from circuits.hooks import take
 
 if TYPE_CHECKING:
     from circuits.cache import Cache
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedGPT2, LayerNorm
 
 Stack = tuple[Tensor, list[str]]
 
@@ -109,7 +109,8 @@ def stack_head_results(
     b_O. With `incl_remainder` the last row is the rest of the stream.
     """
     end = _layer(cache, layer)
-    parts, labels = [], []
+    parts: list[Tensor] = []
+    labels: list[str] = []
     for i in range(end):
         z = take(cache["z", i], pos_slice, -3)
         W_O = cache.model.blocks[i].attn.W_O
@@ -138,10 +139,11 @@ def stack_neuron_results(
     [d, out] the projection [layer * neuron, b, p, out], without the large intermediate. A neuron's
     result is its activation times its row of W_out, without b_out.
     """
-    parts, labels = [], []
+    parts: list[Tensor] = []
+    labels: list[str] = []
     for i in range(_layer(cache, layer)):
         post = take(cache["post", i], pos_slice, -2)
-        values = cache.model.blocks[i].mlp.W_out
+        values: Tensor = cache.model.blocks[i].mlp.W_out
         if project_output_onto is not None:
             values = values @ project_output_onto
         parts.append(einsum(post, values, "... neuron, neuron out -> neuron ... out"))
@@ -253,6 +255,8 @@ def logit_attrs(
     """
     direction = _direction(cache.model, tokens, incorrect_tokens)
     normed = apply_ln_to_stack(cache, stack, None, pos_slice=pos_slice, batch_slice=batch_slice)
+    if direction.ndim == 2 and normed.ndim == 4:
+        direction = direction[:, None]  # one token a prompt, the same at all its positions
     return (normed * direction).sum(-1)
 
 
@@ -261,7 +265,7 @@ def logit_bias(
     tokens: str | int | Tensor,
     incorrect_tokens: str | int | Tensor | None = None,
 ) -> Tensor:
-    """Which part of the logit (difference) is constant: the final LayerNorm's bias and b_U? [...]"""
+    """Which part of the logit (difference) is constant: ln_final's bias and b_U? [...]"""
     direction = _direction(model, tokens, incorrect_tokens)
     bias = model.b_U[_ids(model, tokens)]
     if incorrect_tokens is not None:
@@ -293,7 +297,7 @@ def _layer(cache: Cache, layer: int | None) -> int:
     return layer
 
 
-def _norm(model: HookedGPT2, layer: int, mlp_input: bool) -> Any:
+def _norm(model: HookedGPT2, layer: int, mlp_input: bool) -> LayerNorm:
     if layer == model.cfg.n_layers:
         return model.ln_final
     block = model.blocks[layer]
@@ -324,7 +328,7 @@ def _ids(model: HookedGPT2, tokens: str | int | Tensor) -> Tensor:
 def _direction(
     model: HookedGPT2, tokens: str | int | Tensor, incorrect: str | int | Tensor | None
 ) -> Tensor:
-    """[... d]; a batch of tokens gets an axis for positions: [b 1 d]"""
+    """Which direction of the final residual stream raises this logit (difference)? [... d]"""
     ids = _ids(model, tokens)
     direction = model.W_U.T[ids]
     if incorrect is not None:
@@ -336,5 +340,5 @@ def _direction(
             )
         if bool((ids == others).any()):
             raise CircuitsError("a token equals its incorrect token, so the difference is zero")
-        direction = direction - model.W_U.T[others]
+        return direction - model.W_U.T[others]
     return direction

@@ -24,6 +24,7 @@ HookKind = Literal["edit", "read", "grad"]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 Hooks = Sequence[tuple[NamesFilter, HookFn]]
+WatchedBy = tuple[NamesFilter, HookFn, HookKind]
 
 
 @dataclass(eq=False)
@@ -43,6 +44,7 @@ class Watcher:
             self.by_keyword = False
 
     def __call__(self, value: Tensor, hook: HookPoint) -> Tensor | None:
+        """Call the function as its signature wants to be called."""
         return self.fn(value, hook=hook) if self.by_keyword else self.fn(value, hook)
 
 
@@ -94,6 +96,7 @@ class HookPoint:
         return int(parts[1])
 
     def __call__(self, value: Tensor) -> Tensor:
+        """The value as it is, or as the watchers leave it."""
         return self._call_watchers(value) if self.watchers else value
 
     def _call_watchers(self, value: Tensor) -> Tensor:
@@ -269,9 +272,7 @@ def require_site(name: str, sites: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def watching(
-    sites: Mapping[str, HookPoint], hooks: Sequence[tuple[NamesFilter, HookFn, HookKind]]
-) -> Iterator[None]:
+def watching(sites: Mapping[str, HookPoint], hooks: Sequence[WatchedBy]) -> Iterator[None]:
     """Watch these sites inside the ``with`` block, and only there.
 
     Each entry of `hooks` is (names, function, kind). On leaving, also through an exception, every

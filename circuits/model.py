@@ -5,7 +5,8 @@ The mathematics is exactly that of the released checkpoints: pre-norm blocks, le
 names, shapes and meanings are those of ``HookedTransformer``. A costly site (``hook_result``,
 ``hook_q_input``, attention scores, ...) is computed only while somebody watches it.
 
-Shapes: b batch, p position, q query, k key, h head, d = d_model, e = d_head, m = d_mlp, v = d_vocab.
+Shapes: b batch, p position, q query, k key, h head; d = d_model, e = d_head, m = d_mlp,
+v = d_vocab.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ from circuits.cache import Cache, run_with_cache
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
 from circuits.generation import KVCache, generate
-from circuits.hooks import HookPoint, Hooks, Run, site_names, watching
+from circuits.hooks import HookPoint, Hooks, Run, WatchedBy, site_names, watching
 from circuits.tokenizer import Tokenizer
 
 
@@ -170,7 +171,8 @@ class HookedGPT2(nn.Module):
     Methods known from ``HookedTransformer`` behave as they do there and call the functions of this
     package. A new model is uninitialised: use `circuits.load` or `HookedGPT2.random`.
 
-    >>> model = HookedGPT2.random(ModelConfig(n_layers=2, n_heads=2, d_model=8, n_ctx=16, d_vocab=20))
+    >>> cfg = ModelConfig(n_layers=2, n_heads=2, d_model=8, n_ctx=16, d_vocab=20)
+    >>> model = HookedGPT2.random(cfg)
     >>> logits, cache = model.run_with_cache([[1, 2, 3], [4]])
     >>> logits.shape, cache["pattern", 1].shape, len(model.hook_dict)
     (torch.Size([2, 3, 20]), torch.Size([2, 2, 3, 3]), 53)
@@ -184,7 +186,8 @@ class HookedGPT2(nn.Module):
         self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
         self.hook_tokens = HookPoint()  # [b p]
         self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()  # [b p d]
-        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        # An nn.ModuleList, which forgets the type of what it holds.
+        self.blocks = cast(list[Block], nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers)))
         self.ln_final = LayerNorm(cfg)
         self.unembed = Unembed(cfg, self.W_E)
         self._cfg = cfg
@@ -255,7 +258,7 @@ class HookedGPT2(nn.Module):
         else:
             batch = residual_batch(given, attention_mask, self._cfg)
         self.run.positions, self.run.mask = batch.positions, batch.mask
-        x = self._embed(batch) if start_at_layer is None else given
+        x = self._embed(batch) if start_at_layer is None else cast(Tensor, given)
         keys_real = past.extend_mask(batch.mask, batch.tokens)
         mask = causal_mask(x.shape[1], past.n_tokens + x.shape[1], keys_real, x.device)
         for i in range(first, last):
@@ -286,8 +289,9 @@ class HookedGPT2(nn.Module):
         Raises:
             SiteError: for unknown sites, and on leaving for hooks that never fired.
         """
-        edits = [(names, fn, "edit") for names, fn in fwd_hooks]
-        return watching(self.hook_dict, edits + [(names, fn, "grad") for names, fn in bwd_hooks])
+        watchers: list[WatchedBy] = [(names, fn, "edit") for names, fn in fwd_hooks]
+        watchers += [(names, fn, "grad") for names, fn in bwd_hooks]
+        return watching(self.hook_dict, watchers)
 
     def run_with_hooks(
         self, given: ModelInput, *, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), **options: Any
@@ -318,7 +322,7 @@ class HookedGPT2(nn.Module):
         prepend_bos: bool | None = None,
         padding_side: PaddingSide = "right",
     ) -> Tensor:
-        """Token ids [b p]. Padding on the left has to be declared to `forward` by attention_mask."""
+        """Token ids [b p]; give `forward` an attention_mask if you pad on the left."""
         return as_batch(self, given, prepend_bos=prepend_bos, padding_side=padding_side).tokens
 
     def to_string(self, tokens: Any) -> Any:
@@ -357,7 +361,11 @@ class HookedGPT2(nn.Module):
     b_in = property(lambda self: self._stack("mlp.b_in"), doc="[l m], copied")
     W_out = property(lambda self: self._stack("mlp.W_out"), doc="[l m d], copied")
     b_out = property(lambda self: self._stack("mlp.b_out"), doc="[l d], copied")
-    W_U = property(lambda self: self.unembed.W_U, doc="[d v]")
+
+    @property
+    def W_U(self) -> Tensor:
+        """[d v], a view"""
+        return self.unembed.W_U
 
     @property
     def b_U(self) -> Tensor:
