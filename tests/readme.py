@@ -1,0 +1,104 @@
+"""The parts of README.md that are generated: `python tests/readme.py` brings them up to date."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import typer
+from house import ORDER, ROOT
+
+README = ROOT / "README.md"
+
+
+def command_table(app: typer.Typer) -> str:
+    """Every command, with the question that its help answers first."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    rows = [f"| `circuits {name}` | {_first_sentence(c.help)} |" for name, c in commands.items()]
+    return "\n".join(["| command | what it answers |", "| --- | --- |", *rows])
+
+
+def house_map(root: Path = ROOT) -> str:
+    """Every file of the package in reading order, and every script, with what it says it is."""
+    lines = [("circuits/", "")]
+    rooms = {path.stem: path for path in _visible(root / "circuits") if path.stem != "models"}
+    for room in sorted(rooms, key=lambda room: ORDER.index(room) if room in ORDER else len(ORDER)):
+        lines += _entries(rooms[room], "  ")
+    lines.append(("  models/", "The bundled checkpoints, each with its MODEL_CARD.md."))
+    cards = sorted((root / "circuits/models").glob("*/MODEL_CARD.md"))
+    lines += [(f"    {card.parent.name}/", _card_line(card)) for card in cards]
+    lines.append(("experiments/", "One script a claim."))
+    for path in _visible(root / "experiments"):
+        lines += _entries(path, "  ")
+    lines.append(("tests/", "Mirrors circuits/, file by file; and an oracle, parity, house rules."))
+    width = max(len(name) for name, _ in lines) + 2
+    text = "\n".join(f"{name:{width}}{line}".rstrip() for name, line in lines)
+    return f"```text\n{text}\n```"
+
+
+def rendered(text: str, app: typer.Typer) -> str:
+    """README's text with its generated parts as they should be."""
+    for part, body in {"commands": command_table(app), "map": house_map()}.items():
+        pattern = rf"(<!-- {part}:begin -->\n).*?(<!-- {part}:end -->)"
+        text, found = re.subn(pattern, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S)
+        if found != 1:
+            raise ValueError(f"README.md needs one pair of <!-- {part}:begin/end --> markers")
+    return text
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced code blocks of this language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+def commands(text: str) -> list[str]:
+    """The command lines that `.ci/run` takes from the file."""
+    return re.findall(r"^<!-- ci -->\n```bash\n(.*?)\n```$", text, flags=re.M | re.S)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Files and folders of Python code, without the doors and what tools leave behind."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(("_", ".")) and (path.is_dir() or path.suffix == ".py")
+    )
+
+
+def _entries(path: Path, indent: str) -> list[tuple[str, str]]:
+    if path.suffix == ".py":
+        return [(f"{indent}{path.name}", _docstring(path))]
+    inner = [entry for child in _visible(path) for entry in _entries(child, indent + "  ")]
+    return [(f"{indent}{path.name}/", _docstring(path / "__init__.py")), *inner]
+
+
+def _docstring(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
+    return _first_sentence(ast.get_docstring(tree))
+
+
+def _card_line(card: Path) -> str:
+    """A card's first line that is text."""
+    lines = (line.strip() for line in card.read_text(encoding="utf-8").splitlines())
+    return _first_sentence(next((line for line in lines if line and line[0] not in "#-<|"), ""))
+
+
+def _first_sentence(text: str | None) -> str:
+    first = " ".join((text or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.?!]) ", first)[0]
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    from circuits.cli import app
+
+    old = README.read_text(encoding="utf-8")
+    new = rendered(old, app)
+    README.write_text(new, encoding="utf-8")
+    sys.stdout.write("README.md was current\n" if new == old else "README.md is now current\n")
+
+
+if __name__ == "__main__":
+    main()

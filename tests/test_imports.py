@@ -1,0 +1,72 @@
+"""`import circuits` and `circuits --help` are quick, because they leave torch alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import circuits
+
+HEAVY = {"torch", "pandas", "matplotlib", "huggingface_hub", "transformers", "scipy"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The packages that a fresh interpreter has imported after running this."""
+    report = "import sys; sys.stderr.write(' '.join({m.split('.')[0] for m in sys.modules}))"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"{code}\n{report}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(run.stderr.split())
+
+
+def help_of(*arguments: str) -> str:
+    return (
+        f"import contextlib, sys; sys.argv = {['circuits', *arguments, '--help']!r}\n"
+        "from circuits.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()"
+    )
+
+
+def test_the_probe_sees_an_import() -> None:
+    assert "fractions" in loaded_by("import fractions")
+
+
+def test_import_is_light() -> None:
+    loaded = loaded_by("import circuits")
+    assert "circuits" in loaded
+    assert not loaded & (HEAVY | {"numpy", "typer", "rich", "tiktoken"})
+
+
+def test_errors_and_sizes_are_light() -> None:
+    assert not loaded_by("import circuits; circuits.GPT2_SIZES, circuits.CircuitsError") & HEAVY
+
+
+@pytest.mark.parametrize("command", [(), ("ablate",), ("logit-lens",), ("generate",)])
+def test_help_is_light(command: tuple[str, ...]) -> None:
+    loaded = loaded_by(help_of(*command))
+    assert "typer" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("name", circuits.__all__)
+def test_public_name_is_there(name: str) -> None:
+    assert getattr(circuits, name).__doc__
+    assert name in dir(circuits)
+
+
+def test_misspelled_name_gets_a_suggestion() -> None:
+    with pytest.raises(AttributeError, match="did you mean 'HookedGPT2'"):
+        circuits.HookedGPT  # noqa: B018
+
+
+def test_python_m_circuits_is_the_command() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "circuits", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "ablate" in run.stdout
+    assert run.stderr == ""

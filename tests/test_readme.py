@@ -1,0 +1,102 @@
+"""What README.md says is true: its example runs, its tables are current, its commands parse."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import readme
+import typer
+
+TEXT = readme.README.read_text(encoding="utf-8")
+
+
+def test_example_runs() -> None:
+    (example,) = readme.blocks(TEXT, "python")
+    code = [line for line in example.splitlines() if line.strip()]
+    assert len(code) <= 10
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == example.count("print(")
+
+
+def test_generated_parts_are_current() -> None:
+    from circuits.cli import app
+
+    assert readme.rendered(TEXT, app) == TEXT, "run: python tests/readme.py"
+
+
+def test_commands_that_ci_runs() -> None:
+    first, second = readme.commands(TEXT)
+    assert len(first.splitlines()) == len(second.splitlines()) == 1
+    assert "circuits ablate --layer 5 --head 3" in first
+    assert "pytest" in second
+    for command in (first, second):
+        assert command.startswith("python3 -m venv .venv && ")
+        assert "-c constraints.txt" in command
+
+
+def test_every_link_leads_to_a_file() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
+    assert targets
+    assert [target for target in targets if not (readme.ROOT / target).exists()] == []
+
+
+def test_a_new_command_makes_the_table_stale() -> None:
+    app = typer.Typer()
+
+    @app.command("count")
+    def count() -> None:
+        """How many heads
+        are there? Exactly.
+
+        More about it.
+        """
+
+    @app.command("name")
+    def name() -> None:
+        """Which model is it?"""
+
+    table = readme.command_table(app)
+    assert table.splitlines()[2:] == [
+        "| `circuits count` | How many heads are there? |",
+        "| `circuits name` | Which model is it? |",
+    ]
+    assert table in readme.rendered(TEXT, app)
+
+
+def test_map_lists_files_in_reading_order(tmp_path: Path) -> None:
+    for name, doc in {
+        "circuits/__init__.py": "Door.",
+        "circuits/model.py": "The model.",
+        "circuits/errors.py": "What can go wrong? Much.",
+        "circuits/prompts/__init__.py": "Tasks.",
+        "circuits/prompts/ioi.py": "Names.",
+        "experiments/train.py": "Claim: it learns.",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'"""{doc}"""\n', encoding="utf-8")
+    card = tmp_path / "circuits/models/small/MODEL_CARD.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("# small\n\nA small model. It is small.\n", encoding="utf-8")
+    entries = [line.split(maxsplit=1) for line in readme.house_map(tmp_path).splitlines()[1:-1]]
+    assert entries[1:8] == [
+        ["errors.py", "What can go wrong?"],
+        ["model.py", "The model."],
+        ["prompts/", "Tasks."],
+        ["ioi.py", "Names."],
+        ["models/", "The bundled checkpoints, each with its MODEL_CARD.md."],
+        ["small/", "A small model."],
+        ["experiments/", "One script a claim."],
+    ]
+
+
+def test_markers_must_be_there() -> None:
+    with pytest.raises(ValueError, match="markers"):
+        readme.rendered("no markers", typer.Typer(callback=lambda: None))
