@@ -1,0 +1,31 @@
+"""Checkpoints: one `load` for every format, one `save`, and what tells models apart.
+
+In reading order: `layout` (names and assembly), `hugging_face` (a folder, or an object in memory),
+`hub`, `nanogpt`, `transformer_lens`, `bundled` and `compiled`, `loading`, `saving`, `identity`.
+"""
+
+from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models
+from circuits.checkpoints.hub import pull
+from circuits.checkpoints.identity import (
+    AvailableModel,
+    ModelInfo,
+    available,
+    checksum,
+    describe,
+)
+from circuits.checkpoints.loading import load, model_name
+from circuits.checkpoints.saving import save
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "AvailableModel",
+    "ModelInfo",
+    "available",
+    "bundled_models",
+    "checksum",
+    "describe",
+    "load",
+    "model_name",
+    "pull",
+    "save",
+]

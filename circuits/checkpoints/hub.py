@@ -1,0 +1,185 @@
+"""The Hugging Face hub: what is in its local cache, and how to get what is not.
+
+Only ``config.json``, safetensors and vocabulary files are downloaded. A model in the cache is used
+without asking the network, so the same name gives the same model until it is pulled again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuits.checkpoints.hugging_face import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+    has_weights,
+    model_config,
+    read_config,
+)
+from circuits.config import GPT2_SIZES
+from circuits.errors import CheckpointError
+
+FILES = (CONFIG_FILE, WEIGHTS_FILE, "model-*-of-*.safetensors", INDEX_FILE, *TOKENIZER_FILES)
+_OWNER = "openai-community"  # to whom the four released sizes belong on the hub
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """One GPT-2 in the hub's cache: its id there, its commit, its folder and its size."""
+
+    name: str
+    revision: str
+    folder: Path
+    n_bytes: int
+
+
+def is_hub_name(name: str) -> bool:
+    """Could this name a model on the hub: a released size, or ``owner/name``?
+
+    >>> is_hub_name("gpt2-xl"), is_hub_name("owner/name"), is_hub_name("gtp2")
+    (True, True, False)
+    """
+    return name in GPT2_SIZES or _ID.fullmatch(name) is not None
+
+
+def cached(name: str, revision: str | None = None) -> Path | None:
+    """In which folder is this model cached? None when it is not, or not completely."""
+    # transformers caches "gpt2" under the name it was asked for, with or without the owner.
+    for repo in (name, _repo(name)):
+        try:
+            folder = _snapshot(repo, revision, FILES, local_files_only=True)
+        except (OSError, ValueError):
+            continue
+        if (folder / CONFIG_FILE).is_file() and has_weights(folder):
+            return folder
+    return None
+
+
+def pull(name: str, revision: str | None = None) -> Path:
+    """Download a model from the hub, or what changed of it; where is it now?
+
+    `revision` is a branch, a tag or a commit; by default the branch ``main``. huggingface-hub
+    shows a progress bar on standard error unless HF_HUB_DISABLE_PROGRESS_BARS is set.
+
+    Raises:
+        CheckpointError: when it does not exist, is no GPT-2, has no safetensors, or the hub cannot
+            be reached.
+    """
+    if not is_hub_name(name):
+        raise CheckpointError(
+            f"{name!r} is no model of the hub; name {', '.join(GPT2_SIZES)}, or owner/name"
+        )
+    # The configuration first: a model that cannot be loaded should not be downloaded.
+    folder = _download(name, revision, (CONFIG_FILE,))
+    model_config(read_config(folder), name, name)
+    folder = _download(name, folder.name, FILES)
+    if not has_weights(folder):
+        raise CheckpointError(
+            f"{name} has no {WEIGHTS_FILE} on the hub, and other formats may run code when read; "
+            "ask its owner for safetensors, or convert it where you trust it and load the folder"
+        )
+    return folder
+
+
+def find(name: str, revision: str | None = None) -> Path:
+    """In which folder is this model of the hub? It is downloaded if it has to be.
+
+    Raises:
+        CheckpointError: as `pull` does.
+    """
+    return cached(name, revision) or pull(name, revision)
+
+
+def origin_of(name: str, folder: Path) -> str:
+    """Which weights exactly are in this folder of the cache: id, commit and SHA-256 of the file.
+
+    The cache names a large file by its checksum, so nothing has to be read.
+    """
+    blob = (folder / WEIGHTS_FILE).resolve().name
+    checksum = f" sha256:{blob}" if re.fullmatch(r"[0-9a-f]{64}", blob) else ""
+    return f"hub {name}@{folder.name}{checksum}"
+
+
+def cached_models() -> list[CachedModel]:
+    """Which GPT-2s are in the hub's cache?"""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir(_cache_folder()).repos
+    except CacheNotFound:
+        return []
+    found = []
+    for repo in sorted(repos, key=lambda repo: repo.repo_id):
+        for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
+            folder = Path(revision.snapshot_path)
+            if repo.repo_type == "model" and _is_gpt2(folder, repo.repo_id):
+                size = int(revision.size_on_disk)
+                found.append(CachedModel(repo.repo_id, revision.commit_hash, folder, size))
+    return found
+
+
+def _is_gpt2(folder: Path, name: str) -> bool:
+    try:
+        model_config(read_config(folder), name, name)
+    except CheckpointError:
+        return False
+    return has_weights(folder)
+
+
+def _repo(name: str) -> str:
+    return name if "/" in name else f"{_OWNER}/{name}"
+
+
+def _cache_folder() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _snapshot(
+    repo: str, revision: str | None, files: tuple[str, ...], *, local_files_only: bool = False
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            repo,
+            revision=revision,
+            cache_dir=_cache_folder(),
+            allow_patterns=list(files),
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    from huggingface_hub import errors
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        folder = _snapshot(_repo(name), revision, files)
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{name} on the hub has no revision {revision!r}") from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{name} is gated: accept its terms on the hub, then run `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"neither this folder nor the hub has a model {name!r}; check the name, or run "
+            "`hf auth login` if it is private"
+        ) from error
+    except Exception as error:  # the HTTP library's own, which changes with huggingface-hub
+        raise CheckpointError(
+            f"{name}{at} is no folder here, is not in the hub's cache ({_cache_folder()}), and "
+            f"cannot be downloaded ({type(error.__cause__ or error).__name__}): run `circuits pull {name}` with a "
+            "network, or copy the cache from a machine that has it; the bundled models need neither"
+        ) from error
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{name}{at} on the hub is no model: it has no {CONFIG_FILE}")
+    return folder

@@ -1,0 +1,310 @@
+"""Hugging Face's format: a folder with ``config.json`` and safetensors, or a model in memory.
+
+Neither needs ``transformers``. The files are mapped into memory, not read: a tensor's bytes come
+from the disk when the model first uses them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from circuits.checkpoints.layout import (
+    HEAD,
+    assemble,
+    listed,
+    released_names,
+    require_names,
+    resolve_device,
+)
+from circuits.config import ModelConfig
+from circuits.errors import CheckpointError, TokenError
+from circuits.model import HookedGPT2
+from circuits.tokenizer import MERGES_FILES, VOCAB_FILES, Tokenizer
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILES = (*VOCAB_FILES, *MERGES_FILES, "added_tokens.json", "tokenizer.json")
+# Formats that can run any code while they are read, or that only TensorFlow reads.
+UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+GPT2_N_VOCAB = 50257
+
+# Options of GPT2Config that change the mathematics, and the values that leave it GPT-2's.
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "quantization_config": (None,),
+}
+# The causal mask, which older versions saved along with the weights.
+_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+
+
+def load_folder(
+    folder: str | Path,
+    *,
+    origin: str | None = None,
+    name: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> HookedGPT2:
+    """Which model is in this folder?
+
+    Args:
+        folder: with ``config.json``, ``model.safetensors`` (or shards and their index), and the
+            vocabulary, without which the model takes token ids only.
+        origin: kept as ``model.source``; by default the folder.
+        name: kept as ``cfg.model_name``; by default the folder's name.
+        device: where to put the weights; None means the CPU.
+        dtype: in which precision; None means that of the file, half precision raised to float32.
+
+    Raises:
+        CheckpointError: when the folder holds no safe, complete, undamaged GPT-2.
+    """
+    folder = Path(folder)
+    origin = origin or str(folder)
+    config = read_config(folder)
+    tokenizer = read_tokenizer(folder, config)
+    cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
+    tensors = read_tensors(folder, device)
+    return assemble(
+        cfg,
+        rename(cfg, tensors, origin),
+        origin=origin,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def from_object(
+    theirs: Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> HookedGPT2:
+    """Which model is this ``transformers.GPT2LMHeadModel``? Its weights are copied.
+
+    Raises:
+        CheckpointError: when its configuration changes GPT-2's mathematics.
+    """
+    config = theirs.config.to_dict()
+    name = str(config.get("_name_or_path") or "gpt2")
+    origin = f"transformers {type(theirs).__name__} {name}"
+    tokenizer = cached_gpt2(int(config["vocab_size"]))
+    cfg = model_config(config, name, origin, tokenizer)
+    tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
+    return assemble(
+        cfg,
+        rename(cfg, tensors, origin),
+        origin=origin,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What does the folder's ``config.json`` say?
+
+    Raises:
+        CheckpointError: when it is missing or unreadable.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        found = listed(sorted(p.name for p in folder.iterdir())) or "nothing"
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {CONFIG_FILE}, only {found}")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What does this JSON file say?
+
+    Raises:
+        CheckpointError: when it cannot be read or holds no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, not a {type(data).__name__}")
+    return data
+
+
+def model_config(
+    config: Mapping[str, Any], name: str, origin: str, tokenizer: Tokenizer | None = None
+) -> ModelConfig:
+    """What is the shape of the model that this ``config.json`` describes?
+
+    Absent entries have GPT-2 small's values, as in ``transformers``. Two entries are this
+    package's own: ``head_dim``, for heads that do not divide the width, and
+    ``default_prepend_bos``.
+
+    Raises:
+        CheckpointError: for another architecture, or an option that changes GPT-2's mathematics.
+    """
+    kind = config.get("model_type")
+    if kind != "gpt2":
+        raise CheckpointError(
+            f"{origin} is a model of type {kind!r}; only GPT-2 ('model_type': 'gpt2') can be loaded"
+        )
+    for option, allowed in _ALLOWED.items():
+        if config.get(option, allowed[0]) not in allowed:
+            raise CheckpointError(
+                f"{origin} sets {option}={config[option]!r}, which is not GPT-2's mathematics; "
+                f"only {' or '.join(map(repr, allowed))} can be loaded"
+            )
+    has_bos = tokenizer is None or tokenizer.bos_id is not None
+    return ModelConfig(
+        n_layers=config.get("n_layer", 12),
+        n_heads=config.get("n_head", 12),
+        d_model=config.get("n_embd", 768),
+        n_ctx=config.get("n_positions", 1024),
+        d_vocab=config.get("vocab_size", GPT2_N_VOCAB),
+        d_head=config.get("head_dim") or 0,
+        d_mlp=config.get("n_inner") or 0,
+        eps=config.get("layer_norm_epsilon", 1e-5),
+        tied=config.get("tie_word_embeddings", True),
+        model_name=name,
+        default_prepend_bos=config.get("default_prepend_bos", has_bos),
+    )
+
+
+def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
+    """Which vocabulary does this checkpoint speak?
+
+    The folder's own; otherwise, for a model of GPT-2's size, GPT-2's if tiktoken has it in its
+    cache; otherwise none.
+    """
+    if any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return Tokenizer.from_folder(folder)
+    return cached_gpt2(int(config.get("vocab_size", GPT2_N_VOCAB)))
+
+
+def cached_gpt2(n_vocab: int) -> Tokenizer | None:
+    """GPT-2's vocabulary, if the model has its size and it can be had without a network."""
+    # 50,304 is the next multiple of 64, to which nanoGPT pads.
+    if n_vocab not in (GPT2_N_VOCAB, 50304):
+        return None
+    try:
+        return Tokenizer.gpt2(download=False)
+    except TokenError:
+        return None
+
+
+def has_weights(folder: Path) -> bool:
+    """Are all files of the weights in this folder?"""
+    if (folder / WEIGHTS_FILE).is_file():
+        return True
+    index = folder / INDEX_FILE
+    return index.is_file() and all((folder / shard).is_file() for shard in _shards(index))
+
+
+def read_tensors(folder: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
+    """Which tensors are in this folder's safetensors? Mapped, on the CPU; read, on a GPU.
+
+    Raises:
+        CheckpointError: when there are none, or a file is damaged, or only unsafe ones are there.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return _read_file(folder / WEIGHTS_FILE, device)
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}{_unsafe_hint(folder)}")
+    tensors: dict[str, Tensor] = {}
+    for shard in _shards(index):
+        tensors |= _read_file(folder / shard, device)
+    missing = [name for name in read_json(index)["weight_map"] if name not in tensors]
+    if missing:
+        raise CheckpointError(f"the shards that {index} lists lack {listed(missing)}")
+    return tensors
+
+
+def _shards(index: Path) -> list[str]:
+    listing = read_json(index).get("weight_map")
+    if not isinstance(listing, dict) or not listing:
+        raise CheckpointError(f"{index} lists no shards under 'weight_map'")
+    shards = sorted({str(shard) for shard in listing.values()})
+    outside = [shard for shard in shards if Path(shard).name != shard]
+    if outside:
+        raise CheckpointError(f"{index} points outside its own folder: {listed(outside)}")
+    return shards
+
+
+def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tensor]:
+    place = str(resolve_device(device) or "cpu")
+    try:
+        with safe_open(path, framework="pt", device=place) as file:
+            return {
+                name: file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 (it is no mapping)
+                if not _BUFFER.fullmatch(name.removeprefix("transformer."))
+            }
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size if path.is_file() else 0
+        hint = "copy or download it again"
+        if 0 < size < 1000 and path.read_bytes().startswith(b"version https://git-lfs"):
+            hint = "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
+        raise CheckpointError(
+            f"{path} ({size} bytes) is truncated or no safetensors file ({error}): {hint}"
+        ) from None
+
+
+def _unsafe_hint(folder: Path) -> str:
+    unsafe = sorted(p.name for p in folder.iterdir() if p.suffix in UNSAFE)
+    if not unsafe:
+        return ""
+    return (
+        f", only {listed(unsafe)}, which may run code when read and is refused; convert it where "
+        "you trust it: transformers' GPT2LMHeadModel.from_pretrained(folder)"
+        ".save_pretrained(folder) writes safetensors"
+    )
+
+
+def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """What are these released tensors called in this package?
+
+    Models without a head, such as the files that OpenAI's release became, lack the prefix
+    ``transformer.``; both are taken.
+
+    Raises:
+        CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
+    """
+    prefix = "transformer."
+    theirs = {
+        name if name.startswith((prefix, "lm_head.")) else prefix + name: tensor
+        for name, tensor in tensors.items()
+        if not _BUFFER.fullmatch(name.removeprefix(prefix))
+    }
+    W_E, head = theirs.get("transformer.wte.weight"), theirs.get("lm_head.weight")
+    if cfg.tied and W_E is not None and head is not None:
+        if not same_numbers(head, W_E):
+            raise CheckpointError(
+                f"{origin} ties the unembedding to the token embedding, but its lm_head.weight "
+                "differs from wte.weight; set 'tie_word_embeddings': false to use both"
+            )
+        del theirs["lm_head.weight"]
+    if not cfg.tied and head is not None and HEAD["unembed.b_U"] not in theirs:
+        theirs[HEAD["unembed.b_U"]] = head.new_zeros(cfg.d_vocab)
+    names = released_names(cfg)
+    require_names(theirs.keys(), names.values(), origin)
+    ours = {name: theirs[released] for name, released in names.items()}
+    if not cfg.tied:
+        ours["unembed.W_U_untied"] = ours["unembed.W_U_untied"].transpose(0, -1)
+    return ours
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Do two tensors hold the same numbers? Quick when they share their memory."""
+    same_place = (a.data_ptr(), a.shape, a.stride()) == (b.data_ptr(), b.shape, b.stride())
+    return same_place or torch.equal(a, b)

@@ -1,0 +1,126 @@
+"""Which model is this? Its checksum, its description, and what else can be loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from circuits.checkpoints.bundled import FOLDER, bundled_models
+from circuits.checkpoints.hub import cached_models
+from circuits.checkpoints.loading import load
+from circuits.config import ModelConfig
+from circuits.model import HookedGPT2
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is: its name and origin, shape, size, vocabulary and checksums."""
+
+    name: str
+    source: str
+    config: ModelConfig
+    n_params: int
+    tokenizer: str | None
+    tokenizer_checksum: str | None
+    checksum: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain numbers and texts, for JSON."""
+        cfg = self.config
+        sizes = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab")
+        return {
+            "name": self.name,
+            "source": self.source,
+            **{size: getattr(cfg, size) for size in sizes},
+            "eps": cfg.eps,
+            "tied": cfg.tied,
+            "default_prepend_bos": cfg.default_prepend_bos,
+            "n_params": self.n_params,
+            "dtype": str(cfg.dtype).removeprefix("torch."),
+            "device": str(cfg.device),
+            "tokenizer": self.tokenizer,
+            "tokenizer_checksum": self.tokenizer_checksum,
+            "checksum": self.checksum,
+        }
+
+
+@dataclass(frozen=True)
+class AvailableModel:
+    """A model that can be loaded without a network, and where it is."""
+
+    name: str
+    kind: Literal["bundled", "built in code", "hub cache"]
+    folder: Path | None
+    revision: str | None
+    n_bytes: int
+
+
+def checksum(model: HookedGPT2) -> str:
+    """SHA-256 of the model's numbers: which weights exactly are these?
+
+    It does not depend on the format the model was loaded from, the order of its tensors, their
+    layout in memory, their device, or a precision beyond that of the numbers: a float16 file
+    loaded as float32 or as float64 has one checksum.
+
+    >>> model = HookedGPT2.random(ModelConfig(1, 1, d_model=4, n_ctx=4, d_vocab=5), seed=0)
+    >>> checksum(model) == checksum(model.double())
+    True
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {list(parameter.shape)}\n".encode())
+        digest.update(_numbers(parameter.detach()).numpy().data)
+    return digest.hexdigest()
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """Contiguous on the CPU, in float32, or float64 where that would lose something."""
+    tensor = tensor.cpu().contiguous()
+    single = tensor.float()
+    is_exact = tensor.dtype != torch.float64 or torch.equal(single.double(), tensor)
+    return single if is_exact else tensor
+
+
+def describe(model: HookedGPT2 | str | Path) -> ModelInfo:
+    """What is this model: shape, number of parameters, vocabulary, checksum, origin?
+
+    Raises:
+        CheckpointError: when a name is given and cannot be loaded.
+
+    >>> info = describe("compiled")
+    >>> info.name, info.config.n_layers, info.tokenizer
+    ('compiled', 6, 'compiled (27 tokens)')
+    """
+    if not isinstance(model, HookedGPT2):
+        model = load(model)
+    tokenizer = model.tokenizer
+    return ModelInfo(
+        name=model.cfg.model_name,
+        source=model.source,
+        config=model.cfg,
+        n_params=sum(parameter.numel() for parameter in model.parameters()),
+        tokenizer=f"{tokenizer.name} ({tokenizer.n_vocab} tokens)" if tokenizer else None,
+        tokenizer_checksum=tokenizer.checksum if tokenizer else None,
+        checksum=checksum(model),
+    )
+
+
+def available() -> list[AvailableModel]:
+    """Which models can be loaded without a network: the bundled ones and the hub's cache?"""
+    models = []
+    for name in bundled_models():
+        folder = FOLDER / name
+        if folder.is_dir():
+            size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+            models.append(AvailableModel(name, "bundled", folder, None, size))
+        elif name == "compiled":
+            models.append(AvailableModel(name, "built in code", None, None, 0))
+    return models + [
+        AvailableModel(found.name, "hub cache", found.folder, found.revision, found.n_bytes)
+        for found in cached_models()
+    ]

@@ -1,0 +1,216 @@
+"""GPT-2's tensors: what the released checkpoints call them, and how they become a model.
+
+Every format of this folder ends here: it brings a `ModelConfig` and tensors under this package's
+names, and `assemble` checks them and puts them, uncopied where possible, into a `HookedGPT2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from circuits.config import ModelConfig
+from circuits.errors import CheckpointError, nearest
+from circuits.model import HookedGPT2
+from circuits.tokenizer import Tokenizer
+
+# Precisions a model can be loaded in, by the names that the command line uses.
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+_BLOCK = {
+    "ln1.w": "ln_1.weight",
+    "ln1.b": "ln_1.bias",
+    "attn.W_QKV": "attn.c_attn.weight",
+    "attn.b_QKV": "attn.c_attn.bias",
+    "attn.W_O_flat": "attn.c_proj.weight",
+    "attn.b_O": "attn.c_proj.bias",
+    "ln2.w": "ln_2.weight",
+    "ln2.b": "ln_2.bias",
+    "mlp.W_in": "mlp.c_fc.weight",
+    "mlp.b_in": "mlp.c_fc.bias",
+    "mlp.W_out": "mlp.c_proj.weight",
+    "mlp.b_out": "mlp.c_proj.bias",
+}
+_OUTSIDE = {
+    "W_E": "wte.weight",
+    "W_pos": "wpe.weight",
+    "ln_final.w": "ln_f.weight",
+    "ln_final.b": "ln_f.bias",
+}
+HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
+
+
+def released_names(cfg: ModelConfig) -> dict[str, str]:
+    """What do the released checkpoints call each parameter of this model?
+
+    Keys are this package's names. The head's two (`HEAD`) are there only for an untied model.
+
+    >>> cfg = ModelConfig(n_layers=1, n_heads=1, d_model=4, n_ctx=4, d_vocab=9)
+    >>> released_names(cfg)["blocks.0.attn.W_QKV"], len(released_names(cfg))
+    ('transformer.h.0.attn.c_attn.weight', 16)
+    """
+    names = {ours: f"transformer.{theirs}" for ours, theirs in _OUTSIDE.items()}
+    for layer in range(cfg.n_layers):
+        for ours, theirs in _BLOCK.items():
+            names[f"blocks.{layer}.{ours}"] = f"transformer.h.{layer}.{theirs}"
+    return names if cfg.tied else names | HEAD
+
+
+def require_names(given: Collection[str], expected: Collection[str], origin: str) -> None:
+    """Are exactly the expected tensors there?
+
+    Raises:
+        CheckpointError: naming those that are missing and those that are left over.
+    """
+    missing = [name for name in expected if name not in given]
+    left_over = [name for name in given if name not in expected]
+    if missing or left_over:
+        parts = [("lacks", missing), ("has, beyond a GPT-2's,", left_over)]
+        said = " and ".join(f"{verb} {listed(names)}" for verb, names in parts if names)
+        raise CheckpointError(
+            f"{origin} {said}: it is damaged, or config.json describes another model"
+        )
+
+
+def listed(names: Collection[str], most: int = 5) -> str:
+    """The first few names, for a message.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(list(names)[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def assemble(
+    cfg: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    origin: str,
+    tokenizer: Tokenizer | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> HookedGPT2:
+    """Which model do these tensors make?
+
+    The tensors become the parameters: one that already has the device and the precision asked for
+    is not copied. By default half precision is raised to float32 and the device stays.
+
+    Args:
+        cfg: the model's shape.
+        tensors: all its parameters under this package's names.
+        origin: where they come from; kept as ``model.source``.
+        tokenizer: its vocabulary is fitted to ``cfg.d_vocab``.
+        device: None leaves the tensors where they are.
+        dtype: None chooses float64 if any tensor has it, otherwise float32.
+
+    Raises:
+        CheckpointError: naming the tensors that are missing, left over, mis-shaped, of a type that
+            holds no numbers of a model, or not finite.
+    """
+    with torch.device("meta"):
+        model = HookedGPT2(cfg, tokenizer and tokenizer.fitted(cfg.d_vocab))
+    released = released_names(cfg)
+    require_names(tensors.keys(), released.keys(), origin)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    wrong = [
+        f"{released[name]} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if tensors[name].shape != shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{origin} has tensors of a wrong shape: {listed(wrong)}")
+    target = resolve_dtype(tensors, dtype, origin)
+    place = resolve_device(device)
+    ready = {
+        name: tensor.detach().to(device=place, dtype=target) for name, tensor in tensors.items()
+    }
+    _require_finite({released[name]: tensor for name, tensor in ready.items()}, origin)
+    for name in shapes:
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, nn.Parameter(ready[name]))
+    if cfg.tied:
+        model.unembed.W_E = model.W_E
+    model.source = origin
+    return model
+
+
+def resolve_dtype(
+    tensors: Mapping[str, Tensor], dtype: str | torch.dtype | None, origin: str
+) -> torch.dtype:
+    """In which precision should these tensors be loaded?
+
+    Raises:
+        CheckpointError: for an unknown precision, or tensors that hold something else, such as
+            quantized weights.
+    """
+    others = [f"{n} ({t.dtype})" for n, t in tensors.items() if t.dtype not in DTYPES.values()]
+    if others:
+        raise CheckpointError(
+            f"{origin} holds tensors in a precision that cannot be read: {listed(others)}; "
+            f"save them as one of {', '.join(DTYPES)}"
+        )
+    if dtype is None:
+        has_double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
+        return torch.float64 if has_double else torch.float32
+    return find_dtype(dtype)
+
+
+def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Which precision is meant?
+
+    Raises:
+        CheckpointError: listing those that a model can have.
+
+    >>> find_dtype("bfloat16")
+    torch.bfloat16
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise CheckpointError(
+            f"dtype={name!r} is no precision of a model{nearest(name, DTYPES)}; choose one of "
+            f"{', '.join(DTYPES)}"
+        )
+    return DTYPES[name]
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device | None:
+    """Which device is meant, and is it there?
+
+    Raises:
+        CheckpointError: when this machine, or this installation of torch, does not have it.
+    """
+    if device is None:
+        return None
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"the device {str(device)!r} cannot be used here ({reason}); 'cpu' always can"
+        ) from None
+    return place
+
+
+def _require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
+    bad = []
+    for name, tensor in tensors.items():
+        # One pass at the speed of memory; only a sum that is not finite is looked at twice, since
+        # finite numbers may overflow it.
+        if not tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite():
+            n_bad = int((~tensor.isfinite()).sum())
+            if n_bad:
+                bad.append(f"{name} ({n_bad} of {tensor.numel()})")
+    if bad:
+        raise CheckpointError(
+            f"{origin} has numbers that are NaN, infinite or too large for this precision: "
+            f"{listed(bad)}"
+        )

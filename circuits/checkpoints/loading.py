@@ -1,0 +1,113 @@
+"""One `load` for every format: which one is meant is decided here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.checkpoints import hub, hugging_face, nanogpt, transformer_lens
+from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bundled
+from circuits.config import GPT2_SIZES
+from circuits.errors import CheckpointError, nearest
+from circuits.model import HookedGPT2
+
+MODEL_VARIABLE = "CIRCUITS_MODEL"
+# Which classes in memory can be converted: the class, the package it comes from, the converter.
+_OBJECTS = {
+    ("transformers", "GPT2LMHeadModel"): hugging_face.from_object,
+    ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
+}
+
+
+def load(
+    model: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> HookedGPT2:
+    """Which model is this? Load it, with its vocabulary, whatever its format.
+
+    Args:
+        model: the name of a bundled model (``mini``, ``sort-abc``, ``compiled``); ``gpt2``,
+            ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl`` or the ``owner/name`` of a GPT-2 on the
+            Hugging Face hub, downloaded once and then taken from its cache; a folder in Hugging
+            Face's format; a nanoGPT ``ckpt.pt``; or, in memory, a ``GPT2LMHeadModel`` of
+            transformers or a ``HookedTransformer`` of transformer_lens. None takes the environment
+            variable CIRCUITS_MODEL, otherwise ``mini``. Bundled names come first, then paths.
+        device: where to put the weights; None means the CPU, or where an object in memory is.
+        dtype: float32, float64, bfloat16 or float16, as a name or torch's; None means that of the
+            checkpoint, half precision raised to float32.
+        revision: branch, tag or commit of a model on the hub; None means ``main``, as cached.
+
+    Returns:
+        A model whose ``source`` says where its weights come from. Mapped files must stay unchanged
+        while it lives.
+
+    Raises:
+        CheckpointError: when nothing of this name exists, or it is not a safe, complete,
+            undamaged GPT-2.
+
+    >>> load("compiled").cfg.n_layers
+    6
+    """
+    name = model_name() if model is None else model
+    if not isinstance(name, str | Path):
+        return _from_object(name, device=device, dtype=dtype)
+    path = Path(name).expanduser()
+    is_bundled = str(name) in bundled_models()
+    if revision is not None and (is_bundled or path.exists()):
+        raise CheckpointError(
+            f"{name} has no revision {revision!r}: only models of the hub have revisions"
+        )
+    if is_bundled:
+        return load_bundled(str(name), device=device, dtype=dtype)
+    if path.exists():
+        return _from_path(path, device=device, dtype=dtype)
+    if isinstance(name, str) and hub.is_hub_name(name):
+        folder = hub.find(name, revision)
+        return hugging_face.load_folder(
+            folder, origin=hub.origin_of(name, folder), name=name, device=device, dtype=dtype
+        )
+    known = [*bundled_models(), *GPT2_SIZES]
+    raise CheckpointError(
+        f"there is no model and no file called {str(name)!r}{nearest(str(name), known)}; name one "
+        f"of {', '.join(known)}, owner/name on the hub, a folder, or a nanoGPT {nanogpt.FILE}"
+    )
+
+
+def model_name() -> str:
+    """Which model is loaded when none is named: CIRCUITS_MODEL, or the bundled default?"""
+    return os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
+
+
+def _from_path(path: Path, **options: Any) -> HookedGPT2:
+    if path.is_dir():
+        is_nanogpt = (path / nanogpt.FILE).is_file()
+        if is_nanogpt and not (path / hugging_face.CONFIG_FILE).is_file():
+            return nanogpt.load_file(path / nanogpt.FILE, **options)
+        return hugging_face.load_folder(path, **options)
+    if path.suffix == ".pt":
+        return nanogpt.load_file(path, **options)
+    if path.name == hugging_face.WEIGHTS_FILE:
+        return hugging_face.load_folder(path.parent, **options)
+    danger = " may run code when read and is refused;" if path.suffix in hugging_face.UNSAFE else ""
+    raise CheckpointError(
+        f"{path}{danger or ' is of no format that can be loaded;'} give a folder with config.json "
+        f"and {hugging_face.WEIGHTS_FILE}, or a nanoGPT {nanogpt.FILE}"
+    )
+
+
+def _from_object(theirs: Any, **options: Any) -> HookedGPT2:
+    for cls in type(theirs).__mro__:
+        convert = _OBJECTS.get((cls.__module__.split(".")[0], cls.__name__))
+        if convert is not None:
+            return convert(theirs, **options)
+    kinds = " or ".join(f"{package}.{name}" for package, name in _OBJECTS)
+    raise CheckpointError(
+        f"a {type(theirs).__module__}.{type(theirs).__name__} cannot be converted; give a name, a "
+        f"path, or a {kinds}"
+    )

@@ -1,0 +1,123 @@
+"""nanoGPT's format: a ``ckpt.pt`` with the weights, the optimizer's state and the settings.
+
+The file is read with ``weights_only=True``, which builds tensors and plain containers and runs no
+code. The character vocabulary that nanoGPT keeps in a ``meta.pkl`` is a pickle and is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.checkpoints.hugging_face import TOKENIZER_FILES, cached_gpt2, rename, same_numbers
+from circuits.checkpoints.layout import assemble, listed, released_names
+from circuits.config import ModelConfig
+from circuits.errors import CheckpointError
+from circuits.model import HookedGPT2
+from circuits.tokenizer import Tokenizer
+
+FILE = "ckpt.pt"
+# What torch.compile and DistributedDataParallel put before every name.
+_WRAPPERS = ("_orig_mod.", "module.")
+_SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+# nanoGPT's matrices are torch's linear layers, [out, in]; the released checkpoints' are [in, out].
+_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def load_file(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> HookedGPT2:
+    """Which model is in this ``ckpt.pt``?
+
+    The weights are copied, because training may overwrite the file at any time. Models without
+    biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt`` beside the file;
+    otherwise, at GPT-2's size, GPT-2's if tiktoken has it cached. For a character-level model give
+    the letters of its meta.pkl yourself: ``model.tokenizer = Tokenizer.characters(letters)``.
+
+    nanoGPT has used both forms of GELU and does not record which. This is GPT-2's, by tanh; it
+    differs from the exact one by at most 0.0005 a neuron.
+
+    Raises:
+        CheckpointError: for a file that is damaged, holds more than data, or is no GPT of nanoGPT.
+    """
+    path = Path(path)
+    origin = f"nanoGPT {path}"
+    checkpoint = _read(path)
+    tensors, args = checkpoint.get("model"), checkpoint.get("model_args")
+    if not (isinstance(tensors, Mapping) and isinstance(args, Mapping)):
+        raise CheckpointError(
+            f"{path} is no nanoGPT checkpoint: it needs the entries 'model' and 'model_args', and "
+            f"has {listed([str(key) for key in checkpoint]) or 'none'}"
+        )
+    if missing := [size for size in _SIZES if not isinstance(args.get(size), int)]:
+        raise CheckpointError(f"{path} does not say how large its model is: no {listed(missing)}")
+    theirs = {_bare(name): tensor.clone() for name, tensor in tensors.items()}
+    tokenizer = _tokenizer(path.parent, args["vocab_size"])
+    cfg = _config(args, theirs, path, tokenizer)
+    named = _add_missing_biases(cfg, theirs) if not args.get("bias", True) else theirs
+    ours = rename(cfg, named, origin)
+    return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises its own, the zip reader's and the unpickler's errors
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is truncated, or holds more than tensors and "
+            f"plain containers and may run code when read ({first}); copy it again, or save its "
+            "'model' and 'model_args' alone with torch.save"
+        ) from error
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def _bare(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _tokenizer(folder: Path, n_vocab: int) -> Tokenizer | None:
+    if any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return Tokenizer.from_folder(folder)
+    return cached_gpt2(n_vocab)
+
+
+def _config(
+    args: Mapping[str, Any], tensors: dict[str, Tensor], path: Path, tokenizer: Tokenizer | None
+) -> ModelConfig:
+    """The model's shape; the matrices are transposed in place to the released layout."""
+    for name in tensors:
+        if name.endswith(_TRANSPOSED) and tensors[name].ndim == 2:
+            tensors[name] = tensors[name].T.contiguous()
+    W_E, head = tensors.get("transformer.wte.weight"), tensors.get("lm_head.weight")
+    return ModelConfig(
+        n_layers=args["n_layer"],
+        n_heads=args["n_head"],
+        d_model=args["n_embd"],
+        n_ctx=args["block_size"],
+        d_vocab=args["vocab_size"],
+        tied=W_E is None or head is None or same_numbers(W_E, head),
+        model_name=path.resolve().parent.name,
+        default_prepend_bos=tokenizer is not None and tokenizer.bos_id is not None,
+    )
+
+
+def _add_missing_biases(cfg: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A model trained with ``bias=False`` is one whose biases are all 0."""
+    filled = dict(tensors)
+    for name in released_names(cfg).values():
+        weight = tensors.get(name.removesuffix("bias") + "weight")
+        if name.endswith(".bias") and name not in tensors and weight is not None:
+            filled[name] = weight.new_zeros(weight.shape[-1])
+    return filled

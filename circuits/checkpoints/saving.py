@@ -1,0 +1,138 @@
+"""Write a model as a Hugging Face folder: all of it, or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from circuits.checkpoints.hugging_face import CONFIG_FILE, WEIGHTS_FILE
+from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
+from circuits.errors import CheckpointError
+from circuits.model import HookedGPT2
+from circuits.tokenizer import MERGES_FILES, VOCAB_FILES
+
+WRITTEN = (CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILES[0], MERGES_FILES[0])
+
+
+def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> Path:
+    """Write the model and its vocabulary into a folder that `load` and Hugging Face can read.
+
+    The files appear together under their final names or not at all. An earlier checkpoint in the
+    same folder is replaced. transformers ignores the unembedding's bias, which only processed
+    models have.
+
+    Args:
+        model: any model of this package.
+        folder: new, empty, or one that `save` wrote.
+        dtype: the precision of the file; by default the model's own. torch.float16 halves the
+            file; `load` raises it to float32.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: when the folder holds other files or cannot be written, or a weight does
+            not fit the precision.
+    """
+    folder = Path(folder).expanduser()
+    tensors = _tensors(model, None if dtype is None else find_dtype(dtype))
+    target = folder.resolve()
+    _require_own(folder)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    replaced = partial.with_suffix(".old")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        _write(model, tensors, partial)
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{folder} cannot be written ({reason}); choose another folder"
+        ) from None
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return folder
+
+
+def _require_own(folder: Path) -> None:
+    """Nothing but an earlier checkpoint may be replaced."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; a checkpoint is a folder")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in WRITTEN)
+    if others:
+        raise CheckpointError(
+            f"{folder} holds other files ({listed(others)}), which saving would delete; choose a "
+            "new folder"
+        )
+
+
+def _tensors(model: HookedGPT2, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The parameters under their released names, contiguous, in the file's precision."""
+    cfg, parameters = model.cfg, dict(model.named_parameters())
+    tensors: dict[str, Tensor] = {}
+    for ours, released in released_names(cfg).items():
+        tensor = parameters[ours].detach()
+        if ours == "unembed.W_U_untied":
+            tensor = tensor.T
+        if released == HEAD["unembed.b_U"] and not tensor.any():
+            continue  # transformers warns about a bias it does not know
+        tensors[released] = tensor.to(device="cpu", dtype=dtype).contiguous()
+        if dtype is not None and not tensors[released].isfinite().all() and tensor.isfinite().all():
+            raise CheckpointError(
+                f"{released} reaches {float(tensor.abs().max()):g}, beyond what {dtype} can hold; "
+                "save in float32"
+            )
+    return tensors
+
+
+def _write(model: HookedGPT2, tensors: dict[str, Tensor], folder: Path) -> None:
+    config = folder / CONFIG_FILE
+    dtype = str(tensors["transformer.wte.weight"].dtype).removeprefix("torch.")
+    config.write_text(json.dumps(_config(model, dtype), indent=2) + "\n", encoding="utf-8")
+    # "format" is how transformers recognizes that the tensors are torch's.
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    # safetensors makes its files readable to their owner alone; everyone else's follow the umask.
+    (folder / WEIGHTS_FILE).chmod(config.stat().st_mode)
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder)
+
+
+def _config(model: HookedGPT2, dtype: str) -> dict[str, Any]:
+    cfg = model.cfg
+    bos = model.tokenizer.bos_id if model.tokenizer else None
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": cfg.act_fn,
+        "n_layer": cfg.n_layers,
+        "n_head": cfg.n_heads,
+        "n_embd": cfg.d_model,
+        "n_positions": cfg.n_ctx,
+        "n_inner": cfg.d_mlp,
+        "vocab_size": cfg.d_vocab,
+        "layer_norm_epsilon": cfg.eps,
+        "tie_word_embeddings": cfg.tied,
+        "bos_token_id": bos,
+        "eos_token_id": bos,
+        "dtype": dtype,
+        "default_prepend_bos": cfg.default_prepend_bos,
+    }
+    if cfg.d_head * cfg.n_heads != cfg.d_model:
+        config["head_dim"] = cfg.d_head
+    return config
