@@ -1,21 +1,39 @@
-"""Text from a model, token by token, each new token computed once."""
+"""Text from a model, token by token, each new token computed once.
+
+`stream` yields every step as it is made; `generate` collects the steps. Prompts of any lengths go
+through the model together and get the text they would get alone: positions count from each
+prompt's first token, and every prompt draws its own random numbers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from circuits.attention import KeyValue
+from circuits.batch import ModelInput, PaddingSide, as_batch
+from circuits.errors import CircuitsError, TokenError
+from circuits.hooks import Hooks
+from circuits.sampling import Sampler, random_numbers
+from circuits.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+NO_TOKEN = -1  # stands where a row had already ended
+Stop = int | str | Sequence[int | str]
 
 
 @dataclass(eq=False)
 class KVCache:
-    """What have the attention layers already computed? Grows with every forward pass it is given to.
+    """What have the attention layers already computed?
 
-    `layers` holds each layer's keys and values; `mask` [b k] is True at real tokens, None when all
-    are.
+    Grows with every forward pass it is given to. `layers` holds each layer's keys and values;
+    `mask` [b k] is True at real tokens, None when all are.
     """
 
     layers: dict[int, KeyValue] = field(default_factory=dict)
@@ -31,6 +49,22 @@ class KVCache:
         """How many real tokens are stored? One number, or [b] when padding makes them differ."""
         return self.n_tokens if self.mask is None else self.mask.sum(1)
 
+    def check(self, layers: range, n_rows: int) -> None:
+        """May a pass through these layers, of this many prompts, continue from here?
+
+        Raises:
+            CircuitsError: when some layer has not seen what the others have, which a pass through
+                other layers, or one that was interrupted, leaves behind.
+        """
+        shapes = {tuple(keys.shape[:2]) for keys, _ in self.layers.values()}
+        shapes |= {tuple(self.mask.shape)} if self.mask is not None else set()
+        if shapes and ({*self.layers} != {*layers} or shapes != {(n_rows, self.n_tokens)}):
+            raise CircuitsError(
+                f"the key-value cache cannot be continued by {n_rows} prompts through layers "
+                f"{layers.start} to {layers.stop - 1}: it was filled with another batch or by "
+                "other layers, or a pass that filled it was interrupted; start with a new KVCache()"
+            )
+
     def extend_mask(self, mask: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Record which of the new `tokens` [b p] are real; returns the mask [b k] of all keys."""
         if mask is None and self.mask is None:
@@ -41,5 +75,293 @@ class KVCache:
         return self.mask
 
 
-def generate(model, given, **options):  # type: ignore[no-untyped-def]
-    raise CircuitsErrorPlaceholder
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Which token did one step of generation add to each prompt?
+
+    `tokens` [b] are the new tokens, -1 in rows that had already ended. `finished` [b] is True in
+    rows that have ended, with this token or before. `logprobs` [b], in nats, is what the model gave
+    the token, before temperature, top_k and top_p; 0 in rows that had ended, so that the sum over
+    steps is the log-probability of the text. `text` is each row's new text in whole characters: one
+    whose bytes are spread over several tokens comes with the last of them. It is empty for a model
+    without a tokenizer.
+    """
+
+    tokens: Tensor
+    finished: Tensor
+    logprobs: Tensor
+    text: tuple[str, ...]
+
+
+def stream(
+    model: HookedGPT2,
+    given: ModelInput,
+    *,
+    max_new_tokens: int = 20,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Stop = (),
+    seed: int | None = None,
+    prepend_bos: bool | None = None,
+    use_past_kv_cache: bool = True,
+    fwd_hooks: Hooks = (),
+) -> Iterator[Step]:
+    """How does the text go on, one token at a time?
+
+    Tokens are drawn from softmax(logits / temperature), restricted to the `top_k` most likely ones
+    and then to the fewest that hold a share `top_p` of the probability; temperature 0 takes the
+    most likely token. The same `seed` gives a prompt the same text, whatever else is in the batch
+    and whatever torch's random state, which is neither read nor changed; copies of a prompt in one
+    batch differ from each other. Without a seed every call differs.
+
+    `stop` holds token ids, which end a row when they are drawn, and texts, which end it as soon as
+    its new text contains them, also across tokens or inside one. The row keeps the token that
+    ended it. The other rows go on; an ended row stays in the batch, so hooks see all rows.
+
+    `fwd_hooks` act at every step. With the key-value cache, hooks see each token once: the whole
+    prompt first, then one position a step. ``hook.positions`` [b p] says which these are, so a hook
+    that goes by it has the same effect with and without the cache. Hooks are on the model only
+    while it computes, not while a step is handed out.
+
+    Raises:
+        CircuitsError: for impossible options, before anything is computed.
+        TokenError: for a stop or a prompt that the vocabulary or the context cannot take: of a text
+            with n_ctx + 1 tokens the model has read all but the last.
+
+    >>> from circuits.config import ModelConfig
+    >>> from circuits.model import HookedGPT2
+    >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=9, d_vocab=9))
+    >>> for step in stream(model, [[1, 2, 3], [4]], max_new_tokens=2, seed=0):
+    ...     step.tokens.shape, step.finished.tolist()
+    (torch.Size([2]), [False, False])
+    (torch.Size([2]), [True, True])
+    """
+    sampler = Sampler(temperature, top_k, top_p)
+    stops = _stops(model, stop)
+    prompts = _prompts(model, given, prepend_bos, max_new_tokens)
+    rows = [_Row(prompt, model.tokenizer, stops) for prompt in prompts]
+    noise = random_numbers(prompts, max_new_tokens, seed).to(model.W_E.device)
+    return _steps(model, rows, sampler, noise, KVCache() if use_past_kv_cache else None, fwd_hooks)
+
+
+def generate(
+    model: HookedGPT2,
+    given: ModelInput,
+    *,
+    max_new_tokens: int = 20,
+    stop_at_eos: bool = True,
+    eos_token_id: int | Sequence[int] | None = None,
+    do_sample: bool = True,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    temperature: float = 1.0,
+    stop: Stop = (),
+    seed: int | None = None,
+    prepend_bos: bool | None = None,
+    padding_side: PaddingSide | None = None,
+    return_type: Literal["input", "str", "tokens"] = "input",
+    use_past_kv_cache: bool = True,
+    fwd_hooks: Hooks = (),
+    verbose: bool = False,
+) -> Any:
+    """How does the text go on? Prompt and continuation, in the form of the prompt.
+
+    A text gives a string, texts a list of strings, rows of token ids a list of lists, and a tensor
+    [b p] a tensor [b p+n], or a list of lists when its rows end at different lengths. `return_type`
+    asks for "str" or "tokens" in any case; the tokens of a text include its start token.
+
+    Rows end at the end-of-text token, or at `eos_token_id` (one or several), unless `stop_at_eos`
+    is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed` and hooks see
+    `stream`. `padding_side` and `verbose` are accepted from users of ``HookedTransformer`` and
+    change nothing: padding never shows, and nothing is printed.
+
+    Raises:
+        CircuitsError, TokenError: as `stream`.
+
+    >>> from circuits.config import ModelConfig
+    >>> from circuits.model import HookedGPT2
+    >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=9, d_vocab=9))
+    >>> generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=4, seed=0).shape
+    torch.Size([1, 7])
+    """
+    if return_type not in ("input", "str", "tokens"):
+        raise CircuitsError(f"return_type={return_type!r}; choose 'input', 'str' or 'tokens'")
+    rows = _prompts(model, given, prepend_bos, max_new_tokens)
+    texts = [""] * len(rows)
+    for step in stream(
+        model,
+        rows,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature if do_sample else 0.0,
+        top_k=top_k,
+        top_p=top_p,
+        stop=_with_eos(model, stop, eos_token_id) if stop_at_eos else stop,
+        seed=seed,
+        use_past_kv_cache=use_past_kv_cache,
+        fwd_hooks=fwd_hooks,
+    ):
+        for row, token in zip(rows, step.tokens.tolist(), strict=True):
+            row += [token] if token != NO_TOKEN else []
+        texts = [text + new for text, new in zip(texts, step.text, strict=False)]
+    return _like(given, rows, texts, model, return_type)
+
+
+def _like(
+    given: ModelInput, rows: list[list[int]], texts: list[str], model: HookedGPT2, kind: str
+) -> Any:
+    """Prompt and continuation in the form of the prompt, or in the one that was asked for."""
+    prompts = [given] if isinstance(given, str) else given
+    is_text = isinstance(prompts[0], str)
+    if is_text and kind != "tokens":
+        whole = [str(prompt) + text for prompt, text in zip(prompts, texts, strict=True)]
+        return whole[0] if isinstance(given, str) else whole
+    if kind == "str":
+        return [model.require_tokenizer().decode(row) for row in rows]
+    same_length = len({len(row) for row in rows}) == 1
+    if same_length and (is_text or isinstance(given, Tensor)):
+        return torch.tensor(rows, device=model.W_E.device)
+    return rows
+
+
+class _Row:
+    """One prompt as it grows: its tokens, whether it has ended, and which of its text is out."""
+
+    def __init__(self, prompt: list[int], tokenizer: Tokenizer | None, stops: _Stops) -> None:
+        self.ids, self.tokenizer, self.stops = list(prompt), tokenizer, stops
+        self.ended = False
+        self.start = self.n_out = len(_whole(self._decode()))
+
+    def _decode(self) -> str:
+        return "" if self.tokenizer is None else self.tokenizer.decode(self.ids)
+
+    def add(self, token: int, *, last: bool) -> str:
+        """Take a new token, the last one allowed or not; returns the text that is now certain."""
+        if self.ended:
+            return ""
+        self.ids.append(token)
+        text = self._decode()
+        new = text[self.start :]
+        self.ended = last or token in self.stops[0] or any(stop in new for stop in self.stops[1])
+        certain = text if self.ended else _whole(text)
+        piece = certain[self.n_out :]
+        self.n_out += len(piece)
+        return piece
+
+
+_Stops = tuple[frozenset[int], tuple[str, ...]]  # token ids, and texts
+
+
+def _whole(text: str) -> str:
+    """Without the character at the end whose bytes have not all come."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def _steps(
+    model: HookedGPT2,
+    rows: list[_Row],
+    sampler: Sampler,
+    noise: Tensor,
+    cache: KVCache | None,
+    fwd_hooks: Hooks,
+) -> Iterator[Step]:
+    n_steps = noise.shape[1]
+    given: ModelInput = [row.ids for row in rows]
+    for i in range(n_steps):
+        logits = _next_logits(model, given, cache, fwd_hooks)
+        drawn = sampler(logits, noise[:, i])
+        ended = torch.tensor([row.ended for row in rows], device=drawn.device)
+        text = [
+            row.add(token, last=i == n_steps - 1)
+            for row, token in zip(rows, drawn.tolist(), strict=True)
+        ]
+        logprobs = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
+        yield Step(
+            tokens=drawn.masked_fill(ended, NO_TOKEN),
+            finished=torch.tensor([row.ended for row in rows], device=drawn.device),
+            logprobs=logprobs.masked_fill(ended, 0.0),
+            text=tuple(text) if model.tokenizer is not None else (),
+        )
+        if all(row.ended for row in rows):
+            return
+        given = [row.ids for row in rows] if cache is None else drawn[:, None]
+
+
+def _next_logits(
+    model: HookedGPT2, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
+) -> Tensor:
+    """[b v], in float64: what the model says after the last of the new tokens."""
+    options: dict[str, Any] = {"padding_side": "left", "past_kv_cache": cache}
+    # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
+    with torch.no_grad(), model.hooks(fwd_hooks):
+        if any(model.hook_dict[name].watched for name in _END_SITES):
+            logits: Tensor = model(given, **options)[:, -1]
+        else:  # the same, without unembedding the rest of the prompt
+            resid = model(given, stop_at_layer=model.cfg.n_layers, **options)
+            logits = model.unembed(model.ln_final(resid[:, -1:]))[:, 0]
+    logits = logits.double()
+    usable = logits.logsumexp(-1).isfinite()
+    if not bool(usable.all()):
+        row = int((~usable).nonzero()[0])
+        raise CircuitsError(
+            f"the model's next-token logits in row {row} are not finite numbers; check the hooks "
+            "and the weights"
+        )
+    return logits
+
+
+_END_SITES = (
+    "ln_final.hook_scale",
+    "ln_final.hook_normalized",
+    "unembed.hook_in",
+    "unembed.hook_out",
+)
+
+
+def _prompts(
+    model: HookedGPT2, given: ModelInput, prepend_bos: bool | None, max_new_tokens: int
+) -> list[list[int]]:
+    """The token ids of each prompt, once it is clear that the new tokens fit as well."""
+    if max_new_tokens < 1:
+        raise CircuitsError(f"max_new_tokens={max_new_tokens}: choose at least 1")
+    batch = as_batch(model, given, prepend_bos=prepend_bos)
+    real = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+    rows = [tokens[where].tolist() for tokens, where in zip(batch.tokens, real, strict=True)]
+    longest, n_ctx = max(map(len, rows)), model.cfg.n_ctx
+    # The last new token is not read by the model, so a text may be one token longer than n_ctx.
+    room = n_ctx + 1 - longest
+    if max_new_tokens > room:
+        raise TokenError(
+            f"a prompt of {longest} tokens (the start token included) leaves room for {room} more "
+            f"in {model.cfg.model_name}, which reads {n_ctx}; lower max_new_tokens="
+            f"{max_new_tokens}, or shorten the prompt"
+        )
+    return rows
+
+
+def _listed(stop: Stop) -> list[int | str]:
+    return [stop] if isinstance(stop, int | str) else list(stop)
+
+
+def _with_eos(model: HookedGPT2, stop: Stop, eos_token_id: int | Sequence[int] | None) -> Stop:
+    """`stop`, and the end-of-text token, which in GPT-2 is also the start token."""
+    if eos_token_id is None and model.tokenizer is not None:
+        eos_token_id = model.tokenizer.bos_id
+    return [*_listed(stop), *_listed(() if eos_token_id is None else eos_token_id)]
+
+
+def _stops(model: HookedGPT2, stop: Stop) -> _Stops:
+    ids, texts = set(), []
+    for item in _listed(stop):
+        if isinstance(item, str):
+            if not model.require_tokenizer().encode(item):
+                raise TokenError("a stop text is empty; give at least one character")
+            texts.append(item)
+        elif 0 <= item < model.cfg.d_vocab:
+            ids.add(int(item))
+        else:
+            raise TokenError(
+                f"stop token {item} is outside the vocabulary of {model.cfg.model_name}, 0 to "
+                f"{model.cfg.d_vocab - 1}"
+            )
+    return frozenset(ids), tuple(texts)

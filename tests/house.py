@@ -26,6 +26,7 @@ ORDER = (
     "attention",
     "decompose",
     "cache",
+    "sampling",
     "generation",
     "model",
     "checkpoints",
@@ -49,6 +50,7 @@ MANY_OPTIONS = (
     "circuits/model.py:HookedGPT2.generate",
     "circuits/model.py:HookedGPT2.run_with_cache",
     "circuits/cache.py:run_with_cache",
+    "circuits/generation.py:stream",
     "circuits/generation.py:generate",
 )
 MANY_OPTIONS_ROOMS = ("circuits/analyses/", "circuits/cli.py")  # options of the command line
