@@ -6,6 +6,8 @@ token and padding is never attended to, so a padded batch equals its prompts run
 
 from __future__ import annotations
 
+import operator
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -137,8 +139,12 @@ def as_batch(
     return Batch(tokens, mask, _where(mask, tokens.shape[1], n_past))
 
 
-def residual_batch(resid: Any, attention_mask: Tensor | None, cfg: ModelConfig) -> Batch:
+def residual_batch(
+    resid: Any, attention_mask: Tensor | None, cfg: ModelConfig, n_past: int | Tensor = 0
+) -> Batch:
     """Which positions does a residual stream [b p d], given from outside, stand for?
+
+    `n_past` real tokens, one number or [b], stand before them.
 
     Raises:
         CircuitsError: when it is not a float tensor of the model's width.
@@ -151,7 +157,7 @@ def residual_batch(resid: Any, attention_mask: Tensor | None, cfg: ModelConfig) 
         )
     mask = None if attention_mask is None else attention_mask.to(resid.device).bool()
     tokens = torch.full(resid.shape[:2], UNKNOWN, device=resid.device)
-    return Batch(tokens, mask, _where(mask, resid.shape[1], 0))
+    return Batch(tokens, mask, _where(mask, resid.shape[1], n_past))
 
 
 def token_rows(
@@ -162,13 +168,23 @@ def token_rows(
     """The token ids of each prompt, with a start token before texts if asked for."""
     texts = [given] if isinstance(given, str) else list(given)
     if not all(isinstance(text, str) for text in texts):
-        return [list(map(int, cast(Sequence[int], row))) for row in texts]
+        return [_row(row) for row in texts]
     tokenizer = model.require_tokenizer()
     bos = model.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
     if bos and tokenizer.bos_id is None:
         raise TokenError(f"{tokenizer.name} has no start token; pass prepend_bos=False")
     start = [cast(int, tokenizer.bos_id)] if bos else []
     return [start + tokenizer.encode(cast(str, text)) for text in texts]
+
+
+def _row(tokens: Any) -> list[int]:
+    try:
+        return [operator.index(token) for token in tokens]
+    except TypeError:
+        raise TokenError(
+            f"{reprlib.repr(tokens)} is no row of token ids; give a text, a list of texts, or rows "
+            "of whole numbers such as [[5, 6], [7]]"
+        ) from None
 
 
 def causal_mask(

@@ -256,9 +256,10 @@ class HookedGPT2(nn.Module):
                 n_past=past.n_past,
             )
         else:
-            batch = residual_batch(given, attention_mask, self._cfg)
+            batch = residual_batch(given, attention_mask, self._cfg, past.n_past)
         self.run.positions, self.run.mask = batch.positions, batch.mask
         x = self._embed(batch) if start_at_layer is None else cast(Tensor, given)
+        past.check(range(first, last), len(batch.tokens))
         keys_real = past.extend_mask(batch.mask, batch.tokens)
         mask = causal_mask(x.shape[1], past.n_tokens + x.shape[1], keys_real, x.device)
         for i in range(first, last):
