@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 IGNORE_DEPRECATION = "ignore:HookedTransformer is deprecated:DeprecationWarning"
 
 
-def lens_twin(model: HookedGPT2) -> HookedTransformer:
+def lens_twin(model: HookedGPT2, *, use_hook_tokens: bool = False) -> HookedTransformer:
     """Built offline from a config; `transformer_lens` has to be installed."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -33,6 +33,7 @@ def lens_twin(model: HookedGPT2) -> HookedTransformer:
             act_fn="gelu_new",
             normalization_type="LN",
             device="cpu",
+            use_hook_tokens=use_hook_tokens,
         )
     )
     missing, unexpected = theirs.load_state_dict(lens_state(model), strict=False)

@@ -17,7 +17,7 @@ def arrays(model: HookedGPT2) -> reference.Weights:
     return {name: weight.numpy() for name, weight in model.state_dict().items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cfg=tiny_configs(), seed=seeds, data=st.data())
 def test_logits_and_losses_agree(cfg: ModelConfig, seed: int, data: st.DataObject) -> None:
     model = randomized(cfg, seed=seed)
@@ -40,7 +40,7 @@ def test_logits_and_losses_agree(cfg: ModelConfig, seed: int, data: st.DataObjec
     np.testing.assert_allclose(mean, np.concatenate(expected).mean(), rtol=0, atol=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cfg=tiny_configs(), seed=seeds)
 def test_watched_attention_agrees_too(cfg: ModelConfig, seed: int) -> None:
     model = randomized(cfg, seed=seed)

@@ -44,7 +44,7 @@ def log_probs(model: HookedGPT2, tokens: torch.Tensor = TOKENS) -> torch.Tensor:
     return model(tokens).detach().log_softmax(-1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cfg=tiny_configs(), seed=seeds, wanted=st.tuples(*[st.booleans()] * 4))
 def test_log_probs_are_unchanged(cfg: ModelConfig, seed: int, wanted: tuple[bool, ...]) -> None:
     model = randomized(cfg, seed=seed)
@@ -139,10 +139,10 @@ def test_process_is_its_steps_in_order() -> None:
 
 
 def test_the_certificate_counts_what_rounding_changed() -> None:
-    # bfloat16 knows logits of about 100 only to the nearest half: many tie until they are centered.
+    # bfloat16 knows logits near 1000 only to the nearest 4: many tie until they are centered.
     model = randomized(UNTIED, dtype=torch.bfloat16)
     with torch.no_grad():
-        model.unembed.b_U += 100
+        model.unembed.b_U += 1000
     processed, certificate = process(model, TOKENS)
     old, new = (
         torch.cat([m(row[None]).detach().float().log_softmax(-1) for row in TOKENS])
