@@ -63,7 +63,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if not path.name.startswith(("_", ".")) and (path.is_dir() or path.suffix == ".py")
+        if not path.name.startswith(("__", ".")) and (path.is_dir() or path.suffix == ".py")
     )
 
 

@@ -151,6 +151,11 @@ FORBIDDEN: dict[str, tuple[Rule, str, str]] = {
     "a path of one machine": (house.about_the_package, "README.md", "see /wo" + "rk/notes"),
     "how it was written": (house.about_the_package, "circuits/cache.py", "# last se" + "ssion"),
     "a test that cannot fail": (house.tests_can_fail, "tests/test_a.py", "def test_a(): f()"),
+    "a test whose helper cannot fail": (
+        house.tests_can_fail,
+        "tests/test_a.py",
+        "def f(): ...\ndef test_a(): f()",
+    ),
 }
 
 ALLOWED: dict[str, tuple[str, str]] = {
@@ -178,6 +183,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "a shared fixture": (
         "tests/test_a.py",
         '@pytest.fixture(scope="session")\ndef f(): ...\n\ndef test_f(f):\n    assert f\n',
+    ),
+    "a test that asserts through helpers": (
+        "tests/test_a.py",
+        "def test_a(): close()\ndef near(): assert x\ndef close(): near()\n",
     ),
     "printing in a script": ("experiments/train.py", "print(1)"),
 }
