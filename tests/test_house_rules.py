@@ -186,7 +186,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "a test that asserts through helpers": (
         "tests/test_a.py",
-        "def test_a(): close()\ndef near(): assert x\ndef close(): near()\n",
+        "def test_a(): close()\ndef near(): assert x\ndef close(): near()\n"
+        "same = partial(assert_close, atol=0)\ndef test_b(): same(1, 1)\n",
     ),
     "printing in a script": ("experiments/train.py", "print(1)"),
 }
