@@ -165,7 +165,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "an import from above": (
         "circuits/cli.py",
-        '"""Doc."""\nfrom circuits.errors import nearest\nfrom .model import HookedGPT2\n',
+        '"""Doc."""\nfrom circuits import __version__\nfrom circuits.errors import nearest\n'
+        "from .model import HookedGPT2\n",
     ),
     "a local helper": (
         "circuits/cache.py",
