@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import reference_gpt2
@@ -16,7 +17,7 @@ from ground_truth import HEADS, LARGE, SMALL, ablated, mini_ioi, patterns, repea
 from torch import Tensor
 
 from circuits import weights
-from circuits.checkpoints import compiled
+from circuits.checkpoints import checksum, compiled, load, save
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 
@@ -138,6 +139,15 @@ def test_extra_layers_are_exact_no_ops(small: HookedGPT2) -> None:
     tokens = repeated(small)
     assert torch.equal(deep(tokens), small(tokens))
     assert torch.equal(deep(tokens, stop_at_layer=6), deep(tokens, stop_at_layer=3))
+
+
+def test_loads_by_name_and_survives_a_file(tmp_path: Path) -> None:
+    named = load("compiled")
+    assert checksum(named) == checksum(compiled.build())
+    again = load(save(named, tmp_path / "saved"))
+    tokens = repeated(named)
+    assert torch.equal(again(tokens), named(tokens))
+    assert again.tokenizer.checksum == named.tokenizer.checksum
 
 
 def test_every_token_is_one_readable_character(model: HookedGPT2) -> None:

@@ -22,16 +22,14 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
-from circuits.model import Block, HookedGPT2
+from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 BOS, END = 0, 1
@@ -115,7 +113,7 @@ def build(
             vanishes; about 4 gives a soft variant for methods that follow gradients.
 
     Returns:
-        An untied `HookedGPT2` in float32 on the CPU, with one readable character per token.
+        An untied model in float32 on the CPU, with one readable character per token.
 
     Raises:
         CircuitsError: when the sizes are too small to hold the features.
@@ -125,7 +123,6 @@ def build(
         n_layers=n_layers,
         n_heads=n_heads,
         d_model=n_heads * d_head,
-        d_head=d_head,
         n_ctx=n_ctx,
         d_vocab=d_vocab,
         tied=False,
@@ -134,8 +131,7 @@ def build(
     model = HookedGPT2(cfg, tokenizer=character_tokenizer(d_vocab))
     features = Features(d_vocab, n_ctx)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
+        _zero(model)
         make_layer_norms_identity(model)
         write_embeddings(model, features)
         write_previous_token(_head(model, 0, 0, beta), features)
@@ -153,7 +149,7 @@ def character_tokenizer(d_vocab: int) -> Tokenizer:
     [0, 1, 2, 3, 9, 10, 11, 12]
     """
     ranks = {char.encode(): i for i, char in enumerate(_ALPHABET[: d_vocab - 1], start=END)}
-    return Tokenizer(ranks, {END_OF_TEXT: BOS}, name="compiled", pattern=r"(?s:.)")
+    return Tokenizer(ranks, {END_OF_TEXT: BOS}, name="compiled")
 
 
 def make_layer_norms_identity(model: HookedGPT2) -> None:
@@ -163,8 +159,7 @@ def make_layer_norms_identity(model: HookedGPT2) -> None:
     that as weight undoes the division: LN(x) = x / sqrt(1 + |features|^2 / 2 C^2), to 1e-5 of x.
     """
     weight = math.sqrt(2 * CONSTANT**2 / model.cfg.d_model)
-    blocks = cast("Iterable[Block]", model.blocks)
-    norms = [norm for block in blocks for norm in (block.ln1, block.ln2)]
+    norms = [norm for block in model.blocks for norm in (block.ln1, block.ln2)]
     for norm in (*norms, model.ln_final):
         norm.w.fill_(weight)
 
@@ -241,8 +236,13 @@ def _rest_on_bos(head: Head, f: Features, *, channel: int) -> None:
     head.W_K[f.tok[BOS], channel] = 1
 
 
+def _zero(model: HookedGPT2) -> None:
+    for parameter in model.parameters():
+        parameter.zero_()
+
+
 def _head(model: HookedGPT2, layer: int, head: int, beta: float) -> Head:
-    attn = cast("Block", model.blocks[layer]).attn
+    attn = model.blocks[layer].attn
     match = beta * math.sqrt(model.cfg.d_head)
     return Head(attn.W_Q[head], attn.W_K[head], attn.W_V[head], attn.W_O[head], match)
 
