@@ -80,14 +80,16 @@ def _docstring(path: Path) -> str:
 
 
 def _card_line(card: Path) -> str:
-    """A card's first line that is text."""
-    lines = (line.strip() for line in card.read_text(encoding="utf-8").splitlines())
-    return _first_sentence(next((line for line in lines if line and line[0] not in "#-<|"), ""))
+    """The first sentence of a card's first paragraph that is text."""
+    paragraphs = (part.strip() for part in card.read_text(encoding="utf-8").split("\n\n"))
+    return _first_sentence(
+        next((part for part in paragraphs if part and part[0] not in "#-<|"), "")
+    )
 
 
 def _first_sentence(text: str | None) -> str:
     first = " ".join((text or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[.?!]) ", first)[0]
+    return re.split(r"(?<=[.?!])(?<!et al\.) ", first)[0]
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def test_map_lists_files_in_reading_order(tmp_path: Path) -> None:
         "circuits/model.py": "The model.",
         "circuits/errors.py": "What can go wrong? Much.",
         "circuits/prompts/__init__.py": "Tasks.",
-        "circuits/prompts/ioi.py": "Names.",
+        "circuits/prompts/ioi.py": "Names (by Some et al. 2022). More.",
         "experiments/train.py": "Claim: it learns.",
     }.items():
         path = tmp_path / name
@@ -84,13 +84,13 @@ def test_map_lists_files_in_reading_order(tmp_path: Path) -> None:
         path.write_text(f'"""{doc}"""\n', encoding="utf-8")
     card = tmp_path / "circuits/models/small/MODEL_CARD.md"
     card.parent.mkdir(parents=True)
-    card.write_text("# small\n\nA small model. It is small.\n", encoding="utf-8")
+    card.write_text("---\na: b\n---\n\n# small\n\nA small\nmodel. It is small.\n", encoding="utf-8")
     entries = [line.split(maxsplit=1) for line in readme.house_map(tmp_path).splitlines()[1:-1]]
     assert entries[1:8] == [
         ["errors.py", "What can go wrong?"],
         ["model.py", "The model."],
         ["prompts/", "Tasks."],
-        ["ioi.py", "Names."],
+        ["ioi.py", "Names (by Some et al. 2022)."],
         ["models/", "The bundled checkpoints, each with its MODEL_CARD.md."],
         ["small/", "A small model."],
         ["experiments/", "One script a claim."],
