@@ -167,7 +167,7 @@ def token_rows(
 ) -> list[list[int]]:
     """The token ids of each prompt, with a start token before texts if asked for."""
     texts = [given] if isinstance(given, str) else list(given)
-    if not all(isinstance(text, str) for text in texts):
+    if not texts or not all(isinstance(text, str) for text in texts):
         return [_row(row) for row in texts]
     tokenizer = model.require_tokenizer()
     bos = model.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
