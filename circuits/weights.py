@@ -11,15 +11,14 @@ The rest of this package works on the raw checkpoint and needs none of this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from circuits.batch import ModelInput, as_batch
-from circuits.model import Block, HookedGPT2, LayerNorm
+from circuits.model import HookedGPT2, LayerNorm
 
 
 @dataclass(frozen=True)
@@ -185,12 +184,8 @@ def _wide_copy(model: HookedGPT2, *, untie: bool) -> HookedGPT2:
     return copy
 
 
-def _blocks(model: HookedGPT2) -> Iterable[Block]:
-    return cast("Iterable[Block]", model.blocks)
-
-
 def _fold_layer_norm(model: HookedGPT2) -> None:
-    for block in _blocks(model):
+    for block in model.blocks:
         _fold_into(block.ln1, block.attn.W_QKV, block.attn.b_QKV)
         _fold_into(block.ln2, block.mlp.W_in, block.mlp.b_in)
     _fold_into(model.ln_final, model.unembed.W_U_untied, model.unembed.b_U)
@@ -207,7 +202,7 @@ def _fold_into(norm: LayerNorm, weight: Tensor, bias: Tensor) -> None:
 
 def _center_writing_weights(model: HookedGPT2) -> None:
     writing = [model.W_E, model.W_pos]
-    for block in _blocks(model):
+    for block in model.blocks:
         writing += [block.attn.W_O_flat, block.attn.b_O, block.mlp.W_out, block.mlp.b_out]
     for weight in writing:
         weight.sub_(weight.mean(-1, keepdim=True))
@@ -219,7 +214,7 @@ def _center_unembed(model: HookedGPT2) -> None:
 
 
 def _fold_value_biases(model: HookedGPT2) -> None:
-    for block in _blocks(model):
+    for block in model.blocks:
         attn = block.attn
         b_V = attn.b_QKV[-len(attn.W_O_flat) :]
         attn.b_O.add_(b_V @ attn.W_O_flat)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from circuits.config import ModelConfig
 from circuits.model import HookedGPT2
 
 if TYPE_CHECKING:
@@ -14,32 +15,23 @@ if TYPE_CHECKING:
 IGNORE_DEPRECATION = "ignore:HookedTransformer is deprecated:DeprecationWarning"
 
 
-def lens_twin(model: HookedGPT2, *, use_hook_tokens: bool = False) -> HookedTransformer:
-    """Built offline from a config; `transformer_lens` has to be installed."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    cfg = model.cfg
-    theirs = HookedTransformer(
-        HookedTransformerConfig(
-            n_layers=cfg.n_layers,
-            n_heads=cfg.n_heads,
-            d_model=cfg.d_model,
-            d_head=cfg.d_head,
-            d_mlp=cfg.d_mlp,
-            n_ctx=cfg.n_ctx,
-            d_vocab=cfg.d_vocab,
-            eps=cfg.eps,
-            dtype=cfg.dtype,
-            act_fn="gelu_new",
-            normalization_type="LN",
-            device="cpu",
-            use_hook_tokens=use_hook_tokens,
-        )
-    )
+def lens_twin(model: HookedGPT2, **options: Any) -> HookedTransformer:
+    """With our weights; `options` are of HookedTransformerConfig."""
+    theirs = lens_shell(model.cfg, **options)
     missing, unexpected = theirs.load_state_dict(lens_state(model), strict=False)
     assert not unexpected
     assert all(name.endswith((".mask", ".IGNORE")) for name in missing), missing
     return theirs
+
+
+def lens_shell(cfg: ModelConfig, **options: Any) -> HookedTransformer:
+    """Built offline from a config; `transformer_lens` has to be installed."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    sizes = "n_layers n_heads d_model d_head d_mlp n_ctx d_vocab eps dtype act_fn".split()
+    shared = {name: getattr(cfg, name) for name in sizes}
+    options = {"normalization_type": "LN", "device": "cpu"} | options
+    return HookedTransformer(HookedTransformerConfig(**shared, **options))
 
 
 def lens_state(model: HookedGPT2) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ FLAGS = {  # what HookedTransformer has to be told before it has the site
     "hook_mlp_in": "use_hook_mlp_in",
     "hook_attn_in": "use_attn_in",
 }
-close = partial(torch.testing.assert_close, atol=1e-10, rtol=1e-10)
+assert_close = partial(torch.testing.assert_close, atol=1e-10, rtol=1e-10)
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +81,11 @@ def test_every_site_has_their_name_shape_and_value(
     expected = every_site(theirs)
     assert list(cache) == SITES == list(ours.hook_dict)
     assert set(expected) == {s for s in SITES if not (is_lens_2(theirs) and "unembed." in s)}
-    close(logits, theirs(TOKENS))
+    assert_close(logits, theirs(TOKENS))
     for name, value in expected.items():
         assert cache[name].shape == value.shape, name
         if comparable(theirs, name):
-            close(cache[name], value, msg=lambda text, name=name: f"{name}: {text}")
+            assert_close(cache[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_sites_pass_in_their_order(theirs: HookedTransformer) -> None:
@@ -100,10 +100,10 @@ def test_watching_one_site_shows_the_same(
     site: str, ours: HookedGPT2, theirs: HookedTransformer
 ) -> None:
     logits, cache = ours.run_with_cache(TOKENS, names_filter=site)
-    close(logits, ours(TOKENS))
+    assert_close(logits, ours(TOKENS))
     if comparable(theirs, site):
         set_flag(theirs, flag_of(site))
-        close(cache[site], theirs.run_with_cache(TOKENS, names_filter=site)[1][site])
+        assert_close(cache[site], theirs.run_with_cache(TOKENS, names_filter=site)[1][site])
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -122,20 +122,20 @@ def test_an_edit_has_the_same_effect(
     set_flag(theirs, flag_of(site))
     expected = theirs.run_with_hooks(TOKENS, fwd_hooks=[(site, edit)])
     assert (expected - theirs(TOKENS)).abs().max() > 1e-6
-    close(ours.run_with_hooks(TOKENS, fwd_hooks=[(site, edit)]), expected)
+    assert_close(ours.run_with_hooks(TOKENS, fwd_hooks=[(site, edit)]), expected)
 
 
 def test_gradients_agree_at_every_site(ours: HookedGPT2, theirs: HookedTransformer) -> None:
     sites = [site for site in SITES if site != "hook_tokens"]
     loss, cache = ours.run_with_cache(TOKENS, return_type="loss", incl_bwd=True, names_filter=sites)
-    close(loss, theirs(TOKENS, return_type="loss"))
+    assert_close(loss, theirs(TOKENS, return_type="loss"))
     expected = every_site(theirs, return_type="loss", incl_bwd=True)
     gradients = {n: g for n, g in expected.items() if n.endswith("_grad")}
     assert len(gradients) >= len(sites) - 2
     for name, gradient in gradients.items():
         # HookedTransformer caches only one of the three branches (q, k, v) that read ln1.
         if comparable(theirs, name) and ".ln1." not in name:
-            close(cache[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+            assert_close(cache[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("site", SITES[1:])
@@ -156,7 +156,7 @@ def test_a_backward_hook_sees_their_gradient(
         # HookedTransformer runs ln1 three times, for queries, keys and values.
         assert len(seen) == 1 or (model is theirs and ".ln1." in site)
         totals.append(sum(seen))
-    close(*totals)
+    assert_close(*totals)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_forward_takes_their_options(
     if other is None:
         assert mine is None
     else:
-        close(mine, tuple(other) if isinstance(other, tuple) else other)
+        assert_close(mine, tuple(other) if isinstance(other, tuple) else other)
 
 
 def test_forward_starts_and_stops_at_a_layer(ours: HookedGPT2, theirs: HookedTransformer) -> None:
     resid = theirs(TOKENS, stop_at_layer=1).detach()
-    close(ours(resid, start_at_layer=1), theirs(resid, start_at_layer=1))
-    close(
+    assert_close(ours(resid, start_at_layer=1), theirs(resid, start_at_layer=1))
+    assert_close(
         ours(resid, start_at_layer=1, stop_at_layer=2),
         theirs(resid, start_at_layer=1, stop_at_layer=2),
     )
@@ -196,7 +196,7 @@ def test_weights_and_configuration_have_their_names(
 ) -> None:
     names = "W_E W_pos W_Q W_K W_V W_O b_Q b_K b_V b_O W_in b_in W_out b_out W_U b_U".split()
     for name in names:
-        close(getattr(ours, name), getattr(theirs, name), msg=name)
+        assert_close(getattr(ours, name), getattr(theirs, name), msg=name)
     for name in (
         *("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab", "eps", "dtype"),
         *("act_fn", "normalization_type", "n_key_value_heads", "default_prepend_bos"),
@@ -204,8 +204,8 @@ def test_weights_and_configuration_have_their_names(
         assert getattr(ours.cfg, name) == getattr(theirs.cfg, name), name
     assert torch.device(theirs.cfg.device) == ours.cfg.device
     ids = torch.tensor([3, 1])
-    close(ours.tokens_to_residual_directions(ids), theirs.tokens_to_residual_directions(ids))
-    close(ours.tokens_to_residual_directions(4), theirs.tokens_to_residual_directions(4))
+    assert_close(ours.tokens_to_residual_directions(ids), theirs.tokens_to_residual_directions(ids))
+    assert_close(ours.tokens_to_residual_directions(4), theirs.tokens_to_residual_directions(4))
 
 
 short_names = st.sampled_from(
@@ -266,7 +266,7 @@ def test_their_patching_works_on_ours(
             for model in (ours, theirs)
         )
     assert other.std() > 1e-3
-    close(mine, other, atol=1e-6, rtol=1e-6)
+    assert_close(mine, other, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("every", ["attn_head_all_pos", "attn_head_by_pos", "block"])
@@ -280,7 +280,7 @@ def test_their_combined_patching_works_on_ours(
             function(model, corrupted, model.run_with_cache(clean)[1], lambda x: x[0, -1, 3])
             for model in (ours, theirs)
         )
-    close(mine, other, atol=1e-6, rtol=1e-6)
+    assert_close(mine, other, atol=1e-6, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_their_head_detector_works_on_ours(
             head_detector.detect_head(model, text, pattern, **options) for model in readers
         )
         assert mine.dtype == other.dtype == torch.float64
-        close(mine, other)
+        assert_close(mine, other)
     assert other.shape == (2, 4)
 
 
@@ -330,4 +330,4 @@ def test_their_head_detector_takes_our_cache(
         before = cache["pattern", 1].clone()
         scores.append(head_detector.detect_head(model, text, wanted, cache=cache))
         assert torch.equal(cache["pattern", 1], before)
-    close(*scores)
+    assert_close(*scores)

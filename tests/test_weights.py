@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lens_twin import IGNORE_DEPRECATION, lens_state, lens_twin
+from lens_twin import IGNORE_DEPRECATION, lens_shell, lens_state
 from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 
 from circuits.config import ModelConfig
@@ -198,7 +198,7 @@ def test_transformer_lens_has_the_same_weights(wanted: tuple[bool, ...], cfg: Mo
     pytest.importorskip("transformer_lens")
     flags = dict(zip(FLAGS, wanted, strict=True))
     model = randomized(cfg, dtype=torch.float32)
-    theirs = lens_twin(model)
+    theirs = lens_shell(model.cfg, normalization_type="LNPre" if flags["fold_ln"] else "LN")
     theirs.load_and_process_state_dict(lens_state(model), **flags)
     ours, _ = process(model, TOKENS, **flags)
     for name in ("W_E", "W_pos", "W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"):
