@@ -7,6 +7,8 @@ without asking the network, so the same name gives the same model until it is pu
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,14 +75,23 @@ def pull(name: str, revision: str | None = None) -> Path:
         raise CheckpointError(
             f"{name!r} is no model of the hub; name {', '.join(GPT2_SIZES)}, or owner/name"
         )
-    # The configuration first: a model that cannot be loaded should not be downloaded.
-    folder = _download(name, revision, (CONFIG_FILE,))
-    model_config(read_config(folder), name, name)
-    folder = _download(name, folder.name, FILES)
-    if not has_weights(folder):
+    with _explained(name, revision):
+        files = _files(name, revision)
+    if CONFIG_FILE not in files:
+        raise CheckpointError(f"{name} on the hub is no model: it has no {CONFIG_FILE}")
+    if not {WEIGHTS_FILE, INDEX_FILE} & files:
         raise CheckpointError(
             f"{name} has no {WEIGHTS_FILE} on the hub, and other formats may run code when read; "
             "ask its owner for safetensors, or convert it where you trust it and load the folder"
+        )
+    with _explained(name, revision):
+        # The configuration first: a model that cannot be loaded should not be downloaded.
+        folder = _snapshot(_repo(name), revision, (CONFIG_FILE,))
+        model_config(read_config(folder), name, name)
+        folder = _snapshot(_repo(name), revision, FILES)
+    if not has_weights(folder):
+        raise CheckpointError(
+            f"{name} lacks files of its weights; run `circuits pull {name}` again, or ask its owner"
         )
     return folder
 
@@ -157,12 +168,23 @@ def _snapshot(
     )
 
 
-def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
+def _files(name: str, revision: str | None) -> set[str]:
+    """What the hub has; unlike a download, this never makes do with the cache."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(_repo(name), revision=revision)
+    return {file.rfilename for file in info.siblings or []}
+
+
+@contextmanager
+def _explained(name: str, revision: str | None) -> Iterator[None]:
+    """What can go wrong on the way to the hub, in this package's words."""
     from huggingface_hub import errors
 
-    at = f" at revision {revision!r}" if revision else ""
     try:
-        folder = _snapshot(_repo(name), revision, files)
+        yield
+    except CheckpointError:
+        raise
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{name} on the hub has no revision {revision!r}") from error
     except errors.GatedRepoError as error:
@@ -175,11 +197,10 @@ def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
             "`hf auth login` if it is private"
         ) from error
     except Exception as error:  # the HTTP library's own, which changes with huggingface-hub
+        at = f" at revision {revision!r}" if revision else ""
+        reason = type(error.__cause__ or error).__name__
         raise CheckpointError(
             f"{name}{at} is no folder here, is not in the hub's cache ({_cache_folder()}), and "
-            f"cannot be downloaded ({type(error.__cause__ or error).__name__}): run `circuits pull {name}` with a "
-            "network, or copy the cache from a machine that has it; the bundled models need neither"
+            f"cannot be downloaded ({reason}): run `circuits pull {name}` with a network, or copy "
+            "the cache from a machine that has it; the bundled models need neither"
         ) from error
-    if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{name}{at} on the hub is no model: it has no {CONFIG_FILE}")
-    return folder

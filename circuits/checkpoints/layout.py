@@ -127,7 +127,7 @@ def assemble(
     ]
     if wrong:
         raise CheckpointError(f"{origin} has tensors of a wrong shape: {listed(wrong)}")
-    target = resolve_dtype(tensors, dtype, origin)
+    target = resolve_dtype({released[n]: tensor for n, tensor in tensors.items()}, dtype, origin)
     place = resolve_device(device)
     ready = {
         name: tensor.detach().to(device=place, dtype=target) for name, tensor in tensors.items()

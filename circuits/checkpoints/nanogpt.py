@@ -56,6 +56,8 @@ def load_file(
             f"{path} is no nanoGPT checkpoint: it needs the entries 'model' and 'model_args', and "
             f"has {listed([str(key) for key in checkpoint]) or 'none'}"
         )
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{path}: its entry 'model' holds more than tensors")
     if missing := [size for size in _SIZES if not isinstance(args.get(size), int)]:
         raise CheckpointError(f"{path} does not say how large its model is: no {listed(missing)}")
     theirs = {_bare(name): tensor.clone() for name, tensor in tensors.items()}
