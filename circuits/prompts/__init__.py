@@ -1,0 +1,66 @@
+"""Tasks: what to ask a model, which answer is good, and a corrupted twin to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from circuits.errors import CircuitsError, nearest
+from circuits.prompts.ioi import ioi
+from circuits.prompts.prompts import UNSCORED, Example, Prompts, assemble
+from circuits.prompts.repeated import repeated
+from circuits.prompts.sorting import sorting
+from circuits.prompts.user import from_file, from_texts
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+__all__ = [
+    "TASKS",
+    "UNSCORED",
+    "Example",
+    "Prompts",
+    "assemble",
+    "from_file",
+    "from_texts",
+    "ioi",
+    "make",
+    "repeated",
+    "sorting",
+    "suitable_tasks",
+]
+
+TASKS: dict[str, Callable[..., Prompts]] = {"repeated": repeated, "ioi": ioi, "sorting": sorting}
+
+
+def make(
+    task: str, model: HookedGPT2, n: int | None = None, seed: int = 0, **options: Any
+) -> Prompts:
+    """Which prompts does this task ask of this model?
+
+    `n` prompts are drawn with `seed`; None for the task's usual number. `options` are the task's
+    own, such as ``corruption`` for ioi.
+
+    Raises:
+        CircuitsError: for an unknown task, or one that the model's vocabulary or context rules out.
+    """
+    if task not in TASKS:
+        raise CircuitsError(
+            f"there is no task {task!r}; choose {', '.join(TASKS)}{nearest(task, TASKS)}"
+        )
+    if n is not None:
+        options["n"] = n
+    return TASKS[task](model, seed=seed, **options)
+
+
+def suitable_tasks(model: HookedGPT2) -> list[str]:
+    """Which tasks can be asked of this model, given its vocabulary and context?"""
+
+    def suits(task: str) -> bool:
+        try:
+            make(task, model, n=1)
+        except CircuitsError:
+            return False
+        return True
+
+    return [task for task in TASKS if suits(task)]

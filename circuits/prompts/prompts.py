@@ -1,0 +1,245 @@
+"""A batch of prompts and everything an analysis has to know about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from circuits.batch import as_batch, pad_rows, token_rows
+from circuits.errors import CircuitsError, nearest
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+UNSCORED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Which texts are asked, which tokens are they, and what counts as a good answer?
+
+    Shapes: b prompts, p positions. Prompts of different lengths are padded on the right, so a
+    position is an index from the start of every prompt (a start token, if there is one, is 0).
+
+    Attributes:
+        task: name of the task, or of the user's file.
+        texts: the prompts as text, without a start token.
+        tokens: [b p], padding included.
+        mask: [b p], True at real tokens.
+        targets: [b p], the token that should follow this one where that is scored, else -1.
+        roles: position of each named role, [b]; END, where the answer is read, is always there.
+        metric: name of the metric the task is measured by unless another is asked for.
+        prepend_bos: whether a start token stands before each text.
+        answers: [b], the token that should follow END; None when the task has no single answer.
+        distractors: [b], the token it is compared with, or None.
+        corrupted: [b p], prompts that lack what the task is about, token for token; or None.
+        seed: what the prompts were drawn with; None when they were given.
+
+    Raises:
+        CircuitsError: when shapes disagree or END is missing.
+    """
+
+    task: str
+    texts: tuple[str, ...]
+    tokens: Tensor
+    mask: Tensor
+    targets: Tensor
+    roles: Mapping[str, Tensor]
+    metric: str
+    prepend_bos: bool
+    answers: Tensor | None = None
+    distractors: Tensor | None = None
+    corrupted: Tensor | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        n, width = len(self.texts), self.tokens.shape[-1]
+        per_token = ("tokens", "mask", "targets", "corrupted")
+        given = {name: getattr(self, name) for name in (*per_token, "answers", "distractors")}
+        given |= {f"roles[{role!r}]": at for role, at in self.roles.items()}
+        for name, value in given.items():
+            shape = (n, width) if name in per_token else (n,)
+            if value is not None and tuple(value.shape) != shape:
+                raise CircuitsError(
+                    f"{name} has shape {tuple(value.shape)}; {n} prompts of up to {width} tokens "
+                    f"need {shape}"
+                )
+        if "END" not in self.roles:
+            raise CircuitsError("the prompts name no END, the position where the answer is read")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def checksum(self) -> str:
+        """Are these the same prompts? A hash of the tokens and of what is asked about them."""
+        names = ("tokens", "mask", "targets", "answers", "distractors", "corrupted")
+        content = [getattr(self, name) for name in names]
+        content += [self.roles[role] for role in sorted(self.roles)]
+        listed = [None if value is None else value.int().tolist() for value in content]
+        return hashlib.sha256(json.dumps([listed, sorted(self.roles)]).encode()).hexdigest()[:16]
+
+    def index(self, position: str | int) -> Tensor:
+        """Where is this role, or this position, in each prompt? Indices [b].
+
+        A negative number counts from each prompt's last token.
+
+        Raises:
+            CircuitsError: for a role the task does not have, or a position beyond some prompt.
+        """
+        if isinstance(position, str):
+            if position not in self.roles:
+                raise CircuitsError(
+                    f"the task {self.task!r} has no position {position!r}; its roles are "
+                    f"{', '.join(self.roles)}{nearest(position, self.roles)}"
+                )
+            return self.roles[position]
+        lengths = self.mask.sum(1)
+        index = torch.full_like(lengths, position) + (lengths if position < 0 else 0)
+        outside = ((index < 0) | (index >= lengths)).nonzero().flatten()
+        if len(outside):
+            row = int(outside[0])
+            raise CircuitsError(
+                f"there is no position {position} in prompt {row} ({self.texts[row]!r}), which has "
+                f"{int(lengths[row])} tokens; choose one that all prompts have"
+            )
+        return index
+
+    def where(self, position: str | int | None) -> Tensor:
+        """Which tokens are at this role or position? [b p]; with None, all real ones."""
+        if position is None:
+            return self.mask
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return columns == rearrange(self.index(position), "b -> b 1")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt, before it is put into a batch.
+
+    `targets` maps a position to the token that should follow it; None means the answer at END, or
+    without an answer every next token. END is the last token unless `roles` says otherwise.
+    """
+
+    text: str
+    ids: Sequence[int]
+    answer: int | None = None
+    distractor: int | None = None
+    corrupted: Sequence[int] | None = None
+    targets: Mapping[int, int] | None = None
+    roles: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """Where is the answer read?"""
+        return self.roles.get("END", len(self.ids) - 1)
+
+    @property
+    def scored(self) -> Mapping[int, int]:
+        """Which token should follow which position?"""
+        if self.targets is not None:
+            return self.targets
+        if self.answer is not None:
+            return {self.end: self.answer}
+        return dict(enumerate(self.ids[1:]))
+
+
+def assemble(
+    model: HookedGPT2,
+    examples: Sequence[Example],
+    *,
+    task: str,
+    metric: str,
+    prepend_bos: bool,
+    seed: int | None = None,
+) -> Prompts:
+    """Which batch do these examples make? Padded on the right, on the model's device.
+
+    Raises:
+        CircuitsError: when no examples are given, only some have an answer, a distractor or a
+            corrupted twin, or a twin has another number of tokens.
+        TokenError: when a prompt does not fit into the context.
+    """
+    batch = as_batch(model, [example.ids for example in examples])
+    tokens = batch.tokens
+    mask = torch.ones_like(tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+    targets = torch.full_like(tokens, UNSCORED)
+    for row, example in enumerate(examples):
+        for position, token in example.scored.items():
+            targets[row, position] = token
+    ends = torch.tensor([example.end for example in examples], device=tokens.device)
+    roles = {
+        role: torch.tensor([example.roles[role] for example in examples], device=tokens.device)
+        for role in examples[0].roles
+    }
+    return Prompts(
+        task=task,
+        texts=tuple(example.text for example in examples),
+        tokens=tokens,
+        mask=mask,
+        targets=targets,
+        roles=roles | {"END": ends},
+        metric=metric,
+        prepend_bos=prepend_bos,
+        answers=_column(examples, "answer", tokens),
+        distractors=_column(examples, "distractor", tokens),
+        corrupted=_twins(examples, tokens),
+        seed=seed,
+    )
+
+
+def _column(examples: Sequence[Example], name: str, like: Tensor) -> Tensor | None:
+    """One value per example as a tensor, None when nobody has one."""
+    values = [getattr(example, name) for example in examples]
+    if all(value is None for value in values):
+        return None
+    if None in values:
+        row = values.index(None)
+        raise CircuitsError(
+            f"prompt {row} ({examples[row].text!r}) has no {name}, others have; give one to all"
+        )
+    return torch.tensor(values, device=like.device)
+
+
+def _twins(examples: Sequence[Example], like: Tensor) -> Tensor | None:
+    twins = [example.corrupted for example in examples]
+    if all(twin is None for twin in twins):
+        return None
+    for row, (example, twin) in enumerate(zip(examples, twins, strict=True)):
+        if twin is None or len(twin) != len(example.ids):
+            got = "no corrupted prompt" if twin is None else f"one of {len(twin)} tokens"
+            raise CircuitsError(
+                f"prompt {row} ({example.text!r}) has {len(example.ids)} tokens and {got}; the two "
+                "are compared token by token, so give one of the same length"
+            )
+    padded, _ = pad_rows([twin for twin in twins if twin is not None], pad_id=0)
+    padded = padded.to(like.device)
+    lengths = torch.tensor([len(example.ids) for example in examples], device=like.device)
+    columns = torch.arange(like.shape[1], device=like.device)
+    return torch.where(columns < rearrange(lengths, "b -> b 1"), padded, like)
+
+
+def start_tokens(model: HookedGPT2, prepend_bos: bool | None) -> list[int]:
+    """Which tokens stand before a prompt: the start token, or nothing?
+
+    Raises:
+        TokenError: when a start token is asked for and the vocabulary has none.
+    """
+    return token_rows(model, "", prepend_bos)[0]
+
+
+def require_count(n: int) -> None:
+    """Can this many prompts be drawn?
+
+    Raises:
+        CircuitsError: when `n` is below 1.
+    """
+    if n < 1:
+        raise CircuitsError(f"n={n} prompts: ask for at least 1")

@@ -1,0 +1,89 @@
+"""Repeated random tokens: the plainest text on which induction heads show (Olsson et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuits.errors import CircuitsError
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+USUAL_LENGTH = 25
+
+
+def repeated(
+    model: HookedGPT2,
+    n: int = 20,
+    seed: int = 0,
+    *,
+    length: int | None = None,
+    prepend_bos: bool | None = None,
+) -> Prompts:
+    """Does the model continue a random sequence that it has seen once?
+
+    A prompt is r + r, where r is `length` random tokens, all different. Scored are the tokens of
+    the second copy but for its first, which nothing announces. In the corrupted twin the first
+    copy is replaced by other tokens: the same targets, nothing to copy from.
+
+    Args:
+        model: the model to ask.
+        n: number of prompts.
+        seed: same seed, same prompts.
+        length: tokens in r; None for 25, or as many as the context and the vocabulary allow.
+        prepend_bos: whether a start token comes first; None for the model's default.
+
+    Returns:
+        Prompts with targets and no answers, and the roles SECOND (where the second copy begins)
+        and END.
+
+    Raises:
+        CircuitsError: when the vocabulary has too few tokens, or the context too few positions.
+    """
+    require_count(n)
+    start = start_tokens(model, prepend_bos)
+    tokenizer = model.require_tokenizer()
+    vocabulary = np.array(sorted(tokenizer.ranks.values()))
+    length = _length(model, len(start), len(vocabulary), length)
+    rng = np.random.default_rng(seed)
+    examples = []
+    for _ in range(n):
+        drawn = rng.choice(vocabulary, 2 * length, replace=False).tolist()
+        copy, other = drawn[:length], drawn[length:]
+        second = len(start) + length
+        examples.append(
+            Example(
+                tokenizer.decode(copy + copy),
+                start + copy + copy,
+                corrupted=start + other + copy,
+                targets={second + i: copy[i + 1] for i in range(length - 1)},
+                roles={"SECOND": second},
+            )
+        )
+    return assemble(
+        model, examples, task="repeated", metric="loss", prepend_bos=bool(start), seed=seed
+    )
+
+
+def _length(model: HookedGPT2, n_start: int, n_tokens: int, length: int | None) -> int:
+    """How long is one copy: as asked for if that is possible, else the usual, or what fits."""
+    n_ctx = model.cfg.n_ctx
+    room = {
+        f"its context of {n_ctx} positions": (n_ctx - n_start) // 2,
+        f"its vocabulary of {n_tokens} tokens": n_tokens // 2,
+    }
+    least = 2 if length is None else length
+    if least < 2:
+        raise CircuitsError(f"length={length}: one copy needs at least 2 tokens")
+    for where, longest in room.items():
+        if longest < least:
+            raise CircuitsError(
+                f"the task 'repeated' does not suit {model.cfg.model_name}: two copies of {least} "
+                "different tokens, and as many others for the corrupted twin, do not fit into "
+                + where
+                + (f"; choose a length of at most {longest}" if longest >= 2 else "")
+            )
+    return min(USUAL_LENGTH, *room.values()) if length is None else length

@@ -1,0 +1,397 @@
+"""What an analysis returns: a tidy table with units, uncertainty, and where it came from."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from circuits import figures
+from circuits.checkpoints import checksum
+from circuits.errors import CircuitsError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from circuits.model import HookedGPT2
+    from circuits.prompts import Prompts
+
+SIGNIFICANT_DIGITS = 6  # of every number written to a file: float32 has about seven
+AVERAGED = {
+    "value": "mean over n",
+    "stderr": "standard error of the mean (NaN where n is 1)",
+    "ci_low": "lower end of the 95 % interval of the mean, Student's t (NaN where n is 1)",
+    "ci_high": "upper end of the 95 % interval of the mean, Student's t (NaN where n is 1)",
+    "n": "number of prompts (or other independent draws) averaged over",
+}
+_DATA, _TABLE = "result.json", "table.csv"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which model, which prompts, which settings, and how can it be had again?
+
+    `checksum` is of the weights, `prompts` of the tokens and what is asked about them. `arguments`
+    are the analysis' own. There is no date: the same question gives the same bytes.
+    """
+
+    analysis: str
+    model: str
+    checksum: str
+    source: str
+    device: str
+    dtype: str
+    arguments: Mapping[str, Any]
+    command: str
+    versions: Mapping[str, str]
+    task: str | None = None
+    prompts: str | None = None
+    n_prompts: int | None = None
+    prepend_bos: bool | None = None
+    seed: int | None = None
+
+
+def provenance(
+    model: HookedGPT2,
+    analysis: str,
+    *,
+    arguments: Mapping[str, Any],
+    command: str,
+    prompts: Prompts | None = None,
+) -> Provenance:
+    """Where does this result come from?
+
+    `arguments` are what the analysis was called with (JSON values), `command` is the command line
+    that does the same.
+    """
+    versions = {
+        "circuits": import_module(__package__).__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+    asked: dict[str, Any] = {}
+    if prompts is not None:
+        asked = {
+            "task": prompts.task,
+            "prompts": prompts.checksum,
+            "n_prompts": len(prompts),
+            "prepend_bos": prompts.prepend_bos,
+            "seed": prompts.seed,
+        }
+    return Provenance(
+        analysis=analysis,
+        model=model.cfg.model_name,
+        checksum=checksum(model),
+        source=model.source,
+        device=str(model.cfg.device),
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
+        arguments=dict(arguments),
+        command=command,
+        versions=versions,
+        **asked,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What was found, how sure is it, in which unit?
+
+    Attributes:
+        frame: one row per finding. Whatever is averaged has all the columns value, stderr, ci_low,
+            ci_high, n (see `mean_interval`).
+        unit: of the column ``value``.
+        title: one line that says what was measured, on which model.
+        provenance: where it comes from.
+        axes: the columns that label the figure: one for bars, two (rows, columns) for a heatmap of
+            ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
+            ``after`` may hold the prompt's own tokens.
+        view: which figure shows it.
+        meanings: what the analysis' own columns say; the averaged ones are known.
+
+    Raises:
+        CircuitsError: when a mean comes without its uncertainty, or an axis is no column.
+    """
+
+    frame: pd.DataFrame
+    unit: str
+    title: str
+    provenance: Provenance
+    axes: tuple[str, ...]
+    view: Literal["bars", "heatmap", "lens"] = "bars"
+    meanings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        columns = [str(column) for column in self.frame.columns]
+        uncertain = [name for name in AVERAGED if name in columns and name != "value"]
+        lacking = [name for name in AVERAGED if name not in columns]
+        if uncertain and lacking:
+            raise CircuitsError(
+                f"the result has {', '.join(uncertain)} and lacks {', '.join(lacking)}: a mean "
+                "comes with all of them (see mean_interval)"
+            )
+        for axis in self.axes:
+            self._require_column(axis)
+        object.__setattr__(self, "frame", self.frame.reset_index(drop=True))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The table, as a copy to do anything with."""
+        copy: pd.DataFrame = self.frame.copy()
+        return copy
+
+    def top(self, n: int, by: str = "value") -> Result:
+        """Which `n` rows are largest, positive or negative? In that order; ties as they stood.
+
+        Raises:
+            CircuitsError: when there is no such column.
+        """
+        self._require_column(by)
+        order = self.frame[by].abs().sort_values(ascending=False, kind="stable").index
+        shorter = replace(self, frame=self.frame.loc[order[:n]])
+        if self.view != "heatmap":
+            return shorter
+        # A few cells make no grid.
+        axes = ("component",) if "component" in self.frame else self.axes
+        return replace(shorter, view="bars", axes=axes)
+
+    def plot(self) -> Figure:
+        """The table as a figure, for `figures.save_figure` or a notebook."""
+        if self.view == "lens":
+            return self._plot_lens()
+        about = {"title": self.title, "unit": self.unit}
+        if self.view == "bars":
+            interval = self._interval(self._numbers)
+            return figures.bars(self._labels(), self._numbers("value"), interval=interval, **about)
+        table = self._table("value")
+        rows, columns = ([str(label) for label in axis] for axis in (table.index, table.columns))
+        return figures.heatmap(
+            self._grid("value"),
+            interval=self._interval(self._grid),
+            rows=rows,
+            columns=columns,
+            axes=(self.axes[0], self.axes[1]),
+            **about,
+        )
+
+    def to_json(self) -> str:
+        """The whole result as text: the same question gives the same bytes.
+
+        Numbers have six significant digits; what is missing is null.
+        """
+        content = {
+            "title": self.title,
+            "unit": self.unit,
+            "view": self.view,
+            "axes": list(self.axes),
+            "columns": {
+                str(name): {"dtype": str(dtype), "meaning": self._meaning(str(name))}
+                for name, dtype in self.frame.dtypes.items()
+            },
+            "rows": self._rows(),
+            "provenance": asdict(self.provenance),
+        }
+        return json.dumps(_plain(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """The table as text, one line a row; what is missing is empty."""
+        rounded = pd.DataFrame(self._rows(), columns=self.frame.columns, dtype=object)
+        return str(rounded.to_csv(index=False, lineterminator="\n"))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``result.json`` and ``table.csv`` into a folder of their own. Returns the folder.
+
+        A new folder appears whole or not at all. An earlier result is replaced file by file, so
+        that there is one at every moment.
+
+        Raises:
+            CircuitsError: when the folder holds something else, or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / _DATA).is_file():
+            raise CircuitsError(
+                f"{folder} already holds other files; choose a new folder for the result"
+            )
+        earlier = folder.is_dir()
+        partial = (folder if earlier else folder.parent) / f".{folder.name}-{os.getpid()}"
+        try:
+            partial.mkdir(parents=True)
+            (partial / _DATA).write_text(self.to_json(), encoding="utf-8")
+            (partial / _TABLE).write_text(self.to_csv(), encoding="utf-8")
+            if earlier:
+                for name in (_TABLE, _DATA):
+                    (partial / name).replace(folder / name)
+            else:
+                partial.replace(folder)
+        except OSError as error:
+            raise CircuitsError(f"{folder} cannot be written: {error.strerror}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Result:
+        """The result that `save` wrote.
+
+        Raises:
+            CircuitsError: when the folder holds no readable result.
+        """
+        path = Path(folder) / _DATA
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            columns = content.pop("columns")
+            frame = pd.DataFrame(content.pop("rows"), columns=list(columns))
+            return cls(
+                frame.astype({name: column["dtype"] for name, column in columns.items()}),
+                provenance=Provenance(**content.pop("provenance")),
+                axes=tuple(content.pop("axes")),
+                meanings={name: c["meaning"] for name, c in columns.items() if c["meaning"]},
+                **content,
+            )
+        except OSError as error:
+            raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CircuitsError(f"{path} is not a result of this package: {error}") from error
+
+    def _repr_html_(self) -> str:
+        about = self.provenance
+        table = self.frame.head(20).to_html(index=False, border=0, float_format="{:.4g}".format)
+        more = f" · first 20 of {len(self.frame)} rows" if len(self.frame) > 20 else ""
+        source = f"{about.model} ({about.checksum[:12]}) · unit of value: {self.unit}{more}"
+        return (
+            f"<p><b>{html.escape(self.title)}</b></p>{table}"
+            f"<p><small>{html.escape(source)}<br><code>{html.escape(about.command)}</code>"
+            "</small></p>"
+        )
+
+    def _meaning(self, column: str) -> str:
+        return self.meanings.get(column, AVERAGED.get(column, "") if "n" in self.frame else "")
+
+    def _require_column(self, name: str) -> None:
+        columns = [str(column) for column in self.frame.columns]
+        if name not in columns:
+            raise CircuitsError(
+                f"the result has no column {name!r}; its columns are {', '.join(columns)}"
+                f"{nearest(name, columns)}"
+            )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        records = self.frame.astype(object).to_dict("records")
+        return [{str(key): _rounded(value) for key, value in row.items()} for row in records]
+
+    def _labels(self) -> list[str]:
+        """The name of each row: its component, or say ``layer 5 head 3``."""
+        if len(self.axes) == 1:
+            return [str(label) for label in self.frame[self.axes[0]]]
+        rows = self.frame[list(self.axes)].astype(str).to_numpy().tolist()
+        return [" ".join(f"{a} {x}" for a, x in zip(self.axes, row, strict=True)) for row in rows]
+
+    def _plot_lens(self) -> Figure:
+        tokens = self._table("token")
+        prompt = self.frame.drop_duplicates(self.axes[1])
+        return figures.lens_grid(
+            tokens.to_numpy().tolist(),
+            self._grid("probability"),
+            rows=[str(label) for label in tokens.index],
+            columns=[str(t) for t in prompt["after" if "after" in prompt else self.axes[1]]],
+            title=self.title,
+        )
+
+    def _table(self, column: str) -> pd.DataFrame:
+        """One column as a grid over the two axes, both in order of appearance."""
+        self._require_column(column)
+        row, by = self.axes
+        order = {"index": self.frame[row].unique(), "columns": self.frame[by].unique()}
+        table: pd.DataFrame = self.frame.pivot(index=row, columns=by, values=column).reindex(
+            **order
+        )
+        return table
+
+    def _grid(self, column: str) -> figures.Numbers:
+        return self._table(column).to_numpy(float)
+
+    def _numbers(self, column: str) -> figures.Numbers:
+        return self.frame[column].to_numpy(float)
+
+    def _interval(self, read: Callable[[str], figures.Numbers]) -> figures.Interval | None:
+        return (read("ci_low"), read("ci_high")) if "ci_low" in self.frame else None
+
+
+def mean_interval(
+    values: NDArray[np.floating[Any]], confidence: float = 0.95
+) -> dict[str, NDArray[Any]]:
+    """What is the mean, and how far may it be from the truth? The last axis goes: [... n] -> [...].
+
+    Returns the columns value, stderr, ci_low, ci_high and n. The interval is Student's t, for the
+    mean of independent draws (prompts): exact for normal ones, and close for others from a few
+    dozen on. One draw has no spread: its stderr and interval are NaN.
+
+    Raises:
+        CircuitsError: for no values, or values that are not finite.
+
+    >>> {name: round(float(x), 3) for name, x in mean_interval(np.array([1.0, 2.0, 3.0])).items()}
+    {'value': 2.0, 'stderr': 0.577, 'ci_low': -0.484, 'ci_high': 4.484, 'n': 3.0}
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = values.shape[-1]
+    if not n or not np.isfinite(values).all():
+        bad = "no values" if not n else f"{int((~np.isfinite(values)).sum())} that are not finite"
+        raise CircuitsError(f"a mean needs finite values; given were {bad}")
+    mean = values.mean(-1)
+    spread = values.std(-1, ddof=1) if n > 1 else np.full_like(mean, np.nan)
+    stderr = spread / math.sqrt(n)
+    half = stderr * (student_t(confidence, n - 1) if n > 1 else np.nan)
+    columns = (mean, stderr, mean - half, mean + half, np.full(mean.shape, n))
+    return dict(zip(AVERAGED, columns, strict=True))
+
+
+@lru_cache
+def student_t(confidence: float, degrees: int) -> float:
+    """Within how many standard errors lies the mean, at this confidence?
+
+    With t = sqrt(degrees) tan(angle), the density of t becomes cos(angle)^(degrees - 1), which is
+    smooth and is integrated numerically, to six digits.
+
+    >>> [round(student_t(0.95, degrees), 3) for degrees in (1, 10, 10**6)]
+    [12.706, 2.228, 1.96]
+    """
+    widest = min(math.pi / 2, 40 / math.sqrt(degrees))
+    angles = np.linspace(0, widest, 100_001)
+    density = np.cos(angles) ** (degrees - 1)
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(degrees) * math.tan(float(np.interp(confidence, mass / mass[-1], angles)))
+
+
+def _rounded(value: Any) -> Any:
+    """A value for a file: plain Python, six significant digits, None for what is missing."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or value != value:  # only NaN differs from itself
+        return None
+    if not isinstance(value, float):
+        return value
+    if math.isinf(value):
+        raise CircuitsError("the result holds an infinite number, which JSON cannot write")
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}") + 0.0  # -0.0 becomes 0.0
+
+
+def _plain(content: Any) -> Any:
+    """The same content in JSON's own types."""
+    if isinstance(content, Mapping):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    return _rounded(content)

@@ -1,0 +1,170 @@
+"""Metrics against formulas written out, from full logits and from the parts they say they read."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from circuits.errors import CircuitsError
+from circuits.metrics import METRICS, get_metric
+from circuits.prompts import UNSCORED, Prompts
+
+V = 7
+
+
+@pytest.fixture
+def prompts() -> Prompts:
+    """Two prompts of 4 and 2 tokens, both with an answer; the first has a second scored token."""
+    targets = torch.full((2, 4), UNSCORED)
+    targets[0, 1], targets[0, 3], targets[1, 1] = 5, 2, 6
+    return Prompts(
+        task="by hand",
+        texts=("a b c d", "a b"),
+        tokens=torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0]]),
+        mask=torch.tensor([[True] * 4, [True, True, False, False]]),
+        targets=targets,
+        roles={"END": torch.tensor([3, 1])},
+        metric="logit_diff",
+        prepend_bos=False,
+        answers=torch.tensor([2, 6]),
+        distractors=torch.tensor([0, 1]),
+    )
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    return torch.randn(2, 4, V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.fixture
+def clean() -> torch.Tensor:
+    return torch.randn(2, 4, V, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_logit_diff_and_accuracy(prompts: Prompts, logits: torch.Tensor) -> None:
+    expected = torch.stack([logits[0, 3, 2] - logits[0, 3, 0], logits[1, 1, 6] - logits[1, 1, 1]])
+    assert torch.equal(get_metric("logit_diff")(logits, prompts), expected)
+    assert torch.equal(get_metric("accuracy")(logits, prompts), (expected > 0).double())
+
+
+def test_a_draw_is_no_success(prompts: Prompts) -> None:
+    assert not get_metric("accuracy")(torch.zeros(2, 4, V), prompts).any()
+
+
+def test_loss_and_prob_average_over_scored_tokens(prompts: Prompts, logits: torch.Tensor) -> None:
+    losses = [F.cross_entropy(logits[i, j], torch.tensor(t)) for i, j, t in [(0, 1, 5), (0, 3, 2)]]
+    alone = F.cross_entropy(logits[1, 1], torch.tensor(6))
+    torch.testing.assert_close(
+        get_metric("loss")(logits, prompts), torch.stack([(losses[0] + losses[1]) / 2, alone])
+    )
+    shares = [(-loss).exp() for loss in losses]
+    torch.testing.assert_close(
+        get_metric("prob")(logits, prompts),
+        torch.stack([(shares[0] + shares[1]) / 2, (-alone).exp()]),
+    )
+
+
+def test_kl_reads_scored_positions_and_the_end(
+    prompts: Prompts, logits: torch.Tensor, clean: torch.Tensor
+) -> None:
+    def kl(i: int, j: int) -> torch.Tensor:
+        p, q = clean[i, j].softmax(-1), logits[i, j].softmax(-1)
+        return (p * (p / q).log()).sum()
+
+    value = get_metric("kl")(logits, prompts, clean)
+    torch.testing.assert_close(value, torch.stack([(kl(0, 1) + kl(0, 3)) / 2, kl(1, 1)]))
+    same = get_metric("kl")(clean, prompts, clean)
+    assert torch.equal(same, torch.zeros_like(same))
+    unscored = dataclasses.replace(prompts, targets=torch.full((2, 4), UNSCORED))
+    torch.testing.assert_close(
+        get_metric("kl")(logits, unscored, clean), torch.stack([kl(0, 3), kl(1, 1)])
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_nothing_else_is_read(
+    prompts: Prompts, logits: torch.Tensor, clean: torch.Tensor, name: str
+) -> None:
+    """Everything that the metric does not claim to read is replaced by NaN."""
+    metric = METRICS[name]
+    at = metric.positions(prompts)
+    assert at.shape == (2, 4)
+    assert not (at & ~prompts.mask).any()
+    only = torch.full_like(logits, torch.nan)
+    only[at] = logits[at]
+    if metric.tokens is not None:
+        tokens = metric.tokens(prompts)
+        only[at] = torch.full_like(only[at], torch.nan).scatter(
+            1, tokens, logits[at].gather(1, tokens)
+        )
+    assert torch.equal(metric(only, prompts, clean), metric(logits, prompts, clean))
+    assert torch.equal(
+        metric.score(metric.read(only, prompts), prompts, metric.read(clean, prompts)),
+        metric(logits, prompts, clean),
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_half_precision_is_measured_in_full(
+    prompts: Prompts, logits: torch.Tensor, name: str
+) -> None:
+    half = logits.bfloat16()
+    value = METRICS[name](half, prompts, half)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, METRICS[name](half.float(), prompts, half.float()))
+
+
+@pytest.mark.parametrize("name", set(METRICS) - {"accuracy"})
+def test_gradients_flow(
+    prompts: Prompts, logits: torch.Tensor, clean: torch.Tensor, name: str
+) -> None:
+    logits.requires_grad_()
+    METRICS[name](logits, prompts, clean).sum().backward()
+    assert logits.grad is not None
+    read = logits.grad.any(-1)
+    assert torch.equal(read, METRICS[name].positions(prompts))
+
+
+def test_better_is_better(prompts: Prompts) -> None:
+    perfect = F.one_hot(prompts.targets.clamp(min=0), V) * 9.0
+    poor = torch.zeros(2, 4, V)
+    for metric in METRICS.values():
+        better, worse = metric(perfect, prompts, perfect), metric(poor, prompts, perfect)
+        assert bool(((better - worse) * (1 if metric.higher_is_better else -1) > 0).all())
+
+
+def test_what_the_prompts_lack(prompts: Prompts, logits: torch.Tensor) -> None:
+    bare = dataclasses.replace(prompts, answers=None, distractors=None)
+    with pytest.raises(CircuitsError, match=r"which 'by hand' does not have; .* prob, loss, kl$"):
+        get_metric("logit_diff")(logits, bare)
+    unscored = dataclasses.replace(prompts, targets=torch.full((2, 4), UNSCORED))
+    with pytest.raises(CircuitsError, match=r"loss needs scored tokens"):
+        get_metric("loss")(logits, unscored)
+    half = prompts.targets.clone()
+    half[1] = UNSCORED
+    with pytest.raises(CircuitsError, match=r"in every prompt"):
+        get_metric("loss")(logits, dataclasses.replace(prompts, targets=half))
+    with pytest.raises(CircuitsError, match=r"kl compares with the clean run"):
+        get_metric("kl")(logits, prompts)
+
+
+def test_answer_and_distractor_must_differ(prompts: Prompts, logits: torch.Tensor) -> None:
+    same = dataclasses.replace(prompts, distractors=torch.tensor([0, 6]))
+    for name in ("logit_diff", "accuracy"):
+        with pytest.raises(CircuitsError, match=r"the same token \(6\) in prompt 1 \('a b'\)"):
+            get_metric(name)(logits, same)
+    assert get_metric("prob")(logits, same).shape == (2,)
+
+
+def test_logits_of_other_prompts(prompts: Prompts, logits: torch.Tensor) -> None:
+    with pytest.raises(CircuitsError, match=r"the logits are for \(2, 3\)"):
+        get_metric("loss")(logits[:, :3], prompts)
+
+
+def test_names() -> None:
+    assert [metric.name for metric in METRICS.values()] == list(METRICS)
+    with pytest.raises(CircuitsError, match=r"no metric 'logit_dif'; .* mean 'logit_diff'"):
+        get_metric("logit_dif")
