@@ -81,6 +81,13 @@ def replacements(
 
     Raises:
         CircuitsError: for an unknown method or component, or an empty reference set.
+
+    >>> from circuits.checkpoints import load
+    >>> model, head = load("sort-abc"), Component("head", 1, 0)
+    >>> values = replacements(model, [head], "mean", model.to_tokens(["CBABBC", "ABCABC"]))
+    >>> hooks = [write_hook(head, values[0])]
+    >>> model.run_with_hooks("CCBBAA", fwd_hooks=hooks).shape
+    torch.Size([1, 6, 3])
     """
     write = get_method(method)
     sites = list(dict.fromkeys(check(component, model.cfg).site for component in components))

@@ -45,7 +45,15 @@ class Metric:
     tokens: Callable[[Prompts], Tensor] | None = None
 
     def __call__(self, logits: Tensor, prompts: Prompts, clean: Tensor | None = None) -> Tensor:
-        """The value for each prompt [b], from logits [b p v] (and the clean run's)."""
+        """The value for each prompt [b], from logits [b p v] (and the clean run's).
+
+        >>> from circuits.checkpoints import load
+        >>> from circuits.prompts import make
+        >>> model = load("sort-abc")
+        >>> prompts = make("sorting", model, 4)
+        >>> get_metric("accuracy")(model(prompts.tokens), prompts)
+        tensor([1., 1., 1., 1.])
+        """
         self.check(prompts, clean)
         read = None if clean is None else self.read(clean, prompts)
         return self.score(self.read(logits, prompts), prompts, read)

@@ -43,6 +43,11 @@ def make(
 
     Raises:
         CircuitsError: for an unknown task, or one that the model's vocabulary or context rules out.
+
+    >>> from circuits.checkpoints import load
+    >>> prompts = make("sorting", load("sort-abc"), 3)
+    >>> len(prompts), prompts.metric, sorted(prompts.roles)
+    (3, 'logit_diff', ['END', 'OUTPUT'])
     """
     if task not in TASKS:
         raise CircuitsError(
@@ -54,7 +59,12 @@ def make(
 
 
 def suitable_tasks(model: HookedGPT2) -> list[str]:
-    """Which tasks can be asked of this model, given its vocabulary and context?"""
+    """Which tasks can be asked of this model, given its vocabulary and context?
+
+    >>> from circuits.checkpoints import load
+    >>> suitable_tasks(load("sort-abc"))
+    ['sorting']
+    """
 
     def suits(task: str) -> bool:
         try:

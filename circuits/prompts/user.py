@@ -47,6 +47,11 @@ def from_texts(
     Raises:
         CircuitsError: when no texts are given, or answer and distractor coincide.
         TokenError: for an answer of several tokens, or a text too long for the context.
+
+    >>> from circuits.checkpoints import load
+    >>> prompts = from_texts(load("sort-abc"), ["CBABBC", "CBABBCA"], answer="A", distractor="B")
+    >>> prompts.index("END")
+    tensor([5, 6])
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     rows = [
