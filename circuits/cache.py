@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from circuits.hooks import (
     NamesFilter,
     WatchedBy,
     get_act_name,
-    match_sites,
     position_axis,
     take,
     watching,
@@ -70,6 +70,8 @@ class Cache(Mapping[str, Tensor]):
     def _full_name(self, key: Any) -> str:
         if isinstance(key, str):
             return key if key in self._values else get_act_name(key)
+        if not isinstance(key, tuple) or not key or not isinstance(key[0], str):
+            raise SiteError(f"{key!r} is no site; give a name, or a tuple such as ('pattern', 5)")
         name, layer, layer_type = (*key, None, None)[:3]
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
@@ -139,7 +141,8 @@ class Cache(Mapping[str, Tensor]):
             save_file(tensors, partial, metadata=about)
             partial.replace(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise CircuitsError(f"cannot write the cache to {path}: {error}") from error
 
     @classmethod
@@ -249,9 +252,8 @@ def run_with_cache(
         names_filter = lambda name: not name.endswith(COSTLY)  # noqa: E731
     if incl_bwd:
         output, sites = _run_for_gradients(model, given, (names_filter, edits, metric), options)
-        for name, (value, grad) in sites.items():
+        for name, value in sites.items():
             keep(name, value)
-            keep(name + "_grad", grad)
     else:
         read: WatchedBy = (names_filter, lambda value, hook: keep(hook.name, value), "read")
         with watching(model.hook_dict, [*edits, read]):
@@ -266,35 +268,35 @@ def _run_for_gradients(
     given: Any,
     what: tuple[NamesFilter, list[WatchedBy], Any],
     options: dict[str, Any],
-) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
-    """Output, and (value, gradient) of each site. Only gradients of sites are computed."""
+) -> tuple[Any, dict[str, Tensor]]:
+    """Output, and each site's value and gradient. Only gradients of sites are computed."""
     names_filter, edits, metric = what
     sites: dict[str, Tensor] = {}
 
     def tap(value: Tensor, hook: HookPoint) -> Tensor:
         # An editing hook gets a tensor of its own, so two sites that hold the same value (the
         # inputs of queries and keys, say) have separate gradients.
-        if not value.requires_grad:
+        if value.is_floating_point() and not value.requires_grad:
             value.requires_grad_()
         sites[hook.name] = value
         return value
 
-    names = [name for name in match_sites(names_filter, model.hook_dict) if name != "hook_tokens"]
     if metric is None:
         options = {"return_type": "both"} | options
-    with (
-        torch.enable_grad(),
-        watching(model.hook_dict, [*edits, (names.__contains__, tap, "edit")]),
-    ):
+    with torch.enable_grad(), watching(model.hook_dict, [*edits, (names_filter, tap, "edit")]):
         output = model(given, **options)
         if metric is None:
             output, target = output if isinstance(output, tuple) else (output, output)
         else:
             target = metric(output)
-        if not isinstance(target, Tensor) or target.numel() != 1:
-            raise CircuitsError("gradients need a metric that returns one number (a scalar tensor)")
-        grads = torch.autograd.grad(target, list(sites.values()), allow_unused=True)
-    found = {}
-    for (name, value), grad in zip(sites.items(), grads, strict=True):
-        found[name] = (value, torch.zeros_like(value) if grad is None else grad)
-    return output, found
+    if not isinstance(target, Tensor) or target.numel() != 1 or not target.requires_grad:
+        raise CircuitsError(
+            "gradients need a metric that returns one number, a scalar tensor computed from the "
+            "model's output (not detached)"
+        )
+    inputs = {name: value for name, value in sites.items() if value.requires_grad}
+    # With hook_tokens alone there is nothing to differentiate.
+    grads = torch.autograd.grad(target, [*inputs.values()], allow_unused=True) if inputs else ()
+    for (name, value), grad in zip(inputs.items(), grads, strict=True):
+        sites[name + "_grad"] = torch.zeros_like(value) if grad is None else grad
+    return output, sites
