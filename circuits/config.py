@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# GPT-2's GELU, by tanh, and the exact one, which nanoGPT uses; and what torch calls them.
+ACTIVATIONS = {"gelu_new": "tanh", "gelu": "none"}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """How large is this GPT-2?
@@ -52,6 +56,10 @@ class ModelConfig:
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         if not self.d_mlp:
             object.__setattr__(self, "d_mlp", 4 * self.d_model)
+        if self.act_fn not in ACTIVATIONS:
+            raise CircuitsError(
+                f"act_fn={self.act_fn!r}: a GPT-2 has {' or '.join(map(repr, ACTIVATIONS))}"
+            )
         for name in ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -37,7 +37,7 @@ from circuits.batch import (
     token_losses,
 )
 from circuits.cache import Cache, run_with_cache
-from circuits.config import ModelConfig
+from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.errors import CircuitsError, TokenError
 from circuits.generation import KVCache, generate
 from circuits.hooks import HookPoint, Hooks, Run, WatchedBy, site_names, watching
@@ -73,6 +73,7 @@ class MLP(nn.Module):
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
+        self.gelu = ACTIVATIONS[cfg.act_fn]
         self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
         self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
         self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
@@ -85,7 +86,7 @@ class MLP(nn.Module):
         shape = x.shape
         pre = torch.addmm(self.b_in, x.flatten(0, 1), self.W_in)
         pre = self.hook_pre(pre.view(*shape[:2], -1))
-        post = self.hook_post(F.gelu(pre, approximate="tanh"))
+        post = self.hook_post(F.gelu(pre, approximate=self.gelu))
         return torch.addmm(self.b_out, post.flatten(0, 1), self.W_out).view(shape)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from circuits.model import HookedGPT2
 transformers = pytest.importorskip("transformers")
 
 
-def hugging_face(**sizes: int) -> torch.nn.Module:
+def hugging_face(**sizes: int | str) -> torch.nn.Module:
     """Every parameter random, also the biases and LayerNorm weights that start as 0 and 1."""
     config = transformers.GPT2Config(bos_token_id=0, eos_token_id=0, **sizes)
     theirs = transformers.GPT2LMHeadModel(config).eval()
@@ -35,6 +37,20 @@ def check(theirs: torch.nn.Module, ours: HookedGPT2, tokens: torch.Tensor) -> No
     for layer in range(ours.cfg.n_layers):
         stream = expected.hidden_states[layer]
         torch.testing.assert_close(cache["resid_pre", layer], stream, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("gelu", ["gelu_new", "gelu"])
+def test_both_forms_of_gelu(gelu: str) -> None:
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 16, "vocab_size": 50}
+    theirs = hugging_face(**sizes, activation_function=gelu).double()
+    ours, tokens = checkpoints.load(theirs), torch.arange(16)[None]
+    other = {"gelu": "gelu_new", "gelu_new": "gelu"}[gelu]
+    with torch.no_grad():
+        expected, logits = theirs(tokens).logits, ours(tokens)
+        wrong = HookedGPT2(replace(ours.cfg, act_fn=other)).double()
+        wrong.load_state_dict(ours.state_dict())
+        assert (wrong(tokens) - expected).abs().max() > 1e-7
+    torch.testing.assert_close(logits, expected, atol=1e-10, rtol=0)
 
 
 def test_tiny() -> None:

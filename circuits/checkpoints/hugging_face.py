@@ -39,7 +39,7 @@ GPT2_N_VOCAB = 50257
 
 # Options of GPT2Config that change the mathematics, and the values that leave it GPT-2's.
 _ALLOWED: dict[str, tuple[object, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
@@ -177,6 +177,7 @@ def model_config(
         tied=config.get("tie_word_embeddings", True),
         model_name=name,
         default_prepend_bos=config.get("default_prepend_bos", has_bos),
+        act_fn="gelu" if config.get("activation_function") == "gelu" else "gelu_new",
     )
 
 

@@ -41,8 +41,8 @@ def load_file(
     otherwise, at GPT-2's size, GPT-2's if tiktoken has it cached. For a character-level model give
     the letters of its meta.pkl yourself: ``model.tokenizer = Tokenizer.characters(letters)``.
 
-    nanoGPT has used both forms of GELU and does not record which. This is GPT-2's, by tanh; it
-    differs from the exact one by at most 0.0005 a neuron.
+    nanoGPT does not record which GELU it was trained with. This is the exact one, which it has used
+    since 2023; before, GPT-2's by tanh, which differs by at most 0.0005 a neuron.
 
     Raises:
         CheckpointError: for a file that is damaged, holds more than data, or is no GPT of nanoGPT.
@@ -111,6 +111,7 @@ def _config(
         d_vocab=args["vocab_size"],
         tied=W_E is None or head is None or same_numbers(W_E, head),
         model_name=path.resolve().parent.name,
+        act_fn="gelu",
         default_prepend_bos=tokenizer is not None and tokenizer.bos_id is not None,
     )
 

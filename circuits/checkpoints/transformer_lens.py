@@ -21,7 +21,7 @@ from circuits.tokenizer import Tokenizer
 
 # Settings of its configuration, and the values with which it computes what GPT-2 does.
 _ALLOWED: dict[str, tuple[object, ...]] = {
-    "act_fn": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
+    "act_fn": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu"),
     "normalization_type": ("LN", "LNPre"),
     "positional_embedding_type": ("standard",),
     "attention_dir": ("causal",),
@@ -108,6 +108,7 @@ def _config(cfg: Any, tied: bool) -> ModelConfig:
         tied=tied,
         model_name=cfg.model_name,
         default_prepend_bos=cfg.default_prepend_bos,
+        act_fn="gelu" if cfg.act_fn == "gelu" else "gelu_new",
     )
 
 
