@@ -255,12 +255,15 @@ def _pad_id(model: HookedGPT2) -> int:
 
 
 def _refuse_silent_left_padding(tokens: Tensor, model: HookedGPT2) -> None:
-    """Rows that start with two pad tokens beside rows that do not: padding nobody declared."""
-    if torch.compiler.is_compiling() or tokens.shape[0] < 2 or tokens.shape[1] < 2:
+    """Rows that start with pad tokens beside rows that do not: padding nobody declared.
+
+    Two of them may also be a start token and the end of the document before, so it takes three.
+    """
+    if torch.compiler.is_compiling() or tokens.shape[0] < 2 or tokens.shape[1] < 3:
         return
     if model.tokenizer is None or model.tokenizer.bos_id is None:
         return
-    starts = (tokens[:, :2] == model.tokenizer.bos_id).all(1)
+    starts = (tokens[:, :3] == model.tokenizer.bos_id).all(1)
     if bool(starts.any()) and not bool(starts.all()):
         raise TokenError(
             f"row {int(starts.nonzero()[0])} begins with several start tokens and looks padded on "

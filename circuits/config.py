@@ -66,6 +66,11 @@ class ModelConfig:
                 raise CircuitsError(f"{name}={value!r}: a model needs a whole number of at least 1")
 
     @property
+    def n_key_value_heads(self) -> int | None:
+        """In how many groups do heads share keys and values? None: GPT-2's have their own."""
+        return None
+
+    @property
     def n_params(self) -> int:
         """How many numbers does the checkpoint hold? (tied weights counted once)
 

@@ -8,6 +8,7 @@ to leave a hook on a model, and no global state.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -171,8 +172,11 @@ def layer_of(name: str) -> int | None:
 
 
 _ATTN_SITES = ("q", "k", "v", "z", "attn_scores", "pattern", "result")
-_MLP_SITES = ("pre", "post")
+_MLP_SITES = ("pre", "mid", "post")
 _LN_SITES = ("scale", "normalized")
+_LAYER_TYPES = {"a": "attn", "attention": "attn", "m": "mlp"} | dict.fromkeys(
+    ("b", "block", "blocks"), ""
+)
 _ALIASES = {
     "attn": "pattern",
     "attn_logits": "attn_scores",
@@ -201,7 +205,7 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
         return name
     if layer is None and layer_type is None:
         name, layer, layer_type = _split_short_name(name)
-    layer_type = {"a": "attn", "m": "mlp", "attention": "attn"}.get(layer_type or "", layer_type)
+    layer_type = _LAYER_TYPES.get(layer_type or "", layer_type)
     name = _ALIASES.get(name, name)
     if name in _ATTN_SITES:
         layer_type = "attn"
@@ -215,13 +219,8 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
 
 def _split_short_name(name: str) -> tuple[str, str | None, str | None]:
     """`scale4ln1` is the site `scale`, layer 4, in `ln1`."""
-    head = name.rstrip("0123456789")
-    for layer_type in ("ln1", "ln2", "attn", "mlp", "a", "m"):
-        stem = name.removesuffix(layer_type)
-        if stem != name and stem[-1:].isdigit():
-            site = stem.rstrip("0123456789")
-            return site, stem[len(site) :], layer_type
-    return head, name[len(head) :] or None, None
+    match = re.fullmatch(r"([a-z_]+)(\d+)([a-z]\w*)?", name)
+    return (match[1], match[2], match[3]) if match else (name, None, None)
 
 
 def match_sites(

@@ -13,7 +13,6 @@ import argparse
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,9 @@ from mini_data import (
     END,
     ENDINGS,
     HELD_OUT_NAMES,
-    HELD_OUT_TEMPLATES,
     NAMES,
     OPENINGS,
     RARE_NAMES,
-    held_out_ioi,
 )
 from torch import Tensor
 from train_mini import (
@@ -40,6 +37,7 @@ from train_mini import (
     MasterWeights,
     head_scores,
     init_weights,
+    ioi_gaps,
     load_prose,
     repeats,
     token_losses,
@@ -48,6 +46,8 @@ from train_mini import (
 from circuits.checkpoints import load, save
 from circuits.hooks import HookFn
 from circuits.model import HookedGPT2
+from circuits.prompts import make
+from circuits.prompts.ioi import TEMPLATES
 from circuits.tokenizer import Tokenizer
 
 REPEAT_LENGTH, REPEAT_ROWS, IOI_PROMPTS, VALIDATION_ROWS = 50, 100, 600, 400
@@ -98,33 +98,13 @@ def without_head(layer: int, head: int) -> list[tuple[str, HookFn]]:
     return [(f"blocks.{layer}.attn.hook_z", zero)]
 
 
-def ioi_gaps(model: HookedGPT2, names: Sequence[str] = HELD_OUT_NAMES) -> Tensor:
-    """logit(IO) - logit(S) on prompts of held-out names and templates, [prompt]."""
-    prompts = held_out_ioi(IOI_PROMPTS, seed=2, names=names)
-    pairs = torch.tensor([[model.to_single_token(x) for x in (io, s)] for _, io, s in prompts])
-    gaps = []
-    for chunk, answers in zip(_chunks(prompts, 50), pairs.split(50), strict=True):
-        rows = [model.to_tokens(prompt)[0].tolist() for prompt, _, _ in chunk]
-        last = torch.tensor([len(row) - 1 for row in rows])
-        logits = model(rows)[torch.arange(len(rows)), last]
-        both = logits.gather(1, answers)
-        gaps.append(both[:, 0] - both[:, 1])
-    return torch.cat(gaps)
-
-
-def _chunks(items: list, size: int) -> list[list]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
-
-
 def name_mover_scores(model: HookedGPT2) -> Tensor:
     """Direct logit attribution [layer, head] of each head to logit(IO) - logit(S)."""
-    totals = torch.zeros(CFG.n_layers, CFG.n_heads)
-    prompts = held_out_ioi(IOI_PROMPTS // 6, seed=3)
-    for prompt, io, s in prompts:
-        _, cache = model.run_with_cache(prompt)
-        heads = cache.stack_head_results(pos_slice=-1)
-        totals += cache.logit_attrs(heads, io, s, pos_slice=-1).view_as(totals)
-    return totals / len(prompts)
+    prompts = make("ioi", model, IOI_PROMPTS // 6, 3, names=HELD_OUT_NAMES)
+    _, cache = model.run_with_cache(prompts.tokens)
+    by_head = cache.logit_attrs(cache.stack_head_results(), prompts.answers, prompts.distractors)
+    ends = prompts.roles["END"][None, :, None].expand(len(by_head), -1, 1)
+    return by_head.gather(2, ends).mean((1, 2)).view(CFG.n_layers, CFG.n_heads)
 
 
 @torch.no_grad()
@@ -140,7 +120,7 @@ def measure(folder: Path, train: np.ndarray, valid: np.ndarray) -> dict[str, flo
     copy_losses = token_losses(model, repeated)
     first, second = copy_losses[:, :n].mean(), copy_losses[:, n + 1 :].mean()
     scores, controls = head_scores(model, repeated, n), head_scores(model, control, n)
-    gaps = ioi_gaps(model)
+    gaps = ioi_gaps(model, IOI_PROMPTS, HELD_OUT_NAMES, seed=2)
     found: dict[str, float | str] = {
         "validation loss, nats per token": losses.mean().item(),
         "Kneser-Ney bigram on the same tokens": bigram_loss(
@@ -156,7 +136,7 @@ def measure(folder: Path, train: np.ndarray, valid: np.ndarray) -> dict[str, flo
         "IOI, held-out names and templates: share IO > S": (gaps > 0).float().mean().item(),
         "IOI: mean logit difference": gaps.mean().item(),
         "IOI with names that the prose hardly has: share IO > S": (
-            (ioi_gaps(model, RARE_NAMES) > 0).float().mean().item()
+            (ioi_gaps(model, IOI_PROMPTS, RARE_NAMES, seed=2) > 0).float().mean().item()
         ),
     }
     for name in ("previous", "duplicate", "induction"):
@@ -177,7 +157,7 @@ def measure(folder: Path, train: np.ndarray, valid: np.ndarray) -> dict[str, flo
         movers.max().item()
     )
     with model.hooks(without_head(layer, head)):
-        hurt = ioi_gaps(model)
+        hurt = ioi_gaps(model, IOI_PROMPTS, HELD_OUT_NAMES, seed=2)
     found[f"IOI logit difference without a{layer}.h{head}"] = hurt.mean().item()
     found[f"IOI share IO > S without a{layer}.h{head}"] = (hurt > 0).float().mean().item()
     return found
@@ -242,7 +222,8 @@ def model_card(found: dict[str, float | str], metrics: list[dict[str, float]], s
 
 A GPT-2 of {CFG.n_layers} layers x {CFG.n_heads} heads, d_model {CFG.d_model}, context {CFG.n_ctx},
 vocabulary {CFG.d_vocab} (byte-level BPE, GPT-2's pattern), {CFG.n_params:,} parameters, float16.
-It is small enough to ship and large enough to hold previous-token, induction and name-mover heads. It is a subject for study, not a writer.
+It is small enough to ship and large enough to hold previous-token, induction and name-mover
+heads. It is a subject for study, not a writer.
 
 This file is generated by `experiments/finish_mini.py` from the run; do not edit it.
 
@@ -253,8 +234,10 @@ This file is generated by `experiments/finish_mini.py` from the run; do not edit
 {figures}
 
 Scores are mean attention on start token + r + r, r = {REPEAT_LENGTH} random tokens, {REPEAT_ROWS}
-sequences: from query i to i-1 (previous), i-n (duplicate), i-n+1 (induction). IOI:
-{IOI_PROMPTS} prompts from {len(HELD_OUT_NAMES)} names and {len(HELD_OUT_TEMPLATES)} templates that
+sequences: from query i to i-1 (previous, all queries), i-n (duplicate) and i-n+1 (induction), both
+from the second copy. The control is the same positions on unrepeated tokens, where a previous-token
+head should and the other kinds should not score. IOI:
+{IOI_PROMPTS} prompts from {len(HELD_OUT_NAMES)} names and {len(TEMPLATES)} templates that
 no training story used. The prose has each of the names more than 100 times; with the
 {len(RARE_NAMES)} held-out names that it has 33 times at most the model cannot know them, as the
 table says. The bigram line is an interpolated Kneser-Ney model of the same tokenized prose.

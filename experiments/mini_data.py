@@ -50,7 +50,8 @@ OBJECTS = (
 ).split()
 
 # A story is an opening and an ending. {A} and {B} come in either order, {S} repeats one of them,
-# {IO} is the other; {C} is a third person.
+# {IO} is the other; {C} is a third person. The sentences of `circuits.prompts.ioi` are not among
+# them: with these the model is examined.
 OPENINGS = (
     "After {A} and {B} went to the {P},",
     "Then {A} and {B} went to the {P}, and",
@@ -127,14 +128,6 @@ ENDINGS = (
     "{S} offered to bring a {O} to {IO}.",
     "{S} at once took a {O} to {IO}.",
     "{S} slowly gave the {O} to {IO}.",
-)
-HELD_OUT_TEMPLATES = (
-    "When {A} and {B} went to the {P}, {S} gave a {O} to {IO}",
-    "While {A} and {B} were working at the {P}, {S} gave a {O} to {IO}",
-    "After the rain {A} and {B} ran to the {P}, and {S} took a {O} to {IO}",
-    "Because {A} and {B} were hungry, they left the {P}. Then {S} gave the {O} to {IO}",
-    "In the old {P} {A} was sitting beside {B}. Slowly {S} gave a {O} to {IO}",
-    "{A} and {B} had a picnic by the {P}. {S} decided to give a {O} to {IO}",
 )
 YEAR_NOUNS = "war siege reign feud voyage trial famine journey drought peace quarrel strike".split()
 YEAR_TEMPLATE = (
@@ -297,18 +290,3 @@ def story(rng: np.random.Generator, names: Sequence[str]) -> str:
     s, io = (a, b) if rng.random() < 0.5 else (b, a)
     template = f"{rng.choice(OPENINGS)} {rng.choice(ENDINGS)}"
     return template.format(A=a, B=b, C=c, S=s, IO=io, P=rng.choice(PLACES), O=rng.choice(OBJECTS))
-
-
-def held_out_ioi(
-    n: int, seed: int, names: Sequence[str] = HELD_OUT_NAMES
-) -> list[tuple[str, str, str]]:
-    """`n` prompts from held-out names and templates: (prompt without the answer, IO, S)."""
-    rng = np.random.default_rng(seed)
-    prompts = []
-    for i in range(n):
-        a, b = rng.choice(names, 2, replace=False)
-        s, io = (a, b) if rng.random() < 0.5 else (b, a)
-        template = HELD_OUT_TEMPLATES[i % len(HELD_OUT_TEMPLATES)]
-        text = template.format(A=a, B=b, S=s, IO=io, P=rng.choice(PLACES), O=rng.choice(OBJECTS))
-        prompts.append((text.removesuffix(f" {io}"), f" {io}", f" {s}"))
-    return prompts

@@ -20,18 +20,21 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mini_data import END, Mixture, documents, held_out_ioi, train_bpe
+from mini_data import END, HELD_OUT_NAMES, Mixture, documents, train_bpe
 from torch import Tensor
 
 from circuits.config import ModelConfig
 from circuits.hooks import watching
+from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
+from circuits.prompts import make
 from circuits.tokenizer import Tokenizer
 
 CFG = ModelConfig(n_layers=8, n_heads=8, d_model=256, n_ctx=256, d_vocab=8192, model_name="mini")
@@ -174,21 +177,31 @@ def repeats(model: HookedGPT2, n: int, rows: int, end: int) -> tuple[Tensor, Ten
 
 
 def head_scores(model: HookedGPT2, tokens: Tensor, n: int) -> dict[str, Tensor]:
-    """Mean attention [layer, head] from second-copy queries i to i-1, i-n and i-n+1."""
+    """Mean attention [layer, head] from query i to i-1 (all i), i-n and i-n+1 (second copy)."""
     patterns: list[Tensor] = []
     sites = {str(i): block.attn.hook_pattern for i, block in enumerate(model.blocks)}
     with watching(sites, [(lambda name: True, lambda x, hook: patterns.append(x), "read")]):
         model(tokens)
-    i = torch.arange(n + 1, 2 * n + 1)
-    targets = {"previous": i - 1, "duplicate": i - n, "induction": i - n + 1}
+    every, second = torch.arange(1, 2 * n + 1), torch.arange(n + 1, 2 * n + 1)
+    targets = {
+        "previous": (every, every - 1),
+        "duplicate": (second, second - n),
+        "induction": (second, second - n + 1),
+    }
     stacked = torch.stack(patterns)  # [layer, row, head, query, key]
-    return {name: stacked[..., i, j].mean((1, 3)) for name, j in targets.items()}
+    return {name: stacked[..., i, j].mean((1, 3)) for name, (i, j) in targets.items()}
+
+
+def ioi_gaps(model: HookedGPT2, n: int, names: Sequence[str], seed: int) -> Tensor:
+    """logit(IO) - logit(S) on `n` prompts with these names, in sentences no story has, [prompt]."""
+    prompts = make("ioi", model, n, seed, names=names)
+    return get_metric("logit_diff")(model(prompts.tokens), prompts)
 
 
 @torch.no_grad()
-def evaluate(model: HookedGPT2, prose: np.ndarray, tokenizer: Tokenizer) -> dict[str, float]:
+def evaluate(model: HookedGPT2, prose: np.ndarray) -> dict[str, float]:
     """Everything the emergence figure shows, on data the model was not trained on."""
-    end, n, device = tokenizer.encode(END)[0], 50, model.W_E.device
+    end, n, device = model.to_single_token(END), 50, model.W_E.device
     rows = torch.from_numpy(prose[: 64 * 255].astype(np.int64)).view(64, 255)
     rows = torch.cat([torch.full((64, 1), end), rows], 1).to(device)
     losses = token_losses(model, rows)
@@ -204,12 +217,9 @@ def evaluate(model: HookedGPT2, prose: np.ndarray, tokenizer: Tokenizer) -> dict
     for name, value in scores.items():
         out[f"best_{name}"] = value.max().item()
         out[f"control_{name}"] = control_scores[name].flatten()[value.argmax()].item()
-    gaps = []
-    for prompt, io, s in held_out_ioi(120, seed=1):
-        logits = model(torch.tensor([[end, *tokenizer.encode(prompt)]], device=device))[0, -1]
-        gaps.append((logits[tokenizer.encode(io)[0]] - logits[tokenizer.encode(s)[0]]).item())
-    out["ioi_accuracy"] = float(np.mean(np.array(gaps) > 0))
-    out["ioi_logit_diff"] = float(np.mean(gaps))
+    gaps = ioi_gaps(model, 120, HELD_OUT_NAMES, seed=1)
+    out["ioi_accuracy"] = (gaps > 0).float().mean().item()
+    out["ioi_logit_diff"] = gaps.mean().item()
     return out
 
 
@@ -237,7 +247,7 @@ class Run:
             load_prose(corpus, self.tokenizer, prefix, folder) for prefix in ("train", "valid")
         )
         self.mixture = Mixture(self.tokenizer, train, n_ctx=CFG.n_ctx, seed=SEED)
-        self.measured = HookedGPT2(CFG).to(self.device)  # float32, for the metrics
+        self.measured = HookedGPT2(CFG, self.tokenizer).to(self.device)  # float32, for the metrics
         init_weights(self.measured, SEED)
         self.model = HookedGPT2(CFG).to(self.device)
         self.model.load_state_dict(self.measured.state_dict())
@@ -281,7 +291,7 @@ class Run:
             for (p, columns), master in pairs:
                 self.measured.get_parameter(names[id(p)])[..., columns].copy_(master)
         line = {"step": done, "tokens": done * ROWS * CFG.n_ctx, "loss": loss}
-        line |= evaluate(self.measured, self.valid, self.tokenizer)
+        line |= evaluate(self.measured, self.valid)
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)

@@ -35,8 +35,7 @@ NAMES = (
     "Mary John Tom Anne James Alice George Henry William Elizabeth Jane Charles Peter Emma Arthur "
     "Robert David Frank Harry Jack Edward Richard Thomas Paul Sarah Lucy Kate Rose Helen Grace "
     "Laura Amy Emily Susan Rachel Bob Bill Jim Joe Sam Ben Dan Max Adam Simon Mark Andrew Stephen "
-    "Daniel Joseph Martin Roger Alan Eric Kevin Brian Jason Steven Michael Jennifer Patricia "
-    "Barbara Nicholas Vincent"
+    "Daniel Joseph Martin Roger Alan Eric Michael Charlotte Caroline"
 ).split()
 PLACES = (
     "garden forest market school church river castle village kitchen library station harbor farm "
