@@ -40,7 +40,7 @@ def accumulated_resid(
     Returns [state, b, p, d] and labels ``0_pre, 0_mid, ..., final_post``. With `apply_ln` at the
     last layer, each state goes through the final LayerNorm with statistics of its own.
     """
-    end = _layer(cache, layer)
+    end = _layer(cache, layer, mlp_input)
     n_layers = cache.model.cfg.n_layers
     names, labels = [], []
     for i in range(end + 1):
@@ -79,7 +79,7 @@ def decompose_resid(
     """
     if mode not in ("all", "mlp", "attn"):
         raise CircuitsError(f"mode={mode!r}; choose 'all', 'mlp' or 'attn'")
-    end = _layer(cache, layer)
+    end = _layer(cache, layer, mlp_input)
     names: list[tuple[Any, ...]] = [("embed",), ("pos_embed",)] if incl_embeds else []
     for i in range(end):
         if mode != "mlp":
@@ -169,7 +169,7 @@ def get_full_resid_decomposition(
     stream that enters `layer`. With `project_output_onto` [d] or [d, out] each part is projected
     (after LayerNorm with `apply_ln`); a single direction drops the last axis.
     """
-    end = _layer(cache, layer)
+    end = _layer(cache, layer, mlp_input)
     onto = project_output_onto
     matrix = onto[:, None] if onto is not None and onto.ndim == 1 else onto
 
@@ -226,7 +226,7 @@ def apply_ln_to_stack(
     goes through LayerNorm itself. `stack` [part, b, p, d] is already sliced; the scale is sliced
     here.
     """
-    end = _layer(cache, layer)
+    end = _layer(cache, layer, mlp_input)
     norm = _norm(cache.model, end, mlp_input)
     if batch_slice is not None and cache.has_batch_dim:
         stack = take(stack, batch_slice, 1)
@@ -285,16 +285,20 @@ def accumulated_bias(
     return total + model.blocks[layer].attn.b_O if mlp_input else total
 
 
-def _layer(cache: Cache, layer: int | None) -> int:
+def _layer(cache: Cache, layer: int | None, mlp_input: bool = False) -> int:
     n_layers = cache.model.cfg.n_layers
-    if layer is None or layer == -1:
-        return n_layers
-    if not 0 <= layer <= n_layers:
+    end = n_layers if layer is None or layer == -1 else layer
+    if not 0 <= end <= n_layers:
         raise CircuitsError(
             f"layer={layer}: the parts up to a layer's input exist for 0 to {n_layers} "
             f"({n_layers}, -1 or None is the unembedding's)"
         )
-    return layer
+    if mlp_input and end == n_layers:
+        raise CircuitsError(
+            f"layer={layer} is the unembedding, and mlp_input=True asks for the input of an MLP; "
+            f"choose layer 0 to {n_layers - 1}"
+        )
+    return end
 
 
 def _norm(model: HookedGPT2, layer: int, mlp_input: bool) -> LayerNorm:
