@@ -37,8 +37,8 @@ class Cache(Mapping[str, Tensor]):
     """Which value did each site have?
 
     ``cache["blocks.5.attn.hook_pattern"]`` and ``cache["pattern", 5]`` are the same tensor; layers
-    count from the end when negative; a gradient is ``cache["blocks.5.attn.hook_z_grad"]``. Axis 0
-    is the batch, also for one prompt. `mask` [b p] is True at real tokens, None without padding.
+    count from the end when negative; a gradient is ``cache["z_grad", 5]``. Axis 0 is the batch,
+    also for one prompt. `mask` [b p] is True at real tokens, None without padding.
 
     Raises:
         SiteError: for a site that was not cached, naming the nearest that was.
@@ -68,14 +68,15 @@ class Cache(Mapping[str, Tensor]):
         return self._values[name]
 
     def _full_name(self, key: Any) -> str:
-        if isinstance(key, str):
-            return key if key in self._values else get_act_name(key)
-        if not isinstance(key, tuple) or not key or not isinstance(key[0], str):
+        if isinstance(key, str) and key in self._values:
+            return key
+        name, layer, layer_type = (*(key if isinstance(key, tuple) else (key,)), *[None] * 3)[:3]
+        if not isinstance(name, str):
             raise SiteError(f"{key!r} is no site; give a name, or a tuple such as ('pattern', 5)")
-        name, layer, layer_type = (*key, None, None)[:3]
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
-        return get_act_name(name, layer, layer_type)
+        site = name.removesuffix("_grad")
+        return get_act_name(site, layer, layer_type) + name[len(site) :]
 
     def __contains__(self, key: object) -> bool:
         return self._full_name(key) in self._values
