@@ -185,6 +185,13 @@ def test_keys_that_are_not_there(cache: Cache, key: Any, message: str) -> None:
         cache[key]
 
 
+def test_keys_of_gradients(tiny: HookedGPT2) -> None:
+    _, cache = tiny.run_with_cache(TOKENS, incl_bwd=True)
+    assert cache["z_grad", -1] is cache["blocks.1.attn.hook_z_grad"]
+    assert cache["embed_grad"] is cache["hook_embed_grad"]
+    assert cache["scale_grad", 0, "ln2"] is cache["blocks.0.ln2.hook_scale_grad"]
+
+
 def test_a_cache_is_a_read_only_mapping(tiny: HookedGPT2, cache: Cache) -> None:
     assert isinstance(cache, Mapping)
     assert len(cache) == len(list(cache)) == len(cache.items()) == 43
