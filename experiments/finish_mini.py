@@ -88,14 +88,21 @@ def bigram_loss(train: np.ndarray, valid: np.ndarray, n_vocab: int) -> float:
     return float(np.mean(losses))
 
 
-def without_head(layer: int, head: int) -> list[tuple[str, HookFn]]:
-    """A hook that removes one head."""
+def without(heads: list[int]) -> list[tuple[str, HookFn]]:
+    """Hooks that remove these heads, numbered layer by layer."""
 
-    def zero(z: Tensor, hook: object) -> Tensor:
-        z[:, :, head] = 0
-        return z
+    def remove(head: int) -> HookFn:
+        def zero(z: Tensor, hook: object) -> None:
+            z[:, :, head] = 0
 
-    return [(f"blocks.{layer}.attn.hook_z", zero)]
+        return zero
+
+    places = [divmod(i, CFG.n_heads) for i in heads]
+    return [(f"blocks.{layer}.attn.hook_z", remove(head)) for layer, head in places]
+
+
+def name_of(head: int) -> str:
+    return f"a{head // CFG.n_heads}.h{head % CFG.n_heads}"
 
 
 def name_mover_scores(model: HookedGPT2) -> Tensor:
@@ -140,26 +147,42 @@ def measure(folder: Path, train: np.ndarray, valid: np.ndarray) -> dict[str, flo
         ),
     }
     for name in ("previous", "duplicate", "induction"):
-        order = scores[name].flatten().argsort(descending=True)[:3].tolist()
-        for i in order:
-            head = f"a{i // CFG.n_heads}.h{i % CFG.n_heads}"
-            found[f"{name} score of {head}"] = scores[name].flatten()[i].item()
-            found[f"{name} score of {head}, control on unrepeated tokens"] = (
+        for i in strongest(scores[name], 3):
+            found[f"{name} score of {name_of(i)}"] = scores[name].flatten()[i].item()
+            found[f"{name} score of {name_of(i)}, control on unrepeated tokens"] = (
                 controls[name].flatten()[i].item()
             )
-    layer, head = divmod(int(scores["induction"].argmax()), CFG.n_heads)
-    with model.hooks(without_head(layer, head)):
-        hurt = token_losses(model, repeated)[:, n + 1 :].mean()
-    found[f"second-copy loss without the strongest induction head, a{layer}.h{head}"] = hurt.item()
-    movers = name_mover_scores(model)
-    layer, head = divmod(int(movers.argmax()), CFG.n_heads)
-    found[f"direct logit attribution of the strongest name mover, a{layer}.h{head}"] = (
-        movers.max().item()
-    )
-    with model.hooks(without_head(layer, head)):
-        hurt = ioi_gaps(model, IOI_PROMPTS, HELD_OUT_NAMES, seed=2)
-    found[f"IOI logit difference without a{layer}.h{head}"] = hurt.mean().item()
-    found[f"IOI share IO > S without a{layer}.h{head}"] = (hurt > 0).float().mean().item()
+    return found | what_breaks(model, repeated, scores)
+
+
+def strongest(scores: Tensor, n: int) -> list[int]:
+    return scores.flatten().argsort(descending=True)[:n].tolist()
+
+
+def what_breaks(
+    model: HookedGPT2, repeated: Tensor, scores: dict[str, Tensor]
+) -> dict[str, float | str]:
+    """The loss on repeats and the IOI logit difference without the heads that should matter."""
+    induction = strongest(scores["induction"], int((scores["induction"] >= 0.9).sum()))
+    removed = {
+        f"the strongest induction head, {name_of(induction[0])}": induction[:1],
+        f"all induction heads >= 0.9, {', '.join(map(name_of, induction))}": induction,
+    }
+    previous = strongest(scores["previous"], 1)
+    removed[f"the strongest previous-token head, {name_of(previous[0])}"] = previous
+    found: dict[str, float | str] = {}
+    for name, heads in removed.items():
+        with model.hooks(without(heads)):
+            losses = token_losses(model, repeated)[:, REPEAT_LENGTH + 1 :]
+        found[f"second-copy loss without {name}"] = losses.mean().item()
+    attributions = name_mover_scores(model)
+    mover = strongest(attributions, 1)
+    name = f"the strongest name mover, {name_of(mover[0])}"
+    found[f"direct logit attribution of {name}"] = attributions.max().item()
+    with model.hooks(without(mover)):
+        gaps = ioi_gaps(model, IOI_PROMPTS, HELD_OUT_NAMES, seed=2)
+    found[f"IOI logit difference without {name}"] = gaps.mean().item()
+    found[f"IOI share IO > S without {name}"] = (gaps > 0).float().mean().item()
     return found
 
 
@@ -240,7 +263,8 @@ head should and the other kinds should not score. IOI:
 {IOI_PROMPTS} prompts from {len(HELD_OUT_NAMES)} names and {len(TEMPLATES)} templates that
 no training story used. The prose has each of the names more than 100 times; with the
 {len(RARE_NAMES)} held-out names that it has 33 times at most the model cannot know them, as the
-table says. The bigram line is an interpolated Kneser-Ney model of the same tokenized prose.
+table says. Heads that do the same back each other up: see what breaks without one and without all.
+The bigram line is an interpolated Kneser-Ney model of the same tokenized prose.
 
 {how_it_was_made(metrics[-1]["tokens"], sources)}
 
