@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from circuits.errors import CircuitsError
 
 Numbers = NDArray[np.floating[Any]]
 Interval = tuple[Numbers, Numbers]  # lower and upper ends, each of the shape of the values
+Panel = tuple[Numbers, Interval | None, str]  # values, their interval, their unit
 
 FORMATS = (".png", ".svg", ".pdf")
 _INK, _GRAY = "#222222", "#777777"
@@ -82,6 +83,49 @@ def heatmap(
     >>> heatmap(np.array([[0.1, -2.0], [0.0, 1.0]]), title="zero ablation").axes[0].get_xlabel()
     'head'
     """
+    return heatmaps({title: (values, interval, unit)}, rows=rows, columns=columns, axes=axes)
+
+
+@rc_context(_STYLE)
+def heatmaps(
+    panels: Mapping[str, Panel],
+    *,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    axes: tuple[str, str] = ("layer", "head"),
+    title: str = "",
+) -> Figure:
+    """Where is each of several effects? Heatmaps side by side, each with a scale of its own.
+
+    `panels` maps titles to values [r c], their intervals and their unit; all have the same rows
+    and columns. For the rest see `heatmap`.
+
+    Raises:
+        CircuitsError: as `heatmap`.
+
+    >>> grid = np.array([[0.1, -2.0], [0.0, 1.0]])
+    >>> len(heatmaps({"ioi": (grid, None, "logits"), "repeated": (grid, None, "nats")}).axes)
+    4
+    """
+    shapes = [_grid_shape(values, interval) for values, interval, _ in panels.values()]
+    n_rows, n_columns = shapes[0]
+    cell = min(0.5, 9 / n_columns)
+    size = (len(panels) * (n_columns * cell + 1.9), n_rows * min(0.42, cell) + 1.4)
+    figure = _figure(*size)
+    notes: dict[str, None] = {}
+    for place, (name, (values, interval, unit)) in enumerate(panels.items(), start=1):
+        ax = _add_axes(figure, (1, len(panels), place), name)
+        ax.set(ylabel=axes[0], xlabel=axes[1])
+        _label_axis(ax.yaxis, n_rows, rows)
+        _label_axis(ax.xaxis, n_columns, columns)
+        notes |= dict.fromkeys(_draw_grid(figure, ax, values, interval, unit))
+    if title:
+        figure.suptitle(_drawable(title, 400), x=0.01, ha="left", fontsize=12)
+    figure.supxlabel(" · ".join(notes), fontsize=8, color=_GRAY)
+    return figure
+
+
+def _grid_shape(values: Numbers, interval: Interval | None) -> tuple[int, int]:
     shape = values.shape
     if values.ndim != 2 or any(end.shape != shape for end in interval or ()):
         raise CircuitsError(
@@ -90,27 +134,27 @@ def heatmap(
         )
     if not np.isfinite(values).any():
         raise CircuitsError("a heatmap needs at least one finite value; these are all NaN")
-    cell = min(0.5, 9 / shape[1])
-    figure, ax = _canvas(shape[1] * cell + 1.9, shape[0] * min(0.42, cell) + 1.4, title)
+    return shape[0], shape[1]
+
+
+def _draw_grid(
+    figure: Figure, ax: Axes, values: Numbers, interval: Interval | None, unit: str
+) -> list[str]:
+    """Draw the cells and their color bar; what has to be said about them?"""
     limit = float(np.nanmax(np.abs(values))) or 1.0
     ax.set_facecolor("#bbbbbb")
     image = ax.imshow(
         np.ma.masked_invalid(values), cmap=_DIVERGING, vmin=-limit, vmax=limit, aspect="auto"
     )
-    ax.set(ylabel=axes[0], xlabel=axes[1])
-    _label_axis(ax.yaxis, shape[0], rows)
-    _label_axis(ax.xaxis, shape[1], columns)
-    unsure = np.zeros(shape, bool)
+    unsure = np.zeros(values.shape, bool)
     if interval is not None:
         unsure = (interval[0] <= 0) & (interval[1] >= 0)
         _hatch(ax, unsure)
-    if shape[1] <= _MOST_NUMBERED:
+    if values.shape[1] <= _MOST_NUMBERED:
         _write_numbers(ax, values, unsure, limit)
     _color_bar(figure, ax, image, unit)
     notes = ["hatched: the interval contains 0"] if unsure.any() else []
-    notes += ["gray: no value"] if np.isnan(values).any() else []
-    figure.supxlabel(" · ".join(notes), fontsize=8, color=_GRAY)
-    return figure
+    return notes + (["gray: no value"] if np.isnan(values).any() else [])
 
 
 @rc_context(_STYLE)
@@ -217,11 +261,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         CircuitsError: for another kind of file, or a place that cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise CircuitsError(
-            f"{path} is no kind of figure this package writes; end the name in {', '.join(FORMATS)}"
-        )
+    suffix = figure_format(path)
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     # The suffix stays last, for matplotlib to see.
     partial = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
@@ -234,6 +274,23 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         with suppress(OSError):  # it was moved, or could not be made
             partial.unlink()
     return path
+
+
+def figure_format(path: Path) -> str:
+    """Which kind of figure does this name ask for? One of `FORMATS`.
+
+    >>> figure_format(Path("Lens.PNG"))
+    '.png'
+
+    Raises:
+        CircuitsError: for any other.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise CircuitsError(
+            f"{path} is no kind of figure this package writes; end the name in {', '.join(FORMATS)}"
+        )
+    return suffix
 
 
 def visible(token: str, longest: int = 12) -> str:
@@ -269,12 +326,20 @@ def _characters() -> frozenset[int]:
 
 
 def _canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(max(width, 3.2), max(height, 1.8)), layout="constrained")
-    axes = figure.add_subplot()
+    figure = _figure(width, height)
+    return figure, _add_axes(figure, (1, 1, 1), title)
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(max(width, 3.2), max(height, 1.8)), layout="constrained")
+
+
+def _add_axes(figure: Figure, place: tuple[int, int, int], title: str) -> Axes:
+    axes = figure.add_subplot(*place)
     axes.set_title(_drawable(title, 400))
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return figure, axes
+    return axes
 
 
 def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:

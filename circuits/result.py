@@ -119,7 +119,8 @@ class Result:
         provenance: where it comes from.
         axes: the columns that label the figure: one for bars, two (rows, columns) for a heatmap of
             ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
-            ``after`` may hold the prompt's own tokens.
+            ``after`` may hold the prompt's own tokens. One more in front makes several heatmaps,
+            each in its rows' ``unit``.
         view: which figure shows it.
         meanings: what the analysis' own columns say; the averaged ones are known.
 
@@ -170,22 +171,11 @@ class Result:
 
     def plot(self) -> Figure:
         """The table as a figure, for `figures.save_figure` or a notebook."""
-        if self.view == "lens":
-            return self._plot_lens()
-        about = {"title": self.title, "unit": self.unit}
-        if self.view == "bars":
-            interval = self._interval(self._numbers)
-            return figures.bars(self._labels(), self._numbers("value"), interval=interval, **about)
-        table = self._table("value")
-        rows, columns = ([str(label) for label in axis] for axis in (table.index, table.columns))
-        return figures.heatmap(
-            self._grid("value"),
-            interval=self._interval(self._grid),
-            rows=rows,
-            columns=columns,
-            axes=(self.axes[0], self.axes[1]),
-            **about,
-        )
+        if self.view != "bars":
+            return self._plot_lens() if self.view == "lens" else self._plot_heatmaps()
+        options: dict[str, Any] = {"title": self.title, "unit": self.unit}
+        options["interval"] = self._interval(self._numbers)
+        return figures.bars(self._labels(), self._numbers("value"), **options)
 
     def to_json(self) -> str:
         """The whole result as text: the same question gives the same bytes.
@@ -298,6 +288,18 @@ class Result:
             return [str(label) for label in self.frame[self.axes[0]]]
         rows = self.frame[list(self.axes)].astype(str).to_numpy().tolist()
         return [" ".join(f"{a} {x}" for a, x in zip(self.axes, row, strict=True)) for row in rows]
+
+    def _plot_heatmaps(self) -> Figure:
+        *by, row, column = self.axes
+        parts = self.frame.groupby(by[0], sort=False) if by else [(self.title, self.frame)]
+        panels: dict[str, figures.Panel] = {}
+        for name, frame in parts:
+            part = replace(self, frame=frame, axes=(row, column))
+            unit = str(frame["unit"].iloc[0]) if "unit" in frame else self.unit
+            panels[str(name)] = part._grid("value"), part._interval(part._grid), unit
+        rows, columns = (list(map(str, axis)) for axis in part._table("value").axes)
+        options: dict[str, Any] = {"axes": (row, column), "title": self.title if by else ""}
+        return figures.heatmaps(panels, rows=rows, columns=columns, **options)
 
     def _plot_lens(self) -> Figure:
         tokens = self._table("token")

@@ -1,0 +1,127 @@
+"""The command line: every analysis of the registry is a command, with the library's own options.
+
+Building it reads signatures and docstrings, but imports neither the analyses nor torch: help comes
+at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from circuits import __version__
+from circuits.cli import commands
+from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, as_command
+from circuits.cli.terminal import bar, out, politely, remark, require_text
+from circuits.errors import CircuitsError
+from circuits.registry import Recipe, analyses
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+    from circuits.result import Result
+
+app = typer.Typer(
+    name="circuits",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"circuits {__version__}\n")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+]
+
+
+@app.callback(epilog="circuits COMMAND --help shows options and examples.")
+def _circuits(version: Version = False) -> None:
+    """Find out which parts of a GPT-2 do what."""
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that lacks a character shows its code, and nothing breaks.
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="circuits")
+
+
+def _load(given: dict[str, Any]) -> HookedGPT2:
+    from circuits.checkpoints import load
+
+    require_text(given["model"])
+    return load(given["model"], device=given["device"], dtype=given["dtype"])
+
+
+def _run_analysis(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -> None:
+    if common["json"] and common["csv"]:
+        raise CircuitsError("--json and --csv both want the output; give one of them")
+    for value in own.values():
+        require_text(value)
+    function = recipe.load()
+    if common["figure"] is not None:
+        from circuits.figures import figure_format
+
+        figure_format(common["figure"])  # before hours of computation, not after
+    model = _load(common)
+    with bar(recipe.name, quiet=common["quiet"]) as progress:
+        if recipe.reports_progress:
+            own = own | {"progress": progress}
+        result = function(model, **own)
+    _deliver(result, common)
+
+
+def _deliver(result: Result, common: dict[str, Any]) -> None:
+    """Print first: what was computed must not be lost when a file cannot be written."""
+    from circuits.cli.views import show
+    from circuits.figures import save_figure
+
+    if common["json"]:
+        sys.stdout.write(result.to_json())
+    elif common["csv"]:
+        sys.stdout.write(result.to_csv())
+    else:
+        show(result, out())
+    written = []
+    if common["save"] is not None:
+        written.append(result.save(common["save"]))
+    if common["figure"] is not None:
+        written.append(save_figure(result.plot(), common["figure"]))
+    if not common["quiet"]:
+        for path in written:
+            remark(f"wrote {path}")
+
+
+def _run_generate(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -> None:
+    require_text(common["prompt"])
+    commands.generate(_load(common), own, common)
+
+
+def _add(recipe: Recipe, function: Callable[..., None]) -> None:
+    examples = "\n\n".join(f"$ {escape(line)}" for line in recipe.examples)
+    app.command(
+        recipe.name,
+        help=escape("\n\n".join(filter(None, (recipe.question, recipe.about)))),
+        epilog=f"Examples:\n\n{examples}" if examples else None,
+    )(politely(function))
+
+
+for _recipe in analyses().values():
+    _add(_recipe, as_command(_recipe, _run_analysis, MODEL_OPTIONS | OUTPUT_OPTIONS))
+_recipe = commands.generation()
+_add(_recipe, as_command(_recipe, _run_generate, commands.GENERATE_OPTIONS))
+for _command in (commands.models, commands.pull, commands.info):
+    app.command()(politely(_command))

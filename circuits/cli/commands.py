@@ -1,0 +1,187 @@
+"""The commands that are no analyses: generate, models, pull, info."""
+
+from __future__ import annotations
+
+import inspect
+import json as json_
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS
+from circuits.cli.terminal import out, remark, require_text, visible
+from circuits.registry import Recipe, read
+
+if TYPE_CHECKING:
+    from circuits.generation import Step
+    from circuits.model import HookedGPT2
+
+GENERATE_HELPS = {
+    "max_new_tokens": "How many tokens to write at most.",
+    "temperature": "Below 1 more cautious, above 1 more daring; 0 takes the likeliest token.",
+    "top_k": "Draw only from this many of the likeliest tokens.",
+    "top_p": "Draw only from the fewest tokens that hold this share of the probability.",
+    "stop": "End once this text is written; repeat it for several.",
+    "seed": "The same seed writes the same text. Without it, every call differs.",
+    "prepend_bos": "Whether a start token comes first. Without it, the model's own habit.",
+}
+PromptArgument = Annotated[
+    str,
+    typer.Argument(
+        help="The text to continue (after -- if it begins with a dash).", show_default=False
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(help="As for --model; without it, the default model.", show_default=False),
+]
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl or owner/name.", show_default=False
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit; by default the branch main.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+GENERATE_OPTIONS: Mapping[str, tuple[Any, Any]] = {
+    "prompt": (PromptArgument, inspect.Parameter.empty),
+    **MODEL_OPTIONS,
+    "json": OUTPUT_OPTIONS["json"],
+    "quiet": OUTPUT_OPTIONS["quiet"],
+}
+
+
+def generation() -> Recipe:
+    """What can be asked of generation? The library's options and defaults, in few words."""
+    recipe = read("circuits.generation", "stream")
+    asked = [p for p in recipe.signature.parameters.values() if p.name in GENERATE_HELPS]
+    return replace(
+        recipe,
+        function="generate",
+        signature=recipe.signature.replace(parameters=asked),
+        question="How does the text go on?",
+        about="The text is written to standard output as it is drawn, token by token.",
+        helps=GENERATE_HELPS,
+        examples=(
+            'circuits generate "Once upon a time" -n 40',
+            'circuits generate "Once upon a time" -n 40 --temperature 0.8 --top-k 40 --top-p 0.95 '
+            '--seed 1 --stop "."',
+            'circuits generate "The king" --temperature 0 --json',
+        ),
+    )
+
+
+def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any]) -> None:
+    """Write the prompt and what follows, or as JSON all that is known about it."""
+    from circuits.checkpoints import checksum
+    from circuits.generation import stream
+
+    prompt = common["prompt"]
+    given = {name: value for name, value in own.items() if value is not None}
+    end = model.require_tokenizer().bos_id
+    stops = [*given.pop("stop", ()), *([] if end is None else [end])]
+    steps = stream(model, prompt, stop=stops, **given)
+    if not common["json"]:
+        if not common["quiet"]:
+            remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
+        sys.stdout.write(prompt)
+        for text in _texts(steps, end):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        return
+    written = list(steps)
+    tokens = [int(step.tokens[0]) for step in written]
+    content = {
+        "model": model.cfg.model_name,
+        "checksum": checksum(model),
+        "prompt": prompt,
+        "text": prompt + "".join(_texts(written, end)),
+        "tokens": tokens,
+        "token_strings": model.require_tokenizer().token_strings(tokens),
+        "logprobs": [float(f"{float(step.logprobs[0]):.6g}") for step in written],
+        "options": dict(own),
+    }
+    sys.stdout.write(json_.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _texts(steps: Iterable[Step], end: int | None) -> Iterator[str]:
+    """The new text, without the token that ends a text."""
+    for step in steps:
+        if int(step.tokens[0]) != end:
+            yield step.text[0]
+
+
+def models(json: JsonFlag = False) -> None:
+    """Which models can be used here without a network?
+
+    The bundled ones, and the GPT-2s in the Hugging Face cache.
+    """
+    from circuits.checkpoints import available, model_name
+
+    found = available()
+    if json:
+        rows = [
+            {
+                "name": one.name,
+                "kind": one.kind,
+                "revision": one.revision,
+                "bytes": one.n_bytes,
+                "folder": None if one.folder is None else str(one.folder),
+            }
+            for one in found
+        ]
+        sys.stdout.write(json_.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    table.add_column("where")
+    table.add_column("size", justify="right")
+    table.add_column("revision")
+    default = model_name()
+    for one in found:
+        name = Text(one.name, style="bold" if one.name == default else "")
+        size = f"{one.n_bytes / 1e6:.1f} MB" if one.n_bytes else ""
+        table.add_row(name, one.kind, size, (one.revision or "")[:12])
+    out().print(table)
+    remark(f"default: {default} (--model or CIRCUITS_MODEL chooses another)")
+
+
+def pull(name: NameArgument, revision: Revision = None) -> None:
+    """Download a GPT-2 from the Hugging Face hub, for use without a network later."""
+    from circuits import checkpoints
+
+    require_text([name, revision])
+    folder = checkpoints.pull(name, revision)
+    out().print(Text(f"{name} is in {folder}"), soft_wrap=True)
+
+
+def info(model: ModelArgument = None, json: JsonFlag = False) -> None:
+    """What is this model? Its shape, number of parameters, vocabulary, checksum and origin."""
+    from circuits.checkpoints import describe, load
+
+    require_text(model)
+    facts = describe(load(model)).to_dict()
+    if json:
+        sys.stdout.write(json_.dumps(facts, ensure_ascii=False, indent=1) + "\n")
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+        table.add_row(name, Text(visible_line(shown)))
+    out().print(table)
+
+
+def visible_line(text: str) -> str:
+    """A text on one line, its spaces as they are."""
+    return visible(text).replace("·", " ")

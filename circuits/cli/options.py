@@ -1,0 +1,172 @@
+"""From a library function's signature to the options of a command: each default stands once."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from circuits.errors import nearest
+from circuits.registry import Recipe, flag
+
+MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A bundled or cached model, a hub id, a folder, or a nanoGPT ckpt.pt. Without it, the "
+        "bundled default.",
+        envvar="CIRCUITS_MODEL",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1.", rich_help_panel=MODEL_PANEL),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Precision: float32, float64 or bfloat16.", rich_help_panel=MODEL_PANEL),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON, nothing else.", rich_help_panel=OUTPUT_PANEL),
+]
+Csv = Annotated[
+    bool, typer.Option("--csv", help="Print CSV, nothing else.", rich_help_panel=OUTPUT_PANEL)
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Save the result in this folder; circuits.Result.load reads it back.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+FigureFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Draw the result: .png, .svg or .pdf.", rich_help_panel=OUTPUT_PANEL
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, no remarks.", rich_help_panel=OUTPUT_PANEL),
+]
+
+MODEL_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "model": (Model, None),
+    "device": (Device, None),
+    "dtype": (Dtype, None),
+}
+OUTPUT_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "json": (Json, False),
+    "csv": (Csv, False),
+    "save": (Save, None),
+    "figure": (FigureFile, None),
+    "quiet": (Quiet, False),
+}
+
+
+def as_command(
+    recipe: Recipe,
+    run: Callable[[Recipe, dict[str, Any], dict[str, Any]], None],
+    common: Mapping[str, tuple[Any, Any]],
+) -> Callable[..., None]:
+    """Which function shall typer make the command of this recipe from?
+
+    It has the recipe's parameters and the `common` ones (name: annotation, default), and calls
+    `run` with the recipe, the former and the latter.
+    """
+    parameters = [_parameter(recipe, p) for p in recipe.signature.parameters.values()]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters += [
+        inspect.Parameter(name, keyword, default=default, annotation=annotation)
+        for name, (annotation, default) in common.items()
+    ]
+
+    def command(**given: Any) -> None:
+        own = {name: _plain(given[name]) for name in recipe.signature.parameters}
+        run(recipe, own, {name: given[name] for name in common})
+
+    command.__name__ = recipe.function
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _parameter(recipe: Recipe, parameter: inspect.Parameter) -> inspect.Parameter:
+    """The same parameter with a type that typer knows, and its help."""
+    name, help_ = parameter.name, recipe.helps.get(parameter.name, "")
+    words, extra = _words(parameter.annotation)
+    if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        info = typer.Argument(help=help_, **extra)
+    else:
+        is_switch = words is bool and parameter.default is False
+        # typer itself adds --no-... to a switch that is not off by default.
+        flags = [flag(name)] if is_switch or words not in (bool, bool | None) else []
+        flags = ["-n", *flags] if name == "max_new_tokens" else flags
+        info = typer.Option(*flags, help=help_, show_default=not is_switch, **extra)
+    return parameter.replace(annotation=Annotated[words, info], kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def _words(annotation: Any) -> tuple[Any, dict[str, Any]]:
+    """What typer shall read for this type, and how."""
+    members = _members(annotation)
+    optional = type(None) in members
+    members = [member for member in members if member is not type(None)]
+    if any(get_origin(member) is not None and _is_many(member) for member in members):
+        return (list[str] | None if optional else list[str]), {"metavar": "TEXT"}
+    if len(members) == 1 or set(members) == {str, Path}:
+        first = str if len(members) > 1 else members[0]
+        return (first | None if optional else first), {}
+    choices = [_members_text(member) for member in members]
+    parser = _parser_of(members)
+    return (str | None if optional else str), {"parser": parser, "metavar": "|".join(choices)}
+
+
+def _members(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for one in get_args(annotation) for member in _members(one)]
+    return [annotation]
+
+
+def _is_many(member: Any) -> bool:
+    return get_origin(member) is not Literal
+
+
+def _members_text(member: Any) -> str:
+    if get_origin(member) is Literal:
+        return "|".join(map(str, get_args(member)))
+    return str(member.__name__).upper()
+
+
+def _parser_of(members: Sequence[Any]) -> Callable[[str], Any]:
+    words = [w for m in members if get_origin(m) is Literal for w in get_args(m)]
+    numbers = [m for m in members if m in (int, float)]
+
+    def parse(text: str) -> Any:
+        if text in words:
+            return text
+        for number in numbers:
+            try:
+                return number(text)
+            except ValueError:
+                continue
+        if str in members:
+            return text
+        allowed = [*words, *("a whole number" if n is int else "a number" for n in numbers)]
+        raise typer.BadParameter(
+            f"{text!r} is not one of: {', '.join(allowed)}{nearest(text, words)}"
+        )
+
+    return parse
+
+
+def _plain(value: Any) -> Any:
+    """A list that nobody added to was not given."""
+    return value or None if isinstance(value, list | tuple) else value

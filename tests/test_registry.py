@@ -1,0 +1,215 @@
+"""What the registry reads from a file's syntax tree is what the file does."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from word_model import letter_model
+
+from circuits import registry
+from circuits.components import Component
+from circuits.errors import CircuitsError
+from circuits.registry import SHARED, Recipe, analyses, analysis, asked, find, read
+
+HEADER = '"""A question."""\n\nDEFAULT = 3\nKind = str | None\n'
+FUNCTION = '''
+
+@analysis
+def question(model: HookedGPT2, text: str, *, {parameters}):
+    """What is it?
+
+    It is this,
+    in two lines.
+
+    $ circuits question "a" --kind b
+
+    Args:
+        text: What to
+            ask about.
+        kind: Which one.
+        extra: More.
+    """
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with no analysis in it yet."""
+    (tmp_path / "analyses").mkdir()
+    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
+    return tmp_path / "analyses"
+
+
+def _read(package: Path, parameters: str) -> Recipe:
+    (package / "question.py").write_text(HEADER + FUNCTION.format(parameters=parameters))
+    return read("circuits.analyses.question")
+
+
+def test_every_file_is_one_command_of_its_name() -> None:
+    files = {path.stem for path in (registry.PACKAGE / "analyses").glob("[!_]*.py")}
+    assert {"ablate", "logit_lens"} <= files
+    assert {recipe.function for recipe in analyses().values()} == files
+    assert list(analyses()) == [name.replace("_", "-") for name in sorted(files)]
+
+
+@pytest.mark.parametrize("name", analyses())
+def test_what_is_read_is_what_runs(name: str) -> None:
+    recipe = find(name)
+    function = recipe.load()
+    real = inspect.signature(function).parameters
+    for parameter in recipe.signature.parameters.values():
+        assert parameter.default == real[parameter.name].default
+        assert parameter.kind == real[parameter.name].kind
+    # What a command line cannot say, Python can leave out.
+    for parameter in real.values():
+        if parameter.name not in {*recipe.signature.parameters, "model"}:
+            assert parameter.default is None
+    assert recipe.reports_progress == ("progress" in real)
+    assert function.__doc__.splitlines()[0] == recipe.question
+    assert recipe.question.endswith("?")
+
+
+@pytest.mark.parametrize("name", analyses())
+def test_every_option_is_explained_once_and_has_examples(name: str) -> None:
+    recipe = find(name)
+    docstring = inspect.getdoc(recipe.load()) or ""
+    for parameter in recipe.signature.parameters:
+        assert recipe.helps[parameter]
+        assert docstring.count(f"\n    {parameter}: ") == 1
+    assert recipe.examples
+    assert all(line.startswith(f"circuits {name} ") for line in recipe.examples)
+
+
+def test_names_may_have_dashes_or_underscores() -> None:
+    assert find("logit_lens") is find("logit-lens")
+
+
+def test_unknown_analysis_names_the_nearest() -> None:
+    with pytest.raises(CircuitsError, match=r"no analysis 'ablat'.*did you mean 'ablate'"):
+        find("ablat")
+
+
+def test_a_file_is_read_without_running_it(package: Path) -> None:
+    recipe = _read(package, "kind: Kind = None, n: int = DEFAULT, extra: bool = False")
+    assert recipe.question == "What is it?"
+    assert recipe.about == "It is this,\nin two lines."
+    assert recipe.helps["text"] == "What to ask about."
+    assert recipe.helps["n"] == SHARED["n"]
+    assert recipe.examples == ('circuits question "a" --kind b',)
+    types = {p.name: (p.annotation, p.default) for p in recipe.signature.parameters.values()}
+    empty = inspect.Parameter.empty
+    assert types["text"] == (str, empty)
+    assert types["kind"] == (str | None, None)
+    assert types["n"] == (int, 3)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "kept"),
+    [
+        ("str | Component", "'a'", True),
+        ("Component | None", "None", False),
+        ("Sequence[str | Component]", "()", True),
+        ("Sequence[Tensor]", "()", False),
+        ("Literal['x', 'y'] | int", "'x'", True),
+        ("Progress | None", "None", False),
+    ],
+)
+def test_objects_are_left_out(package: Path, annotation: str, default: str, kept: bool) -> None:
+    recipe = _read(package, f"extra: {annotation} = {default}")
+    assert ("extra" in recipe.signature.parameters) is kept
+
+
+@pytest.mark.parametrize("annotation", ["dict[str, int]", "np.ndarray", "list[str]", "Unknown"])
+def test_types_that_no_text_can_be_are_refused(package: Path, annotation: str) -> None:
+    with pytest.raises(TypeError, match=r"a command line cannot take"):
+        _read(package, f"extra: {annotation} = None")
+
+
+def test_a_file_has_one_analysis(package: Path) -> None:
+    (package / "question.py").write_text(HEADER)
+    with pytest.raises(TypeError, match="has 0 functions marked @analysis"):
+        read("circuits.analyses.question")
+    (package / "question.py").write_text(HEADER + 2 * FUNCTION.format(parameters="n: int = 1"))
+    with pytest.raises(TypeError, match="has 2 functions marked @analysis"):
+        read("circuits.analyses.question")
+
+
+def test_shared_explanations_go_where_the_others_are() -> None:
+    @analysis
+    def question(model: Any, *, own: int = 1, seed: int = 0) -> None:
+        """What is it?
+
+        Args:
+            own: Its own.
+
+        Raises:
+            CircuitsError: never.
+        """
+
+    assert (question.__doc__ or "").splitlines()[2:6] == [
+        "Args:",
+        "    own: Its own.",
+        f"    seed: {SHARED['seed']}",
+        "",
+    ]
+
+
+def test_an_unexplained_parameter_is_refused() -> None:
+    def question(model: Any, *, mystery: int = 1) -> None:
+        """What is it?
+
+        Args:
+            other: Something else.
+        """
+
+    with pytest.raises(TypeError, match=r"explains its parameters under Args: mystery"):
+        analysis(question)
+
+
+def test_an_analysis_takes_the_model_first() -> None:
+    def question(text: str) -> None:
+        """What is it?
+
+        Args:
+            text: Something.
+        """
+
+    with pytest.raises(TypeError, match="takes the model first"):
+        analysis(question)
+
+
+def test_the_command_says_what_differs_from_the_defaults() -> None:
+    given: dict[str, Any] = dict.fromkeys(find("ablate").signature.parameters)
+    given |= {"model": letter_model(), "component": ["a0.h1", "m0"], "all_heads": True}
+    given |= {"method": "zero", "seed": 3, "prompt": "it's", "n": 2, "file": Path("a b.txt")}
+    described = asked("ablate", given)
+    assert described["command"] == (
+        "circuits ablate --component a0.h1 --component m0 --all-heads --prompt 'it'\"'\"'s' "
+        "--file 'a b.txt' -n 2 --seed 3 --model letters"
+    )
+    assert described["arguments"]["component"] == ["a0.h1", "m0"]
+    assert described["arguments"]["file"] == "a b.txt"
+
+
+def test_objects_do_not_stand_in_the_command() -> None:
+    given: dict[str, Any] = dict.fromkeys(find("ablate").signature.parameters)
+    given |= {"model": letter_model(), "method": "zero", "seed": 0, "all_heads": False}
+    given["component"] = Component("mlp", 0)
+    described = asked("ablate", given)
+    assert described["command"] == "circuits ablate --model letters"
+    assert "component" not in described["arguments"]
+
+
+def test_building_the_command_line_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, circuits.cli\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'circuits.analyses.ablate'}\n"
+        "sys.stdout.write(' '.join(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
