@@ -16,7 +16,8 @@ from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
-NANO = replace(SHAPE, d_mlp=64, act_fn="gelu")  # nanoGPT's MLPs are always four times as wide as the stream
+# nanoGPT's MLPs are always four times as wide as the stream, and use the exact GELU.
+NANO = replace(SHAPE, d_mlp=64, act_fn="gelu")
 NANO_UNTIED = replace(NANO, tied=False)
 
 

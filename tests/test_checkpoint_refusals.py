@@ -108,7 +108,6 @@ def test_only_unsafe_weights(tmp_path: Path, name: str) -> None:
         ({"model_type": "llama"}, "of type 'llama'; only GPT-2"),
         ({"model_type": None}, "of type None"),
         ({"activation_function": "relu"}, "activation_function='relu'"),
-        ({"activation_function": "relu"}, "activation_function='relu'"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
         ({"scale_attn_weights": False}, "scale_attn_weights=False"),
         ({"add_cross_attention": True}, "add_cross_attention=True"),
