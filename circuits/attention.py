@@ -10,12 +10,14 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.config import ModelConfig
 from circuits.hooks import HookPoint
 
-KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer, each [b k h e]
+PerHead = Float[Tensor, "b p h e"]
+KeyValue = tuple[Float[Tensor, "b k h e"], Float[Tensor, "b k h e"]]  # of one layer
 
 
 class Attention(nn.Module):
@@ -59,17 +61,20 @@ class Attention(nn.Module):
         return rearrange(self.W_O_flat, "(h e) d -> h e d", h=self.n_heads)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, past: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
-        """[b q d] -> [b q d], and the keys and values of all positions so far."""
+        self, x: Float[Tensor, "b q d"], mask: Tensor | None, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
+        """What the heads write, b_O included, and the keys and values of all positions so far."""
         qkv = torch.addmm(self.b_QKV, x.flatten(0, 1), self.W_QKV)
         qkv = qkv.view(*x.shape[:2], 3, self.n_heads, self.d_head)
         return self.attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask, past)
 
     def forward_split(
-        self, inputs: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, past: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
-        """The same with an input of its own for each head's query, key and value, [b p h d]."""
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],  # each [b p h d]
+        mask: Tensor | None,
+        past: KeyValue | None,
+    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
+        """The same with an input of its own for each head's query, key and value."""
         q, k, v = (
             einsum(x, self._weight(i), "b p h d, h d e -> b p h e") + self._bias(i)
             for i, x in enumerate(inputs)
@@ -77,8 +82,8 @@ class Attention(nn.Module):
         return self.attend(q, k, v, mask, past)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, past: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
+        self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
         """Mix the values by the pattern, and write the mixture to the residual stream."""
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)  # [b p h e]
         if past is not None:
@@ -94,12 +99,12 @@ class Attention(nn.Module):
         out = torch.addmm(self.b_O, z.flatten(0, 1).flatten(1), self.W_O_flat)
         return out.view(*z.shape[:2], -1), (k, v)
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _fused(self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None) -> PerHead:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
         causal = mask is None and q.shape[2] > 1
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).transpose(1, 2)
 
-    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _explicit(self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None) -> PerHead:
         scores = einsum(q / math.sqrt(self.d_head), k, "b q h e, b k h e -> b h q k")
         if mask is None:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from einops import einsum
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import CircuitsError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from circuits.cache import Cache
     from circuits.model import HookedGPT2, LayerNorm
 
-Stack = tuple[Tensor, list[str]]
+Stack = tuple[Float[Tensor, "part *b_p d"], list[str]]
 
 
 def accumulated_resid(

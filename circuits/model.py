@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.attention import Attention, KeyValue
@@ -55,15 +56,15 @@ class LayerNorm(nn.Module):
         self.hook_scale = HookPoint()  # [b p 1]
         self.hook_normalized = HookPoint()  # [b p d], before w and b
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[b p d] -> [b p d]"""
+    def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """LayerNorm's output, by way of its two sites if somebody watches them."""
         if not (self.hook_scale.watched or self.hook_normalized.watched):
             return self.plain(x)
         centered = x - x.mean(-1, keepdim=True)
         scale = self.hook_scale((centered.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
         return self.hook_normalized(centered / scale) * self.w + self.b
 
-    def plain(self, x: Tensor) -> Tensor:
+    def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
         """The same without hooks, fused, for any leading axes."""
         return F.layer_norm(x, (x.shape[-1],), self.w, self.b, self.eps)
 
@@ -81,8 +82,8 @@ class MLP(nn.Module):
         self.hook_pre = HookPoint()  # [b p m]
         self.hook_post = HookPoint()  # [b p m]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[b p d] -> [b p d]"""
+    def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """What the neurons write, b_out included."""
         shape = x.shape
         pre = torch.addmm(self.b_in, x.flatten(0, 1), self.W_in)
         pre = self.hook_pre(pre.view(*shape[:2], -1))
@@ -108,9 +109,9 @@ class Block(nn.Module):
         self.hook_resid_post = HookPoint()
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, past: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
-        """[b p d] -> [b p d], and this layer's keys and values."""
+        self, x: Float[Tensor, "b p d"], mask: Tensor | None, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b p d"], KeyValue]:
+        """The residual stream after this block, and its keys and values."""
         resid_pre = self.hook_resid_pre(x)
         split = (self.hook_attn_in, self.hook_q_input, self.hook_k_input, self.hook_v_input)
         if any(hook.watched for hook in split):
@@ -122,8 +123,8 @@ class Block(nn.Module):
         return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out)), kv
 
     def _attn_split(
-        self, resid_pre: Tensor, mask: Tensor | None, past: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
+        self, resid_pre: Float[Tensor, "b p d"], mask: Tensor | None, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b p d"], KeyValue]:
         """Attention whose heads each read a residual stream of their own, [b p h d]."""
         normalized = self.ln1(resid_pre)
         per_head = resid_pre.unsqueeze(2).expand(-1, -1, self.n_heads, -1)
@@ -159,8 +160,8 @@ class Unembed(nn.Module):
         """[d v]"""
         return self.W_E.T if self.tied else self.W_U_untied
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[b p d] -> [b p v]"""
+    def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p v"]:
+        """Logits."""
         logits = self.hook_in(x) @ self.W_U
         return self.hook_out(logits if self.b_U is None else logits + self.b_U)
 
@@ -271,8 +272,7 @@ class HookedGPT2(nn.Module):
             return x
         return self._answer(self.unembed(self.ln_final(x)), batch, return_type, loss_per_token)
 
-    def _embed(self, batch: Batch) -> Tensor:
-        """[b p] -> [b p d]"""
+    def _embed(self, batch: Batch) -> Float[Tensor, "b p d"]:
         pos_embed = self.W_pos[batch.where].expand(*batch.tokens.shape, -1)
         embed = self.hook_embed(F.embedding(self.hook_tokens(batch.tokens), self.W_E))
         return embed + self.hook_pos_embed(pos_embed)
