@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
 Parts = tuple[Component, ...]  # what is ablated together in one run; none is the clean run
-TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 2048  # more needs more memory and is no faster
 _FROM_TOKENS = -1  # where a run starts that changes the embeddings
 
 
@@ -146,8 +146,8 @@ def _hooks(
         def edit(value: Tensor, hook: HookPoint) -> Tensor:
             for place, fn in fns:
                 rows = slice(place * n, (place + 1) * n)
-                old = value[rows].clone()
-                new = fn(old, hook)
+                old = value[rows]
+                new = fn(old, hook)  # a new tensor: `write_hook` leaves what it is given
                 if new is not None and not torch.equal(old[prompts.mask], new[prompts.mask]):
                     value[rows], changed[place] = new, True
             return value

@@ -118,7 +118,7 @@ def _ablate(
             _require_change(scores, wanted, given["method"])
         labels = {"task": prompts.task, "method": given["method"], "reference": about}
         frame = _table(scores, wanted, ranked, metric).assign(**labels)
-        if prompts.seed is None and len(prompts) == 1:
+        if prompts.seed is None and len(prompts) == 1 and model.tokenizer is not None:
             frame = frame.join(_changes(model, prompts, wanted, reference))
         frames.append(frame)
     frame = pd.concat(frames)

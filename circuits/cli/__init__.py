@@ -112,9 +112,10 @@ def _run_generate(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -
 
 def _add(recipe: Recipe, function: Callable[..., None]) -> None:
     examples = "\n\n".join(f"$ {escape(line)}" for line in recipe.examples)
+    paragraphs = [recipe.question, *recipe.about.split("\n\n")]
     app.command(
         recipe.name,
-        help=escape("\n\n".join(filter(None, (recipe.question, recipe.about)))),
+        help="\n\n".join(escape(" ".join(text.split())) for text in paragraphs if text),
         epilog=f"Examples:\n\n{examples}" if examples else None,
     )(politely(function))
 

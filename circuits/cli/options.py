@@ -119,11 +119,12 @@ def _words(annotation: Any) -> tuple[Any, dict[str, Any]]:
     members = _members(annotation)
     optional = type(None) in members
     members = [member for member in members if member is not type(None)]
-    if any(get_origin(member) is not None and _is_many(member) for member in members):
+    if any(get_origin(member) not in (None, Literal) for member in members):
         return (list[str] | None if optional else list[str]), {"metavar": "TEXT"}
-    if len(members) == 1 or set(members) == {str, Path}:
-        first = str if len(members) > 1 else members[0]
-        return (first | None if optional else first), {}
+    if set(members) == {str, Path}:
+        members = [str]
+    if len(members) == 1 and get_origin(members[0]) is None:
+        return (members[0] | None if optional else members[0]), {}
     choices = [_members_text(member) for member in members]
     parser = _parser_of(members)
     return (str | None if optional else str), {"parser": parser, "metavar": "|".join(choices)}
@@ -133,10 +134,6 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for one in get_args(annotation) for member in _members(one)]
     return [annotation]
-
-
-def _is_many(member: Any) -> bool:
-    return get_origin(member) is not Literal
 
 
 def _members_text(member: Any) -> str:

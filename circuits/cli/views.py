@@ -17,7 +17,6 @@ from circuits.result import Result
 
 MOST_ROWS = 10
 NONE = "–"
-_POSITIVE, _NEGATIVE = "on blue", "on dark_orange3"
 
 
 def show(result: Result, console: Console) -> None:
@@ -58,7 +57,7 @@ def ablation(result: Result, width: int) -> Iterator[RenderableType]:
     units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
     notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
     notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
-    notes += [f"written instead: {text}" for text in frame["reference"].unique()]
+    notes += [f"written instead: {' / '.join(frame['reference'].unique())}"]
     yield Text("; ".join(notes), style="dim")
     if "token_1" in frame and len(frame) == 1:
         yield from _changes(frame.iloc[0])
@@ -98,7 +97,9 @@ def _effects(rows: pd.DataFrame) -> Table:
             row["metric"],
             number(row["clean"]),
             number(row["ablated"]),
-            Text.assemble((number(row["value"], "+"), "bold"), f" ± {number(half)}"),
+            Text.assemble(
+                (number(row["value"], "+"), "bold"), "" if pd.isna(half) else f" ± {number(half)}"
+            ),
             str(row["n"]),
             NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
         )
@@ -115,16 +116,19 @@ def _grid(rows: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     for head in grid.columns:
         table.add_column(f"h{head}", justify="right", no_wrap=True, width=6)
     largest = float(grid.abs().max(axis=None)) or 1.0
+    digits = 2 if largest >= 1 else 3
     for layer, values in grid.iterrows():
-        table.add_row(str(layer), *(_shaded(float(value), largest) for value in values))
+        cells = (_shaded(float(value), float(value) / largest, digits) for value in values)
+        table.add_row(str(layer), *cells)
     yield table
 
 
-def _shaded(value: float, largest: float) -> Text:
-    share = abs(value) / largest
-    sign = "blue" if value > 0 else "dark_orange3"
-    style = f"bold white on {sign}" if share > 0.5 else sign if share > 0.1 else "dim"
-    return Text(f"{value:+.2f}", style=style)
+def _shaded(value: float, share: float, digits: int) -> Text:
+    color = "blue" if value > 0 else "dark_orange3"
+    strong, weak = abs(share) > 0.5, abs(share) <= 0.1
+    style = f"bold white on {color}" if strong else "dim" if weak else color
+    shown = f"{value:+.{digits}f}"
+    return Text("0" if float(shown) == 0 else shown, style=style)
 
 
 def _changes(row: pd.Series[Any]) -> Iterator[RenderableType]:
@@ -237,21 +241,24 @@ def _cell(value: Any) -> Text:
 
 
 def number(value: float, sign: str = "") -> str:
-    """A number for people: three decimals, or powers of ten where these would hide it.
+    """A number for people: three decimals or four, or powers of ten where these would hide it.
 
-    >>> number(3.29584), number(-0.00004, "+"), number(0.0), number(0.12, "+")
-    ('3.296', '-4.0e-05', '0.000', '+0.120')
+    >>> number(3.29584), number(0.00032, "+"), number(-0.00004, "+"), number(0.0)
+    ('3.296', '+0.0003', '-4.0e-05', '0.000')
     """
     if pd.isna(value):
         return NONE
-    is_plain = value == 0 or 0.0005 <= abs(value) < 1e6
-    return f"{value:{sign}.3f}" if is_plain else f"{value:{sign}.1e}"
+    size = abs(value)
+    form = ".1e" if size >= 1e6 or 0 < size < 5e-5 else ".4f" if 0 < size < 5e-4 else ".3f"
+    return f"{value:{sign}{form}}"
 
 
 def percent(probability: float) -> str:
     """A probability for people.
 
-    >>> percent(0.394), percent(0.0301), percent(0.00004), percent(0.0)
-    ('39.4%', '3.0%', '<0.1%', '0.0%')
+    >>> percent(0.394), percent(0.00004), percent(0.0), percent(0.99999)
+    ('39.4%', '<0.1%', '0.0%', '>99.9%')
     """
-    return "<0.1%" if 0 < probability < 0.0005 else f"{probability:.1%}"
+    if 0 < probability < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"
