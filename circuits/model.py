@@ -270,12 +270,20 @@ class HookedGPT2(nn.Module):
                 past.layers[i] = kv
         if stop_at_layer is not None:
             return x
+        if return_type is None and not self._end_watched():
+            return None
         return self._answer(self.unembed(self.ln_final(x)), batch, return_type, loss_per_token)
 
     def _embed(self, batch: Batch) -> Float[Tensor, "b p d"]:
         pos_embed = self.W_pos[batch.where].expand(*batch.tokens.shape, -1)
         embed = self.hook_embed(F.embedding(self.hook_tokens(batch.tokens), self.W_E))
         return embed + self.hook_pos_embed(pos_embed)
+
+    def _end_watched(self) -> bool:
+        """Does anybody look at what comes after the blocks?"""
+        norm, unembed = self.ln_final, self.unembed
+        hooks = (norm.hook_scale, norm.hook_normalized, unembed.hook_in, unembed.hook_out)
+        return any(hook.watched for hook in hooks)
 
     def _answer(self, logits: Tensor, batch: Batch, return_type: str | None, each: bool) -> Any:
         if return_type is None or return_type == "logits":

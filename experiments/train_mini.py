@@ -252,8 +252,7 @@ class Run:
         self.model = HookedGPT2(CFG).to(self.device)
         self.model.load_state_dict(self.measured.state_dict())
         self.weights = MasterWeights(self.model)  # taken before rounding
-        self.model.bfloat16()
-        self.weights.pieces = MasterWeights(self.model).pieces
+        self.model.bfloat16()  # keeps the parameters, so the masters still know their pieces
         self.n_steps, self.first = int(n_tokens / (ROWS * CFG.n_ctx)), 0
         if (folder / "state.pt").exists():
             state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)

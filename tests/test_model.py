@@ -212,6 +212,17 @@ def test_losses(tiny: HookedGPT2) -> None:
     assert tiny(TOKENS, return_type=None) is None
 
 
+def test_no_logits_unless_they_are_wanted_or_watched(
+    tiny: HookedGPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cache = tiny.run_with_cache(TOKENS, names_filter="unembed.hook_out", return_type=None)
+    assert torch.equal(cache["unembed.hook_out"], tiny(TOKENS))
+    calls: list[torch.Tensor] = []
+    monkeypatch.setattr(tiny.unembed, "forward", calls.append)
+    assert tiny(TOKENS, return_type=None) is None
+    assert not calls
+
+
 def test_losses_that_do_not_exist(tiny: HookedGPT2) -> None:
     with pytest.raises(TokenError, match="at least two tokens"):
         tiny([[1], [2]], return_type="loss")
