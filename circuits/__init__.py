@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from circuits.config import GPT2_SIZES, ModelConfig
     from circuits.errors import CheckpointError, CircuitsError, SiteError, TokenError
     from circuits.hooks import get_act_name
+    from circuits.linear import packed
     from circuits.model import HookedGPT2
     from circuits.result import Provenance, Result
     from circuits.tokenizer import Tokenizer
@@ -46,6 +47,7 @@ __all__ = [
     "checksum",
     "get_act_name",
     "load",
+    "packed",
     "save",
 ]
 
@@ -57,6 +59,7 @@ _HOME = {
     "config": ["GPT2_SIZES", "ModelConfig"],
     "errors": ["CheckpointError", "CircuitsError", "SiteError", "TokenError"],
     "hooks": ["get_act_name"],
+    "linear": ["packed"],
     "model": ["HookedGPT2"],
     "result": ["Provenance", "Result"],
     "tokenizer": ["Tokenizer"],

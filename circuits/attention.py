@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from circuits.config import ModelConfig
 from circuits.hooks import HookPoint
+from circuits.linear import Pack, linear
 
 PerHead = Float[Tensor, "b p h e"]
 KeyValue = tuple[Float[Tensor, "b k h e"], Float[Tensor, "b k h e"]]  # of one layer
@@ -35,6 +36,7 @@ class Attention(nn.Module):
         self.b_QKV = nn.Parameter(torch.zeros(3 * inner))
         self.W_O_flat = nn.Parameter(torch.empty(inner, cfg.d_model))
         self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
+        self.pack_qkv, self.pack_out = Pack(), Pack()
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()  # [b p h e]
         self.hook_attn_scores = HookPoint()  # [b h q k], scaled and masked
         self.hook_pattern = HookPoint()  # [b h q k]
@@ -64,9 +66,17 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "b q d"], mask: Tensor | None, past: KeyValue | None
     ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
         """What the heads write, b_O included, and the keys and values of all positions so far."""
-        qkv = torch.addmm(self.b_QKV, x.flatten(0, 1), self.W_QKV)
-        qkv = qkv.view(*x.shape[:2], 3, self.n_heads, self.d_head)
-        return self.attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask, past)
+        q, k, v = self.qkv(x).unbind(-3)
+        return self.attend(q, k, v, mask, past)
+
+    def qkv(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any 3 h e"]:
+        """Queries, keys and values, without hooks, for any leading axes."""
+        qkv = linear(x, self.W_QKV, self.b_QKV, self.pack_qkv)
+        return qkv.view(*x.shape[:-1], 3, self.n_heads, self.d_head)
+
+    def out(self, z: Float[Tensor, "*any h e"]) -> Float[Tensor, "*any d"]:
+        """What all heads together write, b_O included, without hooks, for any leading axes."""
+        return linear(z.flatten(-2), self.W_O_flat, self.b_O, self.pack_out)
 
     def forward_split(
         self,
@@ -96,8 +106,7 @@ class Attention(nn.Module):
         if self.hook_result.watched:
             result = self.hook_result(einsum(z, self.W_O, "b q h e, h e d -> b q h d"))
             return result.sum(2) + self.b_O, (k, v)
-        out = torch.addmm(self.b_O, z.flatten(0, 1).flatten(1), self.W_O_flat)
-        return out.view(*z.shape[:2], -1), (k, v)
+        return self.out(z), (k, v)
 
     def _fused(self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None) -> PerHead:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]

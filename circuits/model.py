@@ -42,6 +42,7 @@ from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.errors import CircuitsError, TokenError
 from circuits.generation import KVCache, generate
 from circuits.hooks import HookPoint, Hooks, Run, WatchedBy, site_names, watching
+from circuits.linear import Pack, linear
 from circuits.tokenizer import Tokenizer
 
 
@@ -79,16 +80,22 @@ class MLP(nn.Module):
         self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
         self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
         self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
+        self.pack_in, self.pack_out = Pack(), Pack()
         self.hook_pre = HookPoint()  # [b p m]
         self.hook_post = HookPoint()  # [b p m]
 
     def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
         """What the neurons write, b_out included."""
-        shape = x.shape
-        pre = torch.addmm(self.b_in, x.flatten(0, 1), self.W_in)
-        pre = self.hook_pre(pre.view(*shape[:2], -1))
+        if not (self.hook_pre.watched or self.hook_post.watched):
+            return self.plain(x)
+        pre = self.hook_pre(linear(x, self.W_in, self.b_in, self.pack_in))
         post = self.hook_post(F.gelu(pre, approximate=self.gelu))
-        return torch.addmm(self.b_out, post.flatten(0, 1), self.W_out).view(shape)
+        return linear(post, self.W_out, self.b_out, self.pack_out)
+
+    def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
+        """The same without hooks, for any leading axes."""
+        post = linear(x, self.W_in, self.b_in, self.pack_in, self.gelu)
+        return linear(post, self.W_out, self.b_out, self.pack_out)
 
 
 class Block(nn.Module):
@@ -152,6 +159,7 @@ class Unembed(nn.Module):
         else:
             self.W_U_untied = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
             self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
+        self.pack = Pack()
         self.hook_in = HookPoint()  # [b p d]
         self.hook_out = HookPoint()  # [b p v]
 
@@ -162,8 +170,7 @@ class Unembed(nn.Module):
 
     def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p v"]:
         """Logits."""
-        logits = self.hook_in(x) @ self.W_U
-        return self.hook_out(logits if self.b_U is None else logits + self.b_U)
+        return self.hook_out(linear(self.hook_in(x), self.W_U, self.b_U, self.pack))
 
 
 class HookedGPT2(nn.Module):
