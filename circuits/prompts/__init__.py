@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from circuits.errors import CircuitsError, nearest
+from circuits.prompts.files import Mark, PromptFile, from_file
 from circuits.prompts.ioi import ioi
 from circuits.prompts.prompts import UNSCORED, Example, Prompts, assemble
 from circuits.prompts.repeated import repeated
 from circuits.prompts.sorting import sorting
-from circuits.prompts.user import from_file, from_texts
+from circuits.prompts.user import from_texts
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -19,6 +20,8 @@ __all__ = [
     "TASKS",
     "UNSCORED",
     "Example",
+    "Mark",
+    "PromptFile",
     "Prompts",
     "assemble",
     "from_file",

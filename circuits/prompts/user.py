@@ -1,23 +1,17 @@
-"""The user's own prompts: texts, or a file of them."""
+"""The user's own prompts, as texts."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from circuits.errors import CircuitsError, TokenError, nearest
+from circuits.errors import CircuitsError, TokenError
 from circuits.prompts.prompts import Example, Prompts, assemble, start_tokens
 from circuits.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
-
-COLUMNS = ("clean", "corrupted", "answer", "distractor")
-SUFFIXES = (".txt", ".csv", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -58,55 +52,38 @@ def from_texts(
         Row(f"prompt {i}" if len(texts) > 1 else "the prompt", text, None, answer, distractor)
         for i, text in enumerate(texts)
     ]
-    return _from_rows(model, rows, "prompt", prepend_bos)
+    return from_rows(model, rows, "prompt", prepend_bos)
 
 
-def from_file(model: HookedGPT2, path: str | Path, *, prepend_bos: bool | None = None) -> Prompts:
-    """Which batch do the prompts in this file make?
-
-    ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have
-    the fields clean, and if wanted corrupted, answer, distractor. Blank lines are skipped. Text is
-    taken as it stands: GPT-2's tokens for words begin with a space, so an answer usually does too.
+def from_rows(
+    model: HookedGPT2,
+    rows: Sequence[Row],
+    task: str,
+    prepend_bos: bool | None = None,
+    first: Row | None = None,
+) -> Prompts:
+    """Which batch do these rows make? They have what the `first` of all rows has.
 
     Raises:
-        CircuitsError: naming the file and the line, for anything that cannot be read.
-        TokenError: the same, for answers of several tokens and prompts too long for the context.
+        CircuitsError: when only some have an answer, a distractor or a corrupted twin.
+        TokenError: for answers of several tokens and prompts too long for the context.
     """
-    path = Path(path)
-    readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
-    if path.suffix.lower() not in readers:
-        raise CircuitsError(
-            f"{path} is no file of prompts: its name should end in {', '.join(SUFFIXES)}"
-        )
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(readers[path.suffix.lower()](path.name, file))
-    except OSError as error:
-        raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CircuitsError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
-        ) from error
-    if not rows:
-        raise CircuitsError(f"{path} has no prompts; write at least one")
-    return _from_rows(model, rows, path.name, prepend_bos)
-
-
-def _from_rows(
-    model: HookedGPT2, rows: Sequence[Row], task: str, prepend_bos: bool | None
-) -> Prompts:
     start = start_tokens(model, prepend_bos)
     examples = [_example(model, start, row) for row in rows]
+    first = first or (rows[0] if rows else None)
     for row in rows:
-        for name in ("answer", "distractor", "corrupted"):
-            if getattr(row, name) is None and getattr(rows[0], name) is not None:
-                raise CircuitsError(f"{row.place} has no {name}, {rows[0].place} has one; give all")
-            if getattr(row, name) is not None and getattr(rows[0], name) is None:
-                raise CircuitsError(f"{rows[0].place} has no {name}, {row.place} has one; give all")
+        _require_alike(row, first or row)
     metric = "loss"
-    if rows and rows[0].answer is not None:
-        metric = "prob" if rows[0].distractor is None else "logit_diff"
+    if first is not None and first.answer is not None:
+        metric = "prob" if first.distractor is None else "logit_diff"
     return assemble(model, examples, task=task, metric=metric, prepend_bos=bool(start))
+
+
+def _require_alike(row: Row, first: Row) -> None:
+    for name in ("answer", "distractor", "corrupted"):
+        lacking, having = (row, first) if getattr(row, name) is None else (first, row)
+        if getattr(lacking, name) is None and getattr(having, name) is not None:
+            raise CircuitsError(f"{lacking.place} has no {name}, {having.place} has one; give all")
 
 
 def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
@@ -159,66 +136,3 @@ def _continuation(tokenizer: Tokenizer, prompt: str, word: str) -> int:
             f"write the prompt {better!r} and the answer {spaced!r}"
         )
     return token
-
-
-def _read_txt(name: str, lines: Iterator[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield Row(f"line {number} of {name}", line.rstrip("\r\n"))
-
-
-def _read_csv(name: str, lines: Iterator[str]) -> Iterator[Row]:
-    reader = csv.DictReader(lines, strict=True)
-    try:
-        header = [field.strip() for field in reader.fieldnames or []]
-        reader.fieldnames = header
-        _check_fields(f"the header of {name}", header)
-        for record in reader:
-            place = f"line {reader.line_num} of {name}"
-            if None in record or None in record.values():
-                raise CircuitsError(
-                    f"{place} does not have {len(header)} fields as the header "
-                    f"({', '.join(header)}); put fields with commas in double quotes"
-                )
-            yield _row(place, {key: text or None for key, text in record.items()})
-    except csv.Error as error:
-        raise CircuitsError(f"line {reader.line_num} of {name} is not CSV: {error}") from error
-
-
-def _read_jsonl(name: str, lines: Iterator[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"line {number} of {name}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CircuitsError(
-                f"{place} is not JSON: {error.msg} at column {error.colno}"
-            ) from error
-        if not isinstance(record, dict):
-            raise CircuitsError(
-                f'{place} is not an object like {{"clean": "...", "answer": "..."}}'
-            )
-        _check_fields(place, list(record))
-        yield _row(place, record)
-
-
-def _check_fields(place: str, fields: Sequence[str]) -> None:
-    unknown = [field for field in fields if field not in COLUMNS]
-    if unknown:
-        raise CircuitsError(
-            f"{place} has a field {unknown[0]!r}; the fields are {', '.join(COLUMNS)}"
-            f"{nearest(unknown[0], COLUMNS)}"
-        )
-    if "clean" not in fields:
-        raise CircuitsError(f"{place} lacks the field 'clean', the prompt itself")
-
-
-def _row(place: str, record: dict[str, Any]) -> Row:
-    for name, value in record.items():
-        if value is not None and not isinstance(value, str):
-            raise CircuitsError(f"{place}: {name} is {value!r}; give a text in quotes")
-    if not record["clean"]:
-        raise CircuitsError(f"{place}: clean is empty; write a prompt")
-    return Row(place, **record)

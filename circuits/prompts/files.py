@@ -1,0 +1,262 @@
+"""The user's own prompts in a file, read whole or block by block."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from circuits.errors import CircuitsError, nearest
+from circuits.prompts.prompts import Prompts
+from circuits.prompts.user import Row, from_rows
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+COLUMNS = ("clean", "corrupted", "answer", "distractor")
+BLOCK = 500  # prompts
+_BOM = "\ufeff".encode()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Up to where has an input been read?
+
+    `n_prompts` prompts, which in a file are `line` lines and `offset` bytes; `sha256` is of what
+    was read, by which it is known again.
+    """
+
+    n_prompts: int = 0
+    line: int = 0
+    offset: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    r"""Which batches do the prompts in a file make, `block` prompts at a time?
+
+    The file is read as it is needed, so it may hold millions of prompts. Each block is padded for
+    itself. Iterating starts at the file's beginning every time. The formats are `from_file`'s.
+
+    Raises:
+        CircuitsError: when the name has none of the known suffixes; while iterating, naming file
+            and line, for anything that cannot be read.
+        TokenError: while iterating, for answers of several tokens and prompts too long.
+
+    >>> import tempfile
+    >>> from circuits.checkpoints import load
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "words.txt")
+    ...     n_written = path.write_text("CBABBC\nABCABC\nCCCBBB\n")
+    ...     [len(prompts) for prompts in PromptFile(load("sort-abc"), path, block=2)]
+    [2, 1]
+    """
+
+    model: HookedGPT2
+    path: Path
+    block: int = BLOCK
+    prepend_bos: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.path.suffix.lower() not in _READERS:
+            raise CircuitsError(
+                f"{self.path} is no file of prompts: its name should end in {', '.join(_READERS)}"
+            )
+        if self.block < 1:
+            raise CircuitsError(f"blocks of {self.block} prompts: take at least 1")
+
+    def __iter__(self) -> Iterator[Prompts]:
+        return (prompts for prompts, _ in self.after(Mark()))
+
+    @property
+    def n_bytes(self) -> int:
+        """How long is the file?"""
+        with _readable(self.path):
+            return self.path.stat().st_size
+
+    def after(self, mark: Mark) -> Iterator[tuple[Prompts, Mark]]:
+        """The blocks that follow this mark, each with the mark at its end.
+
+        Raises:
+            CircuitsError: when the file up to the mark is not what it was, or when the mark was
+                the file's end, amid a block, and is no longer.
+        """
+        with _readable(self.path), self.path.open("rb") as file:
+            lines = _Lines(self.path.name, file)
+            rows = _READERS[self.path.suffix.lower()](lines)
+            # Also when starting later: the first row says what all rows have.
+            first = next(rows, None)
+            if first is None:
+                raise CircuitsError(f"{self.path} has no prompts; write at least one")
+            if mark.offset:
+                lines.jump(mark)
+            else:
+                rows = chain([first], rows)
+            n_prompts = mark.n_prompts
+            while block := list(islice(rows, self.block)):
+                if n_prompts % self.block:
+                    raise CircuitsError(
+                        f"{self.path} has grown: it ended at line {mark.line} before, and that "
+                        "block would be another one now; start anew with the whole file, or put "
+                        "the new prompts into one of their own"
+                    )
+                n_prompts += len(block)
+                prompts = from_rows(self.model, block, lines.name, self.prepend_bos, first)
+                yield prompts, lines.mark(n_prompts)
+
+
+def from_file(model: HookedGPT2, path: str | Path, *, prepend_bos: bool | None = None) -> Prompts:
+    """Which batch do the prompts in this file make?
+
+    ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have
+    the fields clean, and if wanted corrupted, answer, distractor. Blank lines are skipped. Text is
+    taken as it stands: GPT-2's tokens for words begin with a space, so an answer usually does too.
+
+    Raises:
+        CircuitsError: naming the file and the line, for anything that cannot be read.
+        TokenError: the same, for answers of several tokens and prompts too long for the context.
+    """
+    return next(iter(PromptFile(model, Path(path), sys.maxsize, prepend_bos)))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
+
+
+class _Lines:
+    """The lines of a file, each with its ending, and how far they have been read."""
+
+    def __init__(self, name: str, file: BinaryIO) -> None:
+        self.name = name
+        self._file = file
+        self._number, self._offset, self._digest = 0, 0, hashlib.sha256()
+        start = file.read(len(_BOM))
+        if start == _BOM:
+            self._count(start)
+        file.seek(self._offset)
+        self._text = self._decoded()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._text)
+        self._number += 1
+        try:
+            self._count(line.encode())
+        except UnicodeEncodeError as error:
+            raise CircuitsError(f"{self.place} is not UTF-8 text; save it as UTF-8") from error
+        return line
+
+    @property
+    def place(self) -> str:
+        """Where the line read last is, for messages."""
+        return f"line {self._number} of {self.name}"
+
+    def mark(self, n_prompts: int) -> Mark:
+        """Up to here."""
+        return Mark(n_prompts, self._number, self._offset, self._digest.hexdigest())
+
+    def jump(self, mark: Mark) -> None:
+        """Go on after this mark; what stands before it must be what was there."""
+        self._text.detach()
+        self._file.seek(0)
+        self._offset, self._number, self._digest = 0, mark.line, hashlib.sha256()
+        while piece := self._file.read(min(1 << 20, mark.offset - self._offset)):
+            self._count(piece)
+        if (self._offset, self._digest.hexdigest()) != (mark.offset, mark.sha256):
+            raise CircuitsError(
+                f"{self.name} is not the file it was: something in its first {mark.line} lines "
+                "has changed, and their results are there already; take the file as it was, or "
+                "start anew (only later lines may be mended)"
+            )
+        self._text = self._decoded()
+
+    def _decoded(self) -> io.TextIOWrapper:
+        # What is not UTF-8 is escaped here and refused line by line, so that the line can be named.
+        return io.TextIOWrapper(self._file, "utf-8", errors="surrogateescape", newline="")
+
+    def _count(self, piece: bytes) -> None:
+        self._offset += len(piece)
+        self._digest.update(piece)
+
+
+def _read_txt(lines: _Lines) -> Iterator[Row]:
+    for line in lines:
+        if line.strip():
+            yield Row(lines.place, line.rstrip("\r\n"))
+
+
+def _read_csv(lines: _Lines) -> Iterator[Row]:
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        header = [field.strip() for field in reader.fieldnames or []]
+        reader.fieldnames = header
+        _check_fields(f"the header of {lines.name}", header)
+        for record in reader:
+            if None in record or None in record.values():
+                raise CircuitsError(
+                    f"{lines.place} does not have {len(header)} fields as the header "
+                    f"({', '.join(header)}); put fields with commas in double quotes"
+                )
+            yield _row(lines.place, {key: text or None for key, text in record.items()})
+    except csv.Error as error:
+        raise CircuitsError(f"{lines.place} is not CSV: {error}") from error
+
+
+def _read_jsonl(lines: _Lines) -> Iterator[Row]:
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CircuitsError(
+                f"{lines.place} is not JSON: {error.msg} at column {error.colno}"
+            ) from error
+        if not isinstance(record, dict):
+            raise CircuitsError(
+                f'{lines.place} is not an object like {{"clean": "...", "answer": "..."}}'
+            )
+        _check_fields(lines.place, list(record))
+        yield _row(lines.place, record)
+
+
+_READERS: dict[str, Callable[[_Lines], Iterator[Row]]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}
+
+
+def _check_fields(place: str, fields: Sequence[str]) -> None:
+    unknown = [field for field in fields if field not in COLUMNS]
+    if unknown:
+        raise CircuitsError(
+            f"{place} has a field {unknown[0]!r}; the fields are {', '.join(COLUMNS)}"
+            f"{nearest(unknown[0], COLUMNS)}"
+        )
+    if "clean" not in fields:
+        raise CircuitsError(f"{place} lacks the field 'clean', the prompt itself")
+
+
+def _row(place: str, record: dict[str, Any]) -> Row:
+    for name, value in record.items():
+        if value is not None and not isinstance(value, str):
+            raise CircuitsError(f"{place}: {name} is {value!r}; give a text in quotes")
+    if not record["clean"]:
+        raise CircuitsError(f"{place}: clean is empty; write a prompt")
+    return Row(place, **record)

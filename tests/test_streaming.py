@@ -1,0 +1,155 @@
+"""Files of prompts read block by block: the same prompts, little memory, and where to go on."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from word_model import word_model
+
+from circuits.checkpoints import load
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+from circuits.prompts import Mark, PromptFile, from_file
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedGPT2:
+    return word_model(n_ctx=24)
+
+
+TXT = "x and\r\n\n y the \nz\nx x\r\ny\n"
+CSV = 'clean,answer,distractor\nx, Tom, Anne\n\n"say\n""x"", and", to, the\ny, Tom, Mary\n'
+JSONL = '{"clean": "x", "answer": " Tom"}\n\n{"answer": " to", "clean": "y"}\n'
+FILES = {"a.txt": TXT, "a.csv": CSV, "a.jsonl": JSONL, "bom.csv": "\ufeff" + CSV, "b.txt": "x\ry\r"}
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("block", [1, 2, 3, 100])
+def test_blocks_are_the_file_in_pieces(
+    model: HookedGPT2, tmp_path: Path, name: str, block: int
+) -> None:
+    path = write(tmp_path, name, FILES[name])
+    whole = from_file(model, path)
+    blocks = list(PromptFile(model, path, block))
+    assert [text for prompts in blocks for text in prompts.texts] == list(whole.texts)
+    assert {len(prompts) for prompts in blocks[:-1]} <= {block}
+    assert {(prompts.metric, prompts.task) for prompts in blocks} == {(whole.metric, name)}
+    answers = [prompts.answers for prompts in blocks]
+    if whole.answers is None:
+        assert answers == [None] * len(blocks)
+    else:
+        assert [a for some in answers if some is not None for a in some.tolist()] == (
+            whole.answers.tolist()
+        )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_mark_leads_to_the_rest(model: HookedGPT2, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name, FILES[name])
+    file = PromptFile(model, path, 1)
+    read = [(prompts.checksum, mark) for prompts, mark in file.after(Mark())]
+    for index, (_, mark) in enumerate(read):
+        again = [(prompts.checksum, after) for prompts, after in file.after(mark)]
+        assert again == read[index + 1 :]
+        assert mark.n_prompts == index + 1
+    assert read[-1][1].offset == file.n_bytes
+
+
+lines = st.lists(st.sampled_from(["x", "", "x and", "  ", "é", "\u2028"]), max_size=12)
+
+
+@given(lines, st.sampled_from(["\n", "\r\n", "\r"]), st.integers(1, 4))
+def test_any_text_can_be_resumed(
+    tmp_path_factory: pytest.TempPathFactory, words: list[str], ending: str, block: int
+) -> None:
+    path = write(tmp_path_factory.mktemp("any"), "a.txt", ending.join(["x", *words]))
+    file = PromptFile(word_model(n_ctx=24), path, block)
+    texts = [word for word in ["x", *words] if word.strip()]
+    assert [text for prompts in file for text in prompts.texts] == texts
+    for _, mark in file.after(Mark()):
+        rest = [text for prompts, _ in file.after(mark) for text in prompts.texts]
+        assert rest == texts[mark.n_prompts :]
+
+
+def test_what_all_rows_must_have_holds_across_blocks(model: HookedGPT2, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "clean,answer\nx, Tom\ny, Tom\nz,\n")
+    blocks = PromptFile(model, path, 2).after(Mark())
+    _, mark = next(blocks)
+    with pytest.raises(CircuitsError, match=r"line 4 of a.csv has no answer, line 2 of a.csv has"):
+        next(blocks)
+    with pytest.raises(CircuitsError, match=r"line 4 of a.csv has no answer, line 2 of a.csv has"):
+        next(PromptFile(model, path, 2).after(mark))
+
+
+def test_a_later_line_may_be_mended(model: HookedGPT2, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"clean": "x"}\n{"clean": \n')
+    file = PromptFile(model, path, 1)
+    blocks = file.after(Mark())
+    _, mark = next(blocks)
+    with pytest.raises(CircuitsError, match="line 2 of a.jsonl is not JSON"):
+        next(blocks)
+    write(tmp_path, "a.jsonl", '{"clean": "x"}\n{"clean": "y"}\n')
+    assert [prompts.texts for prompts, _ in file.after(mark)] == [("y",)]
+
+
+@pytest.mark.parametrize("text", ["y\ny\nz\n", "x\n", "x\r\ny\nz\n", ""])
+def test_an_earlier_line_may_not_change(model: HookedGPT2, tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, "a.txt", "x\ny\nz\n")
+    file = PromptFile(model, path, 2)
+    _, mark = next(file.after(Mark()))
+    write(tmp_path, "a.txt", text)
+    with pytest.raises(CircuitsError, match=r"first 2 lines has changed|has no prompts"):
+        next(file.after(mark))
+
+
+def test_a_short_last_block_cannot_grow(model: HookedGPT2, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "x\ny\nz\n")
+    file = PromptFile(model, path, 2)
+    *_, (_, mark) = file.after(Mark())
+    write(tmp_path, "a.txt", "x\ny\nz\nx\n")
+    with pytest.raises(CircuitsError, match=r"a.txt has grown: it ended at line 3"):
+        next(file.after(mark))
+
+
+def test_the_line_that_is_not_utf8_is_named(model: HookedGPT2, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x\n" * 3 + b"\xed\xa0\x80\n")
+    blocks = iter(PromptFile(model, path, 2))
+    assert next(blocks).texts == ("x", "x")
+    with pytest.raises(CircuitsError, match=r"line 4 of a.txt is not UTF-8 text"):
+        next(blocks)
+
+
+def test_what_makes_no_blocks(model: HookedGPT2, tmp_path: Path) -> None:
+    with pytest.raises(CircuitsError, match="blocks of 0 prompts"):
+        PromptFile(model, tmp_path / "a.txt", 0)
+    with pytest.raises(CircuitsError, match=r"a.json is no file of prompts"):
+        PromptFile(model, tmp_path / "a.json")
+    with pytest.raises(CircuitsError, match="cannot be read: No such file"):
+        _ = PromptFile(model, tmp_path / "a.txt").n_bytes
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    model = load("sort-abc")
+
+    def peak(n: int) -> int:
+        path = write(tmp_path, "long.txt", "CBABBC\n" * n)
+        tracemalloc.start()
+        n_read = sum(len(prompts) for prompts in PromptFile(model, path, 50))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert n_read == n
+        return most
+
+    peak(100)  # whatever is kept from the first time on
+    assert peak(8000) < 1.2 * peak(2000)
