@@ -1,0 +1,147 @@
+"""Statistics of a sweep that is too long to keep: per cell, merged block by block.
+
+Shapes: c cells, n prompts. An effect is a cell's metric minus the base cell's, on the same prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuits.errors import CircuitsError
+from circuits.result import AVERAGED, student_t
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What does each cell do, on average over the prompts so far, and how sure is it?
+
+    Everything an interval needs, and no prompt's own number: the size does not depend on n. Made by
+    `moments`; `merge` is exact up to rounding (Chan, Golub & LeVeque 1983), and merging in the same
+    order gives the same bits.
+
+    Attributes:
+        n: prompts.
+        value: [c], the mean of the metric.
+        effect: [c], the mean effect.
+        squares: [c], the sum over prompts of the effect's squared deviation from its mean.
+        products: [c], the sum of its deviations times those of the `full` cell's effect; or None.
+        changed: [c], whether a cell wrote anything that was not there already.
+        full: which cell's effect is the whole that `ratio` compares with; or None.
+    """
+
+    n: int
+    value: Numbers
+    effect: Numbers
+    squares: Numbers
+    products: Numbers | None
+    changed: NDArray[np.bool_]
+    full: int | None = None
+
+    def merge(self, other: Moments) -> Moments:
+        """The same over these prompts and the other's, which follow them.
+
+        Raises:
+            CircuitsError: when the two are of other cells.
+
+        >>> values = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 6.0]])
+        >>> changed = np.array([False, True])
+        >>> whole = moments(values[:, :1], changed).merge(moments(values[:, 1:], changed))
+        >>> whole.n, whole.effect.tolist(), whole.squares.tolist()
+        (3, [0.0, 3.0], [0.0, 14.0])
+        """
+        if (len(self.value), self.full) != (len(other.value), other.full):
+            raise CircuitsError(
+                f"moments of {len(self.value)} cells (full effect: {self.full}) and of "
+                f"{len(other.value)} ({other.full}) are of different sweeps; merge those of one"
+            )
+        n = self.n + other.n
+        share = other.n / n
+        step = other.effect - self.effect
+        between = self.n * share * step
+        products = None
+        if self.products is not None and other.products is not None and self.full is not None:
+            products = self.products + other.products + between * step[self.full]
+        return replace(
+            self,
+            n=n,
+            value=self.value + share * (other.value - self.value),
+            effect=self.effect + share * step,
+            squares=self.squares + other.squares + between * step,
+            products=products,
+            changed=self.changed | other.changed,
+        )
+
+    def interval(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
+        """The mean effect [c] with its uncertainty: the columns of `mean_interval`.
+
+        >>> found = moments(np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]), np.array([False, True]))
+        >>> {name: round(float(column[1]), 3) for name, column in found.interval().items()}
+        {'value': 2.0, 'stderr': 0.577, 'ci_low': -0.484, 'ci_high': 4.484, 'n': 3.0}
+        """
+        return self._columns(self.effect, self.squares, confidence)
+
+    def ratio(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
+        """Which share of the full effect has each cell [c]? Mean effect over mean full effect.
+
+        The standard error is the ratio estimator's (delta method; Cochran 1977, 6.4): that of the
+        mean of effect - ratio x full effect, over the full effect's mean.
+
+        Raises:
+            CircuitsError: when no full effect was asked for, or it is 0 on average.
+        """
+        if self.full is None or self.products is None:
+            raise CircuitsError("no cell is the full effect; say which one when the sweep begins")
+        whole = float(self.effect[self.full])
+        if not whole:
+            raise CircuitsError(
+                "the full effect is 0 on average, so no share of it can be told: the two runs do "
+                "not differ in this metric; choose other prompts or another metric"
+            )
+        ratio = self.effect / whole
+        # Rounding may leave a little less than nothing of a difference.
+        left = self.squares - 2 * ratio * self.products + ratio**2 * self.squares[self.full]
+        return self._columns(ratio, np.maximum(left, 0) / whole**2, confidence)
+
+    def _columns(
+        self, mean: Numbers, squares: Numbers, confidence: float
+    ) -> dict[str, NDArray[Any]]:
+        n = self.n
+        stderr = np.sqrt(squares / (n - 1) / n) if n > 1 else np.full_like(mean, np.nan)
+        half = stderr * (student_t(confidence, n - 1) if n > 1 else math.nan)
+        columns = (mean, stderr, mean - half, mean + half, np.full(mean.shape, n))
+        return dict(zip(AVERAGED, columns, strict=True))
+
+
+def moments(
+    values: Numbers, changed: NDArray[np.bool_], *, base: int = 0, full: int | None = None
+) -> Moments:
+    """What does each cell do on these prompts? `values` [c n], `changed` [c].
+
+    `base` is the cell that effects are measured from, `full` one whose effect is the whole.
+
+    Raises:
+        CircuitsError: for no prompts, or values that are not finite.
+    """
+    n = values.shape[1]
+    if not n or not np.isfinite(values).all():
+        bad = "no values" if not n else f"{int((~np.isfinite(values)).sum())} that are not finite"
+        raise CircuitsError(f"a mean needs finite values; given were {bad}")
+    effects = values - values[base]
+    effect = effects.mean(1)
+    effects -= effect[:, None]
+    return Moments(
+        n=n,
+        value=values.mean(1),
+        effect=effect,
+        squares=np.square(effects).sum(1),
+        products=None if full is None else (effects * effects[full]).sum(1),
+        changed=changed,
+        full=full,
+    )
