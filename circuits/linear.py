@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-PROBE_ROWS = 32  # how many rows the measurement multiplies
-PROBE_WIDTH = 1024  # it cuts larger matrices to this, so that it takes a millisecond
+PROBE_ROWS, PROBE_WIDTH = 64, 512  # what the measurement multiplies: a few milliseconds in all
 WORTHWHILE = 1.2  # how many times as fast packed copies must be to be used
-# One row is bound by memory, which the packed layout reads no faster, and small matrices by the
-# cost of a call, which is higher.
-ONE_ROW_WEIGHTS = 2**19
+# A call costs more: below this many multiplications (rows times weights) nothing is gained.
+LEAST_WORK = 2**19
 
 
 def linear(
@@ -111,11 +109,8 @@ class Pack:
         """The copy to multiply `x` [... i] with, or None where `torch.addmm` is to be used."""
         if not _fits(x, weight):
             return None
-        n_in, n_out = weight.shape
-        if x.numel() <= n_in and n_in * n_out < ONE_ROW_WEIGHTS:
-            return None
-        widths = (min(n_in, PROBE_WIDTH), min(n_out, PROBE_WIDTH))
-        if not packing_pays(*widths, torch.get_num_threads()):
+        n_out = weight.shape[0 if transposed else 1]
+        if x.numel() * n_out < LEAST_WORK or not packing_pays(torch.get_num_threads()):
             return None
         version = (weight.data_ptr(), weight._version)
         copy = self.copies.get(transposed)
@@ -134,15 +129,14 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == weight.device.type == "cpu"
         and not weight.is_inference()  # whose edits are not recorded
         and not torch.is_autocast_enabled("cpu")
-        and forward_ad._current_level < 0
         and not _is_transformed()
     )
 
 
 def _is_transformed() -> bool:
-    """Inside `torch.func`'s transformations?"""
-    active = getattr(torch._C, "_are_functorch_transforms_active", None)
-    return active is None or bool(active())
+    """Inside `torch.func`'s transformations, or forward-mode differentiation? If in doubt, yes."""
+    active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+    return bool(active()) or getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def _packed_copy(transposed: Tensor) -> Tensor:
@@ -159,28 +153,29 @@ def _product(x: Tensor, copy: Tensor, bias: Tensor | None, gelu: str | None) -> 
 
 
 @lru_cache
-def packing_pays(n_in: int, n_out: int, n_threads: int) -> bool:
-    """Does this machine multiply packed weights faster? Measured once for each size.
+def packing_pays(n_threads: int) -> bool:
+    """Does this machine multiply packed weights faster, with this number of threads?
 
-    `n_threads` is not used but to measure again when it changes.
+    Measured once, by the best of several runs, so that another program's noise is not counted.
     """
-    x, weight, bias = torch.ones(PROBE_ROWS, n_in), torch.ones(n_in, n_out), torch.ones(n_out)
+    x, weight = torch.ones(PROBE_ROWS, PROBE_WIDTH), torch.ones(PROBE_WIDTH, PROBE_WIDTH)
+    bias = weight[0]
     try:
-        copy = _packed_copy(weight.T)
+        copy = _packed_copy(weight)
         if not torch.allclose(_product(x, copy, bias, None), torch.addmm(bias, x, weight)):
             return False
     except (AttributeError, RuntimeError, TypeError):  # private operations, which may change
         return False
-    plain = fast = float("inf")
+    plain, fast = [], []
     with torch.no_grad():
-        for _ in range(7):
+        for _ in range(20):
             start = time.perf_counter()
             torch.addmm(bias, x, weight)
             between = time.perf_counter()
             _product(x, copy, bias, None)
-            plain = min(plain, between - start)
-            fast = min(fast, time.perf_counter() - between)
-    return plain > WORTHWHILE * fast
+            plain.append(between - start)
+            fast.append(time.perf_counter() - between)
+    return min(plain) > WORTHWHILE * min(fast)
 
 
 class _WeightGradient(torch.autograd.Function):
