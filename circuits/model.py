@@ -61,9 +61,11 @@ class LayerNorm(nn.Module):
         """LayerNorm's output, by way of its two sites if somebody watches them."""
         if not (self.hook_scale.watched or self.hook_normalized.watched):
             return self.plain(x)
-        centered = x - x.mean(-1, keepdim=True)
-        scale = self.hook_scale((centered.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
-        return self.hook_normalized(centered / scale) * self.w + self.b
+        wide = x if x.dtype.itemsize > 2 else x.float()  # as the fused one: squares overflow
+        centered = wide - wide.mean(-1, keepdim=True)
+        scale = (centered.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        scale = self.hook_scale(scale.to(x.dtype))
+        return self.hook_normalized((centered / scale).to(x.dtype)) * self.w + self.b
 
     def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
         """The same without hooks, fused, for any leading axes."""
