@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -85,6 +85,22 @@ class Prompts:
         content += [self.roles[role] for role in sorted(self.roles)]
         listed = [None if value is None else value.int().tolist() for value in content]
         return hashlib.sha256(json.dumps([listed, sorted(self.roles)]).encode()).hexdigest()[:16]
+
+    def part(self, rows: slice) -> Prompts:
+        """Some of the prompts, padded only as far as these need."""
+        width = int(self.mask[rows].sum(1).max())
+        cut: dict[str, Any] = {
+            name: None if value is None else value[rows, :width]
+            for name in ("tokens", "mask", "targets", "corrupted")
+            for value in [getattr(self, name)]
+        }
+        cut |= {
+            name: None if value is None else value[rows]
+            for name in ("answers", "distractors")
+            for value in [getattr(self, name)]
+        }
+        roles = {role: at[rows] for role, at in self.roles.items()}
+        return replace(self, texts=self.texts[rows], roles=roles, **cut)
 
     def index(self, position: str | int) -> Tensor:
         """Where is this role, or this position, in each prompt? Indices [b].

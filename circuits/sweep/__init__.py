@@ -1,0 +1,31 @@
+"""Sweeps: many interventions on the same prompts, without computing anything twice.
+
+A `Sweep` says what is written where (its cells) and what is measured; `plan` finds the least work
+for it, and `run` does it. Everything equals one plain forward pass for each cell.
+"""
+
+from circuits.sweep.cells import Cell, Source, Sweep, Write, cell, check_cell, name
+from circuits.sweep.execute import Executor, Scores, TaskScores, logits, prepared, run
+from circuits.sweep.memory import parse_bytes
+from circuits.sweep.plan import Plan, Task, estimate, plan
+
+__all__ = [
+    "Cell",
+    "Executor",
+    "Plan",
+    "Scores",
+    "Source",
+    "Sweep",
+    "Task",
+    "TaskScores",
+    "Write",
+    "cell",
+    "check_cell",
+    "estimate",
+    "logits",
+    "name",
+    "parse_bytes",
+    "plan",
+    "prepared",
+    "run",
+]

@@ -1,0 +1,165 @@
+"""What a sweep is made of: cells (what is written in one run), and where the values come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from circuits.components import Component, Edge, check, parse, parse_edge
+from circuits.config import ModelConfig
+from circuits.errors import CircuitsError
+from circuits.interventions import get_method
+
+if TYPE_CHECKING:
+    from circuits.metrics import Metric
+    from circuits.prompts import Prompts
+
+_RECEIVERS = ("head", "attn", "mlp", "logits")
+
+
+@dataclass(frozen=True)
+class Write:
+    """Which part is replaced in a run, and by what?
+
+    Without `senders` the target writes (a slot: reads) the source's value. With senders the target
+    reads its base input plus, for each of them, the source's value minus the base value, all else
+    as in the base run: this is path patching. What it then writes goes on through the model.
+    """
+
+    target: Component
+    senders: tuple[Component, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.senders:
+            return str(self.target)
+        return "+".join(str(Edge(sender, self.target)) for sender in self.senders)
+
+
+Cell = tuple[Write, ...]  # what is written together in one run; () is the base run itself
+
+
+def cell(*parts: str | Component | Edge) -> Cell:
+    """What is written together in one run? Edges into the same receiver become one write.
+
+    >>> [str(write) for write in cell("m7", "a5.h3@END")]
+    ['m7', 'a5.h3@END']
+    >>> [str(write) for write in cell("a0.h1->a5.h3<q>", "m2->a5.h3<q>")]
+    ['a0.h1->a5.h3<q>+m2->a5.h3<q>']
+
+    Raises:
+        CircuitsError: for a name outside the grammar.
+    """
+    senders: dict[Component, list[Component]] = {}
+    writes: dict[Component, None] = {}
+    for part in parts:
+        if isinstance(part, str):
+            part = parse_edge(part) if "->" in part else parse(part)
+        if isinstance(part, Edge):
+            senders.setdefault(part.receiver, []).append(part.sender)
+        else:
+            writes[part] = None
+    edges = (Write(to, tuple(dict.fromkeys(by))) for to, by in senders.items())
+    return (*map(Write, writes), *edges)
+
+
+def name(cell: Cell) -> str:
+    """What is a cell called in tables? Plus signs join what is written together.
+
+    >>> name(cell_of_two := cell("m7", "a5.h3"))
+    'm7+a5.h3'
+    """
+    return "+".join(map(str, cell))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where do the values come from that are written?
+
+    `method` is one of `circuits.interventions.METHODS`, asked about the run on `tokens` [b p], of
+    which `mask` [b p] marks the real ones. For ``resample`` row i is where prompt i takes its
+    values from; for ``mean`` it is any set of prompts; ``zero`` needs none.
+
+    Raises:
+        CircuitsError: for an unknown method, or an empty set.
+    """
+
+    method: str
+    tokens: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        get_method(self.method)
+        if not self.mask.any():
+            raise CircuitsError(
+                f"the reference set for {self.method!r} is empty; give at least one prompt whose "
+                "values can be taken"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Many interventions on the same prompts: what is each prompt's metric in every cell?
+
+    Attributes:
+        prompts: their `tokens` are the base run, in which each cell writes.
+        metric: what is measured.
+        cells: what is written, one run each; () is the base run.
+        source: where the written values come from.
+        clean: [b p], tokens of the run that a metric such as ``kl`` compares with; the base run's
+            if None.
+
+    Raises:
+        CircuitsError: when shapes disagree, or padding does not stand on the right.
+    """
+
+    prompts: Prompts
+    metric: Metric
+    cells: tuple[Cell, ...]
+    source: Source
+    clean: Tensor | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        mask, shape = self.prompts.mask, tuple(self.prompts.tokens.shape)
+        if bool((mask[:, 1:] & ~mask[:, :-1]).any()) or not bool(mask[:, 0].all()):
+            raise CircuitsError("a sweep takes prompts that are padded on the right")
+        same_shape = {"clean": self.clean}
+        if self.source.method == "resample":
+            same_shape["the source of 'resample'"] = self.source.tokens
+        for what, tokens in same_shape.items():
+            if tokens is not None and tuple(tokens.shape) != shape:
+                raise CircuitsError(
+                    f"{what} has shape {tuple(tokens.shape)}, the prompts {shape}; give one row "
+                    "for each prompt, token for token"
+                )
+        if self.source.method == "resample" and not torch.equal(self.source.mask.bool(), mask):
+            raise CircuitsError(
+                "the source of 'resample' has prompts of other lengths than those it is written "
+                "into; take each prompt's values from one of the same length"
+            )
+        self.metric.check(self.prompts, clean=True)
+
+
+def check_cell(cell: Cell, cfg: ModelConfig) -> None:
+    """Can these parts be written in this model?
+
+    Raises:
+        CircuitsError: for parts that do not exist, or that cannot be written or receive.
+    """
+    for write in cell:
+        check(write.target, cfg)
+        if write.senders and write.target.kind not in _RECEIVERS:
+            raise CircuitsError(
+                f"{write.target} cannot receive an edge; choose a head (a5.h3, or a5.h3<q> for one "
+                "of its inputs), an attention layer (a5), an MLP (m5) or logits"
+            )
+        if not write.senders and write.target.kind == "logits":
+            raise CircuitsError(
+                "the logits are what is measured, and cannot be ablated; name a head (a5.h3), an "
+                "attention layer (a5), an MLP (m5), embed, pos or resid_pre.5"
+            )
+        for sender in write.senders:
+            check(sender, cfg)
+            Edge(sender, write.target)  # says so when the receiver comes first

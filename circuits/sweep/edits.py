@@ -1,0 +1,279 @@
+"""From what shall be written to tensors: where in the pass, which head, which values.
+
+Shapes: b prompts, p positions, d = d_model, e = d_head; a value has 1 in place of b or p where it
+is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from torch import Tensor
+
+from circuits.components import Component
+from circuits.interventions import get_method
+from circuits.sweep.cells import Source, Sweep, Write
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+    from circuits.prompts import Prompts
+
+Runs = Mapping[str, Tensor]  # what passed the sites of a run, by site
+
+
+class Stage(IntEnum):
+    """Where in a layer is something written? In the order of computation."""
+
+    EMBED = 0
+    POS = 1
+    PRE = 2  # the stream that enters the layer
+    QKV = 3
+    Z = 4
+    ATTN = 5
+    MID = 6
+    MLP = 7
+
+
+Point = tuple[int, Stage]  # layer and stage; layer n_layers has only PRE, the final stream
+_STAGES = {
+    "embed": Stage.EMBED,
+    "pos": Stage.POS,
+    "resid_pre": Stage.PRE,
+    "resid_post": Stage.PRE,
+    "logits": Stage.PRE,
+    "head": Stage.Z,
+    "attn": Stage.ATTN,
+    "resid_mid": Stage.MID,
+    "mlp": Stage.MLP,
+}
+# Where what is written only adds to the stream: the site that holds what it takes the place of.
+CHANGES = {
+    Stage.EMBED: "hook_embed",
+    Stage.POS: "hook_pos_embed",
+    Stage.Z: "blocks.{layer}.attn.hook_z",
+    Stage.ATTN: "blocks.{layer}.hook_attn_out",
+    Stage.MLP: "blocks.{layer}.hook_mlp_out",
+}
+_SLOTS = {"q": 0, "k": 1, "v": 2}
+
+
+def point(write: Write, n_layers: int) -> Point:
+    """At which point of the pass does this act?
+
+    >>> point(Write(Component("resid_post", 3)), n_layers=12)
+    (4, <Stage.PRE: 2>)
+    """
+    target = write.target
+    if target.kind == "logits":
+        return n_layers, Stage.PRE
+    layer = (target.layer or 0) + (target.kind == "resid_post")
+    return layer, Stage.QKV if target.slot else _STAGES[target.kind]
+
+
+def stream_site(layer: int, n_layers: int) -> str:
+    """Which site is the stream that enters this layer, the final one for `n_layers`?"""
+    return f"blocks.{layer}.hook_resid_pre" if layer < n_layers else _final_site(n_layers)
+
+
+def _final_site(n_layers: int) -> str:
+    return f"blocks.{n_layers - 1}.hook_resid_post"
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One write, ready: `value` [b p d] or [b p e] replaces what is at `point`.
+
+    `head` and `slot` (0 query, 1 key, 2 value) say which part of it. `where` [b] is the only
+    position to write at; None means all. With `adds` the value is added to what is there.
+    """
+
+    point: Point
+    value: Tensor
+    head: int | None = None
+    slot: int | None = None
+    where: Tensor | None = None
+    adds: bool = False
+
+    def at(self, prompts: Tensor, columns: Tensor) -> Tensor:
+        """The value for these prompts [n] at these positions [w]: broadcasts to [n w ...]."""
+        value = self.value[prompts] if self.value.shape[0] > 1 else self.value
+        return value[:, columns] if value.shape[1] > 1 else value
+
+
+def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
+    """From which position on can each write change anything in each prompt? [b]
+
+    Nothing changes before the position that is written, nor before the first token in which the
+    source differs from the base; the number of positions stands for never.
+    """
+    prompts, never = sweep.prompts, sweep.prompts.tokens.shape[1]
+    differs = torch.zeros(len(prompts), dtype=torch.long, device=prompts.tokens.device)
+    if sweep.source.method == "resample":
+        other = prompts.tokens != sweep.source.tokens
+        differs = torch.where(other.any(1), other.long().argmax(1), never)
+
+    def first(*parts: Component) -> Tensor:
+        """From where on does what these write, or send and read, differ?"""
+        if sweep.source.method == "resample" and parts[0].kind == "pos":
+            return torch.full_like(differs, never)  # the positions are the same
+        found, named = differs, [p.position for p in parts if p.position is not None]
+        places = [prompts.index(position) for position in named]
+        for at in places:  # where two are named, nothing is sent unless they are one
+            found = torch.where((at >= differs) & (at == places[0]), at, never)
+        return found
+
+    return {
+        write: torch.stack([first(sender, write.target) for sender in write.senders]).amin(0)
+        if write.senders
+        else first(write.target)
+        for write in writes
+    }
+
+
+def needed_sites(writes: Iterable[Write], n_layers: int) -> tuple[set[str], set[str]]:
+    """Which sites of the base run and of the source's run do these writes need?"""
+    base, source = {_final_site(n_layers)}, set()
+    for write in writes:
+        layer, stage = point(write, n_layers)
+        block = f"blocks.{layer}."
+        into_stream = stage in (Stage.EMBED, Stage.POS, Stage.PRE)
+        if into_stream or (write.senders and stage is not Stage.MLP):
+            base |= {stream_site(layer, n_layers)}
+        if not into_stream:
+            base |= {block + "hook_resid_mid"}
+        if stage in CHANGES:
+            base |= {CHANGES[stage].format(layer=layer)}
+        if stage is Stage.MLP:
+            base |= {stream_site(layer + 1, n_layers)}
+        if stage is Stage.QKV:
+            base |= {block + f"attn.hook_{part}" for part in "qkvz"}
+        base |= {sender.site for sender in write.senders}
+        source |= {_value_site(part) for part in write.senders or (write.target,)}
+    return base, source
+
+
+def _value_site(part: Component) -> str:
+    """The site whose value the source gives; a head's inputs are all the same stream."""
+    return f"blocks.{part.layer}.hook_resid_pre" if part.slot else part.site
+
+
+@torch.inference_mode()
+def run_sites(model: HookedGPT2, tokens: Tensor, mask: Tensor, sites: Iterable[str]) -> Runs:
+    """What passes these sites when the model reads `tokens` [b p], real where `mask` says so?"""
+    wanted = sorted(set(sites))
+    if not wanted:
+        return {}
+    given = None if bool(mask.all()) else mask  # attention is faster without
+    options: dict[str, Any] = {"attention_mask": given, "return_type": None}
+    return dict(model.run_with_cache(tokens, names_filter=wanted, **options)[1])
+
+
+@torch.inference_mode()
+def set_values(
+    model: HookedGPT2, source: Source, writes: Iterable[Write], rows_at_once: int
+) -> dict[str, Tensor]:
+    """What does a method write that is the same for all prompts? By site, [1 1 ...].
+
+    The reference set is read a few rows at a time; the mean is weighted by real tokens.
+    """
+    write = get_method(source.method)
+    _, sites = needed_sites(writes, model.cfg.n_layers)
+    mask = source.mask.bool()
+    rows_at_once = 1 if source.method == "zero" else rows_at_once
+    found: dict[str, Tensor] = {}
+    total = mask.sum()
+    for first in range(0, 1 if source.method == "zero" else len(mask), rows_at_once):
+        rows = slice(first, first + rows_at_once)
+        for site, values in run_sites(model, source.tokens[rows], mask[rows], sites).items():
+            share = write(values, mask[rows]) * (mask[rows].sum() / total).to(values.dtype)
+            found[site] = found[site] + share if site in found else share
+    return found
+
+
+class Editor:
+    """Which tensors do the writes put where? From the base run and the source's values."""
+
+    def __init__(self, model: HookedGPT2, prompts: Prompts, base: Runs, source: Runs) -> None:
+        self.model, self.prompts, self.base, self.source = model, prompts, base, source
+        self.n_layers = model.cfg.n_layers
+
+    def edit(self, write: Write) -> Edit:
+        """What replaces what, for this write?"""
+        at, target = point(write, self.n_layers), write.target
+        where = None if target.position is None else self.prompts.index(target.position)
+        slot = _SLOTS[target.slot] if target.slot else None
+        if not write.senders:
+            value = self._source_value(target)
+            if target.slot and slot is not None:
+                value = self._project(target, slot, value)
+            return Edit(at, value, target.head, slot, where)
+        change = self._sent(write.senders)
+        if target.kind == "logits":  # what is written to the last stream is read as it is
+            return Edit(at, change, where=where, adds=True)
+        block = self.model.blocks[at[0]]
+        if target.kind == "mlp":
+            stream = self.base[f"blocks.{at[0]}.hook_resid_mid"] + change
+            return Edit(at, block.mlp.plain(block.ln2.plain(stream)), where=where)
+        stream = self.base[stream_site(at[0], self.n_layers)]
+        if slot is not None:
+            value = self._project(target, slot, stream + change)
+            return Edit(at, value, target.head, slot, where)
+        # Keys and values that change at one position are read at later ones.
+        stream = stream + (change if where is None else change * self._only(where))
+        if target.head is not None:
+            q, k, v = (self._project(target, i, stream).unsqueeze(2) for i in range(3))
+            return Edit(at, attend(q, k, v).squeeze(2), target.head)
+        q, k, v = block.attn.qkv(block.ln1.plain(stream)).unbind(2)
+        return Edit(at, block.attn.out(attend(q, k, v)))
+
+    def _source_value(self, part: Component) -> Tensor:
+        value = self.source[_value_site(part)]
+        return value if part.head is None or part.slot else value[:, :, part.head]
+
+    def _project(self, part: Component, slot: int, stream: Tensor) -> Tensor:
+        """A head's query, key or value, given the stream it reads: [.. d] -> [.. e]."""
+        assert part.layer is not None
+        assert part.head is not None
+        block = self.model.blocks[part.layer]
+        attn = block.attn
+        weight = (attn.W_Q, attn.W_K, attn.W_V)[slot][part.head]
+        bias = (attn.b_Q, attn.b_K, attn.b_V)[slot][part.head]
+        return einsum(block.ln1.plain(stream), weight, "b p d, d e -> b p e") + bias
+
+    def _sent(self, senders: Iterable[Component]) -> Tensor:
+        """What the stream gains when these write the source's values: [b p d], or [1 p d]."""
+        total = None
+        for sender in senders:
+            old = self.base[sender.site]
+            change = self._source_value(sender) - (
+                old if sender.head is None else old[:, :, sender.head]
+            )
+            if sender.head is not None and sender.layer is not None:
+                weight = self.model.blocks[sender.layer].attn.W_O[sender.head]
+                change = einsum(change, weight, "b p e, e d -> b p d")
+            if sender.position is not None:
+                change = change * self._only(self.prompts.index(sender.position))
+            total = change if total is None else total + change
+        assert total is not None
+        return total
+
+    def _only(self, where: Tensor) -> Tensor:
+        """[b p 1], True at one position of each prompt."""
+        columns = torch.arange(self.prompts.tokens.shape[1], device=where.device)
+        return rearrange(columns == rearrange(where, "b -> b 1"), "b p -> b p 1")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What do heads mix together? [b q h e] from queries, and keys and values [b k h e].
+
+    `mask` [q k] says which keys a query sees; None is the causal one of as many queries as keys.
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    causal = mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).transpose(1, 2)

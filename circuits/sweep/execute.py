@@ -1,0 +1,267 @@
+"""Do what was planned: each task's cells in one pass, and the metric of every prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from einops import einsum, rearrange, repeat
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuits.errors import CircuitsError
+from circuits.linear import packed
+from circuits.sweep.cells import Sweep
+from circuits.sweep.edits import (
+    Editor,
+    Point,
+    Runs,
+    needed_sites,
+    run_sites,
+    set_values,
+    stream_site,
+)
+from circuits.sweep.flow import Flow, Group
+from circuits.sweep.plan import Plan, Routes, Task, plan
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Progress = Callable[[int, int], None]
+_LOGITS_AT_ONCE = 2**23  # numbers
+
+
+@dataclass(frozen=True, eq=False)
+class TaskScores:
+    """What came of a task? `values` [cells, prompts] of the task, `changed` [cells].
+
+    `changed` is whether any written value differs from the one it replaced.
+    """
+
+    values: Floats
+    changed: Bools
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What came of a sweep? `values` [cells, prompts] in the metric's unit, `changed` [cells]."""
+
+    values: Floats
+    changed: Bools
+
+
+def run(model: HookedGPT2, plan: Plan, *, progress: Progress | None = None) -> Scores:
+    """What is the metric of every prompt in every cell?
+
+    `progress` is called with the work done and the work in all.
+
+    >>> import circuits
+    >>> from circuits.metrics import get_metric
+    >>> from circuits.prompts import make
+    >>> from circuits.sweep import Source, cell
+    >>> model = circuits.load("sort-abc")
+    >>> prompts = make("sorting", model, 4)
+    >>> source = Source("zero", prompts.tokens, prompts.mask)
+    >>> sweep = Sweep(prompts, get_metric("accuracy"), (cell(), cell("a2")), source)
+    >>> from circuits.sweep.plan import plan as make_plan
+    >>> run(model, make_plan(model, sweep)).values[0].tolist()
+    [1.0, 1.0, 1.0, 1.0]
+
+    Raises:
+        CircuitsError: when somebody else's hooks are on the model.
+    """
+    values = np.full((plan.n_cells, plan.n_prompts), np.nan)
+    changed = np.zeros(plan.n_cells, dtype=bool)
+    total, done = sum(task.work for task in plan.tasks), 0.0
+    with prepared(model, plan):
+        executor = Executor(model, plan.sweep)
+        for task in plan.tasks:
+            scores = executor(task)
+            cells = list(task.cells)
+            values[cells, task.prompts] = scores.values
+            changed[cells] |= scores.changed
+            done += task.work
+            if progress is not None:
+                progress(round(done), round(total))
+    return Scores(values, changed)
+
+
+def prepared(model: HookedGPT2, plan: Plan) -> AbstractContextManager[object]:
+    """Where the plan's tasks run fastest: with packed weights, if that pays."""
+    return packed(model) if plan.packs else nullcontext()
+
+
+def logits(model: HookedGPT2, sweep: Sweep) -> Iterator[tuple[int, slice, Tensor]]:
+    """What does the metric read in each cell? The cell's index, which prompts, and their logits.
+
+    Logits are [n v], or [n t] for a metric that names its tokens, in float32 at least: n positions
+    of those prompts, row by row.
+    """
+    planned = plan(model, sweep)
+    executor = Executor(model, sweep)
+    with prepared(model, planned):
+        for task in planned.tasks:
+            for place, found in executor.logits(task):
+                yield task.cells[place], task.prompts, found
+
+
+class Executor:
+    """Runs the tasks of one sweep. The base run of the last task's prompts is kept."""
+
+    def __init__(self, model: HookedGPT2, sweep: Sweep) -> None:
+        watched = [name for name, hook in model.hook_dict.items() if hook.watched]
+        if watched:
+            raise CircuitsError(
+                f"there are hooks on {', '.join(watched[:3])}; a sweep runs the model as it is: "
+                "call it outside of model.hooks"
+            )
+        self.model, self.sweep = model, sweep
+        self.routes = Routes(model, sweep)
+        self._kept: _Part | None = None
+
+    def __call__(self, task: Task) -> TaskScores:
+        """The metric of the task's prompts in the task's cells."""
+        part = self._part(task)
+        with torch.inference_mode():
+            places, finals, changed = part.finals(task.cells)
+            values = np.tile(part.score(part.base_logits), (len(task.cells), 1))
+            for place, found in part.logits(places, finals):
+                values[place] = part.score(found)
+        return TaskScores(values, changed)
+
+    def logits(self, task: Task) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads: pairs of the cell's place in the task, and its logits."""
+        part = self._part(task)
+        with torch.inference_mode():
+            places, finals, _ = part.finals(task.cells)
+            found = dict(part.logits(places, finals))
+        for place in range(len(task.cells)):
+            yield place, found.get(place, part.base_logits)
+
+    def _part(self, task: Task) -> _Part:
+        if self._kept is None or self._kept.rows != task.prompts:
+            self._kept = None  # before the next one is made
+            self._kept = _Part(self, task.prompts)
+        return self._kept
+
+    @cached_property
+    def set_values(self) -> Runs:
+        """What the method writes that is the same for all prompts, by site."""
+        if self.sweep.source.method == "resample":
+            return {}
+        rows_at_once = max(1, 2**11 // self.sweep.source.tokens.shape[1])
+        return set_values(self.model, self.sweep.source, self.routes.writes, rows_at_once)
+
+
+class _Part:
+    """Some of the prompts: their base run, and what is written in it."""
+
+    def __init__(self, executor: Executor, rows: slice) -> None:
+        self.model, self.routes, self.rows = executor.model, executor.routes, rows
+        self.metric, sweep = executor.sweep.metric, executor.sweep
+        self.prompts = sweep.prompts.part(rows)
+        width = self.prompts.tokens.shape[1]
+        self.reads = self.metric.positions(self.prompts)  # [b p]
+        self._tokens = None if self.metric.tokens is None else self.metric.tokens(self.prompts)
+        mask, n_layers = self.prompts.mask, self.model.cfg.n_layers
+        self.final_site = stream_site(n_layers, n_layers)
+        base = run_sites(self.model, self.prompts.tokens, mask, self.routes.base_sites())
+        source = executor.set_values
+        if sweep.source.method == "resample":
+            _, sites = needed_sites(self.routes.writes, n_layers)
+            source = run_sites(self.model, sweep.source.tokens[rows, :width], mask, sites)
+        self.base = base
+        self.editor = Editor(self.model, self.prompts, base, source)
+        with torch.inference_mode():
+            self.base_logits = self._read(base[self.final_site][self.reads])
+            self.clean_logits = self.base_logits
+            if sweep.clean is not None:
+                run = run_sites(self.model, sweep.clean[rows, :width], mask, [self.final_site])
+                self.clean_logits = self._read(run[self.final_site][self.reads])
+
+    def score(self, found: Tensor) -> Floats:
+        """The metric of each prompt [b]."""
+        values = self.metric.score(found, self.prompts, self.clean_logits)
+        scores: Floats = values.double().cpu().numpy()
+        return scores
+
+    def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
+        """The final stream where the metric reads, [s n d], of the cells that run at all.
+
+        Their places [s] among `cells` come first; last, which cells changed anything.
+        """
+        routes = [self.routes.routes[cell] for cell in cells]
+        edits = {w: self.editor.edit(w) for w in dict.fromkeys(w for r in routes for w in r.writes)}
+        own = [[edits[write] for write in route.writes] for route in routes]
+        flow = Flow(self.model, self.base, own, self.reads, self.prompts.mask)
+        entries = self._entries(cells)
+        running = {cell for by in entries.values() for group in by for cell in group.cells.tolist()}
+        places = sorted(running)
+        base = self.base[self.final_site][self.reads]
+        finals = repeat(base, "n d -> s n d", s=len(places)).clone()
+        if not places:
+            return places, finals, flow.changed
+        number = torch.full(self.reads.shape, -1, device=base.device)
+        number[self.reads] = torch.arange(len(base), device=base.device)  # of each read, [b p]
+        for group, x in flow.run(entries):
+            cell = torch.as_tensor(np.searchsorted(places, group.cells), device=base.device)
+            read = group.take(number)  # [n w]
+            is_read = read >= 0
+            cell = repeat(cell, "n -> n w", w=read.shape[1])
+            finals[cell[is_read], read[is_read]] = x[is_read]
+        return places, finals, flow.changed
+
+    def _entries(self, cells: tuple[int, ...]) -> dict[Point, list[Group]]:
+        """Which sequences enter where, in groups that start at the same position?"""
+        stop = int(self.routes.last_read[self.rows].max()) + 1
+        members: dict[Point, dict[int, list[tuple[int, int]]]] = {}
+        for place, cell in enumerate(cells):
+            route = self.routes.routes[cell]
+            if route.entry is None:
+                continue
+            for prompt, start in enumerate(route.start[self.rows].tolist()):
+                if start < min(stop, self.routes.width):
+                    by_start = members.setdefault(route.entry, {})
+                    by_start.setdefault(start, []).append((place, prompt))
+        device = self.prompts.tokens.device
+        return {
+            entry: [
+                Group(
+                    start,
+                    np.array([place for place, _ in pairs]),
+                    torch.tensor([prompt for _, prompt in pairs], device=device),
+                    torch.arange(start, stop, device=device),
+                )
+                for start, pairs in sorted(by_start.items())
+            ]
+            for entry, by_start in members.items()
+        }
+
+    def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads in each of these cells: [s n d] -> pairs of place and logits."""
+        cfg, tokens = self.model.cfg, self._tokens
+        width = cfg.d_vocab if tokens is None else tokens.shape[1] * cfg.d_model
+        at_once = max(1, _LOGITS_AT_ONCE // (finals.shape[1] * width))
+        for first in range(0, len(places), at_once):
+            some = finals[first : first + at_once]
+            found = self._read(rearrange(some, "s n d -> (s n) d"))
+            yield from zip(places[first : first + at_once], found.chunk(len(some)), strict=True)
+
+    def _read(self, final: Tensor) -> Tensor:
+        """The logits that the metric reads: [(s n) d] -> [(s n) v] or [(s n) t]."""
+        model = self.model
+        at = model.ln_final.plain(final)
+        if self._tokens is None:
+            logits: Tensor = model.unembed(at[None])[0]
+        else:
+            tokens = self._tokens.repeat(len(at) // len(self._tokens), 1)
+            logits = einsum(at, model.unembed.W_U.T[tokens], "n d, n t d -> n t")
+            logits = logits + model.b_U[tokens]
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

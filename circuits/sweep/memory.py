@@ -1,0 +1,117 @@
+"""How many bytes and how much time does a piece of the pass need? Measured by running it."""
+
+from __future__ import annotations
+
+import re
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from circuits.errors import CircuitsError
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+PILOT_ROWS = 512
+
+
+def parse_bytes(size: int | str) -> int:
+    """How many bytes are meant?
+
+    >>> parse_bytes("4G"), parse_bytes("512 MiB"), parse_bytes(1000)
+    (4294967296, 536870912, 1000)
+
+    Raises:
+        CircuitsError: for anything but a positive number with K, M, G or T.
+    """
+    match = _SIZE.fullmatch(str(size).strip())
+    n_bytes = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if n_bytes < 1:
+        raise CircuitsError(f"memory={size!r} is no amount of memory; write 4G, 500M or bytes")
+    return n_bytes
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {_storage_id(leaf) for leaf in tree_leaves((args, kwargs)) if _counts(leaf)}
+        for leaf in tree_leaves(out):
+            if _counts(leaf) and _storage_id(leaf) not in self._seen | given:
+                self._add(leaf)
+        return out
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = _storage_id(tensor), storage.nbytes()
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def gone() -> None:
+            self._seen.discard(key)
+            self.now -= size
+
+        weakref.finalize(storage, gone)
+
+
+def _counts(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
+
+
+def _storage_id(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """How many bytes of new tensors are alive at once while this runs?
+
+    Workspace inside torch's own kernels is not seen.
+
+    >>> peak_bytes(lambda: torch.zeros(1000) + torch.zeros(1000))
+    12000
+    """
+    with _Allocations() as allocations:
+        function()
+    return allocations.peak
+
+
+def _block_run(model: HookedGPT2, width: int, rows: int) -> tuple[Callable[[], object], Tensor]:
+    """A function that runs a block on about `rows` rows, at least one sequence; and its input."""
+    x = model.W_pos.new_zeros(max(1, rows // width), width, model.cfg.d_model)
+    return lambda: model.blocks[0](x, None, None), x
+
+
+@torch.inference_mode()
+def row_bytes(model: HookedGPT2, width: int) -> float:
+    """How many bytes are alive for each row of a block's input, from running one sequence?"""
+    function, x = _block_run(model, width, 1)
+    return (peak_bytes(function) + x.untyped_storage().nbytes()) / width
+
+
+@torch.inference_mode()
+def row_seconds(model: HookedGPT2, width: int) -> float:
+    """How long does a row take through a block? The better of two runs."""
+    function, x = _block_run(model, width, PILOT_ROWS)
+    times = []
+    for _ in range(3):  # the first one warms up
+        start = time.perf_counter()
+        function()
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:]) / (x.shape[0] * x.shape[1])

@@ -1,0 +1,311 @@
+"""The least work that answers a sweep: which cells run together, on which prompts, in which order.
+
+A cell enters at the point of its earliest write and runs from the first position that changes to
+the last one that is read. Cells are packed into tasks by their point of entry, so that what runs
+together needs the same layers; a task's rows are bounded by what is fastest and by the memory that
+may be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from circuits.errors import CircuitsError
+from circuits.linear import packed
+from circuits.sweep.cells import Cell, Sweep, Write, check_cell
+from circuits.sweep.edits import Point, Stage, first_changes, needed_sites, point
+from circuits.sweep.memory import parse_bytes, row_bytes, row_seconds
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+Int = NDArray[np.int64]
+DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
+# On a CPU a matrix of more than 32 MiB is slower by the row: it is mapped anew for every product.
+_FASTEST = {"cpu": 2**23, "cuda": 2**28}  # numbers in the widest matrix
+WORTH_PACKING = 1024  # tokens through the whole model that pay for packing its weights
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work: these cells, on the prompts from `first` to before `last`.
+
+    `work` is its cost in rows through one block.
+    """
+
+    first: int
+    last: int
+    cells: tuple[int, ...]
+    work: float
+
+    @property
+    def prompts(self) -> slice:
+        """Which prompts?"""
+        return slice(self.first, self.last)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be done, and what will it cost?
+
+    Attributes:
+        sweep: what was asked.
+        tasks: in the order in which they are done.
+        forwards: what a loop would need: one forward pass for each cell and prompt.
+        work: what is needed after all savings, in the same unit.
+        bytes: of tensors alive at the same time besides the weights, from a measured pilot.
+        packs: whether it pays to pack the model's weights for it.
+    """
+
+    sweep: Sweep
+    tasks: tuple[Task, ...]
+    forwards: int
+    work: float
+    bytes: int
+    packs: bool
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells?"""
+        return len(self.sweep.cells)
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts?"""
+        return len(self.sweep.prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """Where does a cell enter, and from which position on in each prompt [b]?
+
+    `entry` is None, and `start` the number of positions, where nothing that is read can change.
+    `writes` are those that can change anything.
+    """
+
+    entry: Point | None
+    start: Int
+    writes: tuple[Write, ...]
+
+
+class Routes:
+    """How does each cell of a sweep go through the model?"""
+
+    def __init__(self, model: HookedGPT2, sweep: Sweep) -> None:
+        self.sweep, self.n_layers = sweep, model.cfg.n_layers
+        for cell in sweep.cells:
+            check_cell(cell, model.cfg)
+        self.writes = tuple(dict.fromkeys(write for cell in sweep.cells for write in cell))
+        self.reads = sweep.metric.positions(sweep.prompts)  # [b p]
+        columns = torch.arange(self.reads.shape[1], device=self.reads.device)
+        self.last_read = (self.reads * columns).amax(1).cpu().numpy()  # [b]
+        first = first_changes(sweep, self.writes)
+        self._first = {write: self._seen(first[write].cpu().numpy()) for write in self.writes}
+        self.routes = [self._route(cell) for cell in sweep.cells]
+
+    @property
+    def width(self) -> int:
+        """How many positions have the prompts? It stands for never."""
+        return int(self.reads.shape[1])
+
+    def _seen(self, first: Int) -> Int:
+        return np.where(first <= self.last_read, first, self.width)
+
+    def _route(self, cell: Cell) -> Route:
+        able = [write for write in cell if (self._first[write] < self.width).any()]
+        if not able:
+            return Route(None, np.full(len(self.last_read), self.width), ())
+        layer, stage = min(point(write, self.n_layers) for write in able)
+        if stage is Stage.MLP:
+            entry = layer + 1, Stage.PRE
+        else:
+            entry = layer, Stage.PRE if stage <= Stage.PRE else Stage.MID
+        start = np.minimum.reduce([self._first[write] for write in able])
+        # A receiver to which nothing new is sent reads its base input, whatever else is written.
+        kept = [write for write in cell if write in able or write.senders]
+        kept.sort(key=lambda write: write.target.kind != "resid_post")  # that of the layer before
+        return Route(entry, start, tuple(kept))
+
+    @cached_property
+    def prefix_layers(self) -> range:
+        """In which layers do sequences read keys and values of the base run?"""
+        late = [
+            r.entry[0] for r in self.routes if r.entry and (r.start[r.start < self.width]).any()
+        ]
+        return range(min(late, default=self.n_layers), self.n_layers)
+
+    def base_sites(self) -> set[str]:
+        """What has to be kept of the base run?"""
+        writes = [write for route in self.routes for write in route.writes]
+        sites, _ = needed_sites(writes, self.n_layers)
+        return sites | {
+            f"blocks.{layer}.attn.hook_{part}" for layer in self.prefix_layers for part in "kv"
+        }
+
+    def widths(self, cell: int, first: int, last: int) -> Int:
+        """How many positions run in each of these prompts? [b]"""
+        start = self.routes[cell].start[first:last]
+        stop = int(self.last_read[first:last].max()) + 1
+        return np.where(start < self.width, np.maximum(stop - start, 0), 0)
+
+
+def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) -> Plan:
+    """What is the least work for this sweep, and what will it cost?
+
+    `memory` bounds the tensors that are alive at the same time besides the weights: bytes, or a
+    text such as "4G". What a row takes is measured by running a block.
+
+    >>> import circuits
+    >>> from circuits.components import all_heads
+    >>> from circuits.metrics import get_metric
+    >>> from circuits.prompts import make
+    >>> from circuits.sweep import Source, cell
+    >>> model = circuits.load("sort-abc")
+    >>> prompts = make("sorting", model, 4)
+    >>> cells = tuple(cell(head) for head in all_heads(model.cfg))
+    >>> source = Source("mean", prompts.tokens, prompts.mask)
+    >>> found = plan(model, Sweep(prompts, get_metric("logit_diff"), cells, source))
+    >>> found.n_cells, found.forwards, found.work < found.forwards / 2
+    (9, 36, True)
+
+    Raises:
+        CircuitsError: for parts that do not exist, and a budget too small for a single sequence.
+    """
+    routes = Routes(model, sweep)
+    cost = _Cost(model, routes)
+    limits = _Limits.of(model, cost, None if memory is None else parse_bytes(memory))
+    tasks: list[Task] = []
+    order = sorted(range(len(sweep.cells)), key=lambda i: routes.routes[i].entry or (-1, Stage.PRE))
+    for first in range(0, len(sweep.prompts), limits.prompts):
+        last = min(first + limits.prompts, len(sweep.prompts))
+        tasks += _pack(routes, cost, limits, order, first, last)
+    work = sum(task.work for task in tasks) / cost.forward_rows
+    largest = max((cost.task_bytes(task) for task in tasks), default=0)
+    return Plan(
+        sweep,
+        tuple(tasks),
+        forwards=len(sweep.cells) * len(sweep.prompts),
+        work=work + len(sweep.prompts),
+        bytes=limits.prompts * cost.prompt_bytes + largest,
+        packs=work * routes.width > WORTH_PACKING,
+    )
+
+
+def estimate(model: HookedGPT2, plan: Plan) -> float:
+    """How many seconds will it take? From the time that one block takes now."""
+    width = plan.sweep.prompts.tokens.shape[1]
+    with packed(model) if plan.packs else nullcontext():
+        return row_seconds(model, width) * plan.work * width * model.cfg.n_layers
+
+
+class _Cost:
+    """What do rows, sequences and prompts cost? In rows through one block, seconds and bytes."""
+
+    def __init__(self, model: HookedGPT2, routes: Routes) -> None:
+        cfg, metric = model.cfg, routes.sweep.metric
+        self.routes, self.n_layers, self.width = routes, cfg.n_layers, routes.width
+        self.row_bytes = row_bytes(model, routes.width)
+        size = model.W_E.element_size()
+        inner = cfg.n_heads * cfg.d_head
+        self.key_bytes = 2 * 2 * inner * size  # keys and values, and their copy with the prefix
+        block = 4 * cfg.d_model * inner + 2 * cfg.d_model * cfg.d_mlp
+        self.after_mid = 2 * cfg.d_model * cfg.d_mlp / block
+        self.only_keys = 3 * cfg.d_model * inner / block
+        reads = int(routes.reads.sum(1).max())
+        vocabulary = cfg.d_vocab if metric.tokens is None else 2
+        self.per_read = cfg.d_model * vocabulary / block
+        self.reads = reads
+        # Logits, their log-probabilities and the clean run's.
+        self.logit_bytes = 3 * reads * (vocabulary + cfg.d_model) * max(size, 4)
+        sites = routes.base_sites() | needed_sites(routes.writes, cfg.n_layers)[1]
+        base = 3 * len(sites) * cfg.d_model * size * routes.width
+        self.prompt_bytes = base + self.logit_bytes
+        self.forward_rows = routes.width * (cfg.n_layers + self.per_read)
+
+    def cell_work(self, cell: int, widths: Int) -> float:
+        """Rows through one block that this cell needs; the last block runs at the reads only."""
+        entry = self.routes.routes[cell].entry
+        if entry is None:
+            return 0.0
+        layer, stage = entry
+        alive = int((widths > 0).sum())
+        rows, kept = int(widths.sum()), alive * self.reads
+        blocks = self.n_layers - 1 - layer
+        if blocks < 0 or (blocks == 0 and stage is Stage.MID):
+            return kept * (self.per_read + (self.after_mid if blocks == 0 else 0))
+        skipped = (1 - self.after_mid) if stage is Stage.MID else 0
+        return rows * (blocks - skipped + self.only_keys) + kept * (1 + self.per_read)
+
+    def cell_bytes(self, cell: int, widths: Int) -> float:
+        """Bytes of this cell's sequences while they run."""
+        start = self.routes.routes[cell].start
+        prefixed = int((widths > 0).sum()) if (start[start < self.width] > 0).any() else 0
+        return float(widths.sum() * self.row_bytes + prefixed * self.width * self.key_bytes)
+
+    def task_bytes(self, task: Task) -> int:
+        """Bytes of a task's sequences."""
+        widths = ((cell, self.routes.widths(cell, task.first, task.last)) for cell in task.cells)
+        return int(sum(self.cell_bytes(cell, own) for cell, own in widths))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How much may run at once: prompts, rows in one matrix, bytes of sequences."""
+
+    prompts: int
+    rows: int
+    bytes: float
+
+    @classmethod
+    def of(cls, model: HookedGPT2, cost: _Cost, memory: int | None) -> _Limits:
+        cfg = model.cfg
+        kind = "cuda" if model.W_E.is_cuda else "cpu"
+        rows = max(1, _FASTEST[kind] // max(cfg.d_mlp, 3 * cfg.n_heads * cfg.d_head))
+        one = cost.width * (cost.row_bytes + cost.key_bytes)
+        least = int(cost.prompt_bytes + one) + 1
+        if memory is not None and memory < least:
+            raise CircuitsError(
+                f"memory={memory} bytes is too little: one prompt of {cost.width} tokens in one "
+                f"cell takes {least} bytes besides the weights; give at least that"
+            )
+        budget = max(memory or default_memory(model), least)
+        prompts = max(1, min(int(budget / 2 / cost.prompt_bytes), rows // cost.width))
+        return cls(prompts, rows, max(one, budget - prompts * cost.prompt_bytes))
+
+
+def default_memory(model: HookedGPT2) -> int:
+    """How many bytes may a sweep use when nobody says?"""
+    if not model.W_E.is_cuda:
+        return DEFAULT_MEMORY
+    free, _ = torch.cuda.mem_get_info(model.W_E.device)
+    return int(free // 2)
+
+
+def _pack(
+    routes: Routes, cost: _Cost, limits: _Limits, order: Sequence[int], first: int, last: int
+) -> list[Task]:
+    """Cells in the order of their entries, as many in a task as the limits let."""
+    tasks: list[Task] = []
+    cells: list[int] = []
+    work, rows, used = 0.0, 0, 0.0
+    for cell in order:
+        widths = routes.widths(cell, first, last)
+        own = cost.cell_bytes(cell, widths)
+        if cells and (rows + widths.sum() > limits.rows or used + own > limits.bytes):
+            tasks.append(Task(first, last, tuple(cells), work))
+            cells, work, rows, used = [], 0.0, 0, 0.0
+        cells.append(cell)
+        work += cost.cell_work(cell, widths)
+        rows += int(widths.sum())
+        used += own
+    if cells:
+        tasks.append(Task(first, last, tuple(cells), work))
+    return tasks
