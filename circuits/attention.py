@@ -110,8 +110,10 @@ class Attention(nn.Module):
 
     def _fused(self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None) -> PerHead:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
-        causal = mask is None and q.shape[2] > 1
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).transpose(1, 2)
+        attention = F.scaled_dot_product_attention
+        if mask is None and q.shape[2] > 1:
+            return attention(q, k, v, is_causal=True).transpose(1, 2)
+        return attention(q, k, v, mask).transpose(1, 2)
 
     def _explicit(self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None) -> PerHead:
         scores = einsum(q / math.sqrt(self.d_head), k, "b q h e, b k h e -> b h q k")
