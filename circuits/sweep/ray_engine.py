@@ -1,0 +1,209 @@
+"""The same plan on a Ray cluster: each worker holds the model once, and takes task after task.
+
+A task is what it would be here, with as many threads, so on machines of one kind the numbers are
+the same to the last bit. Nothing here is imported, and Ray need not be installed, unless asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from circuits.errors import CircuitsError
+from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, prepared
+from circuits.sweep.plan import Plan
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+TRIES = 3  # how often a task may take its worker with it
+_REPORTS = "RAY_USAGE_STATS_ENABLED"
+_PATIENCE = 1.0  # seconds between looks at whether somebody wants to interrupt
+Execute = Callable[..., Scores]
+
+
+@contextmanager
+def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
+    """A function that runs a `Plan` on a Ray cluster, as `circuits.sweep.run` does here.
+
+    `address` is where the cluster is, as ``ray.init`` takes it: "host:port", "ray://host:port",
+    "auto", or "local" for one that is started on this machine's cores. None takes the one that the
+    program is connected to already, or RAY_ADDRESS names, or that runs here; else it starts one.
+    What was started is stopped on leaving, what was there is left as it was. Every machine of the
+    cluster needs this package.
+
+    Workers get as many threads as torch has here, and there are as many workers as that allows (on
+    CUDA one for each GPU). The model goes to each of them once, from memory. A worker that dies is
+    replaced and its task done again, at most `TRIES` times.
+
+    Raises:
+        CircuitsError: when Ray is not installed, no cluster can be reached, or a task's workers
+            keep dying.
+    """
+    ray = _ray()
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            _connect(ray, address)
+            stack.callback(ray.shutdown)
+        elif address is not None:
+            raise CircuitsError(
+                f"this program is connected to a Ray cluster already; leave out {address!r}, or "
+                "call ray.shutdown() first"
+            )
+        pool = _Pool(ray, model)
+        stack.callback(pool.close)
+        yield pool.run
+
+
+class Worker:
+    """One process of the cluster: it holds the model, and runs tasks of one plan after another."""
+
+    def __init__(self, model: HookedGPT2, n_threads: int, precision: str) -> None:
+        torch.set_num_threads(n_threads)
+        torch.set_float32_matmul_precision(precision)
+        self.model, self._number = model, 0
+        self._stack = ExitStack()
+
+    def run(self, number: int, boxed: list[Any], index: int) -> TaskScores:
+        """What comes of this task? `boxed` holds the reference to the plan of this `number`."""
+        if number != self._number:
+            self._plan: Plan = _ray().get(boxed[0])
+            self._stack.close()
+            self._stack.enter_context(prepared(self.model, self._plan))
+            self._executor = Executor(self.model, self._plan.sweep)
+            self._number = number
+        return self._executor(self._plan.tasks[index])
+
+
+class _Pool:
+    """The workers. They are started as they are needed, and outlive a plan."""
+
+    def __init__(self, ray: Any, model: HookedGPT2) -> None:
+        self._ray, self._model = ray, ray.put(model)
+        n_threads = torch.get_num_threads()
+        on_gpu = model.W_E.is_cuda
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = [int(node.get("CPU", 0)) for node in nodes]
+        # A worker may not ask for more cores than any machine has.
+        needs = {"num_cpus": min(n_threads, max(cores, default=1)), "num_gpus": int(on_gpu)}
+        if on_gpu:
+            self.most = sum(int(node.get("GPU", 0)) for node in nodes)
+        else:
+            self.most = sum(n // max(1, needs["num_cpus"]) for n in cores)
+        if not self.most:
+            what = "GPUs" if on_gpu else "cores"
+            raise CircuitsError(f"the Ray cluster has no {what} to work with; add a machine to it")
+        self._kind = ray.remote(**needs)(Worker)
+        self._arguments = n_threads, torch.get_float32_matmul_precision()
+        self.workers: list[Any] = []
+        self._number = 0
+
+    def run(self, plan: Plan, *, progress: Progress | None = None) -> Scores:
+        """As `circuits.sweep.run`."""
+        values = np.full((plan.n_cells, plan.n_prompts), np.nan)
+        changed = np.zeros(plan.n_cells, dtype=bool)
+        total, done = sum(task.work for task in plan.tasks), 0.0
+        for index, scores in self._results(plan):
+            task = plan.tasks[index]
+            cells = list(task.cells)
+            values[cells, task.prompts] = scores.values
+            changed[cells] |= scores.changed
+            done += task.work
+            if progress is not None:
+                progress(round(done), round(total))
+        return Scores(values, changed)
+
+    def _results(self, plan: Plan) -> Iterator[tuple[int, TaskScores]]:
+        """Each task's index and scores, as they come."""
+        ray, tries = self._ray, Counter[int]()
+        self._number += 1
+        boxed = [ray.put(plan)]  # in a box, so that a worker reads it once and not for every task
+        waiting = deque(range(len(plan.tasks)))
+        while len(self.workers) < min(self.most, len(waiting)):
+            self.workers.append(self._new())
+        idle, busy = list(self.workers), dict[Any, tuple[Any, int]]()
+        while waiting or busy:
+            while waiting and idle:
+                worker, index = idle.pop(), waiting.popleft()
+                busy[worker.run.remote(self._number, boxed, index)] = worker, index
+            ready, _ = ray.wait(list(busy), timeout=_PATIENCE)
+            for reference in ready:
+                worker, index = busy.pop(reference)
+                try:
+                    yield index, ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise (
+                        error.cause if isinstance(error.cause, CircuitsError) else error
+                    ) from None
+                except ray.exceptions.RayError as error:
+                    tries[index] += 1
+                    if tries[index] == TRIES:
+                        raise _given_up(index, error) from error
+                    waiting.appendleft(index)
+                    worker = self._replaced(worker)
+                idle.append(worker)
+
+    def _new(self) -> Any:
+        return self._kind.remote(self._model, *self._arguments)
+
+    def _replaced(self, worker: Any) -> Any:
+        self._ray.kill(worker)
+        self.workers[self.workers.index(worker)] = new = self._new()
+        return new
+
+    def close(self) -> None:
+        """Stop the workers, and free what was put into the cluster's memory."""
+        for worker in self.workers:
+            self._ray.kill(worker)
+        self.workers.clear()
+        del self._model
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise CircuitsError(
+            'the engine "ray" needs Ray, which is not installed; run: '
+            'pip install "gpt2-circuits[ray]"'
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    try:
+        with _no_reports():
+            ray.init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CircuitsError(
+            f"no Ray cluster can be reached at {address or 'this machine'}: {reason}; start one "
+            'with "ray start --head", and give its address'
+        ) from error
+
+
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """A cluster started here does not report its use to Ray's makers, unless the user says so."""
+    unset = _REPORTS not in os.environ
+    os.environ.setdefault(_REPORTS, "0")
+    try:
+        yield
+    finally:
+        if unset:
+            del os.environ[_REPORTS]
+
+
+def _given_up(index: int, error: Exception) -> CircuitsError:
+    reason = " ".join(str(error).split())
+    return CircuitsError(
+        f"task {index} of the plan was tried on {TRIES} workers, and all of them died; the last "
+        f"because: {reason[:300]}"
+    )

@@ -1,0 +1,248 @@
+"""A sweep over more prompts than fit into memory: block by block, on disk as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import chain, starmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from circuits import __version__
+from circuits.checkpoints import checksum
+from circuits.errors import CircuitsError, nearest
+from circuits.prompts import Mark, PromptFile, Prompts
+from circuits.sweep.cells import Sweep, name
+from circuits.sweep.execute import Progress, Scores, run
+from circuits.sweep.moments import Moments, moments
+from circuits.sweep.parts import Parts, opened
+from circuits.sweep.plan import plan
+from circuits.sweep.ray_engine import workers
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+Blocks = PromptFile | Sequence[Prompts]
+Engine = Callable[[Sweep, Progress | None], Scores]  # how a sweep's tasks are run
+ENGINES = ("local", "ray", "ray=ADDRESS")
+
+
+@dataclass(frozen=True)
+class How:
+    """How shall a sweep run? None of it changes what comes out beyond float noise.
+
+    Attributes:
+        memory: what tensors may take besides the weights: bytes, or a text such as "4G".
+        engine: "local"; "ray" for a Ray cluster (the one that RAY_ADDRESS names or that runs on
+            this machine, else one of this machine's own cores, for as long as it takes); or
+            "ray=ADDRESS" for the cluster at an address.
+        parts: a folder that gets every prompt's numbers, as Parquet, block by block.
+        resume: go on with the run in `parts`.
+        progress: called with what is done and the whole: bytes of a file, otherwise forward passes
+            that a loop would need.
+
+    Raises:
+        CircuitsError: for an engine there is not, or `resume` without `parts`.
+    """
+
+    memory: int | str | None = None
+    engine: str = "local"
+    parts: Path | None = None
+    resume: bool = False
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine != "local" and self.engine.partition("=")[0] != "ray":
+            raise CircuitsError(
+                f"there is no engine {self.engine!r}; choose {', '.join(ENGINES)}"
+                f"{nearest(self.engine, ENGINES)}"
+            )
+        if self.resume and self.parts is None:
+            raise CircuitsError("resume goes on with the run in a folder; give the folder as parts")
+
+
+def survey(
+    model: HookedGPT2,
+    blocks: Blocks,
+    make_sweep: Callable[[Prompts], Sweep],
+    how: How | None = None,
+    *,
+    full: int | None = None,
+    question: Mapping[str, Any] | None = None,
+) -> Moments:
+    """What does each cell do on average over all these prompts, however many they are?
+
+    `make_sweep` says what is asked of a block: always the same cells, the base run () among them,
+    and nothing may decide about it but the block and the first block of the input (say, whose
+    tokens a mean is over). Then a run that was killed and resumed gives the same bits as one that
+    was not. `full` is the index of the cell whose effect is the whole of `Moments.ratio`. A run in
+    ``how.parts`` is known by the model, the metric, the cells, what is asked of the first block,
+    and by `question` (JSON values, such as the analysis' name).
+
+    >>> import circuits
+    >>> from circuits.metrics import get_metric
+    >>> from circuits.prompts import make
+    >>> from circuits.sweep import Source, Sweep, cell
+    >>> model = circuits.load("sort-abc")
+    >>> cells = ((), cell("a1"))
+    >>> def without_attention(block):
+    ...     source = Source("zero", block.tokens, block.mask)
+    ...     return Sweep(block, get_metric("logit_diff"), cells, source)
+    >>> found = survey(model, [make("sorting", model, 20)], without_attention)
+    >>> found.n, found.changed.tolist()
+    (20, [False, True])
+
+    Raises:
+        CircuitsError: when there are no prompts, the cells differ between blocks, or parts cannot
+            be written or continued.
+    """
+    how = how or How()
+    first = next(iter(blocks), None)
+    if first is None:
+        raise CircuitsError("there are no prompts to ask; give at least one")
+    sweep = make_sweep(first)
+    if () not in sweep.cells:
+        raise CircuitsError("the sweep lacks the base run; add the cell () to its cells")
+    summary = partial(moments, base=sweep.cells.index(()), full=full)
+    with _store(model, blocks, sweep, how, question or {}) as parts, _engine(model, how) as engine:
+        progress = _Whole(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
+        known = parts.read() if parts else ()
+        new = _answers(blocks, make_sweep, engine, parts, progress)
+        return reduce(Moments.merge, starmap(summary, chain(known, new)))
+
+
+def _answers(
+    blocks: Blocks,
+    make_sweep: Callable[[Prompts], Sweep],
+    engine: Engine,
+    parts: Parts | None,
+    progress: _Whole,
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """The values and changes of each block that is not answered yet, kept as they come."""
+    cells = None
+    for prompts, end in _after(blocks, parts.end if parts else Mark()):
+        if parts is not None and parts.complete:
+            raise CircuitsError(
+                f"{parts.folder} holds a complete run of {parts.end.n_prompts} prompts, and the "
+                "input has more now; start anew in another folder, or ask the new ones alone"
+            )
+        sweep = make_sweep(prompts)
+        if sweep.cells != (cells := cells or sweep.cells):
+            raise CircuitsError("the cells differ between blocks; ask the same of all of them")
+        scores = engine(sweep, progress.until(end))
+        if parts is not None:
+            parts.write(scores.values, scores.changed, end)
+        yield scores.values, scores.changed
+    if parts is not None:
+        parts.finish()
+    progress.finish()
+
+
+def _store(
+    model: HookedGPT2, blocks: Blocks, sweep: Sweep, how: How, question: Mapping[str, Any]
+) -> AbstractContextManager[Parts | None]:
+    """The folder for the parts, if there shall be one, opened for this question."""
+    if how.parts is None:
+        return nullcontext()
+    names = [name(cell) or "base" for cell in sweep.cells]
+    known_by = {
+        **question,
+        "circuits": __version__,
+        "torch": str(torch.__version__),
+        "model": checksum(model),
+        "tokenizer": model.tokenizer.checksum if model.tokenizer else None,
+        "dtype": str(model.cfg.dtype),
+        "device": model.W_E.device.type,
+        "metric": sweep.metric.name,
+        "method": sweep.source.method,
+        "n_cells": len(names),
+        "cells": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "block": blocks.block if isinstance(blocks, PromptFile) else None,
+        "first_block": _asked(sweep),
+    }
+    return opened(how.parts, known_by, names, resume=how.resume)
+
+
+def _asked(sweep: Sweep) -> str:
+    """A hash of the prompts, of what they are compared with, and of what is written into them."""
+    digest = hashlib.sha256(sweep.prompts.checksum.encode())
+    for tokens in (sweep.source.tokens, sweep.source.mask.int(), sweep.clean):
+        content = None if tokens is None else tokens.tolist()
+        digest.update(json.dumps(content).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _engine(model: HookedGPT2, how: How) -> Iterator[Engine]:
+    """What runs a sweep's tasks, here or on a cluster, for as long as the survey takes."""
+
+    def with_plan(execute: Callable[..., Scores]) -> Engine:
+        return lambda sweep, progress: execute(
+            plan(model, sweep, memory=how.memory), progress=progress
+        )
+
+    if how.engine == "local":
+        yield with_plan(partial(run, model))
+        return
+    with workers(model, how.engine.partition("=")[2] or None) as execute:
+        yield with_plan(execute)
+
+
+def _after(blocks: Blocks, mark: Mark) -> Iterator[tuple[Prompts, Mark]]:
+    """The blocks that follow a mark, each with the mark at its end."""
+    if isinstance(blocks, PromptFile):
+        yield from blocks.after(mark)
+        return
+    digest, marks = hashlib.sha256(), [Mark()]
+    for prompts in blocks:
+        digest.update(prompts.checksum.encode())
+        n_prompts = marks[-1].n_prompts + len(prompts)
+        marks.append(Mark(n_prompts, sha256=digest.hexdigest()))
+    if mark not in marks:
+        raise CircuitsError(
+            f"the first {mark.n_prompts} prompts are not those that the run began with; ask the "
+            "same prompts, or start anew in another folder"
+        )
+    start = marks.index(mark)
+    yield from zip(blocks[start:], marks[start + 1 :], strict=True)
+
+
+class _Whole:
+    """Progress over all blocks: each block's share of the whole, and within it that of its work."""
+
+    def __init__(self, tell: Progress | None, blocks: Blocks, n_cells: int, done: Mark) -> None:
+        self._tell, self._n_cells = tell, n_cells
+        self._in_bytes = isinstance(blocks, PromptFile)
+        self._done = self._at(done)
+        self._total = 0
+        if tell is not None:
+            self._total = (
+                blocks.n_bytes
+                if isinstance(blocks, PromptFile)
+                else n_cells * sum(len(prompts) for prompts in blocks)
+            )
+
+    def until(self, end: Mark) -> Progress | None:
+        """What to call with the work done, and the work in all, of the block that ends here."""
+        tell = self._tell
+        if tell is None:
+            return None
+        start, self._done = self._done, self._at(end)
+        share, total = self._done - start, self._total
+        return lambda done, work: tell(start + round(share * done / (work or 1)), total)
+
+    def finish(self) -> None:
+        """All of it is done."""
+        if self._tell is not None:
+            self._tell(self._total, self._total)
+
+    def _at(self, mark: Mark) -> int:
+        return mark.offset if self._in_bytes else mark.n_prompts * self._n_cells
