@@ -256,12 +256,21 @@ class _Part:
 
     def _read(self, final: Tensor) -> Tensor:
         """The logits that the metric reads: [(s n) d] -> [(s n) v] or [(s n) t]."""
-        model = self.model
-        at = model.ln_final.plain(final)
-        if self._tokens is None:
-            logits: Tensor = model.unembed(at[None])[0]
-        else:
-            tokens = self._tokens.repeat(len(at) // len(self._tokens), 1)
-            logits = einsum(at, model.unembed.W_U.T[tokens], "n d, n t d -> n t")
-            logits = logits + model.b_U[tokens]
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        tokens = self._tokens
+        if tokens is not None:
+            tokens = tokens.repeat(len(final) // len(tokens), 1)
+        return read_logits(self.model, final, tokens)
+
+
+def read_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -> Tensor:
+    """What does the model say of these tokens, in float32 at least?
+
+    `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
+    whole vocabulary. Returns [n t] or [n v].
+    """
+    at = model.ln_final.plain(final)
+    if tokens is None:
+        logits: Tensor = model.unembed(at[None])[0]
+    else:
+        logits = einsum(at, model.unembed.W_U.T[tokens], "n d, n t d -> n t") + model.b_U[tokens]
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

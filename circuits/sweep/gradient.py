@@ -1,0 +1,234 @@
+"""What would each cell of a sweep change? Estimated for all of them at once, from one gradient.
+
+Attribution patching (Nanda 2023; Syed et al. 2023): to first order, writing the source's value at
+a part changes the metric by (source's value - base value) . d metric / d value. That is one run of
+the source, and one run and one backward pass of the base, however many cells there are.
+
+Shapes: b prompts, p positions, n positions that the metric reads, h head, d = d_model, e = d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuits.errors import CircuitsError
+from circuits.linear import packed
+from circuits.sweep.cells import Cell, Sweep, check_cell
+from circuits.sweep.edits import attend
+from circuits.sweep.execute import read_logits
+from circuits.sweep.memory import parse_bytes
+from circuits.sweep.plan import WORTH_PACKING, default_memory
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+TOKENS_AT_ONCE = 2048  # more needs more memory and is no faster
+_RUNS = 3  # the source's, the base's, and the backward pass
+_KINDS = ("head", "attn", "mlp", "resid_pre", "resid_mid", "resid_post", "embed", "pos")
+Keep = Callable[[str, Tensor], Tensor]  # site and value -> the value to go on with
+
+
+@dataclass(frozen=True, eq=False)
+class Attributions:
+    """What would writing each cell change, and what do the two runs themselves say?
+
+    `effects` [cells prompts] are estimates of metric(cell) - metric(base); `base` and `source`
+    [prompts] are the metric of the two runs, exactly.
+    """
+
+    effects: NDArray[np.float64]
+    base: NDArray[np.float64]
+    source: NDArray[np.float64]
+
+
+def attribute(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) -> Attributions:
+    """What would each cell change, prompt by prompt, if the metric were linear in what it writes?
+
+    `memory` bounds the tensors that are alive at the same time besides the weights: bytes, or a
+    text such as "4G".
+
+    Raises:
+        CircuitsError: for paths and inputs of heads, for a metric without a gradient, when every
+            gradient is zero, and for a budget too small for a single prompt.
+
+    >>> from circuits.checkpoints import load
+    >>> from circuits.metrics import get_metric
+    >>> from circuits.prompts import make
+    >>> from circuits.sweep.cells import Source, Sweep, cell
+    >>> model = load("sort-abc")
+    >>> prompts = make("sorting", model, 3)
+    >>> source = Source("resample", prompts.corrupted, prompts.mask)
+    >>> cells = (cell("a0.h1"), cell("m1@END"))
+    >>> attribute(model, Sweep(prompts, get_metric("logit_diff"), cells, source)).effects.shape
+    (2, 3)
+    """
+    _check(model, sweep)
+    n, width = sweep.prompts.tokens.shape
+    step = _at_once(model, width, memory)
+    pays = packed(model) if _RUNS * n * width > WORTH_PACKING else nullcontext()
+    with pays, _frozen(model), torch.inference_mode(False):
+        parts = [
+            _Batch(model, sweep, slice(first, min(first + step, n))).attributions()
+            for first in range(0, n, step)
+        ]
+    found = Attributions(
+        *(
+            np.concatenate([getattr(part, name) for part in parts], -1)
+            for name in ("effects", "base", "source")
+        )
+    )
+    if found.effects.size and not found.effects.any():
+        raise CircuitsError(
+            f"the gradient of {sweep.metric.name} is zero at every one of these parts, so it tells "
+            "nothing about them; patch them instead"
+        )
+    return found
+
+
+def _at_once(model: HookedGPT2, width: int, memory: int | str | None) -> int:
+    """How many prompts of this width may be computed together?"""
+    budget = default_memory(model) if memory is None else parse_bytes(memory)
+    cfg = model.cfg
+    inner = cfg.n_heads * cfg.d_head
+    kept = cfg.n_layers * (12 * cfg.d_model + 10 * inner + 4 * cfg.d_mlp) + 4 * cfg.d_vocab
+    one = kept * width * model.W_E.element_size()
+    if budget < one:
+        raise CircuitsError(
+            f"memory={budget} bytes is too little: the gradient of one prompt of {width} tokens "
+            f"takes {one} bytes besides the weights; give at least that"
+        )
+    return max(1, min(budget // one, TOKENS_AT_ONCE // width))
+
+
+def _check(model: HookedGPT2, sweep: Sweep) -> None:
+    if sweep.source.method != "resample":
+        raise CircuitsError(
+            "a gradient estimates patching from another run (the method 'resample'), not "
+            f"{sweep.source.method!r}; sweep over these cells instead"
+        )
+    same = sweep.clean is None or torch.equal(sweep.clean, sweep.prompts.tokens)
+    if "clean" in sweep.metric.needs and same:
+        raise CircuitsError(
+            f"{sweep.metric.name} has no gradient at the very run that it compares with; patch "
+            "clean values into the corrupted run (denoise), or choose another metric"
+        )
+    for cell in sweep.cells:
+        check_cell(cell, model.cfg)
+        for write in cell:
+            if write.senders or write.target.slot or write.target.kind not in _KINDS:
+                raise CircuitsError(
+                    f"{write} has no estimate by gradient; name what writes to the residual stream "
+                    f"({', '.join(_KINDS)}), or patch it instead"
+                )
+
+
+@contextmanager
+def _frozen(model: HookedGPT2) -> Iterator[None]:
+    """No gradient of a parameter is computed, and nothing kept for one."""
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in learned:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learned:
+            weight.requires_grad_(True)
+
+
+class _Batch:
+    """Some of the prompts, in both runs."""
+
+    def __init__(self, model: HookedGPT2, sweep: Sweep, rows: slice) -> None:
+        self.model, self.sweep, self.rows = model, sweep, rows
+        self.prompts = sweep.prompts.part(rows)
+        self.width = self.prompts.tokens.shape[1]
+        self.reads = sweep.metric.positions(self.prompts)  # [b p]
+        self.sites = {write.target.site for cell in sweep.cells for write in cell}
+
+    def attributions(self) -> Attributions:
+        """Two runs, one backward pass, and every cell's share of it."""
+        source: dict[str, Tensor] = {}
+        base: dict[str, Tensor] = {}
+        clean = None
+        with torch.no_grad():
+            final = self._final(self.sweep.source.tokens[self.rows, : self.width], source)
+            other = self._read(final)
+            if "clean" in self.sweep.metric.needs and self.sweep.clean is not None:
+                clean = self._read(self._final(self.sweep.clean[self.rows, : self.width], {}))
+        with torch.enable_grad():
+            logits = self._read(self._final(self.prompts.tokens, base))
+            clean = logits.detach() if clean is None else clean
+            values = self.sweep.metric.score(logits, self.prompts, clean)
+            if not values.requires_grad:
+                raise CircuitsError(
+                    f"{self.sweep.metric.name} moves in steps and has no gradient; choose a metric "
+                    "such as logit_diff, prob or loss"
+                )
+            gradients = torch.autograd.grad(values.sum(), list(base.values()))
+        changes = {
+            site: self._placed(((source[site] - value.detach()) * gradient).sum(-1).double())
+            for (site, value), gradient in zip(base.items(), gradients, strict=True)
+        }
+        scored = self.sweep.metric.score(other, self.prompts, clean)
+        effects = [self._effect(cell, changes) for cell in self.sweep.cells]
+        return Attributions(
+            torch.stack(effects).cpu().numpy(),
+            values.detach().double().cpu().numpy(),
+            scored.double().cpu().numpy(),
+        )
+
+    def _effect(self, cell: Cell, changes: Mapping[str, Tensor]) -> Tensor:
+        """The cell's change, summed over its parts and their positions: [b]."""
+        total = torch.zeros(len(self.prompts), dtype=torch.float64, device=self.reads.device)
+        for write in cell:
+            part = write.target
+            change = changes[part.site]  # [b p], or [b p h]
+            change = change if part.head is None else change[..., part.head]
+            total = total + (change * self.prompts.where(part.position)).sum(1)
+        return total
+
+    def _placed(self, change: Tensor) -> Tensor:
+        """What is known only where the metric reads, [n], at its place in [b p]."""
+        if change.ndim > 1:
+            return change
+        return change.new_zeros(self.reads.shape).masked_scatter(self.reads, change)
+
+    def _read(self, final: Tensor) -> Tensor:
+        """The logits that the metric reads, [n v] or [n t]."""
+        tokens = self.sweep.metric.tokens
+        return read_logits(self.model, final, None if tokens is None else tokens(self.prompts))
+
+    def _final(self, tokens: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        """The final stream where the metric reads, [n d]; the values at the sites, into `kept`.
+
+        The last block's MLP runs only where the metric reads, and its sites are [n d].
+        """
+
+        def keep(site: str, value: Tensor) -> Tensor:
+            if site in self.sites:
+                if torch.is_grad_enabled() and not value.requires_grad:
+                    value.requires_grad_()  # everything before needs no gradient
+                kept[site] = value
+            return value
+
+        model, last = self.model, self.model.cfg.n_layers - 1
+        positions = model.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1)
+        x = keep("hook_embed", model.W_E[tokens]) + keep("hook_pos_embed", positions)
+        for layer, block in enumerate(model.blocks):
+            at = f"blocks.{layer}."
+            x = keep(at + "hook_resid_pre", x)
+            q, k, v = block.attn.qkv(block.ln1.plain(x)).unbind(2)
+            z = keep(at + "attn.hook_z", attend(q, k, v))
+            z, x = (z[self.reads], x[self.reads]) if layer == last else (z, x)
+            x = keep(at + "hook_resid_mid", x + keep(at + "hook_attn_out", block.attn.out(z)))
+            written = keep(at + "hook_mlp_out", block.mlp.plain(block.ln2.plain(x)))
+            x = keep(at + "hook_resid_post", x + written)
+        return x
