@@ -244,7 +244,8 @@ class Editor:
         attn = block.attn
         weight = (attn.W_Q, attn.W_K, attn.W_V)[slot][part.head]
         bias = (attn.b_Q, attn.b_K, attn.b_V)[slot][part.head]
-        return einsum(block.ln1.plain(stream), weight, "b p d, d e -> b p e") + bias
+        product: Tensor = einsum(block.ln1.plain(stream), weight, "b p d, d e -> b p e") + bias
+        return product
 
     def _sent(self, senders: Iterable[Component]) -> Tensor:
         """What the stream gains when these write the source's values: [b p d], or [1 p d]."""

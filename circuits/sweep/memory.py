@@ -43,7 +43,7 @@ class _Allocations(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive, on any device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: set[int] = set()
 
@@ -87,7 +87,8 @@ def peak_bytes(function: Callable[[], object]) -> int:
     """
     with _Allocations() as allocations:
         function()
-    return allocations.peak
+    n_bytes: int = allocations.peak
+    return n_bytes
 
 
 def _block_run(model: HookedGPT2, width: int, rows: int) -> tuple[Callable[[], object], Tensor]:
