@@ -40,7 +40,13 @@ SHARED = {
     "metric": "logit_diff, prob, accuracy, loss or kl. Without it, the task's own.",
     "n": "How many prompts to draw. Without it, the task's usual number.",
     "seed": "The same seed draws the same prompts.",
-    "progress": "Called with the steps done and the steps in all.",
+    "corrupted": "The corrupted twin of your prompt, token for token; repeat it for several.",
+    "memory": "What tensors may take besides the weights: 4G, 500M. Without it, 1G on a CPU.",
+    "plan": "Only say what would be computed, and what it would cost.",
+    "engine": "Where to compute: local, ray (a Ray cluster, extra ray), or ray=ADDRESS.",
+    "parts": "Folder that gets every prompt's numbers as Parquet, block by block.",
+    "resume": "Go on with the interrupted run in the folder of parts.",
+    "progress": "Called with the work done and the work in all.",
 }
 _SCALARS: dict[str, Any] = {t.__name__: t for t in (bool, float, int, str, Path)}
 # Types of arguments that Python can give and a command line cannot.
@@ -209,10 +215,11 @@ def asked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def flag(parameter: str) -> str:
     """Which option of the command line gives this parameter?
 
-    >>> flag("all_heads"), flag("n")
-    ('--all-heads', '-n')
+    >>> flag("all_heads"), flag("n"), flag("from_")
+    ('--all-heads', '-n', '--from')
     """
-    return f"-{parameter}" if len(parameter) == 1 else f"--{parameter.replace('_', '-')}"
+    name = parameter.rstrip("_").replace("_", "-")  # from is a word of Python's own
+    return f"-{name}" if len(name) == 1 else f"--{name}"
 
 
 def _loaded_from(model: HookedGPT2) -> str:

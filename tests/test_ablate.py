@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ground_truth
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 from word_model import word_model
 
-from circuits.analyses import _sweep
 from circuits.analyses.ablate import ablate
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import build
@@ -132,7 +132,7 @@ def zeroing(part: Component, row: int) -> Callable[[Tensor, Any], None]:
         ["resid_mid.1"],
         ["a0.h1<k>"],
         ["a1.h1@0"],
-        ["m1@-1"],
+        ["m1@1"],
         ["a0.h0", "a0.h1", "m1"],
         ["embed", "a1.h0"],
     ],
@@ -199,11 +199,10 @@ def test_metrics_that_compare_with_the_clean_run(words: HookedGPT2) -> None:
     assert row["ablated"] > 0
 
 
-def test_small_batches_give_the_same(words: HookedGPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_gives_the_same(words: HookedGPT2) -> None:
     at_once = ablate(words, all_heads=True, prompt=TEXTS)
-    monkeypatch.setattr(_sweep, "TOKENS_AT_ONCE", 1)
-    one_by_one = ablate(words, all_heads=True, prompt=TEXTS)
-    assert one_by_one.frame["value"].tolist() == pytest.approx(at_once.frame["value"].tolist())
+    piecemeal = ablate(words, all_heads=True, prompt=TEXTS, memory="200K")
+    assert piecemeal.frame["value"].tolist() == pytest.approx(at_once.frame["value"].tolist())
 
 
 def test_without_a_task_all_that_suit_are_asked(words: HookedGPT2) -> None:
@@ -238,11 +237,58 @@ def test_the_same_question_gives_the_same_bytes(words: HookedGPT2) -> None:
     assert ablate(words, **asked).to_json() == ablate(words, **asked).to_json()
 
 
-def test_progress_counts_every_run(words: HookedGPT2) -> None:
+def test_progress_goes_to_the_end(words: HookedGPT2) -> None:
     seen: list[tuple[int, int]] = []
     ablate(words, layer=0, head=0, n=1, progress=lambda done, total: seen.append((done, total)))
-    # The clean run and four heads, on two tasks.
-    assert seen == [(i, 10) for i in range(1, 11)]
+    assert {total for _, total in seen} == {1000}  # over two tasks
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert 0 < seen[0][0] < seen[-1][0] == 1000
+
+
+def test_the_plan_says_what_it_would_cost(words: HookedGPT2) -> None:
+    result = ablate(words, all_heads=True, n=4, plan=True)
+    frame = result.frame.set_index("task")
+    assert frame.loc["ioi", ["cells", "prompts", "forwards"]].tolist() == [5, 4, 20]
+    assert (frame["work"] > 0).all()
+    assert (frame["work"] < frame["forwards"]).all()
+    assert frame["saved"].tolist() == pytest.approx(
+        (1 - frame["work"] / frame["forwards"]).tolist()
+    )
+    assert (frame["value"] > 0).all()
+    assert result.unit == "seconds"
+
+
+def test_a_file_of_several_blocks(words: HookedGPT2, tmp_path: Path) -> None:
+    texts = [text for text in TEXTS[:3] for _ in range(300)]
+    (tmp_path / "many.txt").write_text("\n".join(texts))
+    asked: dict[str, Any] = {"component": "m0", "method": "mean"}
+    found = ablate(words, file=tmp_path / "many.txt", **asked)
+    assert found.frame["n"].tolist() == [found.provenance.n_prompts] == [900]
+    assert "of the first 500 prompts" in found.frame["reference"].iloc[0]
+    (tmp_path / "other.txt").write_text("\n".join(texts[:-1]))
+    other = ablate(words, file=tmp_path / "other.txt", **asked)
+    assert other.provenance.prompts != found.provenance.prompts
+    plan = ablate(words, file=tmp_path / "many.txt", plan=True, **asked).frame.iloc[0]
+    assert plan["prompts"] == pytest.approx(900, rel=0.3)  # from the length of the first block
+
+
+def test_a_file_of_one_block_is_what_its_texts_are(words: HookedGPT2, tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("\n".join(TEXTS))
+    of_file = ablate(words, component="m0", file=tmp_path / "few.txt", method="mean")
+    of_texts = ablate(words, component="m0", prompt=TEXTS, method="mean")
+    assert of_file.provenance.prompts == of_texts.provenance.prompts
+    assert of_file.frame["value"].tolist() == of_texts.frame["value"].tolist()
+    assert of_file.frame["reference"].tolist() == of_texts.frame["reference"].tolist()
+
+
+def test_parts_are_kept_and_the_run_goes_on(words: HookedGPT2, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"all_heads": True, "n": 3, "parts": tmp_path / "parts"}
+    first = ablate(words, **asked)
+    again = ablate(words, **asked, resume=True)
+    assert again.to_json() == first.to_json()
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"repeated", "ioi"}
+    with pytest.raises(CircuitsError, match="another question: .*method"):
+        ablate(words, **asked, resume=True, method="mean")
 
 
 def test_figures(words: HookedGPT2) -> None:
@@ -274,6 +320,11 @@ def test_figures(words: HookedGPT2) -> None:
         ({"component": "m0", "prompt": "and and", "method": "resample"}, "is the only one of"),
         ({"component": "m0@S2", "task": "repeated"}, "no position 'S2'"),
         ({"component": "m0", "file": "nowhere.txt"}, "nowhere.txt cannot be read"),
+        ({"component": "m0->m1"}, "'m0->m1' is an edge.*'paths'"),
+        ({"component": "m1@-1", "prompt": "and and"}, "nothing that is measured can see it"),
+        ({"component": "m0", "memory": "much"}, "memory='much' is no amount of memory"),
+        ({"component": "m0", "engine": "rya"}, "no engine 'rya'.*did you mean 'ray'"),
+        ({"component": "m0", "resume": True}, "give the folder as parts"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
 )

@@ -183,8 +183,12 @@ def test_an_analysis_takes_the_model_first() -> None:
         analysis(question)
 
 
+def _defaults(name: str) -> dict[str, Any]:
+    return {p.name: p.default for p in find(name).signature.parameters.values()}
+
+
 def test_the_command_says_what_differs_from_the_defaults() -> None:
-    given: dict[str, Any] = dict.fromkeys(find("ablate").signature.parameters)
+    given = _defaults("ablate")
     given |= {"model": letter_model(), "component": ["a0.h1", "m0"], "all_heads": True}
     given |= {"method": "zero", "seed": 3, "prompt": "it's", "n": 2, "file": Path("a b.txt")}
     described = asked("ablate", given)
@@ -197,9 +201,8 @@ def test_the_command_says_what_differs_from_the_defaults() -> None:
 
 
 def test_objects_do_not_stand_in_the_command() -> None:
-    given: dict[str, Any] = dict.fromkeys(find("ablate").signature.parameters)
-    given |= {"model": letter_model(), "method": "zero", "seed": 0, "all_heads": False}
-    given["component"] = Component("mlp", 0)
+    given = _defaults("ablate")
+    given |= {"model": letter_model(), "component": Component("mlp", 0)}
     described = asked("ablate", given)
     assert described["command"] == "circuits ablate --model letters"
     assert "component" not in described["arguments"]

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from circuits import components
-from circuits.analyses._prompts import chosen
-from circuits.analyses._sweep import Parts, Reference, ablation_runs
+from circuits.analyses._effects import (
+    BASE,
+    MakeSweep,
+    effect,
+    measured,
+    metric_of,
+    parts_of,
+    planned,
+    require_change,
+    source_of,
+    unit_of,
+)
+from circuits.analyses._prompts import Batch, chosen
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.interventions import get_method, partners
-from circuits.metrics import METRICS, Metric, get_metric
+from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import TASKS, Prompts, make
-from circuits.registry import Progress, analysis, asked
-from circuits.result import Result, mean_interval, provenance
+from circuits.registry import Progress, analysis
+from circuits.result import Result
+from circuits.sweep import Cell, Source, Sweep, cell, check_cell, logits, name
+from circuits.sweep.moments import Moments
 
 MOST_CHANGED = 5  # tokens listed for a prompt
-CLEAN: Parts = ()
 MEANINGS = {
     "task": "which prompts",
     "component": "what was ablated; plus signs join what was ablated together",
@@ -59,6 +70,11 @@ def ablate(
     metric: str | None = None,
     n: int | None = None,
     seed: int = 0,
+    memory: str | None = None,
+    plan: bool = False,
+    engine: str = "local",
+    parts: str | Path | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """What breaks without this head, layer or MLP?
@@ -71,6 +87,7 @@ def ablate(
     $ circuits ablate --all-heads --task ioi --json
     $ circuits ablate --component m7 --component a5.h3 --method mean
     $ circuits ablate --layer 5 --head 3 --prompt "The cat sat on the mat. The cat sat on the"
+    $ circuits ablate --all-heads --file many.jsonl --parts results --memory 4G
 
     Args:
         layer: Layer of the head, counted from 0.
@@ -85,59 +102,41 @@ def ablate(
         CircuitsError: for parts, prompts and metrics that do not exist or do not fit together, and
             for an ablation that writes just what was there.
     """
-    given = dict(locals())
-    wanted = _wanted(model.cfg, given)
+    return _ablate(model, dict(locals()))
+
+
+def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
+    wanted, method = _wanted(model.cfg, given), given["method"]
     get_method(method)
-    return _ablate(model, wanted, chosen(model, given), given)
-
-
-@dataclass(frozen=True)
-class _Score:
-    """The metric for each prompt [n], and whether the ablation wrote anything new."""
-
-    values: NDArray[np.float64]
-    changed: bool
-
-
-def _ablate(
-    model: HookedGPT2,
-    wanted: Sequence[Parts],
-    batches: Sequence[Prompts],
-    given: Mapping[str, Any],
-) -> Result:
-    ranked = _ranked(model.cfg, wanted)
-    runs = [CLEAN, *dict.fromkeys([*wanted, *ranked])]
-    step = _counter(given["progress"], len(runs) * len(batches))
-    frames = []
-    for prompts in batches:
-        metric = get_metric(given["metric"] or prompts.metric)
-        metric.check(prompts, clean=True)
-        reference, about = _reference(model, prompts, given)
-        scores = _scores(model, prompts, metric, runs, reference, step)
-        if not given["all_heads"]:
-            _require_change(scores, wanted, given["method"])
-        labels = {"task": prompts.task, "method": given["method"], "reference": about}
-        frame = _table(scores, wanted, ranked, metric).assign(**labels)
-        if prompts.seed is None and len(prompts) == 1 and model.tokenizer is not None:
-            frame = frame.join(_changes(model, prompts, wanted, reference))
-        frames.append(frame)
+    batches, ranked = chosen(model, given), _ranked(model.cfg, wanted)
+    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked]))
+    ask = partial(_sweeps, model, cells, given)
+    if given["plan"]:
+        return planned(model, "ablate", batches, ask, given)
+    frames, counts = [], []
+    for batch, found in measured(model, "ablate", batches, ask, given):
+        places = [cells.index(one) for one in wanted]
+        what = "each head" if given["all_heads"] else name(wanted[0])
+        hint = "choose another component, method or task"
+        require_change(found, places, f"{method} ablation of {what}", hint)
+        counts.append(found.n)
+        frames.append(_frame(model, batch, found, cells, wanted, ranked, given))
     frame = pd.concat(frames)
     first = ["task", "component", "layer", "head", "method", "reference", "metric", "unit"]
     frame = frame[[*first, *(column for column in frame.columns if column not in first)]]
-    return _result(model, frame, batches, given)
+    return _result(model, frame, batches, counts, given)
 
 
-def _wanted(cfg: ModelConfig, given: Mapping[str, Any]) -> list[Parts]:
+def _wanted(cfg: ModelConfig, given: Mapping[str, Any]) -> list[Cell]:
     """What shall be ablated: every head by itself, or some parts together?"""
-    layer, head, component = given["layer"], given["head"], given["component"]
-    named = [component] if isinstance(component, str | Component) else list(component or ())
-    parts = [c if isinstance(c, Component) else components.parse(c) for c in named]
+    layer, head = given["layer"], given["head"]
+    parts = parts_of(given["component"])
     if given["all_heads"]:
         if parts or layer is not None or head is not None:
             raise CircuitsError(
                 "all_heads takes every head in turn; leave out layer, head and component"
             )
-        return [(part,) for part in components.all_heads(cfg)]
+        return [cell(part) for part in components.all_heads(cfg)]
     if (layer is None) != (head is None):
         lacking, has = ("head", f"layer {layer}") if head is None else ("layer", f"head {head}")
         raise CircuitsError(
@@ -150,119 +149,113 @@ def _wanted(cfg: ModelConfig, given: Mapping[str, Any]) -> list[Parts]:
         raise CircuitsError(
             "nothing to ablate: give layer and head, a component such as a5.h3 or m7, or all_heads"
         )
-    return [tuple(dict.fromkeys(components.check(part, cfg) for part in parts))]
+    found = cell(*parts)
+    check_cell(found, cfg)
+    return [found]
 
 
-def _ranked(cfg: ModelConfig, wanted: Sequence[Parts]) -> list[Parts]:
+def _ranked(cfg: ModelConfig, wanted: Sequence[Cell]) -> list[Cell]:
     """Among which components does the one asked for have its place?"""
     if len(wanted[0]) > 1:
         return []
-    one = wanted[0][0]
+    one = wanted[0][0].target
     kinds = {
         "head": components.all_heads(cfg),
         "mlp": components.all_mlps(cfg),
         "attn": [Component("attn", layer) for layer in range(cfg.n_layers)],
     }
-    return [
-        (replace(peer, slot=one.slot, position=one.position),) for peer in kinds.get(one.kind, [])
-    ]
+    peers = kinds.get(one.kind, [])
+    return [cell(replace(peer, slot=one.slot, position=one.position)) for peer in peers]
+
+
+def _sweeps(
+    model: HookedGPT2, cells: tuple[Cell, ...], given: Mapping[str, Any], batch: Batch
+) -> MakeSweep:
+    """What is asked of each block of these prompts?"""
+
+    def sweep(prompts: Prompts) -> Sweep:
+        source, _ = _reference(model, prompts, batch, given)
+        return Sweep(prompts, metric_of(prompts, given), cells, source)
+
+    return sweep
 
 
 def _reference(
-    model: HookedGPT2, prompts: Prompts, given: Mapping[str, Any]
-) -> tuple[Reference, str]:
+    model: HookedGPT2, prompts: Prompts, batch: Batch, given: Mapping[str, Any]
+) -> tuple[Source, str]:
     """Where do the values come from that are written instead? Also in words."""
-    method, seed = given["method"], prompts.seed
+    method, seed, first = given["method"], prompts.seed, batch.first
     drawn = seed is not None and prompts.task in TASKS and given["task"] is not prompts
     if method == "zero":
-        return Reference(method, prompts.tokens[:1, :1], prompts.mask[:1, :1]), "zeros"
+        return Source(method, prompts.tokens[:1, :1], prompts.mask[:1, :1]), "zeros"
     if method == "mean":
-        n_tokens = int(prompts.mask.sum())
-        return (
-            Reference(method, prompts.tokens, prompts.mask),
-            f"the mean over the {n_tokens} tokens of these {len(prompts)} prompts",
-        )
+        which = "these" if batch.share == 1 else "the first"
+        words = f"the mean over the {int(first.mask.sum())} tokens of {which} {len(first)} prompts"
+        return Source(method, first.tokens, first.mask), words
     if drawn and seed is not None:
         others = make(prompts.task, model, len(prompts), seed + 1)
         if others.mask.equal(prompts.mask):
             words = f"{len(prompts)} other {prompts.task} prompts (seed {seed + 1})"
-            return Reference(method, others.tokens, others.mask), words
+            return Source(method, others.tokens, others.mask), words
     rows = partners(prompts.mask, given["seed"])
-    words = f"another of these {len(prompts)} prompts (seed {given['seed']})"
-    return Reference(method, prompts.tokens[rows], prompts.mask[rows]), words
+    among = f"these {len(first)}" if batch.share == 1 else f"its block of {len(first)}"
+    words = f"another of {among} prompts (seed {given['seed']})"
+    return Source(method, prompts.tokens[rows], prompts.mask[rows]), words
 
 
-def _scores(
+def _frame(
     model: HookedGPT2,
-    prompts: Prompts,
-    metric: Metric,
-    runs: Sequence[Parts],
-    reference: Reference,
-    step: Callable[[], None],
-) -> Mapping[Parts, _Score]:
-    """The metric for the clean run, which comes first, and after each ablation."""
-    scores: dict[Parts, _Score] = {}
-    clean = None
-    for run in ablation_runs(model, prompts, metric, runs, reference):
-        clean = run.logits if clean is None else clean
-        values = metric.score(run.logits, prompts, clean).double().cpu().numpy()
-        scores[runs[run.index]] = _Score(values, run.changed)
-        step()
-    return scores
-
-
-def _require_change(scores: Mapping[Parts, _Score], wanted: Iterable[Parts], method: str) -> None:
-    for parts in wanted:
-        if not scores[parts].changed:
-            raise CircuitsError(
-                f"{method} ablation of {_name(parts)} changed nothing: it writes just that already "
-                "on these prompts, so there is no effect to measure; choose another component, "
-                "method or task"
-            )
-
-
-def _table(
-    scores: Mapping[Parts, _Score], wanted: Sequence[Parts], ranked: Sequence[Parts], metric: Metric
+    batch: Batch,
+    found: Moments,
+    cells: Sequence[Cell],
+    wanted: Sequence[Cell],
+    ranked: Sequence[Cell],
+    given: Mapping[str, Any],
 ) -> pd.DataFrame:
     """One row for each set of parts: its effect, and its place among `ranked`."""
-    clean = scores[CLEAN].values
+    prompts = batch.first
+    metric = metric_of(prompts, given)
     sign = -1 if metric.higher_is_better else 1
-    damage = {parts: sign * float((scores[parts].values - clean).mean()) for parts in ranked}
+    damage = {one: sign * found.effect[cells.index(one)] for one in ranked}
+    source, about = _reference(model, prompts, batch, given)
     rows = []
-    for parts in wanted:
-        one = parts[0] if len(parts) == 1 else None
-        worse = sum(other > damage[parts] for other in damage.values()) if ranked else None
-        after = scores[parts].values
+    for one in wanted:
+        index = cells.index(one)
+        worse = sum(other > damage[one] for other in damage.values()) if ranked else None
+        part = one[0].target if len(one) == 1 else None
         rows.append(
             {
-                "component": _name(parts),
-                "layer": one and one.layer,
-                "head": one and one.head,
+                "task": prompts.task,
+                "component": name(one),
+                "layer": part and part.layer,
+                "head": part and part.head,
+                "method": given["method"],
+                "reference": about,
                 "metric": metric.name,
                 "unit": metric.unit,
-                "clean": clean.mean(),
-                "ablated": after.mean(),
-                **{name: x.item() for name, x in mean_interval(after - clean).items()},
+                "clean": found.value[0].item(),
+                "ablated": found.value[index].item(),
+                **effect(found, index),
                 "rank": None if worse is None else worse + 1,
                 "ranked": len(ranked) or None,
             }
         )
     whole = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
-    table: pd.DataFrame = pd.DataFrame(rows).astype(whole)
-    return table
+    frame: pd.DataFrame = pd.DataFrame(rows).astype(whole)
+    if prompts.seed is None and found.n == 1 and model.tokenizer is not None:
+        frame = frame.join(_changes(model, prompts, wanted, source))
+    return frame
 
 
 def _changes(
-    model: HookedGPT2, prompts: Prompts, wanted: Sequence[Parts], reference: Reference
+    model: HookedGPT2, prompts: Prompts, wanted: Sequence[Cell], source: Source
 ) -> pd.DataFrame:
     """Which predictions after the only prompt change most, row by row as in `wanted`?"""
     tokenizer = model.require_tokenizer()
-    found: dict[int, dict[str, Any]] = {}
-    before = None
-    runs = [CLEAN, *wanted]
-    for run in ablation_runs(model, prompts, METRICS["kl"], runs, reference):
-        after = run.logits[-1].double().log_softmax(-1)
-        before = after if before is None else before
+    sweep = Sweep(prompts, METRICS["kl"], (BASE, *wanted), source)
+    found = {index: read[-1].double().log_softmax(-1) for index, _, read in logits(model, sweep)}
+    before, rows = found.pop(0), []
+    for _, after in sorted(found.items()):
         change = after.exp() - before.exp()
         row: dict[str, Any] = {"kl": float((before.exp() * (before - after)).sum())}
         top = change.abs().topk(min(MOST_CHANGED, len(change))).indices.tolist()
@@ -270,50 +263,28 @@ def _changes(
             row[f"token_{place}"] = tokenizer.token_strings([token])[0]
             row[f"clean_{place}"] = float(before[token].exp())
             row[f"ablated_{place}"] = float(after[token].exp())
-        found[run.index] = row
-    rows: pd.DataFrame = pd.DataFrame([found[index] for index in range(1, len(runs))])
-    return rows
+        rows.append(row)
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
 
 
 def _result(
-    model: HookedGPT2, frame: pd.DataFrame, batches: Sequence[Prompts], given: Mapping[str, Any]
+    model: HookedGPT2,
+    frame: pd.DataFrame,
+    batches: Sequence[Batch],
+    counts: Sequence[int],
+    given: Mapping[str, Any],
 ) -> Result:
-    source = provenance(model, "ablate", **asked("ablate", given), prompts=batches[0])
-    if len(batches) > 1:
-        source = replace(
-            source,
-            task=", ".join(prompts.task for prompts in batches),
-            prompts=", ".join(prompts.checksum for prompts in batches),
-            n_prompts=sum(map(len, batches)),
-        )
-    units = frame.drop_duplicates("task")
-    several = len(batches) > 1 and units["unit"].nunique() > 1
-    unit = ", ".join(f"{u} ({t})" for u, t in zip(units["unit"], units["task"], strict=True))
+    source = source_of(model, "ablate", batches, given, counts)
     what = "each head" if given["all_heads"] else frame["component"].iloc[0]
     one_grid = ("layer", "head")
     grids = one_grid if len(batches) == 1 else ("task", *one_grid)
     return Result(
         frame,
-        unit=unit if several else frame["unit"].iloc[0],
+        unit=unit_of(frame),
         title=f"What breaks without {what}? ({given['method']} ablation, {source.model})",
         provenance=source,
         axes=grids if given["all_heads"] else ("task",),
         view="heatmap" if given["all_heads"] else "bars",
         meanings=MEANINGS,
     )
-
-
-def _name(parts: Parts) -> str:
-    return "+".join(map(str, parts))
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return step

@@ -1,0 +1,264 @@
+"""What the analyses that sweep have in common: how they measure, plan, and say what they found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from circuits.analyses._prompts import Batch
+from circuits.components import Component
+from circuits.errors import CircuitsError, nearest
+from circuits.metrics import Metric, get_metric
+from circuits.model import HookedGPT2
+from circuits.prompts import Prompts
+from circuits.registry import Progress, asked
+from circuits.result import Provenance, Result, provenance
+from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
+from circuits.sweep.moments import Moments
+from circuits.sweep.survey import How, survey
+
+Direction = Literal["denoise", "noise"]
+DIRECTIONS = ("denoise", "noise")
+# Options that change no number, as they are when nobody gives them.
+HOW: Mapping[str, Any] = {"memory": None, "engine": "local", "parts": None, "resume": False}
+BASE: Cell = cell()
+WHOLE: Cell = cell("resid_pre.0")  # everything patched: the whole other run
+MakeSweep = Callable[[Prompts], Sweep]
+MEANINGS = {
+    "task": "which prompts",
+    "metric": "what was measured",
+    "unit": "of all columns but the shares",
+    "clean": "the metric of the clean prompts, mean over n",
+    "corrupted": "the metric of their corrupted twins, mean over n",
+    "patched": "the metric after patching, mean over n",
+    "layer": "of the component",
+    "head": "of the component, where it is one",
+    "position": "where it was patched: a role of the prompts, or an index; empty for everywhere",
+    "share": "of the way from corrupted (0) to clean (1), of the means",
+    "share_low": "lower end of its 95 % interval (a ratio estimator's)",
+    "share_high": "upper end of its 95 % interval",
+}
+PLAN_MEANINGS = {
+    "task": "which prompts",
+    "cells": "interventions, each of them on every prompt",
+    "prompts": "how many (of a file: estimated from its first block)",
+    "forwards": "passes through the whole model that a loop would need",
+    "work": "passes that are needed after all savings",
+    "saved": "share of the passes that need not be computed",
+    "value": "seconds, estimated from a measured pilot",
+    "bytes": "of memory besides the weights, estimated from the same pilot",
+}
+
+
+def metric_of(prompts: Prompts, given: Mapping[str, Any]) -> Metric:
+    """Which metric: the one asked for, or the task's own?
+
+    Raises:
+        CircuitsError: when it does not exist, or these prompts lack what it needs.
+    """
+    metric = get_metric(given["metric"] or prompts.metric)
+    metric.check(prompts, clean=True)
+    return metric
+
+
+def pair(prompts: Prompts, given: Mapping[str, Any], cells: Sequence[Cell]) -> Sweep:
+    """The sweep that patches one run of each pair into the other, in the `direction` given.
+
+    denoise: clean values into the corrupted run; noise: corrupted values into the clean run.
+
+    Raises:
+        CircuitsError: for an unknown direction, and prompts without a corrupted twin.
+    """
+    direction = given["direction"]
+    if direction not in DIRECTIONS:
+        raise CircuitsError(
+            f"there is no direction {direction!r}; choose {' or '.join(DIRECTIONS)}"
+            f"{nearest(direction, DIRECTIONS)}"
+        )
+    clean, corrupted = prompts.tokens, prompts.corrupted
+    if corrupted is None:
+        raise CircuitsError(
+            f"the prompts of {prompts.task!r} have no corrupted twins to patch from; give one with "
+            "each prompt (corrupted=, or a column 'corrupted' in a .csv or .jsonl file), or choose "
+            "a task"
+        )
+    if torch.equal(clean[prompts.mask], corrupted[prompts.mask]):
+        raise CircuitsError(
+            f"the corrupted twins of {prompts.task!r} are the clean prompts themselves, so there "
+            "is no difference to trace; change in each the tokens that matter"
+        )
+    other = corrupted
+    if direction == "denoise":
+        prompts, other = replace(prompts, tokens=corrupted, corrupted=clean), clean
+    source = Source("resample", other, prompts.mask)
+    return Sweep(prompts, metric_of(prompts, given), tuple(cells), source, clean=clean)
+
+
+def parts_of(component: str | Component | Sequence[str | Component] | None) -> list[Component]:
+    """The components that were named, one or several, as words or as such."""
+    named = [component] if isinstance(component, str | Component) else list(component or ())
+    found = cell(*named)
+    if any(write.senders for write in found):
+        raise CircuitsError(
+            f"{component!r} is an edge; name a component, or trace edges with the analysis 'paths'"
+        )
+    return [write.target for write in found]
+
+
+def measured(
+    model: HookedGPT2,
+    name: str,
+    batches: Sequence[Batch],
+    make: Callable[[Batch], MakeSweep],
+    given: Mapping[str, Any],
+    full: int | None = None,
+) -> Iterator[tuple[Batch, Moments]]:
+    """Each batch with what came of its sweep. `full` is the cell that shares compare with.
+
+    `name` is the analysis'.
+    """
+    about = {"analysis": name, **_arguments(name, given)}
+    sizes = [batch.first.tokens.numel() / batch.share for batch in batches]
+    for i, batch in enumerate(batches):
+        folder = None if given["parts"] is None else Path(given["parts"])
+        if folder is not None and len(batches) > 1:
+            folder = folder / batch.first.task
+        how = How(
+            memory=given["memory"],
+            engine=given["engine"],
+            parts=folder,
+            resume=given["resume"],
+            progress=_part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
+        )
+        yield batch, survey(model, batch.blocks, make(batch), how, full=full, question=about)
+
+
+def _arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an analysis was asked, but for how and where it shall run."""
+    arguments = asked(name, given)["arguments"]
+    return {key: value for key, value in arguments.items() if key not in {*HOW, "file", "plan"}}
+
+
+def _part_of(progress: Progress | None, before: float, own: float, total: float) -> Progress | None:
+    """Progress in thousandths of the whole, where this is only a part of it."""
+    if progress is None:
+        return None
+
+    def step(done: int, of: int) -> None:
+        progress(round(1000 * (before + own * done / max(of, 1)) / total), 1000)
+
+    return step
+
+
+def planned(
+    model: HookedGPT2,
+    name: str,
+    batches: Sequence[Batch],
+    make: Callable[[Batch], MakeSweep],
+    given: Mapping[str, Any],
+) -> Result:
+    """What would be computed, and what would it cost? One row a batch; nothing is run."""
+    rows = []
+    for batch in batches:
+        found = plan(model, make(batch)(batch.first), memory=given["memory"])
+        rows.append(
+            {
+                "task": batch.first.task,
+                "cells": found.n_cells,
+                "prompts": round(found.n_prompts / batch.share),
+                "forwards": round(found.forwards / batch.share),
+                "work": found.work / batch.share,
+                "saved": 1 - found.work / found.forwards,
+                "value": estimate(model, found) / batch.share,
+                "bytes": found.bytes,
+            }
+        )
+    return Result(
+        pd.DataFrame(rows),
+        unit="seconds",
+        title=f"What would {name} compute? ({model.cfg.model_name})",
+        provenance=source_of(model, name, batches, given),
+        axes=("task",),
+        meanings=PLAN_MEANINGS,
+    )
+
+
+def source_of(
+    model: HookedGPT2,
+    name: str,
+    batches: Sequence[Batch],
+    given: Mapping[str, Any],
+    counts: Sequence[int] = (),
+) -> Provenance:
+    """Where a result comes from, of all batches; `counts` are the prompts that were in each."""
+    firsts = [batch.first for batch in batches]
+    about = provenance(model, name, **asked(name, {**given, **HOW}), prompts=firsts[0])
+    counts = counts or [len(prompts) for prompts in firsts]
+    sums = [_checksum(batch, n) for batch, n in zip(batches, counts, strict=True)]
+    return replace(
+        about,
+        task=", ".join(prompts.task for prompts in firsts),
+        prompts=", ".join(sums),
+        n_prompts=sum(counts),
+    )
+
+
+def _checksum(batch: Batch, n: int) -> str:
+    """Of the prompts; of a file that was read in several blocks, of its bytes."""
+    if batch.file is None or n == len(batch.first):
+        return batch.first.checksum
+    digest = hashlib.sha256()
+    with batch.file.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def unit_of(frame: pd.DataFrame) -> str:
+    """The unit of `value`; of several tasks, each one's."""
+    units = frame.drop_duplicates("task")
+    if units["unit"].nunique() == 1:
+        return str(frame["unit"].iloc[0])
+    return ", ".join(f"{u} ({t})" for u, t in zip(units["unit"], units["task"], strict=True))
+
+
+def effect(found: Moments, index: int) -> dict[str, float]:
+    """The columns value to n of one cell."""
+    return {name: column[index].item() for name, column in found.interval().items()}
+
+
+def shares(found: Moments, direction: str) -> Mapping[str, Any]:
+    """How far does each cell get from corrupted (0) to clean (1)? Columns of all cells [c]."""
+    ratio = found.ratio()
+    low, value, high = (np.asarray(ratio[name]) for name in ("ci_low", "value", "ci_high"))
+    if direction == "noise":
+        low, value, high = 1 - high, 1 - value, 1 - low
+    return {"share": value, "share_low": low, "share_high": high}
+
+
+def ends(found: Moments, direction: str) -> dict[str, float]:
+    """The metric of the two runs themselves; the cells are BASE, WHOLE, ..."""
+    base, other = found.value[0].item(), found.value[1].item()
+    if direction == "noise":
+        return {"clean": base, "corrupted": other}
+    return {"clean": other, "corrupted": base}
+
+
+def require_change(found: Moments, cells: Sequence[int], what: str, hint: str) -> None:
+    """Did any of these cells change anything? Silence is an error here.
+
+    Raises:
+        CircuitsError: when none did.
+    """
+    if not found.changed[list(cells)].any():
+        raise CircuitsError(
+            f"{what} changed nothing: on these prompts it writes what is there already, or only "
+            f"where nothing that is measured can see it, so there is no effect to measure; {hint}"
+        )
