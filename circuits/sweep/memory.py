@@ -1,12 +1,11 @@
-"""How many bytes and how much time does a piece of the pass need? Measured by running it."""
+"""How much memory may be used, and how much does something use? Measured by running it."""
 
 from __future__ import annotations
 
 import re
-import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from circuits.errors import CircuitsError
 
-if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
-
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-PILOT_ROWS = 512
 
 
 def parse_bytes(size: int | str) -> int:
@@ -89,30 +84,3 @@ def peak_bytes(function: Callable[[], object]) -> int:
         function()
     n_bytes: int = allocations.peak
     return n_bytes
-
-
-def _block_run(model: HookedGPT2, width: int, rows: int) -> tuple[Callable[[], object], Tensor]:
-    """A function that runs a block on about `rows` rows, at least one sequence; and its input."""
-    x = model.W_pos.new_zeros(max(1, rows // width), width, model.cfg.d_model)
-    return lambda: model.blocks[0](x, None, None), x
-
-
-@torch.inference_mode()
-def row_bytes(model: HookedGPT2, width: int) -> float:
-    """How many bytes are alive for each row of a block's input, from running one sequence?"""
-    function, x = _block_run(model, width, 1)
-    return (peak_bytes(function) + x.untyped_storage().nbytes()) / width
-
-
-@torch.inference_mode()
-def row_seconds(model: HookedGPT2, width: int) -> float:
-    """How long does a row take through a block? The better of two runs."""
-    function, x = _block_run(model, width, PILOT_ROWS)
-    times = []
-    for _ in range(3):  # the first one warms up
-        start = time.perf_counter()
-        function()
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:]) / (x.shape[0] * x.shape[1])

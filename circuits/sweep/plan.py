@@ -22,7 +22,8 @@ from circuits.errors import CircuitsError
 from circuits.linear import packed
 from circuits.sweep.cells import Cell, Sweep, Write, check_cell
 from circuits.sweep.edits import Point, Stage, first_changes, needed_sites, point
-from circuits.sweep.memory import parse_bytes, row_bytes, row_seconds
+from circuits.sweep.memory import parse_bytes
+from circuits.sweep.pilot import row_bytes, row_seconds
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -61,6 +62,7 @@ class Plan:
         tasks: in the order in which they are done.
         forwards: what a loop would need: one forward pass for each cell and prompt.
         work: what is needed after all savings, in the same unit.
+        rows: the same, counted in rows (a position of a sequence) through one block.
         bytes: of tensors alive at the same time besides the weights, from a measured pilot.
         packs: whether it pays to pack the model's weights for it.
     """
@@ -69,6 +71,7 @@ class Plan:
     tasks: tuple[Task, ...]
     forwards: int
     work: float
+    rows: float
     bytes: int
     packs: bool
 
@@ -173,7 +176,7 @@ def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) ->
     >>> cells = tuple(cell(head) for head in all_heads(model.cfg))
     >>> source = Source("mean", prompts.tokens, prompts.mask)
     >>> found = plan(model, Sweep(prompts, get_metric("logit_diff"), cells, source))
-    >>> found.n_cells, found.forwards, found.work < found.forwards / 2
+    >>> found.n_cells, found.forwards, found.work < found.forwards
     (9, 36, True)
 
     Raises:
@@ -181,54 +184,67 @@ def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) ->
     """
     routes = Routes(model, sweep)
     cost = _Cost(model, routes)
-    limits = _Limits.of(model, cost, None if memory is None else parse_bytes(memory))
+    packs = cost.rows_needed() > WORTH_PACKING * model.cfg.n_layers
+    with packed(model) if packs else nullcontext():
+        per_row = row_bytes(model, routes.width)
+    limits = _Limits.of(model, cost, per_row, None if memory is None else parse_bytes(memory))
     tasks: list[Task] = []
     order = sorted(range(len(sweep.cells)), key=lambda i: routes.routes[i].entry or (-1, Stage.PRE))
     for first in range(0, len(sweep.prompts), limits.prompts):
         last = min(first + limits.prompts, len(sweep.prompts))
         tasks += _pack(routes, cost, limits, order, first, last)
-    work = sum(task.work for task in tasks) / cost.forward_rows
-    largest = max((cost.task_bytes(task) for task in tasks), default=0)
+    rows = sum(task.work for task in tasks) + cost.base_rows
+    largest = max((_task_bytes(task, routes, cost, per_row) for task in tasks), default=0.0)
     return Plan(
         sweep,
         tuple(tasks),
         forwards=len(sweep.cells) * len(sweep.prompts),
-        work=work + len(sweep.prompts),
-        bytes=limits.prompts * cost.prompt_bytes + largest,
-        packs=work * routes.width > WORTH_PACKING,
+        work=rows / cost.forward_rows,
+        rows=rows,
+        bytes=int(limits.prompts * cost.prompt_bytes + max(largest, limits.base_bytes)),
+        packs=packs,
     )
 
 
 def estimate(model: HookedGPT2, plan: Plan) -> float:
-    """How many seconds will it take? From the time that one block takes now."""
+    """How many seconds will it take? From the time that a block takes now."""
     width = plan.sweep.prompts.tokens.shape[1]
     with packed(model) if plan.packs else nullcontext():
-        return row_seconds(model, width) * plan.work * width * model.cfg.n_layers
+        return row_seconds(model, width) * plan.rows
 
 
 class _Cost:
-    """What do rows, sequences and prompts cost? In rows through one block, seconds and bytes."""
+    """What do cells and prompts cost? In rows through one block, and in bytes."""
 
     def __init__(self, model: HookedGPT2, routes: Routes) -> None:
         cfg, metric = model.cfg, routes.sweep.metric
         self.routes, self.n_layers, self.width = routes, cfg.n_layers, routes.width
-        self.row_bytes = row_bytes(model, routes.width)
+        self.n_prompts = len(routes.sweep.prompts)
         size = model.W_E.element_size()
         inner = cfg.n_heads * cfg.d_head
         self.key_bytes = 2 * 2 * inner * size  # keys and values, and their copy with the prefix
         block = 4 * cfg.d_model * inner + 2 * cfg.d_model * cfg.d_mlp
         self.after_mid = 2 * cfg.d_model * cfg.d_mlp / block
         self.only_keys = 3 * cfg.d_model * inner / block
-        reads = int(routes.reads.sum(1).max())
+        self.reads = int(routes.reads.sum(1).max())
         vocabulary = cfg.d_vocab if metric.tokens is None else 2
         self.per_read = cfg.d_model * vocabulary / block
-        self.reads = reads
+        self.forward_rows = self.width * (self.n_layers + cfg.d_model * cfg.d_vocab / block)
+        runs = 1 + (routes.sweep.source.method != "zero") + (routes.sweep.clean is not None)
+        self.base_rows = float(runs * self.n_prompts * self.width * self.n_layers)
         # Logits, their log-probabilities and the clean run's.
-        self.logit_bytes = 3 * reads * (vocabulary + cfg.d_model) * max(size, 4)
-        sites = routes.base_sites() | needed_sites(routes.writes, cfg.n_layers)[1]
-        base = 3 * len(sites) * cfg.d_model * size * routes.width
-        self.prompt_bytes = base + self.logit_bytes
-        self.forward_rows = routes.width * (cfg.n_layers + self.per_read)
+        logits = 3 * self.reads * (vocabulary + cfg.d_model) * max(size, 4)
+        base, source = routes.base_sites(), needed_sites(routes.writes, cfg.n_layers)[1]
+        # Queries, keys and values of a layer are parts of one tensor.
+        shared = {site.rpartition("hook_")[0] for site in base if site.endswith(("_q", "_k", "_v"))}
+        own = sum(not site.endswith(("_q", "_k", "_v")) for site in base) + len(source)
+        kept = (own * cfg.d_model + 3 * len(shared) * inner) * self.width * size
+        self.prompt_bytes = kept + logits
+
+    def rows_needed(self) -> float:
+        """Of all cells and prompts together."""
+        cells = range(len(self.routes.routes))
+        return sum(self.cell_work(c, self.routes.widths(c, 0, self.n_prompts)) for c in cells)
 
     def cell_work(self, cell: int, widths: Int) -> float:
         """Rows through one block that this cell needs; the last block runs at the reads only."""
@@ -236,40 +252,49 @@ class _Cost:
         if entry is None:
             return 0.0
         layer, stage = entry
-        alive = int((widths > 0).sum())
-        rows, kept = int(widths.sum()), alive * self.reads
+        rows, kept = int(widths.sum()), int((widths > 0).sum()) * self.reads
         blocks = self.n_layers - 1 - layer
         if blocks < 0 or (blocks == 0 and stage is Stage.MID):
             return kept * (self.per_read + (self.after_mid if blocks == 0 else 0))
         skipped = (1 - self.after_mid) if stage is Stage.MID else 0
         return rows * (blocks - skipped + self.only_keys) + kept * (1 + self.per_read)
 
-    def cell_bytes(self, cell: int, widths: Int) -> float:
+    def cell_bytes(self, cell: int, widths: Int, per_row: float) -> float:
         """Bytes of this cell's sequences while they run."""
         start = self.routes.routes[cell].start
         prefixed = int((widths > 0).sum()) if (start[start < self.width] > 0).any() else 0
-        return float(widths.sum() * self.row_bytes + prefixed * self.width * self.key_bytes)
+        return float(widths.sum() * per_row + prefixed * self.width * self.key_bytes)
 
-    def task_bytes(self, task: Task) -> int:
-        """Bytes of a task's sequences."""
-        widths = ((cell, self.routes.widths(cell, task.first, task.last)) for cell in task.cells)
-        return int(sum(self.cell_bytes(cell, own) for cell, own in widths))
+
+def _task_bytes(task: Task, routes: Routes, cost: _Cost, per_row: float) -> float:
+    widths = ((cell, routes.widths(cell, task.first, task.last)) for cell in task.cells)
+    return sum(cost.cell_bytes(cell, own, per_row) for cell, own in widths)
 
 
 @dataclass(frozen=True)
 class _Limits:
-    """How much may run at once: prompts, rows in one matrix, bytes of sequences."""
+    """How much may run at once: prompts, rows in one matrix, bytes of sequences.
+
+    `row_bytes` is what a row takes, `base_bytes` what the base run takes while it runs.
+    """
 
     prompts: int
     rows: int
     bytes: float
+    row_bytes: float
+    base_bytes: float
 
     @classmethod
-    def of(cls, model: HookedGPT2, cost: _Cost, memory: int | None) -> _Limits:
+    def of(cls, model: HookedGPT2, cost: _Cost, per_row: float, memory: int | None) -> _Limits:
+        """The limits that a budget sets, or without one what is fastest.
+
+        Raises:
+            CircuitsError: for a budget too small for one prompt in one cell.
+        """
         cfg = model.cfg
         kind = "cuda" if model.W_E.is_cuda else "cpu"
         rows = max(1, _FASTEST[kind] // max(cfg.d_mlp, 3 * cfg.n_heads * cfg.d_head))
-        one = cost.width * (cost.row_bytes + cost.key_bytes)
+        one = cost.width * (per_row + cost.key_bytes)
         least = int(cost.prompt_bytes + one) + 1
         if memory is not None and memory < least:
             raise CircuitsError(
@@ -277,8 +302,10 @@ class _Limits:
                 f"cell takes {least} bytes besides the weights; give at least that"
             )
         budget = max(memory or default_memory(model), least)
-        prompts = max(1, min(int(budget / 2 / cost.prompt_bytes), rows // cost.width))
-        return cls(prompts, rows, max(one, budget - prompts * cost.prompt_bytes))
+        per_prompt = max(cost.prompt_bytes, cost.width * per_row)
+        prompts = max(1, min(int(budget / 2 / per_prompt), rows // cost.width, cost.n_prompts))
+        left = max(one, budget - prompts * cost.prompt_bytes)
+        return cls(prompts, rows, left, per_row, prompts * cost.width * per_row)
 
 
 def default_memory(model: HookedGPT2) -> int:
@@ -298,7 +325,7 @@ def _pack(
     work, rows, used = 0.0, 0, 0.0
     for cell in order:
         widths = routes.widths(cell, first, last)
-        own = cost.cell_bytes(cell, widths)
+        own = cost.cell_bytes(cell, widths, limits.row_bytes)
         if cells and (rows + widths.sum() > limits.rows or used + own > limits.bytes):
             tasks.append(Task(first, last, tuple(cells), work))
             cells, work, rows, used = [], 0.0, 0, 0.0
