@@ -7,6 +7,8 @@ the same to the last bit. Nothing here is imported, and Ray need not be installe
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 TRIES = 3  # how often a task may take its worker with it
 _REPORTS = "RAY_USAGE_STATS_ENABLED"
+_ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^/\]]+)\]?:(?P<port>\d+)")
+_REACHED_WITHIN = 10.0  # seconds
 _PATIENCE = 1.0  # seconds between looks at whether somebody wants to interrupt
 Execute = Callable[..., Scores]
 
@@ -177,15 +181,24 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    """Join the cluster at an address, or start one."""
+    if found := _ADDRESS.fullmatch(address or ""):
+        # Ray itself would try for minutes.
+        try:
+            socket.create_connection((found["host"], int(found["port"])), _REACHED_WITHIN).close()
+        except OSError as error:
+            raise CircuitsError(
+                f"no Ray cluster answers at {address}: {error}; start one there with "
+                '"ray start --head", or leave the address out to use this machine'
+            ) from error
     try:
         with _no_reports():
-            ray.init(address, **options)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+            ray.init(address, log_to_driver=False, logging_level="error")
+    except Exception as error:  # Ray raises all sorts, and that class itself
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "on this machine" if address in (None, "local") else f"at {address}"
         raise CircuitsError(
-            f"no Ray cluster can be reached at {address or 'this machine'}: {reason}; start one "
-            'with "ray start --head", and give its address'
+            f"there is no Ray cluster {where}, and none starts: {reason}"
         ) from error
 
 
