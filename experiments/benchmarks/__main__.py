@@ -1,0 +1,231 @@
+"""The command: `python -m experiments.benchmarks`. See the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.benchmarks import checkpoints, limits, report
+from experiments.benchmarks.driver import (
+    PACKAGE,
+    ROOT,
+    Effort,
+    Worker,
+    WorkerDied,
+    chosen_items,
+    environment,
+    installed,
+    run_items,
+)
+from experiments.benchmarks.items import Item, Shape
+from experiments.benchmarks.peers import PEERS, Peer
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENTS = ROOT / "build" / "peers"
+QUICK = Effort(repeats=1, seconds=1.0, probe=0.1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    doc = sys.modules[PACKAGE].__doc__
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--install", action="store_true", help="install the peers, and do nothing else")
+    add("--peers", type=Path, default=ENVIRONMENTS, help="folder with the peers' environments")
+    add(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help=f"the Python that has this peer: {', '.join(peer.name for peer in PEERS)}",
+    )
+    add("--without", action="append", default=[], metavar="NAME", help="leave a peer out")
+    add("--model", action="append", help="gpt2-random, mini, or what circuits.load takes")
+    add("--only", action="append", metavar="ITEM", help="measure this item; may be repeated")
+    add("--quick", action="store_true", help="every task once: a rehearsal, not a measurement")
+    add("--threads", type=int, default=2)
+    add("--out", type=Path, default=HERE / "results", help="where the results go")
+    add("--report", action="store_true", help="write tables and figure anew from results.json")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
+    if asked.install:
+        install(asked.peers)
+        return
+    if asked.report:
+        results = json.loads((asked.out / "results.json").read_text(encoding="utf-8"))
+    else:
+        effort = replace(QUICK if asked.quick else Effort(), threads=asked.threads)
+        results = measure(
+            asked.model or list(checkpoints.MODELS),
+            find_peers(asked.peers, asked.peer, asked.without),
+            chosen_items(asked.only),
+            effort,
+        )
+    report.write(results, asked.out)
+    print(f"\n{report.page(results)}\nwritten to {asked.out}")
+    if asked.out == HERE / "results" and not (asked.quick or asked.only or asked.model):
+        report.update_readme(results, ROOT / "README.md")
+        print("README.md shows them")
+
+
+def install(folder: Path) -> None:
+    """Make an environment for each peer that needs one, with this Python and this torch."""
+    requirements: dict[str, list[str]] = {}
+    for peer in PEERS:
+        if peer.environment:
+            requirements.setdefault(peer.environment, []).extend(peer.requirements)
+    version = torch.__version__.split("+")[0]
+    for name, wanted in requirements.items():
+        place = folder / name
+        print(f"{place}: {', '.join(wanted)}")
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, f"torch=={version}", *wanted], check=True)
+
+
+def find_peers(folder: Path, given: list[str], without: list[str]) -> list[tuple[Peer, str]]:
+    """Which peer is run by which Python? Named ones first, then the folder's, then this one."""
+    named = dict(pair.partition("=")[::2] for pair in given)
+    known = [peer.name for peer in PEERS]
+    for name in [*named, *without]:
+        if name not in known:
+            sys.exit(f"there is no peer {name!r}; choose from {', '.join(known)}")
+    found = []
+    for peer in PEERS:
+        own = folder / peer.environment / "bin" / "python"
+        python = named.get(peer.name, str(own) if peer.environment and own.exists() else "")
+        if peer.name not in without:
+            found.append((peer, python or sys.executable))
+    return found
+
+
+def measure(
+    models: list[str], peers: list[tuple[Peer, str]], items: list[Item], effort: Effort
+) -> dict[str, Any]:
+    """All tasks in all libraries on all models: what `report` shows."""
+    results: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": machine(effort.threads),
+        "repeats": effort.repeats,
+        "libraries": {},
+        "models": [],
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, name in enumerate(models):
+            folder = checkpoints.write(name, Path(scratch) / str(i))
+            print(f"\n{checkpoints.title(name)}")
+            measured = measure_model(folder, peers, items, effort, results)
+            results["models"].append({"name": name, "title": checkpoints.title(name)} | measured)
+    return results
+
+
+def measure_model(
+    folder: Path,
+    peers: list[tuple[Peer, str]],
+    items: list[Item],
+    effort: Effort,
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """All tasks on one model. `results` learns of the libraries and of the machine's speed."""
+    shape = Shape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    before = speed(shape, effort)
+    workers = start(folder, peers, effort.threads, results["libraries"])
+    try:
+        timings = run_items(items, workers, shape, effort, print)
+    finally:
+        for worker in workers:
+            worker.stop()
+    after = speed(shape, effort)
+    flops = max(before["flops"], after["flops"], results.get("speed", before)["flops"])
+    fastest = max(before, after, key=lambda s: s["flops"])
+    results["speed"] = {"flops": flops, "by": fastest["by"]}
+    bandwidth = max(before["bytes"], after["bytes"])
+    return {
+        "speed": {"flops": fastest["flops"], "bytes": bandwidth, "ways": fastest["all_flops"]},
+        "items": [
+            {
+                "name": item.name,
+                "label": item.label(shape),
+                "limit_seconds": limits.seconds(item, shape, fastest["flops"], bandwidth),
+                "timings": {name: t.to_json() for name, t in timings[item.name].items()},
+            }
+            for item in items
+        ],
+    }
+
+
+def start(
+    folder: Path, peers: list[tuple[Peer, str]], threads: int, libraries: dict[str, Any]
+) -> list[Worker]:
+    """Start every library that is there, and note its version, or why it is skipped."""
+    workers = []
+    for peer, python in peers:
+        about = libraries.setdefault(peer.name, {"title": peer.title})
+        word = installed(peer, python)
+        worker = Worker(peer, python, folder, threads)
+        if word is None:
+            try:
+                worker.start()
+            except WorkerDied as death:
+                word = f"does not start: {death}"
+        if word is None:
+            version = worker.versions.get(peer.distribution)
+            about |= {"versions": worker.versions, "version": version}
+            workers.append(worker)
+        else:
+            about["skipped"] = word
+            print(f"{peer.title} is skipped: {word}")
+    return workers
+
+
+def speed(shape: Shape, effort: Effort) -> dict[str, Any]:
+    """What this machine can do at its best, measured in a process of its own."""
+    size, probe = str(4 * shape.parameters), str(effort.probe)
+    done = subprocess.run(
+        [sys.executable, "-m", f"{PACKAGE}.limits", size, probe],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment(effort.threads),
+    )
+    return json.loads(done.stdout)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What is this measured on?"""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = lines[0].partition(":")[2].strip() if lines else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()
