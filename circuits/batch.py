@@ -285,7 +285,7 @@ def _check(tokens: Tensor, mask: Tensor | None, n_past: int | Tensor, cfg: Model
             f"the prompt has {n_tokens} tokens, and {cfg.model_name} reads at most "
             f"{cfg.n_ctx} (the start token included); shorten it"
         )
-    low, high = int(tokens.min()), int(tokens.max())
+    low, high = (int(end) for end in tokens.aminmax())
     if low < 0 or high >= cfg.d_vocab:
         bad = low if low < 0 else high
         raise TokenError(

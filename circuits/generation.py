@@ -8,6 +8,7 @@ prompt's first token, and every prompt draws its own random numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from circuits.attention import KeyValue
 from circuits.batch import ModelInput, PaddingSide, as_batch
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import Hooks
+from circuits.linear import packed
 from circuits.sampling import Sampler, random_numbers
 from circuits.tokenizer import Tokenizer
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
 NO_TOKEN = -1  # stands where a row had already ended
+PACKED_STEPS = 32  # from about this many steps on, packing the weights is paid back
 Stop = int | str | Sequence[int | str]
 
 
@@ -267,30 +270,32 @@ def _steps(
 ) -> Iterator[Step]:
     n_steps = noise.shape[1]
     given: ModelInput = [row.ids for row in rows]
-    for i in range(n_steps):
-        logits = _next_logits(model, given, cache, fwd_hooks)
-        drawn = sampler(logits, noise[:, i])
-        ended = torch.tensor([row.ended for row in rows], device=drawn.device)
-        text = [
-            row.add(token, last=i == n_steps - 1)
-            for row, token in zip(rows, drawn.tolist(), strict=True)
-        ]
-        logprobs = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
-        yield Step(
-            tokens=drawn.masked_fill(ended, NO_TOKEN),
-            finished=torch.tensor([row.ended for row in rows], device=drawn.device),
-            logprobs=logprobs.masked_fill(ended, 0.0),
-            text=tuple(text) if model.tokenizer is not None else (),
-        )
-        if all(row.ended for row in rows):
-            return
-        given = [row.ids for row in rows] if cache is None else drawn[:, None]
+    done = torch.zeros(len(rows), dtype=torch.bool, device=noise.device)
+    with packed(model) if n_steps >= PACKED_STEPS else nullcontext():
+        for i in range(n_steps):
+            logits, total = _next_logits(model, given, cache, fwd_hooks)
+            drawn = sampler(logits, noise[:, i])
+            text = [
+                row.add(token, last=i == n_steps - 1)
+                for row, token in zip(rows, drawn.tolist(), strict=True)
+            ]
+            logprobs = logits.gather(-1, drawn[:, None])[:, 0] - total
+            before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
+            yield Step(
+                tokens=drawn.masked_fill(before, NO_TOKEN),
+                finished=done,
+                logprobs=logprobs.masked_fill(before, 0.0),
+                text=tuple(text) if model.tokenizer is not None else (),
+            )
+            if all(row.ended for row in rows):
+                return
+            given = [row.ids for row in rows] if cache is None else drawn[:, None]
 
 
 def _next_logits(
     model: HookedGPT2, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
-) -> Tensor:
-    """[b v], in float64: what the model says after the last of the new tokens."""
+) -> tuple[Tensor, Tensor]:
+    """What the model says after the last of the new tokens [b v], in float64; its logsumexp."""
     options: dict[str, Any] = {"padding_side": "left", "past_kv_cache": cache}
     # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
@@ -300,14 +305,15 @@ def _next_logits(
             resid = model(given, stop_at_layer=model.cfg.n_layers, **options)
             logits = model.unembed(model.ln_final(resid[:, -1:]))[:, 0]
     logits = logits.double()
-    usable = logits.logsumexp(-1).isfinite()
+    total = logits.logsumexp(-1)
+    usable = total.isfinite()
     if not bool(usable.all()):
         row = int((~usable).nonzero()[0])
         raise CircuitsError(
             f"the model's next-token logits in row {row} are not finite numbers; check the hooks "
             "and the weights"
         )
-    return logits
+    return logits, total
 
 
 _END_SITES = (

@@ -229,7 +229,10 @@ class HookedGPT2(nn.Module):
     @property
     def cfg(self) -> ModelConfig:
         """The shape of the model, with the device and precision its weights have now."""
-        return replace(self._cfg, device=self.W_E.device, dtype=self.W_E.dtype)
+        device, dtype = self.W_E.device, self.W_E.dtype
+        if (self._cfg.device, self._cfg.dtype) != (device, dtype):
+            self._cfg = replace(self._cfg, device=device, dtype=dtype)
+        return self._cfg
 
     def forward(
         self,
