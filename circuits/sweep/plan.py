@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Int = NDArray[np.int64]
 DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
-# On a CPU a matrix of more than 32 MiB is slower by the row: it is mapped anew for every product.
-_FASTEST = {"cpu": 2**23, "cuda": 2**28}  # numbers in the widest matrix
+# Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row.
+_FASTEST = {"cpu": 2**21, "cuda": 2**28}
 WORTH_PACKING = 1024  # tokens through the whole model that pay for packing its weights
 
 
