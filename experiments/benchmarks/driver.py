@@ -192,7 +192,7 @@ def fresh_import(item: Item, worker: Worker) -> dict[str, Any]:
     """How long does the library's import take in a process that has done nothing else?"""
     statement = worker.peer.imports[item.name == "import_ready"]
     if not statement:
-        return {"declined": "is imported with the other"}
+        return {"declined": "is no library to import"}
     code = (
         "import json, time; start = time.perf_counter()\n"
         f"{statement}\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from circuits.figures import save_figure
 
@@ -71,7 +72,8 @@ def about(results: Results) -> str:
     return (
         f"{machine['threads']} threads on {machine['cpu']} ({machine['cores']} cores, "
         f"{machine['system']}), float32; torch {machine['torch']}; {versions}. "
-        f"At most {results['repeats']} runs each, in turn, after one to warm up. "
+        f"At most {results['repeats']} runs each, in turn, after one to warm up; "
+        f"{results['minutes']:.0f} minutes in all. "
         "“Limit” is the least arithmetic for the task at this machine's fastest measured matrix "
         f"product, {speed['flops'] / 1e9:.0f} GFLOP/s ({speed['by']}); for generation, the weights "
         "read once a token. “Lead” is the best peer's time divided by our best. “Packed” means "
@@ -196,10 +198,12 @@ def _draw(axes: Any, model: dict[str, Any], libraries: dict[str, Any]) -> None:
         ]
         axes.plot(*_columns(points), marker, color=color, label=library["title"], zorder=3)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(items)), [item["label"] for item in items])
     axes.set_ylim(len(items) - 0.5, -0.5)
     axes.set_xlabel("seconds")
-    axes.set_title(model["title"], loc="left", fontsize=11)
+    axes.set_title(model["title"].replace("`", ""), loc="left", fontsize=11)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 

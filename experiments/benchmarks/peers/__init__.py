@@ -33,7 +33,7 @@ class Peer:
 
     Numbers agree only if two families do. `distribution` is what has to be installed, in a version
     that begins with `version`; `requirements` what pip is told; `environment` the folder it goes
-    to. `imports` are the statements whose time is taken.
+    to. `imports` are the statements whose time is taken, empty where there is no library to import.
     """
 
     name: str
@@ -45,10 +45,6 @@ class Peer:
     version: str = ""
     requirements: tuple[str, ...] = ()
     environment: str = ""
-
-    @property
-    def is_ours(self) -> bool:
-        return self.family == "ours"
 
 
 _HERE = "experiments.benchmarks.peers"
@@ -109,7 +105,7 @@ PEERS = (
         "NumPy picoGPT",
         f"{_HERE}.picogpt",
         "numpy",
-        ("import numpy", "import numpy, safetensors.numpy"),
+        ("", ""),
         "numpy",
     ),
 )

@@ -20,16 +20,20 @@ SWEEPS = ("ablate_heads", "patch_residual", "patch_heads")
 
 
 def load(folder: Path) -> SimpleNamespace:
-    """The model, and the block ``with packed(model)`` that it is in."""
-    model, block = load_checkpoint(folder), ExitStack()
-    block.enter_context(packed(model))
-    return SimpleNamespace(model=model, block=block)
+    """The model, and the block ``with packed(model)`` that it is in, or not."""
+    own = SimpleNamespace(model=load_checkpoint(folder), block=ExitStack(), is_packed=False)
+    prepare(own, "forward")
+    return own
 
 
 def prepare(own: SimpleNamespace, item: str) -> None:
-    own.block.close()
-    if item not in SWEEPS:
+    """Enter the block or leave it, where that changes anything: leaving drops the packed copies."""
+    wants = item not in SWEEPS
+    if wants and not own.is_packed:
         own.block.enter_context(packed(own.model))
+    elif own.is_packed and not wants:
+        own.block.close()
+    own.is_packed = wants
 
 
 def forward(own: SimpleNamespace, given: Given) -> Any:
