@@ -17,6 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from circuits.errors import CircuitsError
 Numbers = NDArray[np.floating[Any]]
 Interval = tuple[Numbers, Numbers]  # lower and upper ends, each of the shape of the values
 Panel = tuple[Numbers, Interval | None, str]  # values, their interval, their unit
+Labels = Sequence[str] | Mapping[str, Sequence[str]]  # the same for all panels, or by panel
 
 FORMATS = (".png", ".svg", ".pdf")
 _INK, _GRAY = "#222222", "#777777"
@@ -90,15 +92,15 @@ def heatmap(
 def heatmaps(
     panels: Mapping[str, Panel],
     *,
-    rows: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
+    rows: Labels | None = None,
+    columns: Labels | None = None,
     axes: tuple[str, str] = ("layer", "head"),
     title: str = "",
 ) -> Figure:
     """Where is each of several effects? Heatmaps side by side, each with a scale of its own.
 
-    `panels` maps titles to values [r c], their intervals and their unit; all have the same rows
-    and columns. For the rest see `heatmap`.
+    `panels` maps titles to values [r c], their intervals and their unit; `rows` and `columns` are
+    the same for all, or map titles to labels. For the rest see `heatmap`.
 
     Raises:
         CircuitsError: as `heatmap`.
@@ -108,17 +110,20 @@ def heatmaps(
     4
     """
     shapes = [_grid_shape(values, interval) for values, interval, _ in panels.values()]
-    n_rows, n_columns = shapes[0]
-    cell = min(0.5, 9 / n_columns)
-    size = (len(panels) * (n_columns * cell + 1.9), n_rows * min(0.42, cell) + 1.4)
-    figure = _figure(*size)
+    cells = [min(0.5, 9 / n_columns) for _, n_columns in shapes]
+    widths = [n * cell + 1.9 for (_, n), cell in zip(shapes, cells, strict=True)]
+    heights = [n * min(0.42, cell) for (n, _), cell in zip(shapes, cells, strict=True)]
+    figure = _figure(sum(widths), max(heights) + 1.4)
+    places = figure.add_gridspec(1, len(panels), width_ratios=widths)
     notes: dict[str, None] = {}
-    for place, (name, (values, interval, unit)) in enumerate(panels.items(), start=1):
-        ax = _add_axes(figure, (1, len(panels), place), name)
+    for place, (name, panel) in enumerate(panels.items()):
+        ax = _add_axes(figure, places[0, place], name)
         ax.set(ylabel=axes[0], xlabel=axes[1])
-        _label_axis(ax.yaxis, n_rows, rows)
-        _label_axis(ax.xaxis, n_columns, columns)
-        notes |= dict.fromkeys(_draw_grid(figure, ax, values, interval, unit))
+        for axis, n, labels in zip(
+            (ax.yaxis, ax.xaxis), shapes[place], (rows, columns), strict=True
+        ):
+            _label_axis(axis, n, labels[name] if isinstance(labels, Mapping) else labels)
+        notes |= dict.fromkeys(_draw_grid(figure, ax, *panel))
     if title:
         figure.suptitle(_drawable(title, 400), x=0.01, ha="left", fontsize=12)
     figure.supxlabel(" · ".join(notes), fontsize=8, color=_GRAY)
@@ -327,15 +332,15 @@ def _characters() -> frozenset[int]:
 
 def _canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = _figure(width, height)
-    return figure, _add_axes(figure, (1, 1, 1), title)
+    return figure, _add_axes(figure, figure.add_gridspec(1, 1)[0], title)
 
 
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(max(width, 3.2), max(height, 1.8)), layout="constrained")
 
 
-def _add_axes(figure: Figure, place: tuple[int, int, int], title: str) -> Axes:
-    axes = figure.add_subplot(*place)
+def _add_axes(figure: Figure, place: SubplotSpec, title: str) -> Axes:
+    axes = figure.add_subplot(place)
     axes.set_title(_drawable(title, 400))
     for spine in axes.spines.values():
         spine.set_visible(False)

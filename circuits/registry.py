@@ -169,13 +169,7 @@ def read(module: str, function: str | None = None) -> Recipe:
         wanted = f"{function!r}" if function else "marked @analysis"
         raise TypeError(f"{module} has {len(found)} functions {wanted}, and should have one")
     node = found[0]
-    constants = {
-        target.id: statement.value
-        for statement in tree.body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
+    constants = _constants(tree)
     text = _sections(ast.get_docstring(node) or "")
     signature = inspect.Signature(_parameters(node, constants))
     return Recipe(
@@ -240,6 +234,22 @@ def _as_words(parameter: inspect.Parameter, value: Any) -> list[str]:
         return [flag(parameter.name)]
     values = value if isinstance(value, tuple | list) else [value]
     return [word for one in values for word in (flag(parameter.name), str(one))]
+
+
+def _constants(tree: ast.Module) -> dict[str, ast.expr]:
+    """What are the file's names for values and types, also those that analyses share?"""
+    found: dict[str, ast.expr] = {}
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets, value):
+                found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+            case ast.ImportFrom(str(module), names) if module.startswith("circuits.analyses._"):
+                text = (
+                    PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text("utf-8")
+                )
+                theirs = _constants(ast.parse(text))
+                found |= {n.name: theirs[n.name] for n in names if n.name in theirs}
+    return found
 
 
 def _is_analysis(node: ast.FunctionDef) -> bool:

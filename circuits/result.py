@@ -119,8 +119,8 @@ class Result:
         provenance: where it comes from.
         axes: the columns that label the figure: one for bars, two (rows, columns) for a heatmap of
             ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
-            ``after`` may hold the prompt's own tokens. One more in front makes several heatmaps,
-            each in its rows' ``unit``.
+            ``after`` may hold the prompt's own tokens. More in front make several heatmaps, each
+            in its rows' ``unit``.
         view: which figure shows it.
         meanings: what the analysis' own columns say; the averaged ones are known.
 
@@ -291,13 +291,14 @@ class Result:
 
     def _plot_heatmaps(self) -> Figure:
         *by, row, column = self.axes
-        parts = self.frame.groupby(by[0], sort=False) if by else [(self.title, self.frame)]
-        panels: dict[str, figures.Panel] = {}
-        for name, frame in parts:
+        parts = self.frame.groupby(by, sort=False) if by else [((self.title,), self.frame)]
+        panels, rows, columns = {}, {}, {}
+        for key, frame in parts:
+            name = " ".join(map(str, key))
             part = replace(self, frame=frame, axes=(row, column))
             unit = str(frame["unit"].iloc[0]) if "unit" in frame else self.unit
-            panels[str(name)] = part._grid("value"), part._interval(part._grid), unit
-        rows, columns = (list(map(str, axis)) for axis in part._table("value").axes)
+            panels[name] = part._grid("value"), part._interval(part._grid), unit
+            rows[name], columns[name] = (list(map(str, a)) for a in part._table("value").axes)
         options: dict[str, Any] = {"axes": (row, column), "title": self.title if by else ""}
         return figures.heatmaps(panels, rows=rows, columns=columns, **options)
 

@@ -33,8 +33,10 @@ WHOLE: Cell = cell("resid_pre.0")  # everything patched: the whole other run
 MakeSweep = Callable[[Prompts], Sweep]
 MEANINGS = {
     "task": "which prompts",
+    "component": "what was patched; plus signs join what was patched together",
     "metric": "what was measured",
     "unit": "of all columns but the shares",
+    "value": "the effect: patched minus the run that was patched, mean over n",
     "clean": "the metric of the clean prompts, mean over n",
     "corrupted": "the metric of their corrupted twins, mean over n",
     "patched": "the metric after patching, mean over n",
@@ -135,7 +137,7 @@ def measured(
             engine=given["engine"],
             parts=folder,
             resume=given["resume"],
-            progress=_part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
+            progress=part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
         )
         yield batch, survey(model, batch.blocks, make(batch), how, full=full, question=about)
 
@@ -146,7 +148,7 @@ def _arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if key not in {*HOW, "file", "plan"}}
 
 
-def _part_of(progress: Progress | None, before: float, own: float, total: float) -> Progress | None:
+def part_of(progress: Progress | None, before: float, own: float, total: float) -> Progress | None:
     """Progress in thousandths of the whole, where this is only a part of it."""
     if progress is None:
         return None
@@ -234,13 +236,13 @@ def effect(found: Moments, index: int) -> dict[str, float]:
     return {name: column[index].item() for name, column in found.interval().items()}
 
 
-def shares(found: Moments, direction: str) -> Mapping[str, Any]:
-    """How far does each cell get from corrupted (0) to clean (1)? Columns of all cells [c]."""
+def shares(found: Moments, *, turned: bool) -> Mapping[str, Any]:
+    """Each cell's share of the whole effect, or `turned`, how much it leaves. Columns [c]."""
     ratio = found.ratio()
     low, value, high = (np.asarray(ratio[name]) for name in ("ci_low", "value", "ci_high"))
-    if direction == "noise":
+    if turned:
         low, value, high = 1 - high, 1 - value, 1 - low
-    return {"share": value, "share_low": low, "share_high": high}
+    return {"share": value + 0.0, "share_low": low, "share_high": high}  # -0.0 becomes 0.0
 
 
 def ends(found: Moments, direction: str) -> dict[str, float]:
@@ -249,6 +251,38 @@ def ends(found: Moments, direction: str) -> dict[str, float]:
     if direction == "noise":
         return {"clean": base, "corrupted": other}
     return {"clean": other, "corrupted": base}
+
+
+def pair_table(
+    prompts: Prompts,
+    found: Moments,
+    given: Mapping[str, Any],
+    labels: Sequence[Mapping[str, Any]],
+    *,
+    of_whole: bool = False,
+) -> pd.DataFrame:
+    """A row for each cell after BASE and WHOLE, with these `labels`.
+
+    Shares are of the way from corrupted to clean, or `of_whole`, of the whole effect.
+    """
+    metric, direction = metric_of(prompts, given), given["direction"]
+    both = ends(found, direction)
+    share = shares(found, turned=direction == "noise" and not of_whole)
+    rows = [
+        {
+            "task": prompts.task,
+            **label,
+            "metric": metric.name,
+            "unit": metric.unit,
+            **both,
+            "patched": found.value[index].item(),
+            **effect(found, index),
+            **{column: values[index].item() for column, values in share.items()},
+        }
+        for index, label in enumerate(labels, start=2)
+    ]
+    frame: pd.DataFrame = pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
+    return frame
 
 
 def require_change(found: Moments, cells: Sequence[int], what: str, hint: str) -> None:

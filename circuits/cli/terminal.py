@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from circuits.errors import CircuitsError
@@ -71,10 +71,10 @@ def _visible_char(char: str) -> str:
 
 @contextmanager
 def bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function (steps done, steps in all) that draws a progress bar if the work takes long."""
+    """A function (work done, work in all) that draws a progress bar if it takes long."""
     console = err()
     shown = console.is_terminal and not quiet
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     task = progress.add_task(what, total=None)
     start, started = time.monotonic(), False

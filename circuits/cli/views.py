@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from circuits.cli import effects
+from circuits.cli.tables import new_table, percent, plain
 from circuits.cli.terminal import visible
 from circuits.result import Result
-
-MOST_ROWS = 10
-NONE = "–"
 
 
 def show(result: Result, console: Console) -> None:
@@ -24,43 +22,9 @@ def show(result: Result, console: Console) -> None:
     about = result.provenance
     console.print(Text(result.title, style="bold"))
     console.print(Text(f"model {about.model}, weights {about.checksum[:12]}", style="dim"))
-    for part in VIEWS.get(about.analysis, plain)(result, console.width):
+    view = effects.planned if about.arguments.get("plan") else VIEWS.get(about.analysis, plain)
+    for part in view(result, console.width):
         console.print(part)
-
-
-def plain(result: Result, width: int) -> Iterator[RenderableType]:
-    """Any result: its first rows as they are."""
-    frame = result.frame
-    table = _new_table()
-    for name in frame.columns:
-        is_number = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(str(name), justify="right" if is_number else "left")
-    for row in frame.head(MOST_ROWS).itertuples(index=False):
-        table.add_row(*map(_cell, row))
-    yield table
-    yield from _more(len(frame))
-
-
-def ablation(result: Result, width: int) -> Iterator[RenderableType]:
-    """Effects as a table; for all heads also as a grid, worst first."""
-    frame = result.frame
-    tasks = [rows for _, rows in frame.groupby("task", sort=False)]
-    if len(tasks) == len(frame):
-        yield _effects(frame)
-    else:
-        for rows in tasks:
-            first = rows.iloc[0]
-            yield Text(f"\n{first['task']}: effect on {first['metric']} ({first['unit']})", "bold")
-            yield from _grid(rows, width)
-            yield _effects(rows.sort_values("rank", kind="stable").head(MOST_ROWS))
-            yield from _more(len(rows))
-    units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
-    notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
-    notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
-    notes += [f"written instead: {' / '.join(frame['reference'].unique())}"]
-    yield Text("; ".join(notes), style="dim")
-    if "token_1" in frame and len(frame) == 1:
-        yield from _changes(frame.iloc[0])
 
 
 def lens(result: Result, width: int) -> Iterator[RenderableType]:
@@ -74,76 +38,12 @@ def lens(result: Result, width: int) -> Iterator[RenderableType]:
 
 
 VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
-    "ablate": ablation,
+    "ablate": effects.ablation,
+    "attribution": effects.patching,
     "logit_lens": lens,
+    "patch": effects.patching,
+    "paths": effects.patching,
 }
-
-
-def _new_table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-
-
-def _effects(rows: pd.DataFrame) -> Table:
-    table = _new_table()
-    for name in ("task", "without", "metric"):
-        table.add_column(name, overflow="fold")
-    for name in ("clean", "ablated", "effect, 95 %", "n", "rank"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for _, row in rows.iterrows():
-        half = (row["ci_high"] - row["ci_low"]) / 2
-        table.add_row(
-            Text(row["task"]),
-            row["component"],
-            row["metric"],
-            number(row["clean"]),
-            number(row["ablated"]),
-            Text.assemble(
-                (number(row["value"], "+"), "bold"), "" if pd.isna(half) else f" ± {number(half)}"
-            ),
-            str(row["n"]),
-            NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
-        )
-    return table
-
-
-def _grid(rows: pd.DataFrame, width: int) -> Iterator[RenderableType]:
-    """Layer by head, the stronger the effect the stronger the color; nothing if it does not fit."""
-    grid = rows.pivot(index="layer", columns="head", values="value")
-    if 8 * (len(grid.columns) + 1) > width:
-        return
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("layer", justify="right", style="dim")
-    for head in grid.columns:
-        table.add_column(f"h{head}", justify="right", no_wrap=True, width=6)
-    largest = float(grid.abs().max(axis=None)) or 1.0
-    digits = 2 if largest >= 1 else 3
-    for layer, values in grid.iterrows():
-        cells = (_shaded(float(value), float(value) / largest, digits) for value in values)
-        table.add_row(str(layer), *cells)
-    yield table
-
-
-def _shaded(value: float, share: float, digits: int) -> Text:
-    color = "blue" if value > 0 else "dark_orange3"
-    strong, weak = abs(share) > 0.5, abs(share) <= 0.1
-    style = f"bold white on {color}" if strong else "dim" if weak else color
-    shown = f"{value:+.{digits}f}"
-    return Text("0" if float(shown) == 0 else shown, style=style)
-
-
-def _changes(row: pd.Series[Any]) -> Iterator[RenderableType]:
-    table = _new_table()
-    table.add_column("next token")
-    for name in ("clean", "ablated", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
-    place = 1
-    while f"token_{place}" in row:
-        before, after = row[f"clean_{place}"], row[f"ablated_{place}"]
-        token = visible(row[f"token_{place}"])
-        table.add_row(Text(token), percent(before), percent(after), f"{after - before:+.1%}")
-        place += 1
-    yield Text(f"\nAfter the prompt, KL(clean || ablated) = {number(row['kl'])} nats", "bold")
-    yield table
 
 
 def _stages(frame: pd.DataFrame, width: int) -> Table:
@@ -151,7 +51,7 @@ def _stages(frame: pd.DataFrame, width: int) -> Table:
     if cell_len(answer) > 12:
         answer = answer[:11] + "…"
     numbers = {f"p({answer})": cell_len(answer) + 3, "rank": 5, "entropy": 7, "KL": 5}
-    table = _new_table()
+    table = new_table()
     table.add_column("after", no_wrap=True, min_width=5)
     room = width - sum(numbers.values()) - 18
     table.add_column("top tokens", no_wrap=True, overflow="ellipsis", max_width=max(room, 12))
@@ -195,7 +95,7 @@ def _takeover(frame: pd.DataFrame) -> Text:
 def _positions(frame: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     stages = list(frame["stage"].unique())
     shown, cell = _fitting(stages, width - 22)
-    table = _new_table()
+    table = new_table()
     table.add_column("", justify="right", style="dim")
     table.add_column("token", no_wrap=True, width=9, overflow="ellipsis")
     for stage in shown:
@@ -226,39 +126,3 @@ def _colored(row: pd.Series[Any]) -> Text:
     p = float(row["probability"])
     style = "bold white on blue" if p > 0.5 else "blue" if p > 0.2 else "" if p > 0.05 else "dim"
     return Text(visible(row["token"]), style=style)
-
-
-def _more(n: int) -> Iterator[RenderableType]:
-    if n > MOST_ROWS:
-        text = f"{MOST_ROWS} of {n} rows; all of them with --csv, --json or --save DIR"
-        yield Text(text, style="dim")
-
-
-def _cell(value: Any) -> Text:
-    if isinstance(value, float):
-        return Text(number(value))
-    return Text(NONE if pd.isna(value) else visible(str(value)))
-
-
-def number(value: float, sign: str = "") -> str:
-    """A number for people: three decimals or four, or powers of ten where these would hide it.
-
-    >>> number(3.29584), number(0.00032, "+"), number(-0.00004, "+"), number(0.0)
-    ('3.296', '+0.0003', '-4.0e-05', '0.000')
-    """
-    if pd.isna(value):
-        return NONE
-    size = abs(value)
-    form = ".1e" if size >= 1e6 or 0 < size < 5e-5 else ".4f" if 0 < size < 5e-4 else ".3f"
-    return f"{value:{sign}{form}}"
-
-
-def percent(probability: float) -> str:
-    """A probability for people.
-
-    >>> percent(0.394), percent(0.00004), percent(0.0), percent(0.99999)
-    ('39.4%', '<0.1%', '0.0%', '>99.9%')
-    """
-    if 0 < probability < 0.0005:
-        return "<0.1%"
-    return ">99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"

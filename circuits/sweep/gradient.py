@@ -9,7 +9,7 @@ Shapes: b prompts, p positions, n positions that the metric reads, h head, d = d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,12 +23,14 @@ from circuits.errors import CircuitsError
 from circuits.linear import packed
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.edits import attend
-from circuits.sweep.execute import read_logits
+from circuits.sweep.execute import Progress, read_logits
 from circuits.sweep.memory import parse_bytes
+from circuits.sweep.moments import Moments, moments
 from circuits.sweep.plan import WORTH_PACKING, default_memory
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
+    from circuits.prompts import Prompts
 
 TOKENS_AT_ONCE = 2048  # more needs more memory and is no faster
 _RUNS = 3  # the source's, the base's, and the backward pass
@@ -49,11 +51,17 @@ class Attributions:
     source: NDArray[np.float64]
 
 
-def attribute(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) -> Attributions:
+def attribute(
+    model: HookedGPT2,
+    sweep: Sweep,
+    *,
+    memory: int | str | None = None,
+    progress: Progress | None = None,
+) -> Attributions:
     """What would each cell change, prompt by prompt, if the metric were linear in what it writes?
 
     `memory` bounds the tensors that are alive at the same time besides the weights: bytes, or a
-    text such as "4G".
+    text such as "4G". `progress` is called with the prompts done and all prompts.
 
     Raises:
         CircuitsError: for paths and inputs of heads, for a metric without a gradient, when every
@@ -72,13 +80,14 @@ def attribute(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = Non
     """
     _check(model, sweep)
     n, width = sweep.prompts.tokens.shape
-    step = _at_once(model, width, memory)
+    parts, step = [], _at_once(model, width, memory)
     pays = packed(model) if _RUNS * n * width > WORTH_PACKING else nullcontext()
     with pays, _frozen(model), torch.inference_mode(False):
-        parts = [
-            _Batch(model, sweep, slice(first, min(first + step, n))).attributions()
-            for first in range(0, n, step)
-        ]
+        for first in range(0, n, step):
+            last = min(first + step, n)
+            parts.append(_Batch(model, sweep, slice(first, last)).attributions())
+            if progress is not None:
+                progress(last, n)
     found = Attributions(
         *(
             np.concatenate([getattr(part, name) for part in parts], -1)
@@ -232,3 +241,29 @@ class _Batch:
             written = keep(at + "hook_mlp_out", block.mlp.plain(block.ln2.plain(x)))
             x = keep(at + "hook_resid_post", x + written)
         return x
+
+
+def estimates(
+    model: HookedGPT2,
+    blocks: Iterable[Prompts],
+    make_sweep: Callable[[Prompts], Sweep],
+    *,
+    memory: int | str | None = None,
+    progress: Progress | None = None,
+) -> Moments:
+    """What would each cell do on average over all these prompts, by gradient?
+
+    The moments' cells are: 0 the base run and 1 the source's whole run, both as they are, then the
+    sweep's own; the second is the full effect. For the rest see `attribute`; `progress` counts all
+    prompts, or, where they are read block by block, those so far.
+    """
+    so_far: Moments | None = None
+    for prompts in blocks:
+        found = attribute(model, make_sweep(prompts), memory=memory, progress=progress)
+        values = np.concatenate([[found.base, found.source], found.base + found.effects])
+        changed = np.concatenate([[False, True], found.effects.any(1)])
+        here = moments(values, changed, full=1)
+        so_far = here if so_far is None else so_far.merge(here)
+    if so_far is None:
+        raise CircuitsError("there are no prompts to ask; give at least one")
+    return so_far

@@ -1,0 +1,186 @@
+"""How effects look in a terminal: ablation, patching, paths, and what they would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from circuits.cli.tables import MOST_ROWS, NONE, amount, duration, more, new_table, number, percent
+from circuits.cli.terminal import visible
+from circuits.result import Result
+
+
+def ablation(result: Result, width: int) -> Iterator[RenderableType]:
+    """Effects as a table; for all heads also as a grid, worst first."""
+    frame = result.frame
+    tasks = [rows for _, rows in frame.groupby("task", sort=False)]
+    if len(tasks) == len(frame):
+        yield _effects(frame)
+    else:
+        for rows in tasks:
+            first = rows.iloc[0]
+            yield Text(f"\n{first['task']}: effect on {first['metric']} ({first['unit']})", "bold")
+            yield from _grid(rows, ("layer", "head"), width)
+            yield _effects(rows.sort_values("rank", kind="stable").head(MOST_ROWS))
+            yield from more(len(rows))
+    units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
+    notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
+    notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
+    notes += [f"written instead: {' / '.join(frame['reference'].unique())}"]
+    yield Text("; ".join(notes), style="dim")
+    if "token_1" in frame and len(frame) == 1:
+        yield from _changes(frame.iloc[0])
+
+
+def patching(result: Result, width: int) -> Iterator[RenderableType]:
+    """Effects as grids, and the largest as a table."""
+    frame = result.frame
+    subject = "edge" if "edge" in frame else "component"
+    for _, rows in frame.groupby("task", sort=False):
+        first = rows.iloc[0]
+        yield Text(f"\n{first['task']}: effect on {first['metric']} ({first['unit']})", "bold")
+        ends = f"clean {number(first['clean'])}, corrupted {number(first['corrupted'])}"
+        many = f"; means over {first['n']} prompts" if first["n"] > 1 else ""
+        yield Text(ends + many, style="dim")
+        if result.view == "heatmap":
+            panels = [name for name in result.axes[:-2] if name != "task"]
+            for names, part in rows.groupby(panels, sort=False) if panels else [((), rows)]:
+                yield from (Text(f"at {name}", "bold") for name in names)
+                yield from _grid(part, (result.axes[-2], result.axes[-1]), width)
+        order = rows["value"].abs().sort_values(ascending=False, kind="stable").index
+        yield _patches(rows.loc[order[:MOST_ROWS]], subject)
+        yield from more(len(rows))
+    yield Text("; ".join(_notes(result)), style="dim")
+
+
+def planned(result: Result, width: int) -> Iterator[RenderableType]:
+    """What a sweep would cost."""
+    table = new_table()
+    table.add_column("task", overflow="fold")
+    for name in ("cells", "prompts", "forwards", "needed", "saved", "time", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, row in result.frame.iterrows():
+        counts = [f"{round(row[name]):,}" for name in ("cells", "prompts", "forwards", "work")]
+        costs = [percent(row["saved"]), duration(row["value"]), amount(row["bytes"])]
+        table.add_row(Text(row["task"]), *counts, *costs)
+    yield table
+    yield Text(
+        "forwards: passes through the whole model that one run for each cell and prompt would "
+        "take; needed: what is left after all savings; time and memory are estimates from a short "
+        "measurement. Nothing was run.",
+        style="dim",
+    )
+
+
+def _effects(rows: pd.DataFrame) -> Table:
+    table = new_table()
+    for name in ("task", "without", "metric"):
+        table.add_column(name, overflow="fold")
+    for name in ("clean", "ablated", "effect, 95 %", "n", "rank"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        half = (row["ci_high"] - row["ci_low"]) / 2
+        table.add_row(
+            Text(row["task"]),
+            row["component"],
+            row["metric"],
+            number(row["clean"]),
+            number(row["ablated"]),
+            Text.assemble(
+                (number(row["value"], "+"), "bold"), "" if pd.isna(half) else f" ± {number(half)}"
+            ),
+            str(row["n"]),
+            NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
+        )
+    return table
+
+
+def _patches(rows: pd.DataFrame, subject: str) -> Table:
+    checked = "exact" in rows
+    table = new_table()
+    table.add_column(subject, overflow="fold")
+    names = ("patched", "effect, 95 %", "share, 95 %", *(["really, 95 %"] if checked else []))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        cells = [Text(row[subject]), Text(number(row["patched"]))]
+        cells.append(_with_interval(row, ("value", "ci_low", "ci_high"), "+"))
+        cells.append(_with_interval(row, ("share", "share_low", "share_high")))
+        if checked:
+            cells.append(_with_interval(row, ("exact", "exact_low", "exact_high"), "+"))
+        table.add_row(*cells)
+    return table
+
+
+def _with_interval(row: pd.Series[Any], columns: tuple[str, str, str], sign: str = "") -> Text:
+    value, low, high = (row[name] for name in columns)
+    half = "" if pd.isna(low) else f" ± {number((high - low) / 2)}"
+    return Text.assemble((number(value, sign), "bold"), half)
+
+
+def _notes(result: Result) -> Iterator[str]:
+    arguments, frame = result.provenance.arguments, result.frame
+    of = "corrupted" if arguments["direction"] == "denoise" else "clean"
+    yield f"effect = patched - {of}"
+    if "edge" in frame:
+        yield "share: of the effect of patching everything"
+    else:
+        yield "share: 0 is as corrupted, 1 is as clean"
+    if result.provenance.analysis == "attribution":
+        yield "effects are estimates by gradient"
+        known = frame.dropna(subset=["exact"]) if "exact" in frame else frame.head(0)
+        if len(known) > 2:
+            agreement = known["value"].corr(known["exact"])
+            yield f"correlation with real patching {agreement:.2f} (the {len(known)} checked)"
+        elif "exact" not in frame:
+            yield "--check N really patches the largest"
+
+
+def _grid(rows: pd.DataFrame, axes: tuple[str, str], width: int) -> Iterator[RenderableType]:
+    """Row by column, the stronger the effect the stronger the color; nothing if it does not fit."""
+    row, column = axes
+    order = {"index": rows[row].unique(), "columns": rows[column].unique()}
+    grid = rows.pivot(index=row, columns=column, values="value").reindex(**order)
+    names = [f"h{name}" if column == "head" else str(name) for name in grid.columns]
+    largest = float(grid.abs().max(axis=None)) or 1.0
+    digits = 2 if largest >= 1 else 3
+    wide = max(6, len(f"{-largest:.{digits}f}"), *map(len, names))
+    if (wide + 2) * (len(names) + 1) > width:
+        return
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column(row, justify="right", style="dim")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True, width=wide)
+    for label, values in grid.iterrows():
+        table.add_row(str(label), *(_shaded(float(value), largest, digits) for value in values))
+    yield table
+
+
+def _shaded(value: float, largest: float, digits: int) -> Text:
+    if pd.isna(value):
+        return Text("")
+    color = "blue" if value > 0 else "dark_orange3"
+    strong, weak = abs(value) > 0.5 * largest, abs(value) <= 0.1 * largest
+    style = f"bold white on {color}" if strong else "dim" if weak else color
+    shown = f"{value:+.{digits}f}"
+    return Text("0" if float(shown) == 0 else shown, style=style)
+
+
+def _changes(row: pd.Series[Any]) -> Iterator[RenderableType]:
+    table = new_table()
+    table.add_column("next token")
+    for name in ("clean", "ablated", "change"):
+        table.add_column(name, justify="right", no_wrap=True)
+    place = 1
+    while f"token_{place}" in row:
+        before, after = row[f"clean_{place}"], row[f"ablated_{place}"]
+        token = visible(row[f"token_{place}"])
+        table.add_row(Text(token), percent(before), percent(after), f"{after - before:+.1%}")
+        place += 1
+    yield Text(f"\nAfter the prompt, KL(clean || ablated) = {number(row['kl'])} nats", "bold")
+    yield table
