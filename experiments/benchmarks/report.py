@@ -71,7 +71,8 @@ def about(results: Results) -> str:
     absent = ", ".join(f"{x['title']} ({x['skipped']})" for x in libraries if x.get("skipped"))
     return (
         f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} on {machine['cpu']} "
-        f"({machine['cores']} cores, {machine['system']}), float32; torch {machine['torch']}; {versions}. "
+        f"({machine['cores']} cores, {machine['system']}), float32; "
+        f"torch {machine['torch']}; {versions}. "
         f"At most {results['repeats']} runs each, in turn, after one to warm up; "
         f"{results['minutes']:.0f} min in all. "
         "“Limit” is the least arithmetic for the task at this machine's fastest measured matrix "
