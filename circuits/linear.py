@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ PROBE_ROWS, PROBE_WIDTH = 64, 512  # what the measurement multiplies: a few mill
 WORTHWHILE = 1.2  # how many times as fast packed copies must be to be used
 # A call costs more: below this many multiplications (rows times weights) nothing is gained.
 LEAST_WORK = 2**19
+_SETTLED: ContextVar[bool | None] = ContextVar("settled", default=None)
 
 
 def linear(
@@ -84,6 +86,30 @@ def packed(model: nn.Module) -> Iterator[None]:
                 pack.copies.clear()
 
 
+def pays() -> bool:
+    """Are packed weights used here, where they fit? As `settled`, otherwise as measured."""
+    said = _SETTLED.get()
+    return packing_pays(torch.get_num_threads()) if said is None else said
+
+
+@contextmanager
+def settled(use: bool) -> Iterator[None]:
+    """In this block, `pays` is not measured but said.
+
+    The two ways differ in the last bits, and a machine that is busy may measure otherwise than it
+    did before: what has to continue a computation bit by bit says what its beginning has used.
+
+    >>> with settled(False):
+    ...     pays()
+    False
+    """
+    token = _SETTLED.set(use)
+    try:
+        yield
+    finally:
+        _SETTLED.reset(token)
+
+
 class _Copy(NamedTuple):
     weight: Tensor  # kept, so that its address is not given to another tensor
     version: tuple[int, int]
@@ -109,7 +135,7 @@ class Pack:
         """The copy to multiply `x` [... i] with, or None where `torch.addmm` is to be used."""
         if x.numel() * weight.shape[0 if transposed else 1] < LEAST_WORK or not _fits(x, weight):
             return None
-        if not packing_pays(torch.get_num_threads()):
+        if not pays():
             return None
         version = (weight.data_ptr(), weight._version)
         copy = self.copies.get(transposed)
