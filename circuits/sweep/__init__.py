@@ -7,7 +7,7 @@ for it, and `run` does it. Everything equals one plain forward pass for each cel
 from circuits.sweep.cells import Cell, Source, Sweep, Write, cell, check_cell, name
 from circuits.sweep.execute import Executor, Scores, TaskScores, logits, prepared, run
 from circuits.sweep.memory import parse_bytes
-from circuits.sweep.plan import Plan, Task, estimate, plan
+from circuits.sweep.planning import Plan, Task, estimate, plan
 
 __all__ = [
     "Cell",

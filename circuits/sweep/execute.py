@@ -27,7 +27,7 @@ from circuits.sweep.edits import (
     stream_site,
 )
 from circuits.sweep.flow import Flow, Group
-from circuits.sweep.plan import Plan, Routes, Task, plan
+from circuits.sweep.planning import Plan, Routes, Task, plan
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -70,7 +70,7 @@ def run(model: HookedGPT2, plan: Plan, *, progress: Progress | None = None) -> S
     >>> prompts = make("sorting", model, 4)
     >>> source = Source("zero", prompts.tokens, prompts.mask)
     >>> sweep = Sweep(prompts, get_metric("accuracy"), (cell(), cell("a2")), source)
-    >>> from circuits.sweep.plan import plan as make_plan
+    >>> from circuits.sweep import plan as make_plan
     >>> run(model, make_plan(model, sweep)).values[0].tolist()
     [1.0, 1.0, 1.0, 1.0]
 

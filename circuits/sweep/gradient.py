@@ -26,7 +26,7 @@ from circuits.sweep.edits import attend
 from circuits.sweep.execute import Progress, read_logits
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
-from circuits.sweep.plan import WORTH_PACKING, default_memory
+from circuits.sweep.planning import WORTH_PACKING, default_memory
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2

@@ -19,7 +19,7 @@ import torch
 
 from circuits.errors import CircuitsError
 from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, prepared
-from circuits.sweep.plan import Plan
+from circuits.sweep.planning import Plan
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2

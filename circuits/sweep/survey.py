@@ -24,7 +24,7 @@ from circuits.sweep.cells import Sweep, name
 from circuits.sweep.execute import Progress, Scores, run
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.parts import Parts, opened
-from circuits.sweep.plan import plan
+from circuits.sweep.planning import plan
 from circuits.sweep.ray_engine import workers
 
 if TYPE_CHECKING:
