@@ -28,6 +28,7 @@ from circuits.registry import analyses
 from circuits.result import Result
 
 IOI = ["--prompt", "aAbBcdeBfg.", "--answer", "A", "--distractor", "B"]
+PAIR = [*IOI, "--corrupted", "aAbBcdeCfg."]
 NAMES = [*analyses(), "generate", "models", "pull", "info"]
 ODD = {
     "empty": "",
@@ -103,6 +104,17 @@ def test_version_and_module() -> None:
         (["ablate", "--layer", "0", "--head", "0", "--task", "io"], "there is no task 'io'"),
         (["ablate"], "nothing to ablate"),
         (["ablate", "--all-heads", "--json", "--csv"], "--json and --csv both want the output"),
+        (["patch", *IOI], "have no corrupted twins"),
+        (["patch", *IOI, "--corrupted", "aAb"], "compared token by token"),
+        (["patch", *PAIR, "--component", "a99.h0"], "there is no layer 99"),
+        (["patch", *PAIR, "--component", "a0->m1"], "is an edge"),
+        (["patch", *PAIR, "--resume"], "give the folder as parts"),
+        (["patch", *PAIR, "--memory", "lots"], "memory='lots' is no amount of memory"),
+        (["patch", *PAIR, "--engine", "cloud"], "there is no engine 'cloud'"),
+        (["paths", *PAIR], "nothing to trace"),
+        (["paths", *PAIR, "--from", "a2.h0", "--to", "a1.h1<q>"], "does not come after a2.h0"),
+        (["paths", *PAIR, "--to", "a1.h1<x>"], "names no component"),
+        (["attribution", *PAIR, "--metric", "accuracy"], "moves in steps"),
         (["logit-lens", "ABC", "--positions", "9"], "there is no position 9"),
         (["logit-lens", "ABC" * 20], "reads at most 32"),
         (["logit-lens", "A", "--model", "minni"], "did you mean 'mini'"),
@@ -135,6 +147,9 @@ def test_wrong_input_is_one_sentence_and_exit_2(args: list[str], message: str) -
         ["ablate", "--layr", "5"],
         ["ablate", "--layer", "five"],
         ["ablate", "--layer"],
+        ["patch", "--what", "heads"],
+        ["patch", "--direction", "sideways"],
+        ["attribution", "--what", "q"],
         ["logit-lens"],
         ["logit-lens", "a", "b"],
         ["logit-lens", "a", "--positions", "frist"],
@@ -230,6 +245,12 @@ def test_tables_fit_the_terminal(tiny: str, width: int) -> None:
         ["ablate", "--layer", "0", "--head", "1", "-n", "2"],
         ["ablate", "--all-heads", "-n", "2"],
         ["ablate", "--component", "a0.h1", "--component", "m0", "--prompt", "When Mary gave"],
+        ["ablate", "--all-heads", "-n", "2", "--plan"],
+        ["patch", "-n", "2"],
+        ["patch", "--what", "head", "--positions", "roles", "-n", "2"],
+        ["paths", "--to", "a1.h0<q>", "--to", "a1.h1<k>", "--to", "logits", "-n", "2"],
+        ["paths", "--from", "a0.h0", "--from", "embed", "-n", "2"],
+        ["attribution", "--what", "head", "-n", "2", "--check", "3"],
         ["logit-lens", "When Mary gave", "--top", "8"],
         ["logit-lens", "When Mary gave", "--positions", "all"],
     ]
@@ -327,14 +348,16 @@ def _bar(monkeypatch: pytest.MonkeyPatch, *, quiet: bool, is_terminal: bool) -> 
     monkeypatch.setattr(terminal, "err", lambda: console)
     with bar("ablate", quiet=quiet) as step:
         for done in range(1, 4):
-            step(done, 3)
+            step(1000 * done, 4000)
     return screen.getvalue()
 
 
 def test_long_work_has_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _bar(monkeypatch, quiet=False, is_terminal=True) == ""
     monkeypatch.setattr(terminal, "PATIENCE", -1.0)
-    assert "ablate" in _bar(monkeypatch, quiet=False, is_terminal=True)
+    shown = _bar(monkeypatch, quiet=False, is_terminal=True)
+    assert "ablate" in shown
+    assert "25%" in shown or "75%" in shown
     assert _bar(monkeypatch, quiet=True, is_terminal=True) == ""
     assert _bar(monkeypatch, quiet=False, is_terminal=False) == ""
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from circuits.errors import CircuitsError
-from circuits.figures import FORMATS, bars, heatmap, lens_grid, save_figure, visible
+from circuits.figures import FORMATS, bars, heatmap, heatmaps, lens_grid, save_figure, visible
 
 VALUES = np.array([[0.5, -2.0, 0.0], [1.25, np.nan, 0.1]])
 
@@ -205,3 +205,16 @@ def test_pyplot_is_not_used() -> None:
 
     code = "import sys, circuits.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_heatmaps_may_have_rows_and_columns_of_their_own() -> None:
+    small, wide = np.array([[1.0, -1.0]]), np.ones((2, 5))
+    figure = heatmaps(
+        {"a": (small, None, "logits"), "b": (wide, None, "nats")},
+        rows={"a": ["0"], "b": ["0", "1"]},
+        columns={"a": ["S2", "END"], "b": list("vwxyz")},
+    )
+    labels = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in figure.axes[::2]]
+    assert labels == [["S2", "END"], list("vwxyz")]
+    sizes = [axes.get_position().width for axes in figure.axes[::2]]
+    assert sizes[1] > sizes[0]

@@ -17,8 +17,9 @@ from circuits.errors import CircuitsError
 from circuits.linear import packed
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
+from circuits.prompts import Prompts
 from circuits.sweep import Source, Sweep, cell, plan, run
-from circuits.sweep.gradient import _at_once, attribute
+from circuits.sweep.gradient import _at_once, attribute, estimates
 from circuits.sweep.memory import peak_bytes
 
 SITES = ["embed", "pos", "resid_pre.0", "resid_mid.1", "resid_post.0", "a0", "m1", "a0.h1", "a1.h3"]
@@ -162,3 +163,22 @@ def test_only_another_run_has_a_way_to_it(tiny: HookedGPT2) -> None:
     with pytest.raises(CircuitsError, match="from another run"):
         attribute(tiny, replace(sweep, source=zero))
     assert np.isfinite(attribute(tiny, sweep).effects).all()
+
+
+def test_blocks_are_averaged_over_all_their_prompts(tiny: HookedGPT2) -> None:
+    sweep = asked(tiny, *SITES)
+    prompts, metric = sweep.prompts, sweep.metric
+
+    def make(block: Prompts) -> Sweep:
+        assert block.corrupted is not None
+        source = Source("resample", block.corrupted, block.mask)
+        return Sweep(block, metric, sweep.cells, source)
+
+    found = estimates(tiny, [prompts.part(slice(0, 1)), prompts.part(slice(1, 4))], make)
+    whole = attribute(tiny, sweep)
+    assert found.n == 4
+    assert_allclose(found.value[:2], [whole.base.mean(), whole.source.mean()])
+    assert_allclose(found.effect[2:], whole.effects.mean(1))
+    assert_allclose(found.ratio()["value"][1], 1)
+    with pytest.raises(CircuitsError, match="there are no prompts to ask"):
+        estimates(tiny, [], make)

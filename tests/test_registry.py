@@ -6,7 +6,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from word_model import letter_model
@@ -122,6 +122,16 @@ def test_a_file_is_read_without_running_it(package: Path) -> None:
 def test_objects_are_left_out(package: Path, annotation: str, default: str, kept: bool) -> None:
     recipe = _read(package, f"extra: {annotation} = {default}")
     assert ("extra" in recipe.signature.parameters) is kept
+
+
+def test_types_that_analyses_share_are_found(package: Path) -> None:
+    (package / "_shared.py").write_text('Kind = Literal["x", "y"]\nOTHER = 1\n')
+    imports = '"""A question."""\nfrom circuits.analyses._shared import Kind\nDEFAULT = 3\n'
+    body = FUNCTION.format(parameters="kind: Kind | None = None, n: int = DEFAULT, extra: int = 1")
+    (package / "question.py").write_text(imports + body)
+    parameters = read("circuits.analyses.question").signature.parameters
+    assert parameters["kind"].annotation == Literal["x", "y"] | None
+    assert parameters["n"].default == 3
 
 
 @pytest.mark.parametrize("annotation", ["dict[str, int]", "np.ndarray", "list[str]", "Unknown"])

@@ -142,7 +142,7 @@ def _notes(result: Result) -> Iterator[str]:
 
 
 def _grid(rows: pd.DataFrame, axes: tuple[str, str], width: int) -> Iterator[RenderableType]:
-    """Row by column, the stronger the effect the stronger the color; nothing if it does not fit."""
+    """Row by column, the stronger the effect the stronger the color; if it fits."""
     row, column = axes
     order = {"index": rows[row].unique(), "columns": rows[column].unique()}
     grid = rows.pivot(index=row, columns=column, values="value").reindex(**order)
@@ -151,6 +151,8 @@ def _grid(rows: pd.DataFrame, axes: tuple[str, str], width: int) -> Iterator[Ren
     digits = 2 if largest >= 1 else 3
     wide = max(6, len(f"{-largest:.{digits}f}"), *map(len, names))
     if (wide + 2) * (len(names) + 1) > width:
+        size = f"{len(grid)} {row}s by {len(names)} {column}s"
+        yield Text(f"{size} do not fit into this terminal; --figure FILE draws them", "dim")
         return
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column(row, justify="right", style="dim")
