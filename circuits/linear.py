@@ -1,18 +1,21 @@
 """x W + b by the fastest path that this machine has, with the same numbers.
 
-`linear` is the product with a weight matrix of every module. It is `torch.addmm`, except inside
-``with packed(model)``: there it may use copies of the weights in oneDNN's own layout, which on some
-CPUs are multiplied two to four times as fast.
+`linear` is the product with a weight matrix of every module. Everywhere it is `torch.addmm`, but on
+AMD's CPUs with AVX-512, where that is Intel's MKL, which does not use them: oneDNN, which torch has
+on board as well, multiplies the same float32 matrices more than twice as fast. Inside
+``with packed(model)`` it reads copies in its own layout, which helps most with few rows.
+``with settled(False)`` uses `torch.addmm` alone.
 """
 
 from __future__ import annotations
 
-import time
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +24,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-PROBE_ROWS, PROBE_WIDTH = 64, 512  # what the measurement multiplies: a few milliseconds in all
-WORTHWHILE = 1.2  # how many times as fast packed copies must be to be used
 # A call costs more: below this many multiplications (rows times weights) nothing is gained.
 LEAST_WORK = 2**19
+ROWS = 64  # for which the layout of packed weights is chosen; it serves any number
 _SETTLED: ContextVar[bool | None] = ContextVar("settled", default=None)
 
 
@@ -36,12 +38,12 @@ def linear(
     `x` [... i], `weight` [i o], `bias` [o] give [... o]. `gelu` is torch's name of the form, "tanh"
     or "none". `pack` keeps the weight's packed copy while `packed` is active.
     """
-    if pack.users and (fast := pack.find(x, weight)) is not None:
+    if (stored := pack.find(x, weight)) is not None:
         tensors = (x, weight) if bias is None else (x, weight, bias)
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return _product(x, fast, bias, gelu)
+            return _product(x, stored, bias, gelu)
         tie = _WeightGradient.apply(x.detach(), weight, bias)  # type: ignore[no-untyped-call]
-        out: Tensor = _Packed.apply(x, tie, weight, bias, pack)  # type: ignore[no-untyped-call]
+        out: Tensor = _Product.apply(x, tie, weight, bias, pack)  # type: ignore[no-untyped-call]
     else:
         rows = x.reshape(-1, x.shape[-1])
         out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
@@ -51,14 +53,14 @@ def linear(
 
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
-    """Where this machine multiplies packed weights faster, let the model use them in this block.
+    """Let the model keep its weights in oneDNN's own layout in this block, where that is faster.
 
     Everything stays as it is but for the speed: the same numbers within float noise, the same
-    hooks, gradients, errors. A weight is packed when it is first used (for all of GPT-2 small: a
-    second copy of 0.5 GB, in 0.4 s; backward passes add a third), so the block pays for many
-    prompts rather than for one. Where a measurement of a few milliseconds says that packing does
-    not pay, and for anything but float32 on a CPU, nothing is packed. Copies are freed on leaving.
-    Blocks may be nested.
+    hooks, gradients, errors. A weight is packed when it is first used; for GPT-2 small this takes
+    a third of a second and a second copy of 0.5 GB, backward passes a third. It pays where few rows
+    go through the model many times, as in generation; with hundreds of rows a pass the gain is
+    small. On machines where oneDNN is not used (see the module), and for anything but float32 on
+    a CPU, nothing is packed. Copies are freed on leaving. Blocks may be nested.
 
     A weight that is edited inside the block, as torch records it, is packed again. What torch does
     not record, writing through ``weight.data`` or ``weight.numpy()``, goes unnoticed until the
@@ -87,17 +89,17 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 
 def pays() -> bool:
-    """Are packed weights used here, where they fit? As `settled`, otherwise as measured."""
+    """Is oneDNN used here? As `settled`, otherwise where this machine's CPU makes it faster."""
     said = _SETTLED.get()
-    return packing_pays(torch.get_num_threads()) if said is None else said
+    return onednn_is_faster() if said is None else said
 
 
 @contextmanager
 def settled(use: bool) -> Iterator[None]:
-    """In this block, `pays` is not measured but said.
+    """In this block, whether oneDNN is used is not found out but said.
 
-    The two ways differ in the last bits, and a machine that is busy may measure otherwise than it
-    did before: what has to continue a computation bit by bit says what its beginning has used.
+    The two ways differ in the last bits: what has to continue bit by bit, maybe on another machine,
+    says what its beginning has used.
 
     >>> with settled(False):
     ...     pays()
@@ -132,27 +134,31 @@ class Pack:
         return Pack, ()
 
     def find(self, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor | None:
-        """The copy to multiply `x` [... i] with, or None where `torch.addmm` is to be used."""
-        if x.numel() * weight.shape[0 if transposed else 1] < LEAST_WORK or not _fits(x, weight):
+        """What oneDNN multiplies `x` [... i] with; None where `torch.addmm` is to be used."""
+        if torch.compiler.is_compiling():  # the compiler chooses kernels itself
+            return None
+        work = x.numel() * weight.shape[0 if transposed else 1]
+        if work < LEAST_WORK or not pays() or not _fits(x, weight):
             return None
         if not pays():
             return None
+        stored = weight if transposed else weight.T
+        if not self.users or weight.is_inference():  # whose edits are not recorded
+            return stored.detach()
         version = (weight.data_ptr(), weight._version)
         copy = self.copies.get(transposed)
         if copy is None or copy.version != version:
-            copy = _Copy(weight, version, _packed_copy(weight if transposed else weight.T))
+            copy = _Copy(weight, version, _packed_copy(stored))
             self.copies[transposed] = copy
         return copy.packed
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
-    """Is this a product that oneDNN's packed weights can do, and that nobody transforms?"""
+    """Is this a product that oneDNN can do here, and that nobody transforms?"""
     return (
-        not torch.compiler.is_compiling()  # the compiler packs weights itself
-        and type(x) is Tensor
+        type(x) is Tensor
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and not weight.is_inference()  # whose edits are not recorded
         and not torch.is_autocast_enabled("cpu")
         and not _is_transformed()
     )
@@ -167,45 +173,45 @@ def _is_transformed() -> bool:
 def _packed_copy(transposed: Tensor) -> Tensor:
     """The copy of W, given W transposed [o i]."""
     with torch.no_grad():
-        copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(transposed.detach(), PROBE_ROWS)
+        copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(transposed.detach(), ROWS)
     return copy
 
 
-def _product(x: Tensor, copy: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
+def _product(x: Tensor, stored: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
+    """x W + b, given W transposed [o i], packed or not."""
     how: tuple[Any, ...] = ("none", [], "") if gelu is None else ("gelu", [], gelu)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, copy, bias, *how)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, stored, bias, *how)
     return out
 
 
-@lru_cache
-def packing_pays(n_threads: int) -> bool:
-    """Does this machine multiply packed weights faster, with this number of threads?
+@cache
+def onednn_is_faster() -> bool:
+    """Is this a machine whose CPU MKL does not use well, and a torch whose oneDNN can be called?
 
-    Measured once. The best of several runs counts, in the best of several rounds, because other
-    programs can only hide the difference.
+    By the CPU, not by a measurement: all processes on a machine shall compute the same numbers.
     """
-    x, weight = torch.ones(PROBE_ROWS, PROBE_WIDTH), torch.ones(PROBE_WIDTH, PROBE_WIDTH)
-    bias = weight[0]
-    try:
-        copy = _packed_copy(weight)
-        if not torch.allclose(_product(x, copy, bias, None), torch.addmm(bias, x, weight)):
-            return False
-    except (AttributeError, RuntimeError, TypeError):  # private operations, which may change
+    is_slow = torch.backends.mkl.is_available() and _vendor() == "AuthenticAMD"
+    if not is_slow or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    with torch.no_grad():
-        return any(_is_faster(x, weight, bias, copy) for _ in range(5))
+    return onednn_works()
 
 
-def _is_faster(x: Tensor, weight: Tensor, bias: Tensor, copy: Tensor) -> bool:
-    plain, fast = [], []
-    for _ in range(10):
-        start = time.perf_counter()
-        torch.addmm(bias, x, weight)
-        between = time.perf_counter()
-        _product(x, copy, bias, None)
-        plain.append(between - start)
-        fast.append(time.perf_counter() - between)
-    return min(plain) > WORTHWHILE * min(fast)
+def onednn_works() -> bool:
+    """Are torch's private operations there, and do what they are expected to do?"""
+    x, weight, bias = torch.eye(3)[:2] + 1, torch.arange(12.0).view(3, 4), torch.ones(4)
+    expected = F.gelu(torch.addmm(bias, x, weight), approximate="tanh")
+    try:
+        found = [_product(x, w, bias, "tanh") for w in (weight.T, _packed_copy(weight.T))]
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return all(torch.allclose(out, expected) for out in found)
+
+
+def _vendor() -> str:
+    """Who made this CPU, by its own name? Empty if unknown."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else platform.processor()
+    return next((name for name in ("AuthenticAMD", "GenuineIntel") if name in text), "")
 
 
 class _WeightGradient(torch.autograd.Function):
@@ -229,7 +235,7 @@ class _WeightGradient(torch.autograd.Function):
         return None, rows.T @ grads if of_weight else None, grads.sum(0) if of_bias else None
 
 
-class _Packed(torch.autograd.Function):
+class _Product(torch.autograd.Function):
     """The product, with the gradient of its input."""
 
     @staticmethod
@@ -248,7 +254,7 @@ class _Packed(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             copy = None
-            if ctx.pack.users and not torch.is_grad_enabled():  # which it is for second gradients
+            if not torch.is_grad_enabled():  # which it is for second gradients
                 copy = ctx.pack.find(grad, weight, transposed=True)
             of_x = grad @ weight.T if copy is None else _product(grad, copy, None, None)
         return of_x, grad, None, None, None

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 import circuits
 from circuits import linear as module
-from circuits.linear import Pack, linear, packed, packing_pays
+from circuits.linear import Pack, linear, onednn_is_faster, onednn_works, packed, settled
 from circuits.model import HookedGPT2
 
 near = partial(assert_close, atol=2e-5, rtol=1e-5)
@@ -52,12 +52,10 @@ def numbers(*shape: int) -> Tensor:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pack whatever can be packed, also on machines, and in sizes, where it does not pay."""
-    try:
-        module._packed_copy(torch.ones(2, 2))
-    except (AttributeError, RuntimeError) as error:
-        pytest.skip(f"this torch cannot pack weights: {error}")
-    monkeypatch.setattr(module, "packing_pays", lambda _: True)
+    """Use oneDNN wherever it can be used, also on machines, and in sizes, where it does not pay."""
+    if not onednn_works():
+        pytest.skip("this torch cannot be asked for oneDNN's products")
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(module, "LEAST_WORK", 0)
 
 
@@ -77,6 +75,7 @@ def test_equals_the_plain_product(
     a_map, x = Map(bias=bias), numbers(*shape)
     with mode():
         near(a_map(x, gelu), a_map.expected(x, gelu))
+        assert not a_map.pack.copies
         with packed(a_map):
             near(a_map(x, gelu), a_map.expected(x, gelu))
             assert a_map.pack.copies
@@ -85,7 +84,7 @@ def test_equals_the_plain_product(
 @pytest.mark.usefixtures("always")
 def test_takes_any_strides() -> None:
     a_map = Map()
-    with packed(a_map):
+    with packed(a_map), torch.no_grad():
         for x in (numbers(3, 2, 5).transpose(0, 1), numbers(4, 10)[:, ::2], numbers(5, 4).T):
             near(a_map(x), a_map.expected(x))
         near(a_map(numbers(1, 5).expand(3, 5)), a_map.expected(numbers(1, 5).expand(3, 5)))
@@ -103,7 +102,9 @@ def test_gradients_are_those_of_the_plain_product(gelu: str | None, bias: bool) 
         a_map.requires_grad_(False)
         near(torch.autograd.grad(a_map(x, gelu).pow(2).sum(), x)[0], ours[0])
     a_map.requires_grad_(True)
+    unpacked = torch.autograd.grad(a_map(x, gelu).pow(2).sum(), wanted)
     theirs = torch.autograd.grad(a_map.expected(x, gelu).pow(2).sum(), wanted)
+    assert_close(unpacked, theirs, atol=1e-4, rtol=1e-5)
     assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
 
 
@@ -291,18 +292,30 @@ def test_parts_of_a_block_take_any_leading_axes(tiny: HookedGPT2) -> None:
         assert_close(block.attn.out(z), out)
 
 
-def test_nothing_is_packed_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "packing_pays", lambda _: False)
+@pytest.mark.usefixtures("always")
+def test_which_way_is_taken_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_map, x = Map(), numbers(4, 5)
+    monkeypatch.setattr(module, "_product", lambda *_: "oneDNN")
+    with torch.no_grad():
+        assert a_map(x) == "oneDNN"
+        with settled(False):
+            assert torch.equal(a_map(x), torch.addmm(a_map.bias, x, a_map.weight))
+            with settled(True):
+                assert a_map(x) == "oneDNN"
+        assert a_map(x) == "oneDNN"
+
+
+def test_other_machines_use_addmm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
     monkeypatch.setattr(module, "LEAST_WORK", 0)
     a_map, x = Map(), numbers(4, 5)
-    expected = a_map(x)
     with packed(a_map):
-        assert torch.equal(a_map(x), expected)
+        assert torch.equal(a_map(x), torch.addmm(a_map.bias, x, a_map.weight))
         assert not a_map.pack.copies
 
 
-def test_small_products_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "packing_pays", lambda _: True)
+def test_small_products_use_addmm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
     a_map, x = Map(), numbers(4, 5)
     with packed(a_map):
         assert torch.equal(a_map(x), torch.addmm(a_map.bias, x, a_map.weight))
@@ -310,21 +323,41 @@ def test_small_products_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
-def test_packing_does_not_pay_without_the_operation(
+def test_a_torch_without_the_operations(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def missing(*_: object) -> Tensor:
         raise error
 
     monkeypatch.setattr(module, "_packed_copy", missing)
-    assert packing_pays.__wrapped__(1) is False
+    assert not onednn_works()
 
 
-def test_packing_does_not_pay_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_packed_copy", lambda weight: weight)
-    monkeypatch.setattr(module, "_product", lambda x, *_: x)
-    assert packing_pays.__wrapped__(1) is False
+def test_a_torch_whose_operations_do_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_product", lambda x, *_: x @ torch.ones(3, 4))
+    assert not onednn_works()
 
 
-def test_packing_is_measured() -> None:
-    assert packing_pays(torch.get_num_threads()) in (True, False)
+@pytest.mark.parametrize(
+    ("vendor", "capability", "expected"),
+    [
+        ("AuthenticAMD", "AVX512", True),
+        ("AuthenticAMD", "AVX2", False),
+        ("GenuineIntel", "AVX512", False),
+        ("", "DEFAULT", False),
+    ],
+)
+def test_which_machines(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, capability: str, expected: bool
+) -> None:
+    monkeypatch.setattr(module, "_vendor", lambda: vendor)
+    monkeypatch.setattr(module, "onednn_works", lambda: True)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert onednn_is_faster.__wrapped__() is expected
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not onednn_is_faster.__wrapped__()
+
+
+def test_the_vendor_is_found() -> None:
+    assert module._vendor() in ("AuthenticAMD", "GenuineIntel", "")

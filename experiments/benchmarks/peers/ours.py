@@ -1,4 +1,4 @@
-"""This package with its plain products, as on a machine where packed weights do not pay."""
+"""This package with torch.addmm alone, as on a machine whose CPU MKL uses well."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.benchmarks.items import Given
 
 
 def load(folder: Path) -> HookedGPT2:
-    linear.packing_pays = lambda n_threads: False
+    linear.onednn_is_faster = lambda: False
     return load_checkpoint(folder)
 
 
