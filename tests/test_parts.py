@@ -75,7 +75,7 @@ def test_a_part_is_a_table_that_says_where_it_comes_from(tmp_path: Path) -> None
     assert about["question"] == QUESTION
     assert (about["part"], about["end"]["n_prompts"]) == (1, 8)
     lines = list(map(json.loads, (tmp_path / "run" / MANIFEST).read_text().splitlines()))
-    assert lines[0] == {"format": 1, "question": QUESTION}
+    assert lines[0] == {"format": 1, "question": QUESTION, "began": {}}
     assert lines[2]["file"] == "part-000001.parquet"
     assert (lines[2]["prompts"], lines[2]["rows"]) == (4, 12)
 
@@ -170,7 +170,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         (b"\0\0\n", "is damaged"),
         (b"[]\n", "is damaged"),
         (b"", "is damaged"),
-        (b'{"format": 1, "question": {}}\n{"file": 3}\n', "is damaged"),
+        (b'{"format": 1, "question": {}, "began": {}}\n{"file": 3}\n', "is damaged"),
     ],
 )
 def test_a_manifest_that_is_none(tmp_path: Path, header: bytes, message: str) -> None:

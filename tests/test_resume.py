@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import long_runs
 import numpy as np
 import pytest
-from long_runs import BLOCK, environment, write_words
+from long_runs import environment, write_words
+
+from circuits.prompts.files import BLOCK
+from circuits.sweep.parts import MANIFEST
 
 pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = [
@@ -20,7 +24,8 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="signals and limits are POSIX"),
 ]
 
-N = 40 * BLOCK + 30
+N = 15 * BLOCK + 30
+QUESTION = "ablate --model sort-abc --all-heads --method mean --quiet --json".split()
 LIMIT = 300.0  # seconds after which a test fails rather than hangs
 
 
@@ -36,10 +41,25 @@ def undisturbed(words: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return finish(words, folder), folder
 
 
+@pytest.fixture
+def begun(tmp_path: Path, undisturbed: tuple[str, Path]) -> Path:
+    """The folder of a run that died before its first part, begun as the undisturbed one."""
+    (tmp_path / "run").mkdir()
+    header = (undisturbed[1] / MANIFEST).read_bytes().splitlines(keepends=True)[0]
+    (tmp_path / "run" / MANIFEST).write_bytes(header)
+    return tmp_path / "run"
+
+
+def command(words: Path, folder: Path, *options: str) -> list[str]:
+    files = ["--file", str(words), "--parts", str(folder)]
+    return [sys.executable, "-m", "circuits", *QUESTION, *files, *options]
+
+
 def start(words: Path, folder: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, long_runs.__file__, str(words), str(folder), *options]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment())
+    return subprocess.Popen(
+        command(words, folder, *options), stdout=pipe, stderr=pipe, text=True, env=environment()
+    )
 
 
 def finish(words: Path, folder: Path, *options: str) -> str:
@@ -60,7 +80,9 @@ def disturb(process: subprocess.Popen[str], folder: Path, n: int, what: signal.S
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(what)
-    return process.communicate(timeout=LIMIT)[1]
+    out, err = process.communicate(timeout=LIMIT)
+    assert out == ""  # it was not done yet
+    return err
 
 
 def check_same(folder: Path, other: Path) -> None:
@@ -75,35 +97,32 @@ def check_same(folder: Path, other: Path) -> None:
     assert counts.tolist() == [10] * N  # nine heads and the base run
 
 
-def test_killed_three_times(words: Path, tmp_path: Path, undisturbed: tuple[str, Path]) -> None:
-    folder, options = tmp_path / "run", []
-    for n in (1, 9, 22):
-        process = start(words, folder, *options)
-        disturb(process, folder, n, signal.SIGKILL)
+def test_killed_three_times(words: Path, begun: Path, undisturbed: tuple[str, Path]) -> None:
+    for n in (1, 5, 10):
+        process = start(words, begun, "--resume")
+        disturb(process, begun, n, signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
-        assert n <= n_parts(folder) < 41
-        options = ["--resume"]
-    assert finish(words, folder, *options) == undisturbed[0]
-    check_same(folder, undisturbed[1])
+        assert n <= n_parts(begun) < 16
+    assert finish(words, begun, "--resume") == undisturbed[0]
+    check_same(begun, undisturbed[1])
 
 
 def test_interrupted_from_the_keyboard(
-    words: Path, tmp_path: Path, undisturbed: tuple[str, Path]
+    words: Path, begun: Path, undisturbed: tuple[str, Path]
 ) -> None:
-    folder = tmp_path / "run"
-    process = start(words, folder)
-    said = disturb(process, folder, 5, signal.SIGINT)
-    assert process.returncode in (130, -signal.SIGINT)
-    assert said.rstrip().endswith("KeyboardInterrupt")
-    assert not list(folder.glob(".*"))  # nothing half written is left
-    assert finish(words, folder, "--resume") == undisturbed[0]
-    check_same(folder, undisturbed[1])
+    process = start(words, begun, "--resume")
+    said = disturb(process, begun, 5, signal.SIGINT)
+    assert (process.returncode, said) == (130, "interrupted\n")
+    assert not list(begun.glob(".*"))  # nothing half written is left
+    assert finish(words, begun, "--resume") == undisturbed[0]
+    check_same(begun, undisturbed[1])
 
 
-def test_a_full_disk(words: Path, tmp_path: Path, undisturbed: tuple[str, Path]) -> None:
-    """The manifest outgrows what the process may write: as on a full disk, in the middle."""
-    folder = tmp_path / "run"
-    limited = f"ulimit -f 8; exec {sys.executable} {long_runs.__file__} {words} {folder}"
+def test_a_full_disk(words: Path, begun: Path, undisturbed: tuple[str, Path]) -> None:
+    """A process that may write only small files finds itself, in mid-run, as on a full disk."""
+    disturb(start(words, begun, "--resume"), begun, 3, signal.SIGKILL)
+    before = n_parts(begun)
+    limited = f"ulimit -f 1; exec {shlex.join(command(words, begun, '--resume'))}"
     done = subprocess.run(
         ["bash", "-c", limited],
         capture_output=True,
@@ -112,9 +131,9 @@ def test_a_full_disk(words: Path, tmp_path: Path, undisturbed: tuple[str, Path])
         env=environment(),
         timeout=LIMIT,
     )
-    assert done.returncode == 1
-    assert "CircuitsError" in done.stderr
-    assert "cannot be written: File too large; the " in done.stderr
-    assert 0 < n_parts(folder) < 41
-    assert finish(words, folder, "--resume") == undisturbed[0]
-    check_same(folder, undisturbed[1])
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"error: {begun}/part-[0-9]*.parquet cannot be written: File too large; the [0-9]* "
+    assert re.match(said, done.stderr)
+    assert n_parts(begun) >= before - 1  # one may have been there before it counted
+    assert finish(words, begun, "--resume") == undisturbed[0]
+    check_same(begun, undisturbed[1])

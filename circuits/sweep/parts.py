@@ -54,17 +54,18 @@ class Parts:
         self._manifest = manifest
         path, lines = folder / MANIFEST, _whole_lines(manifest)
         try:
-            version, self.question = lines[0]["format"], dict(lines[0]["question"])
+            if lines[0]["format"] != FORMAT:
+                raise CircuitsError(
+                    f"{path} has format {lines[0]['format']}, and this version of the package "
+                    f"writes {FORMAT}; go on with the version that began, or start anew in another "
+                    "folder"
+                )
+            self.question, self.began = dict(lines[0]["question"]), dict(lines[0]["began"])
             # A run is complete where nothing follows the line that says so.
             self.complete = "complete" in lines[-1]
             self.written = [_part(line) for line in lines[1:] if "complete" not in line]
         except (LookupError, TypeError) as error:
             raise _damaged(path) from error
-        if version != FORMAT:
-            raise CircuitsError(
-                f"{path} has format {version}, and this version of the package writes {FORMAT}; go "
-                "on with the version that began, or start anew in another folder"
-            )
 
     @property
     def end(self) -> Mark:
@@ -120,12 +121,18 @@ class Parts:
 
 @contextmanager
 def opened(
-    folder: Path, question: Mapping[str, Any], cells: Sequence[str], *, resume: bool = False
+    folder: Path,
+    question: Mapping[str, Any],
+    cells: Sequence[str],
+    *,
+    resume: bool = False,
+    began: Mapping[str, Any] | None = None,
 ) -> Iterator[Parts]:
     """The parts of this question's run in a folder; with `resume`, those that are there already.
 
-    `question` (JSON values) tells runs apart; `cells` are the names of what is measured. Files that
-    a killed run left behind, and that no manifest counts, are removed.
+    `question` (JSON values) tells runs apart; `cells` are the names of what is measured; `began` is
+    what a run that begins here has found out for itself, and one that goes on should take over
+    (`Parts.began`). Files that a killed run left, and that no manifest counts, are removed.
 
     Raises:
         CircuitsError: when the folder holds a run and `resume` is not wanted, or the other way
@@ -137,7 +144,7 @@ def opened(
     path = folder / MANIFEST
     with _writing(path, "nothing is computed yet"):
         if not resume:
-            _begin(folder, question)
+            _begin(folder, {"question": question, "began": dict(began or {})})
         elif not path.is_file():
             raise CircuitsError(
                 f"{folder} holds no run to go on with; leave resume out to start it"
@@ -169,7 +176,7 @@ def arrow() -> Any:
     return pyarrow
 
 
-def _begin(folder: Path, question: Mapping[str, Any]) -> None:
+def _begin(folder: Path, header: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     there = {path.name for path in folder.iterdir()} - {_aside(folder / MANIFEST).name}
     if MANIFEST in there:
@@ -181,7 +188,7 @@ def _begin(folder: Path, question: Mapping[str, Any]) -> None:
         raise CircuitsError(
             f"{folder} already holds other files; choose a new folder for the parts"
         )
-    _appear(folder / MANIFEST, _line({"format": FORMAT, "question": question}))
+    _appear(folder / MANIFEST, _line({"format": FORMAT, **header}))
 
 
 def _whole_lines(manifest: FileIO) -> list[dict[str, Any]]:

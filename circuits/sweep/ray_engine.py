@@ -1,7 +1,7 @@
 """The same plan on a Ray cluster: each worker holds the model once, and takes task after task.
 
-A task is what it would be here, with as many threads, so on machines of one kind the numbers are
-the same to the last bit. Nothing here is imported, and Ray need not be installed, unless asked for.
+A task is what it would be here, with as many threads and the same kernels, so on machines of one
+kind the numbers are the same to the last bit. Ray need not be installed unless it is asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from circuits.errors import CircuitsError
+from circuits.linear import pays, settled
 from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, prepared
 from circuits.sweep.planning import Plan
 
@@ -68,10 +69,10 @@ def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
 class Worker:
     """One process of the cluster: it holds the model, and runs tasks of one plan after another."""
 
-    def __init__(self, model: HookedGPT2, n_threads: int, precision: str) -> None:
+    def __init__(self, model: HookedGPT2, n_threads: int, precision: str, packs: bool) -> None:
         torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision(precision)
-        self.model, self._number = model, 0
+        self.model, self._packs, self._number = model, packs, 0
         self._stack = ExitStack()
 
     def run(self, number: int, boxed: list[Any], index: int) -> TaskScores:
@@ -82,7 +83,8 @@ class Worker:
             self._stack.enter_context(prepared(self.model, self._plan))
             self._executor = Executor(self.model, self._plan.sweep)
             self._number = number
-        return self._executor(self._plan.tasks[index])
+        with settled(self._packs):
+            return self._executor(self._plan.tasks[index])
 
 
 class _Pool:
@@ -104,7 +106,7 @@ class _Pool:
             what = "GPUs" if on_gpu else "cores"
             raise CircuitsError(f"the Ray cluster has no {what} to work with; add a machine to it")
         self._kind = ray.remote(**needs)(Worker)
-        self._arguments = n_threads, torch.get_float32_matmul_precision()
+        self._arguments = n_threads, torch.get_float32_matmul_precision(), pays()
         self.workers: list[Any] = []
         self._number = 0
 

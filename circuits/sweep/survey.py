@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import chain, starmap
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from circuits import __version__
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError, nearest
+from circuits.linear import pays, settled
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
 from circuits.sweep.execute import Progress, Scores, run
@@ -112,7 +113,11 @@ def survey(
     if () not in sweep.cells:
         raise CircuitsError("the sweep lacks the base run; add the cell () to its cells")
     summary = partial(moments, base=sweep.cells.index(()), full=full)
-    with _store(model, blocks, sweep, how, question or {}) as parts, _engine(model, how) as engine:
+    with ExitStack() as stack:
+        parts = stack.enter_context(_store(model, blocks, sweep, how, question or {}))
+        # The beginning of a run decides for its end: see `settled`.
+        stack.enter_context(settled(parts.began["packed"] if parts else pays()))
+        engine = stack.enter_context(_engine(model, how))
         progress = _Whole(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
         known = parts.read() if parts else ()
         new = _answers(blocks, make_sweep, engine, parts, progress)
@@ -168,7 +173,7 @@ def _store(
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
         "first_block": _asked(sweep),
     }
-    return opened(how.parts, known_by, names, resume=how.resume)
+    return opened(how.parts, known_by, names, resume=how.resume, began={"packed": pays()})
 
 
 def _asked(sweep: Sweep) -> str:
