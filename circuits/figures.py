@@ -59,6 +59,7 @@ _SEQUENTIAL = LinearSegmentedColormap.from_list(
 )
 _MOST_NUMBERED = 16  # columns up to which a cell has room for its number
 _MOST_BARS = 60
+_MOST_ACROSS = 3  # panels in a row
 _MOST_POSITIONS = 80
 
 
@@ -97,7 +98,7 @@ def heatmaps(
     axes: tuple[str, str] = ("layer", "head"),
     title: str = "",
 ) -> Figure:
-    """Where is each of several effects? Heatmaps side by side, each with a scale of its own.
+    """Where is each of several effects? Heatmaps side by side, with one scale for each unit.
 
     `panels` maps titles to values [r c], their intervals and their unit; `rows` and `columns` are
     the same for all, or map titles to labels. For the rest see `heatmap`.
@@ -110,20 +111,24 @@ def heatmaps(
     4
     """
     shapes = [_grid_shape(values, interval) for values, interval, _ in panels.values()]
-    cells = [min(0.5, 9 / n_columns) for _, n_columns in shapes]
-    widths = [n * cell + 1.9 for (_, n), cell in zip(shapes, cells, strict=True)]
-    heights = [n * min(0.42, cell) for (n, _), cell in zip(shapes, cells, strict=True)]
-    figure = _figure(sum(widths), max(heights) + 1.4)
-    places = figure.add_gridspec(1, len(panels), width_ratios=widths)
+    limits: dict[str, float] = {}
+    for values, _, unit in panels.values():
+        limits[unit] = max(limits.get(unit, 0.0), float(np.nanmax(np.abs(values))))
+    across = min(len(panels), _MOST_ACROSS)
+    widths = [n * min(0.5, 9 / n) + 1.9 for _, n in shapes]
+    widths = [max(widths[i::across]) for i in range(across)]
+    heights = [n * min(0.42, 9 / m) + 0.9 for n, m in shapes]
+    heights = [max(heights[i : i + across]) for i in range(0, len(panels), across)]
+    figure = _figure(sum(widths), sum(heights) + 0.5)
+    ratios: dict[str, Any] = {"width_ratios": widths, "height_ratios": heights}
+    places = figure.add_gridspec(len(heights), across, **ratios)
     notes: dict[str, None] = {}
-    for place, (name, panel) in enumerate(panels.items()):
-        ax = _add_axes(figure, places[0, place], name)
+    for i, (name, panel) in enumerate(panels.items()):
+        ax = _add_axes(figure, places[divmod(i, across)], name)
         ax.set(ylabel=axes[0], xlabel=axes[1])
-        for axis, n, labels in zip(
-            (ax.yaxis, ax.xaxis), shapes[place], (rows, columns), strict=True
-        ):
+        for axis, n, labels in zip((ax.yaxis, ax.xaxis), shapes[i], (rows, columns), strict=True):
             _label_axis(axis, n, labels[name] if isinstance(labels, Mapping) else labels)
-        notes |= dict.fromkeys(_draw_grid(figure, ax, *panel))
+        notes |= dict.fromkeys(_draw_grid(figure, ax, panel, limits[panel[2]] or 1.0))
     if title:
         figure.suptitle(_drawable(title, 400), x=0.01, ha="left", fontsize=12)
     figure.supxlabel(" · ".join(notes), fontsize=8, color=_GRAY)
@@ -142,11 +147,9 @@ def _grid_shape(values: Numbers, interval: Interval | None) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _draw_grid(
-    figure: Figure, ax: Axes, values: Numbers, interval: Interval | None, unit: str
-) -> list[str]:
+def _draw_grid(figure: Figure, ax: Axes, panel: Panel, limit: float) -> list[str]:
     """Draw the cells and their color bar; what has to be said about them?"""
-    limit = float(np.nanmax(np.abs(values))) or 1.0
+    values, interval, unit = panel
     ax.set_facecolor("#bbbbbb")
     image = ax.imshow(
         np.ma.masked_invalid(values), cmap=_DIVERGING, vmin=-limit, vmax=limit, aspect="auto"

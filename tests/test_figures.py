@@ -218,3 +218,13 @@ def test_heatmaps_may_have_rows_and_columns_of_their_own() -> None:
     assert labels == [["S2", "END"], list("vwxyz")]
     sizes = [axes.get_position().width for axes in figure.axes[::2]]
     assert sizes[1] > sizes[0]
+
+
+def test_heatmaps_of_one_unit_have_one_scale() -> None:
+    grids = {name: np.array([[size, -size / 2]]) for name, size in zip("abcd", (1, 2, 4, 3))}
+    units = dict.fromkeys("abc", "logits") | {"d": "nats"}
+    figure = heatmaps({name: (grid, None, units[name]) for name, grid in grids.items()})
+    scales = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
+    assert scales == [(-4, 4)] * 3 + [(-3, 3)]
+    tops = [axes.get_position().y1 for axes in figure.axes if axes.images]
+    assert tops[3] < tops[2]  # four in a row would be too many
