@@ -221,7 +221,8 @@ def test_heatmaps_may_have_rows_and_columns_of_their_own() -> None:
 
 
 def test_heatmaps_of_one_unit_have_one_scale() -> None:
-    grids = {name: np.array([[size, -size / 2]]) for name, size in zip("abcd", (1, 2, 4, 3))}
+    sizes = {"a": 1, "b": 2, "c": 4, "d": 3}
+    grids = {name: np.array([[size, -size / 2]]) for name, size in sizes.items()}
     units = dict.fromkeys("abc", "logits") | {"d": "nats"}
     figure = heatmaps({name: (grid, None, units[name]) for name, grid in grids.items()})
     scales = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
