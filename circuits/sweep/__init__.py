@@ -5,7 +5,7 @@ for it, and `run` does it. Everything equals one plain forward pass for each cel
 """
 
 from circuits.sweep.cells import Cell, Source, Sweep, Write, cell, check_cell, name
-from circuits.sweep.execute import Executor, Scores, TaskScores, logits, prepared, run
+from circuits.sweep.execute import Executor, Scores, TaskScores, logits, run
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.planning import Plan, Task, estimate, plan
 
@@ -26,6 +26,5 @@ __all__ = [
     "name",
     "parse_bytes",
     "plan",
-    "prepared",
     "run",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.errors import CircuitsError
-from circuits.linear import packed
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import (
     Editor,
@@ -77,25 +75,25 @@ def run(model: HookedGPT2, plan: Plan, *, progress: Progress | None = None) -> S
     Raises:
         CircuitsError: when somebody else's hooks are on the model.
     """
+    executor = Executor(model, plan.sweep)
+    return collect(plan, ((task, executor(task)) for task in plan.tasks), progress)
+
+
+def collect(
+    plan: Plan, results: Iterable[tuple[Task, TaskScores]], progress: Progress | None
+) -> Scores:
+    """What do all tasks say together? They may come in any order."""
     values = np.full((plan.n_cells, plan.n_prompts), np.nan)
     changed = np.zeros(plan.n_cells, dtype=bool)
     total, done = sum(task.work for task in plan.tasks), 0.0
-    with prepared(model, plan):
-        executor = Executor(model, plan.sweep)
-        for task in plan.tasks:
-            scores = executor(task)
-            cells = list(task.cells)
-            values[cells, task.prompts] = scores.values
-            changed[cells] |= scores.changed
-            done += task.work
-            if progress is not None:
-                progress(round(done), round(total))
+    for task, scores in results:
+        cells = list(task.cells)
+        values[cells, task.prompts] = scores.values
+        changed[cells] |= scores.changed
+        done += task.work
+        if progress is not None:
+            progress(round(done), round(total))
     return Scores(values, changed)
-
-
-def prepared(model: HookedGPT2, plan: Plan) -> AbstractContextManager[object]:
-    """Where the plan's tasks run fastest: with packed weights, if that pays."""
-    return packed(model) if plan.packs else nullcontext()
 
 
 def logits(model: HookedGPT2, sweep: Sweep) -> Iterator[tuple[int, slice, Tensor]]:
@@ -106,10 +104,9 @@ def logits(model: HookedGPT2, sweep: Sweep) -> Iterator[tuple[int, slice, Tensor
     """
     planned = plan(model, sweep)
     executor = Executor(model, sweep)
-    with prepared(model, planned):
-        for task in planned.tasks:
-            for place, found in executor.logits(task):
-                yield task.cells[place], task.prompts, found
+    for task in planned.tasks:
+        for place, found in executor.logits(task):
+            yield task.cells[place], task.prompts, found
 
 
 class Executor:

@@ -10,7 +10,7 @@ Shapes: b prompts, p positions, n positions that the metric reads, h head, d = d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,20 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.errors import CircuitsError
-from circuits.linear import packed
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.edits import attend
 from circuits.sweep.execute import Progress, read_logits
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
-from circuits.sweep.planning import WORTH_PACKING, default_memory
+from circuits.sweep.planning import default_memory
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
     from circuits.prompts import Prompts
 
 TOKENS_AT_ONCE = 2048  # more needs more memory and is no faster
-_RUNS = 3  # the source's, the base's, and the backward pass
 _KINDS = ("head", "attn", "mlp", "resid_pre", "resid_mid", "resid_post", "embed", "pos")
 Keep = Callable[[str, Tensor], Tensor]  # site and value -> the value to go on with
 
@@ -81,8 +79,7 @@ def attribute(
     _check(model, sweep)
     n, width = sweep.prompts.tokens.shape
     parts, step = [], _at_once(model, width, memory)
-    pays = packed(model) if _RUNS * n * width > WORTH_PACKING else nullcontext()
-    with pays, _frozen(model), torch.inference_mode(False):
+    with _frozen(model), torch.inference_mode(False):
         for first in range(0, n, step):
             last = min(first + step, n)
             parts.append(_Batch(model, sweep, slice(first, last)).attributions())

@@ -9,7 +9,6 @@ may be used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
-from circuits.linear import packed
 from circuits.sweep.cells import Cell, Sweep, Write, check_cell
 from circuits.sweep.edits import Point, Stage, first_changes, needed_sites, point
 from circuits.sweep.memory import parse_bytes
@@ -32,7 +30,6 @@ Int = NDArray[np.int64]
 DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
 # Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row.
 _FASTEST = {"cpu": 2**21, "cuda": 2**28}
-WORTH_PACKING = 1024  # tokens through the whole model that pay for packing its weights
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,6 @@ class Plan:
         work: what is needed after all savings, in the same unit.
         rows: the same, counted in rows (a position of a sequence) through one block.
         bytes: of tensors alive at the same time besides the weights, from a measured pilot.
-        packs: whether it pays to pack the model's weights for it.
     """
 
     sweep: Sweep
@@ -73,7 +69,6 @@ class Plan:
     work: float
     rows: float
     bytes: int
-    packs: bool
 
     @property
     def n_cells(self) -> int:
@@ -184,9 +179,7 @@ def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) ->
     """
     routes = Routes(model, sweep)
     cost = _Cost(model, routes)
-    packs = cost.rows_needed() > WORTH_PACKING * model.cfg.n_layers
-    with packed(model) if packs else nullcontext():
-        per_row = row_bytes(model, routes.width)
+    per_row = row_bytes(model, routes.width)
     limits = _Limits.of(model, cost, per_row, None if memory is None else parse_bytes(memory))
     tasks: list[Task] = []
     order = sorted(range(len(sweep.cells)), key=lambda i: routes.routes[i].entry or (-1, Stage.PRE))
@@ -202,15 +195,12 @@ def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) ->
         work=rows / cost.forward_rows,
         rows=rows,
         bytes=int(limits.prompts * cost.prompt_bytes + max(largest, limits.base_bytes)),
-        packs=packs,
     )
 
 
 def estimate(model: HookedGPT2, plan: Plan) -> float:
     """How many seconds will it take? From the time that a block takes now."""
-    width = plan.sweep.prompts.tokens.shape[1]
-    with packed(model) if plan.packs else nullcontext():
-        return row_seconds(model, width) * plan.rows
+    return row_seconds(model, plan.sweep.prompts.tokens.shape[1]) * plan.rows
 
 
 class _Cost:
@@ -240,11 +230,6 @@ class _Cost:
         own = sum(not site.endswith(("_q", "_k", "_v")) for site in base) + len(source)
         kept = (own * cfg.d_model + 3 * len(shared) * inner) * self.width * size
         self.prompt_bytes = kept + logits
-
-    def rows_needed(self) -> float:
-        """Of all cells and prompts together."""
-        cells = range(len(self.routes.routes))
-        return sum(self.cell_work(c, self.routes.widths(c, 0, self.n_prompts)) for c in cells)
 
     def cell_work(self, cell: int, widths: Int) -> float:
         """Rows through one block that this cell needs; the last block runs at the reads only."""

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from circuits.errors import CircuitsError
 from circuits.linear import pays, settled
-from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, prepared
+from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, collect
 from circuits.sweep.planning import Plan
 
 if TYPE_CHECKING:
@@ -69,21 +68,18 @@ def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
 class Worker:
     """One process of the cluster: it holds the model, and runs tasks of one plan after another."""
 
-    def __init__(self, model: HookedGPT2, n_threads: int, precision: str, packs: bool) -> None:
+    def __init__(self, model: HookedGPT2, n_threads: int, precision: str, onednn: bool) -> None:
         torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision(precision)
-        self.model, self._packs, self._number = model, packs, 0
-        self._stack = ExitStack()
+        self.model, self._onednn, self._number = model, onednn, 0
 
     def run(self, number: int, boxed: list[Any], index: int) -> TaskScores:
         """What comes of this task? `boxed` holds the reference to the plan of this `number`."""
         if number != self._number:
             self._plan: Plan = _ray().get(boxed[0])
-            self._stack.close()
-            self._stack.enter_context(prepared(self.model, self._plan))
             self._executor = Executor(self.model, self._plan.sweep)
             self._number = number
-        with settled(self._packs):
+        with settled(self._onednn):
             return self._executor(self._plan.tasks[index])
 
 
@@ -112,18 +108,8 @@ class _Pool:
 
     def run(self, plan: Plan, *, progress: Progress | None = None) -> Scores:
         """As `circuits.sweep.run`."""
-        values = np.full((plan.n_cells, plan.n_prompts), np.nan)
-        changed = np.zeros(plan.n_cells, dtype=bool)
-        total, done = sum(task.work for task in plan.tasks), 0.0
-        for index, scores in self._results(plan):
-            task = plan.tasks[index]
-            cells = list(task.cells)
-            values[cells, task.prompts] = scores.values
-            changed[cells] |= scores.changed
-            done += task.work
-            if progress is not None:
-                progress(round(done), round(total))
-        return Scores(values, changed)
+        results = ((plan.tasks[index], scores) for index, scores in self._results(plan))
+        return collect(plan, results, progress)
 
     def _results(self, plan: Plan) -> Iterator[tuple[int, TaskScores]]:
         """Each task's index and scores, as they come."""

@@ -116,7 +116,7 @@ def survey(
     with ExitStack() as stack:
         parts = stack.enter_context(_store(model, blocks, sweep, how, question or {}))
         # The beginning of a run decides for its end: see `settled`.
-        stack.enter_context(settled(parts.began["packed"] if parts else pays()))
+        stack.enter_context(settled(parts.began["onednn"] if parts else pays()))
         engine = stack.enter_context(_engine(model, how))
         progress = _Whole(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
         known = parts.read() if parts else ()
@@ -173,7 +173,7 @@ def _store(
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
         "first_block": _asked(sweep),
     }
-    return opened(how.parts, known_by, names, resume=how.resume, began={"packed": pays()})
+    return opened(how.parts, known_by, names, resume=how.resume, began={"onednn": pays()})
 
 
 def _asked(sweep: Sweep) -> str:
