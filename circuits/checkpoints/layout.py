@@ -7,7 +7,6 @@ names, and `assemble` checks them and puts them, uncopied where possible, into a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -202,22 +201,16 @@ def resolve_device(device: str | torch.device | None) -> torch.device | None:
 
 
 def _require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
-    largest_first = sorted(tensors, key=lambda name: -tensors[name].numel())
-    # Threads that share out the tensors: torch's own would share out each tensor, and wait for each
-    # other every time.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        counts = pool.map(lambda name: _n_not_finite(tensors[name]), largest_first)
-        n_bad = dict(zip(largest_first, counts, strict=True))
-    bad = [f"{name} ({n_bad[name]} of {t.numel()})" for name, t in tensors.items() if n_bad[name]]
+    bad = []
+    for name, tensor in tensors.items():
+        # One pass at the speed of memory; only a sum that is not finite is looked at twice, since
+        # finite numbers may overflow it.
+        if not tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite():
+            n_bad = int((~tensor.isfinite()).sum())
+            if n_bad:
+                bad.append(f"{name} ({n_bad} of {tensor.numel()})")
     if bad:
         raise CheckpointError(
             f"{origin} has numbers that are NaN, infinite or too large for this precision: "
             f"{listed(bad)}"
         )
-
-
-def _n_not_finite(tensor: Tensor) -> int:
-    """One pass at the speed of memory: only a sum that is not finite is looked at twice."""
-    if tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite():
-        return 0
-    return int((~tensor.isfinite()).sum())  # none where finite numbers overflowed the sum
