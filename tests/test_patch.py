@@ -211,3 +211,10 @@ def test_what_cannot_be_asked(words: HookedGPT2, asked: dict[str, Any], message:
 def test_the_sorting_model_has_pairs_too() -> None:
     found = patch(load("sort-abc"), n=8)
     assert set(found.frame["position"]) == {"OUTPUT", "END"}
+
+
+def test_half_precision_comes_near(words: HookedGPT2) -> None:
+    asked: dict[str, Any] = {"what": "head", "task": "ioi", "n": 4}
+    exact = patch(words, **asked).frame["value"]
+    half = patch(word_model().bfloat16(), **asked).frame["value"]
+    assert_allclose(half, exact, atol=0.15 * exact.abs().max())
