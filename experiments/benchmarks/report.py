@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from circuits.figures import save_figure
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-OURS = ("ours", "ours_packed")
+OURS = ("ours", "ours_packed", "ours_plain")
 NOTHING = "–"
 Results = dict[str, Any]
 Timings = dict[str, dict[str, Any]]
@@ -77,8 +77,9 @@ def about(results: Results) -> str:
         f"{results['minutes']:.0f} min in all. "
         "“Limit” is the least arithmetic for the task at this machine's fastest measured matrix "
         f"product, {speed['flops'] / 1e9:.0f} GFLOP/s ({speed['by']}); for generation, the weights "
-        "read once a token. “Lead” is the best peer's time divided by our best. “Packed” means "
-        "`circuits.packed`: sweeps pack the weights within their time, single passes before. "
+        "read once a token. “Lead” is the best peer's time divided by our best. “Packed” is "
+        "inside `circuits.packed(model)`, with a second copy of the weights that was made before; "
+        "“plain” is with torch's own matrix product. "
         + (f"Not measured: {absent}. " if absent else "")
     ).strip()
 
@@ -176,6 +177,7 @@ def _draw(axes: Any, model: dict[str, Any], libraries: dict[str, Any]) -> None:
     styles = {
         "ours": ("o", "#2166ac"),
         "ours_packed": ("D", "#053061"),
+        "ours_plain": ("o", "#92c5de"),
         "tl4": ("s", "#b35806"),
         "tl3": ("^", "#e08214"),
         "nnsight": ("v", "#7b3294"),

@@ -53,6 +53,7 @@ _OURS = ("import circuits", "from circuits import load, HookedGPT2")
 PEERS = (
     Peer("ours", "ours", f"{_HERE}.ours", "ours", _OURS),
     Peer("ours_packed", "ours, packed", f"{_HERE}.ours_packed", "ours", ("", "")),
+    Peer("ours_plain", "ours, plain", f"{_HERE}.ours_plain", "ours", ("", "")),
     Peer(
         "tl4",
         "TransformerLens 4",

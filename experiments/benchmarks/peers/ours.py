@@ -1,4 +1,4 @@
-"""This package with torch.addmm alone, as on a machine whose CPU MKL uses well."""
+"""This package as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits import HookedGPT2, linear
+from circuits import HookedGPT2
 from circuits import load as load_checkpoint
 from circuits.metrics import get_metric
 from circuits.prompts import UNSCORED, Prompts
@@ -20,7 +20,6 @@ from experiments.benchmarks.items import Given
 
 
 def load(folder: Path) -> HookedGPT2:
-    linear.onednn_is_faster = lambda: False
     return load_checkpoint(folder)
 
 
