@@ -34,7 +34,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 SHARED = {
     "task": "Which prompts: repeated, ioi or sorting. Without it, all that suit the model.",
     "prompt": "A prompt of your own instead of a task; repeat it for several.",
-    "file": "Your own prompts: .txt, one a line; .csv or .jsonl with clean, answer, distractor.",
+    "file": "Your own prompts: .txt, one a line; .csv or .jsonl with clean, corrupted, answer, "
+    "distractor.",
     "answer": "The token that should follow your prompts.",
     "distractor": "The token that the answer is compared with.",
     "metric": "logit_diff, prob, accuracy, loss or kl. Without it, the task's own.",
