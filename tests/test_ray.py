@@ -94,26 +94,23 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def started_with(variable: str) -> list[str]:
+def started_with(variable: str) -> list[int]:
     """The processes with this variable in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             if variable.encode() in path.read_bytes().split(b"\0"):
-                found.append(path.parent.name)
+                found.append(int(path.parent.name))
     return found
 
 
 # Before the cluster of the other tests is there: two at once are much for a small machine.
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the processes in /proc")
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_a_cluster_that_was_started_is_stopped(tmp_path: Path, interrupted: bool) -> None:
+@pytest.mark.parametrize("what", ["nothing", "a worker is killed", "interrupt"])
+def test_a_cluster_that_was_started_is_stopped(tmp_path: Path, what: str) -> None:
     pytest.importorskip("ray")
     pytest.importorskip("pyarrow")
-    words, folder = (
-        write_words(tmp_path / "words.csv", 23_000 if interrupted else 230),
-        tmp_path / "run",
-    )
+    words, folder = write_words(tmp_path / "words.csv", 3_030), tmp_path / "run"
     mark = f"CIRCUITS_TEST={folder}"
     process = subprocess.Popen(
         [sys.executable, long_runs.__file__, str(words), str(folder), "--ray"],
@@ -123,18 +120,24 @@ def test_a_cluster_that_was_started_is_stopped(tmp_path: Path, interrupted: bool
         env=environment() | dict([mark.split("=")]),
         start_new_session=True,
     )
-    if interrupted:
+    if what != "nothing":
         wait_until(lambda: len(list(folder.glob("part-*"))) > 2 or process.poll() is not None)
-        assert len(started_with(mark)) > 3  # a cluster is several processes
+        started = started_with(mark)
+        assert len(started) > 3  # a cluster is several processes
+    if what == "interrupt":
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    if what == "a worker is killed":
+        command = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started}
+        os.kill(next(pid for pid in started if b"ray::Worker" in command[pid]), signal.SIGKILL)
     out, err = process.communicate(timeout=LIMIT)
     wait_until(lambda: not started_with(mark))
-    if interrupted:
+    if what == "interrupt":
         assert err.rstrip().endswith("KeyboardInterrupt")
-        assert 2 < len(list(folder.glob("part-*.parquet"))) < 230
+        assert 2 < len(list(folder.glob("part-*.parquet"))) < 31
     else:
         assert process.returncode == 0, err
-        assert out == bits(long_run(words, How()))
+        assert out == bits(long_run(words, How()))  # and nothing that Ray says
+        assert ("A worker died" in err) == (what == "a worker is killed")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])

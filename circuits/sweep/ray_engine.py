@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,8 +40,9 @@ def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
     `address` is where the cluster is, as ``ray.init`` takes it: "host:port", "ray://host:port",
     "auto", or "local" for one that is started on this machine's cores. None takes the one that the
     program is connected to already, or RAY_ADDRESS names, or that runs here; else it starts one.
-    What was started is stopped on leaving, what was there is left as it was. Every machine of the
-    cluster needs this package.
+    What was started is stopped on leaving, what was there is left as it was. Unless the program was
+    connected already, what is printed meanwhile, by Ray say, goes to standard error. Every machine
+    of the cluster needs this package.
 
     Workers get as many threads as torch has here, and there are as many workers as that allows (on
     CUDA one for each GPU). The model goes to each of them once, from memory. A worker that dies is
@@ -53,6 +55,8 @@ def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
     ray = _ray()
     with ExitStack() as stack:
         if not ray.is_initialized():
+            # Where a result is printed, Ray's own messages (of a worker that died) must not be.
+            stack.enter_context(redirect_stdout(sys.stderr))
             _connect(ray, address)
             stack.callback(ray.shutdown)
         elif address is not None:
