@@ -155,24 +155,30 @@ def run_items(
     results: dict[str, dict[str, Timing]] = {}
     for item in items:
         timings = {worker.peer.name: Timing() for worker in workers}
-        for repetition in range(effort.repeats + 1):
+        for _ in range(effort.repeats + 2):
             for worker in workers:
                 timing = timings[worker.peer.name]
                 enough = len(timing.seconds) == effort.repeats
                 if not (timing.word or enough or sum(timing.seconds) >= effort.seconds):
-                    _once(item, worker, shape, timing, is_first=repetition == 0)
+                    _once(item, worker, shape, timing)
         agree(timings, {worker.peer.name: worker.peer.family for worker in workers})
         results[item.name] = timings
         say(f"{item.label(shape):45}" + "  ".join(_short(n, t) for n, t in timings.items()))
     return results
 
 
-def _once(item: Item, worker: Worker, shape: Shape, timing: Timing, *, is_first: bool) -> None:
+def _once(item: Item, worker: Worker, shape: Shape, timing: Timing) -> None:
+    """Run a task: first to warm up, then for its memory, and then for its time.
+
+    A slow task needs no warming up, and its first run tells both.
+    """
+    is_first, for_memory = not timing.numbers, not timing.peaks
     try:
         if item.where == "process":
             answer = fresh_import(item, worker)
         else:
-            answer = worker.ask({"item": item.name, "given": item.given(shape).to_json()})
+            given = item.given(shape).to_json()
+            answer = worker.ask({"item": item.name, "given": given, "memory": for_memory})
     except WorkerDied as death:
         timing.word = f"failed: {death}"
         return
@@ -181,11 +187,13 @@ def _once(item: Item, worker: Worker, shape: Shape, timing: Timing, *, is_first:
         return
     timing.numbers.append(answer["numbers"])
     timing.exact = answer["exact"]
-    if is_first and answer["seconds"] < WARM_UP:
+    fast = answer["seconds"] < WARM_UP
+    if is_first and fast:
         return
-    timing.seconds.append(answer["seconds"])
     if answer["peak_bytes"] is not None:
         timing.peaks.append(answer["peak_bytes"])
+    if not (for_memory and fast and item.where == "worker"):
+        timing.seconds.append(answer["seconds"])
 
 
 def fresh_import(item: Item, worker: Worker) -> dict[str, Any]:

@@ -48,8 +48,9 @@ def logit_lens(model: HookedGPT2, given: Given) -> Tensor:
         names_filter=lambda name: name.endswith("hook_resid_pre"),
         stop_at_layer=n,
     )
-    states = torch.cat([*cache.values(), final])
-    return model.unembed(model.ln_final(states)).log_softmax(-1).amax(-1)
+    states = (*cache.values(), final)
+    tops = [model.unembed(model.ln_final(state)).log_softmax(-1).amax(-1) for state in states]
+    return torch.cat(tops)
 
 
 def about(tokens: Tensor, given: Given) -> Prompts:
