@@ -42,7 +42,9 @@ def linear(
         tensors = (x, weight) if bias is None else (x, weight, bias)
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return _product(x, stored, bias, gelu)
-        tie = _WeightGradient.apply(x.detach(), weight, bias)  # type: ignore[no-untyped-call]
+        tie = None
+        if any(t.requires_grad for t in tensors[1:]):
+            tie = _WeightGradient.apply(x.detach(), weight, bias)  # type: ignore[no-untyped-call]
         out: Tensor = _Product.apply(x, tie, weight, bias, pack)  # type: ignore[no-untyped-call]
     else:
         rows = x.reshape(-1, x.shape[-1])
@@ -240,7 +242,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, tie: Tensor, weight: Tensor, bias: Tensor | None, pack: Pack
+        ctx: Any, x: Tensor, tie: Tensor | None, weight: Tensor, bias: Tensor | None, pack: Pack
     ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.pack = pack
@@ -249,7 +251,7 @@ class _Product(torch.autograd.Function):
         return _product(x, copy, bias, None)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (weight,) = ctx.saved_tensors
         of_x = None
         if ctx.needs_input_grad[0]:
@@ -257,4 +259,4 @@ class _Product(torch.autograd.Function):
             if not torch.is_grad_enabled():  # which it is for second gradients
                 copy = ctx.pack.find(grad, weight, transposed=True)
             of_x = grad @ weight.T if copy is None else _product(grad, copy, None, None)
-        return of_x, grad, None, None, None
+        return of_x, grad if ctx.needs_input_grad[1] else None, None, None, None

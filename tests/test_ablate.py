@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,25 @@ def test_parts_are_kept_and_the_run_goes_on(words: HookedGPT2, tmp_path: Path) -
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {"repeated", "ioi"}
     with pytest.raises(CircuitsError, match="another question: .*method"):
         ablate(words, **asked, resume=True, method="mean")
+
+
+def test_a_run_that_ended_between_two_tasks_goes_on(words: HookedGPT2, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"all_heads": True, "n": 3, "parts": tmp_path / "parts"}
+    first = ablate(words, **asked)
+    shutil.rmtree(tmp_path / "parts" / "ioi")
+    assert ablate(words, **asked, resume=True).to_json() == first.to_json()
+    shutil.rmtree(tmp_path / "parts")
+    with pytest.raises(CircuitsError, match="no run"):
+        ablate(words, **asked, resume=True)
+
+
+def test_a_last_block_of_one_prompt_is_resampled_from_the_first(
+    words: HookedGPT2, tmp_path: Path
+) -> None:
+    (tmp_path / "many.txt").write_text("\n".join([*TEXTS[:2] * 250, TEXTS[0]]))
+    found = ablate(words, component="m0", file=tmp_path / "many.txt", method="resample").frame
+    assert found["n"].tolist() == [501]
+    assert "or of the first" in found["reference"].iloc[0]
 
 
 def test_figures(words: HookedGPT2) -> None:

@@ -22,6 +22,7 @@ from circuits.registry import Progress, asked
 from circuits.result import Provenance, Result, provenance
 from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
 from circuits.sweep.moments import Moments
+from circuits.sweep.parts import MANIFEST
 from circuits.sweep.survey import How, survey
 
 Direction = Literal["denoise", "noise"]
@@ -128,15 +129,18 @@ def measured(
     """
     about = {"analysis": name, **_arguments(name, given)}
     sizes = [batch.first.tokens.numel() / batch.share for batch in batches]
-    for i, batch in enumerate(batches):
-        folder = None if given["parts"] is None else Path(given["parts"])
-        if folder is not None and len(batches) > 1:
-            folder = folder / batch.first.task
+    parts = None if given["parts"] is None else Path(given["parts"])
+    folders = [
+        parts / batch.first.task if parts and len(batches) > 1 else parts for batch in batches
+    ]
+    begun = [folder is not None and (folder / MANIFEST).exists() for folder in folders]
+    for i, (batch, folder) in enumerate(zip(batches, folders, strict=True)):
         how = How(
             memory=given["memory"],
             engine=given["engine"],
             parts=folder,
-            resume=given["resume"],
+            # A run that ended amid one task has not begun the next.
+            resume=given["resume"] and (begun[i] or not any(begun)),
             progress=part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
         )
         yield batch, survey(model, batch.blocks, make(batch), how, full=full, question=about)

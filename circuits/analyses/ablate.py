@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from circuits import components
 from circuits.analyses._effects import (
@@ -197,10 +200,21 @@ def _reference(
         if others.mask.equal(prompts.mask):
             words = f"{len(prompts)} other {prompts.task} prompts (seed {seed + 1})"
             return Source(method, others.tokens, others.mask), words
-    rows = partners(prompts.mask, given["seed"])
-    among = f"these {len(first)}" if batch.share == 1 else f"its block of {len(first)}"
-    words = f"another of {among} prompts (seed {given['seed']})"
-    return Source(method, prompts.tokens[rows], prompts.mask[rows]), words
+    if batch.share == 1:
+        words = f"another of these {len(first)} prompts (seed {given['seed']})"
+    else:
+        words = f"another of its block of {len(first)} or of the first (seed {given['seed']})"
+    tokens, mask = prompts.tokens, prompts.mask
+    if not torch.equal(tokens, first.tokens):
+        tokens, mask = _stacked(tokens, first.tokens), _stacked(mask, first.mask)
+    rows, width = partners(mask, given["seed"])[: len(prompts)], prompts.tokens.shape[1]
+    return Source(method, tokens[rows, :width], mask[rows, :width]), words
+
+
+def _stacked(rows: Tensor, more: Tensor) -> Tensor:
+    """Both, one above the other, padded on the right to the same width."""
+    width = max(rows.shape[1], more.shape[1])
+    return torch.cat([F.pad(part, (0, width - part.shape[1])) for part in (rows, more)])
 
 
 def _frame(
