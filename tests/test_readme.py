@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import readme
@@ -14,15 +16,28 @@ import typer
 TEXT = readme.README.read_text(encoding="utf-8")
 
 
-def test_example_runs() -> None:
-    (example,) = readme.blocks(TEXT, "python")
-    code = [line for line in example.splitlines() if line.strip()]
-    assert len(code) <= 10
+def test_examples_run() -> None:
+    first, second = readme.blocks(TEXT, "python")
+    for example in (first, second):
+        assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    code = first + second
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert len(run.stdout.splitlines()) == example.count("print(")
+    assert len(run.stdout.splitlines()) == code.count("print(")
+
+
+def test_command_lines_are_understood() -> None:
+    from circuits.cli import app
+
+    group: Any = typer.main.get_command(app)
+    lines = [line for block in readme.blocks(TEXT, "console") for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        _, program, command, *words = shlex.split(line, comments=True)
+        assert program == "circuits"
+        assert group.commands[command].make_context(command, words).params
 
 
 def test_generated_parts_are_current() -> None:
