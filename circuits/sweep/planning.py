@@ -220,15 +220,18 @@ class _Cost:
         vocabulary = cfg.d_vocab if metric.tokens is None else 2
         self.per_read = cfg.d_model * vocabulary / block
         self.forward_rows = self.width * (self.n_layers + cfg.d_model * cfg.d_vocab / block)
-        runs = 1 + (routes.sweep.source.method != "zero") + (routes.sweep.clean is not None)
+        compares = routes.sweep.clean is not None and "clean" in metric.needs
+        runs = 1 + (routes.sweep.source.method != "zero") + compares
         self.base_rows = float(runs * self.n_prompts * self.width * self.n_layers)
         # Logits, their log-probabilities and the clean run's.
         logits = 3 * self.reads * (vocabulary + cfg.d_model) * max(size, 4)
         base, source = routes.base_sites(), needed_sites(routes.writes, cfg.n_layers)[1]
         # Queries, keys and values of a layer are parts of one tensor.
-        shared = {site.rpartition("hook_")[0] for site in base if site.endswith(("_q", "_k", "_v"))}
-        own = sum(not site.endswith(("_q", "_k", "_v")) for site in base) + len(source)
+        sites, qkv = base | source, ("_q", "_k", "_v")
+        shared = {site.rpartition("hook_")[0] for site in sites if site.endswith(qkv)}
+        own = sum(not site.endswith(qkv) for site in sites)
         kept = (own * cfg.d_model + 3 * len(shared) * inner) * self.width * size
+        kept *= 2 if routes.sweep.source.method == "resample" else 1
         self.prompt_bytes = kept + logits
 
     def cell_work(self, cell: int, widths: Int) -> float:
