@@ -120,7 +120,9 @@ def test_folding_and_centering_change_nothing(
     for tokens in (repeated(model), mini_ioi(model)[0]):
         processed, certificate = process(model, tokens)
         assert certificate.max_abs_delta < 1e-5
-        assert certificate.argmax_changes == 0
+        first, second = model(tokens).topk(2).values.unbind(-1)
+        ties = int((first - second < 1e-5).sum())  # where rounding says which token is likeliest
+        assert certificate.argmax_changes <= ties < certificate.n_positions
         if process is weights.center_writing_weights:
             assert torch.equal(processed(tokens), model(tokens))
 
