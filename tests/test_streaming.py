@@ -152,4 +152,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         return most
 
     peak(100)  # whatever is kept from the first time on
-    assert peak(8000) < 1.2 * peak(2000)
+    # Four times as long: what grows with the file would be four times as much. The collector of
+    # garbage, which comes when it likes, is not.
+    assert peak(8000) < 2 * peak(2000)
