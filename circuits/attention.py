@@ -21,6 +21,19 @@ PerHead = Float[Tensor, "b p h e"]
 KeyValue = tuple[Float[Tensor, "b k h e"], Float[Tensor, "b k h e"]]  # of one layer
 
 
+def mix(q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None = None) -> PerHead:
+    """What do heads mix together? z [b q h e], by torch's fused attention.
+
+    `mask` [q k] (or [b 1 q k]) says which keys a query sees; None is the causal one of as many
+    queries as keys.
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
+    attention = F.scaled_dot_product_attention
+    if mask is None and q.shape[2] > 1:
+        return attention(q, k, v, is_causal=True).transpose(1, 2)
+    return attention(q, k, v, mask).transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Each head moves information between positions: which (QK) and what (OV).
 
@@ -101,19 +114,12 @@ class Attention(nn.Module):
         if self.hook_attn_scores.watched or self.hook_pattern.watched:
             z = self._explicit(q, k, v, mask)
         else:
-            z = self._fused(q, k, v, mask)
+            z = mix(q, k, v, mask)
         z = self.hook_z(z)  # [b q h e]
         if self.hook_result.watched:
             result = self.hook_result(einsum(z, self.W_O, "b q h e, h e d -> b q h d"))
             return result.sum(2) + self.b_O, (k, v)
         return self.out(z), (k, v)
-
-    def _fused(self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None) -> PerHead:
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
-        attention = F.scaled_dot_product_attention
-        if mask is None and q.shape[2] > 1:
-            return attention(q, k, v, is_causal=True).transpose(1, 2)
-        return attention(q, k, v, mask).transpose(1, 2)
 
     def _explicit(self, q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None) -> PerHead:
         scores = einsum(q / math.sqrt(self.d_head), k, "b q h e, b k h e -> b h q k")

@@ -12,10 +12,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor
 
+from circuits.attention import mix
 from circuits.components import Component
 from circuits.interventions import get_method
 from circuits.sweep.cells import Source, Sweep, Write
@@ -228,9 +228,9 @@ class Editor:
         stream = stream + (change if where is None else change * self._only(where))
         if target.head is not None:
             q, k, v = (self._project(target, i, stream).unsqueeze(2) for i in range(3))
-            return Edit(at, attend(q, k, v).squeeze(2), target.head)
+            return Edit(at, mix(q, k, v).squeeze(2), target.head)
         q, k, v = block.attn.qkv(block.ln1.plain(stream)).unbind(2)
-        return Edit(at, block.attn.out(attend(q, k, v)))
+        return Edit(at, block.attn.out(mix(q, k, v)))
 
     def _source_value(self, part: Component) -> Tensor:
         value = self.source[_value_site(part)]
@@ -268,13 +268,3 @@ class Editor:
         """[b p 1], True at one position of each prompt."""
         columns = torch.arange(self.prompts.tokens.shape[1], device=where.device)
         return rearrange(columns == rearrange(where, "b -> b 1"), "b p -> b p 1")
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """What do heads mix together? [b q h e] from queries, and keys and values [b k h e].
-
-    `mask` [q k] says which keys a query sees; None is the causal one of as many queries as keys.
-    """
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    causal = mask is None and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).transpose(1, 2)

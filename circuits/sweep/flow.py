@@ -21,7 +21,8 @@ from einops import einsum, rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.sweep.edits import CHANGES, Edit, Point, Runs, Stage, attend, stream_site
+from circuits.attention import mix
+from circuits.sweep.edits import CHANGES, Edit, Point, Runs, Stage, stream_site
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -272,9 +273,9 @@ class Flow:
                 for old, new in zip(earlier, (k, v), strict=True)
             )
         if q.shape[1] == k.shape[1]:
-            return attend(q, k, v)
+            return mix(q, k, v)
         keys = torch.arange(k.shape[1], device=k.device)
-        return attend(q, k, v, keys <= rearrange(group.columns, "w -> w 1"))
+        return mix(q, k, v, keys <= rearrange(group.columns, "w -> w 1"))
 
     def _attention(self, layer: int) -> None:
         """Everybody's attention: x + z W_O + b_O, in the last block only where the metric reads."""

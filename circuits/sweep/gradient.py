@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.attention import mix
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import Cell, Sweep, check_cell
-from circuits.sweep.edits import attend
 from circuits.sweep.execute import Progress, read_logits
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
@@ -232,7 +232,7 @@ class _Batch:
             at = f"blocks.{layer}."
             x = keep(at + "hook_resid_pre", x)
             q, k, v = block.attn.qkv(block.ln1.plain(x)).unbind(2)
-            z = keep(at + "attn.hook_z", attend(q, k, v))
+            z = keep(at + "attn.hook_z", mix(q, k, v))
             z, x = (z[self.reads], x[self.reads]) if layer == last else (z, x)
             x = keep(at + "hook_resid_mid", x + keep(at + "hook_attn_out", block.attn.out(z)))
             written = keep(at + "hook_mlp_out", block.mlp.plain(block.ln2.plain(x)))
