@@ -8,12 +8,12 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -119,9 +119,10 @@ class Result:
         provenance: where it comes from.
         axes: the columns that label the figure: one for bars, two (rows, columns) for a heatmap of
             ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
-            ``after`` may hold the prompt's own tokens. More in front make several heatmaps, each
-            in its rows' ``unit``.
-        view: which figure shows it.
+            ``after`` may hold the prompt's own tokens; the column along which ``curves`` go; name,
+            x and y of a ``scatter``; name, query and key of attention ``patterns``. More in front
+            make several heatmaps, each in its rows' ``unit``, or several curves.
+        view: which figure shows it: one of `circuits.figures.of_results.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
 
     Raises:
@@ -133,7 +134,7 @@ class Result:
     title: str
     provenance: Provenance
     axes: tuple[str, ...]
-    view: Literal["bars", "heatmap", "lens"] = "bars"
+    view: str = "bars"
     meanings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,6 +148,7 @@ class Result:
             )
         for axis in self.axes:
             self._require_column(axis)
+        figures.require_view(self.view)
         object.__setattr__(self, "frame", self.frame.reset_index(drop=True))
 
     def to_pandas(self) -> pd.DataFrame:
@@ -171,11 +173,7 @@ class Result:
 
     def plot(self) -> Figure:
         """The table as a figure, for `figures.save_figure` or a notebook."""
-        if self.view != "bars":
-            return self._plot_lens() if self.view == "lens" else self._plot_heatmaps()
-        options: dict[str, Any] = {"title": self.title, "unit": self.unit}
-        options["interval"] = self._interval(self._numbers)
-        return figures.bars(self._labels(), self._numbers("value"), **options)
+        return figures.draw(self)
 
     def to_json(self) -> str:
         """The whole result as text: the same question gives the same bytes.
@@ -281,56 +279,6 @@ class Result:
     def _rows(self) -> list[dict[str, Any]]:
         records = self.frame.astype(object).to_dict("records")
         return [{str(key): _rounded(value) for key, value in row.items()} for row in records]
-
-    def _labels(self) -> list[str]:
-        """The name of each row: its component, or say ``layer 5 head 3``."""
-        if len(self.axes) == 1:
-            return [str(label) for label in self.frame[self.axes[0]]]
-        rows = self.frame[list(self.axes)].astype(str).to_numpy().tolist()
-        return [" ".join(f"{a} {x}" for a, x in zip(self.axes, row, strict=True)) for row in rows]
-
-    def _plot_heatmaps(self) -> Figure:
-        *by, row, column = self.axes
-        parts = self.frame.groupby(by, sort=False) if by else [((self.title,), self.frame)]
-        panels, rows, columns = {}, {}, {}
-        for key, frame in parts:
-            name = " ".join(map(str, key))
-            part = replace(self, frame=frame, axes=(row, column))
-            unit = str(frame["unit"].iloc[0]) if "unit" in frame else self.unit
-            panels[name] = part._grid("value"), part._interval(part._grid), unit
-            rows[name], columns[name] = (list(map(str, a)) for a in part._table("value").axes)
-        options: dict[str, Any] = {"axes": (row, column), "title": self.title if by else ""}
-        return figures.heatmaps(panels, rows=rows, columns=columns, **options)
-
-    def _plot_lens(self) -> Figure:
-        tokens = self._table("token")
-        prompt = self.frame.drop_duplicates(self.axes[1])
-        return figures.lens_grid(
-            tokens.to_numpy().tolist(),
-            self._grid("probability"),
-            rows=[str(label) for label in tokens.index],
-            columns=[str(t) for t in prompt["after" if "after" in prompt else self.axes[1]]],
-            title=self.title,
-        )
-
-    def _table(self, column: str) -> pd.DataFrame:
-        """One column as a grid over the two axes, both in order of appearance."""
-        self._require_column(column)
-        row, by = self.axes
-        order = {"index": self.frame[row].unique(), "columns": self.frame[by].unique()}
-        table: pd.DataFrame = self.frame.pivot(index=row, columns=by, values=column).reindex(
-            **order
-        )
-        return table
-
-    def _grid(self, column: str) -> figures.Numbers:
-        return self._table(column).to_numpy(float)
-
-    def _numbers(self, column: str) -> figures.Numbers:
-        return self.frame[column].to_numpy(float)
-
-    def _interval(self, read: Callable[[str], figures.Numbers]) -> figures.Interval | None:
-        return (read("ci_low"), read("ci_high")) if "ci_low" in self.frame else None
 
 
 def mean_interval(

@@ -1,0 +1,27 @@
+"""Arrays and labels to matplotlib figures, without a display and without global state."""
+
+from circuits.figures.charts import bars, curves, scatter
+from circuits.figures.files import FORMATS, figure_format, save_figure
+from circuits.figures.grids import heatmap, heatmaps
+from circuits.figures.lens import lens_grid
+from circuits.figures.of_results import draw, require_view
+from circuits.figures.patterns import pattern_grid
+from circuits.figures.style import Interval, Numbers, visible
+
+__all__ = [
+    "FORMATS",
+    "Interval",
+    "Numbers",
+    "bars",
+    "curves",
+    "draw",
+    "figure_format",
+    "heatmap",
+    "heatmaps",
+    "lens_grid",
+    "pattern_grid",
+    "require_view",
+    "save_figure",
+    "scatter",
+    "visible",
+]

@@ -1,0 +1,57 @@
+"""Figures as files: whole or not at all, the same bytes for the same figure."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from circuits.errors import CircuitsError
+from circuits.figures.style import STYLE
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+@rc_context(STYLE)
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write the figure as PNG, SVG or PDF, chosen by the file's name. Returns the path.
+
+    The same figure gives the same bytes. The file appears whole or not at all.
+
+    Raises:
+        CircuitsError: for another kind of file, or a place that cannot be written.
+    """
+    path = Path(path)
+    suffix = figure_format(path)
+    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    # The suffix stays last, for matplotlib to see.
+    partial = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
+    try:
+        figure.savefig(partial, dpi=200, metadata=metadata[suffix], facecolor="white")
+        partial.replace(path)
+    except OSError as error:
+        raise CircuitsError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it was moved, or could not be made
+            partial.unlink()
+    return path
+
+
+def figure_format(path: Path) -> str:
+    """Which kind of figure does this name ask for? One of `FORMATS`.
+
+    >>> figure_format(Path("Lens.PNG"))
+    '.png'
+
+    Raises:
+        CircuitsError: for any other.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise CircuitsError(
+            f"{path} is no kind of figure this package writes; end the name in {', '.join(FORMATS)}"
+        )
+    return suffix

@@ -1,0 +1,169 @@
+"""Which figure shows a result? A view is a function from a result to its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from circuits.errors import CircuitsError, nearest
+from circuits.figures.charts import bars, curves, scatter
+from circuits.figures.grids import heatmaps
+from circuits.figures.lens import lens_grid
+from circuits.figures.patterns import pattern_grid
+from circuits.figures.style import Interval, Numbers
+
+if TYPE_CHECKING:
+    from circuits.result import Result
+
+
+def draw(result: Result) -> Figure:
+    """The figure of this result, as its `view` and `axes` say.
+
+    Raises:
+        CircuitsError: for a view that does not exist, or more than a figure can show.
+    """
+    return require_view(result.view)(result)
+
+
+def require_view(name: str) -> Callable[[Result], Figure]:
+    """Which function draws this view?
+
+    Raises:
+        CircuitsError: for an unknown name, with the nearest one.
+    """
+    if name not in VIEWS:
+        raise CircuitsError(
+            f"there is no view {name!r}; choose {', '.join(VIEWS)}{nearest(name, VIEWS)}"
+        )
+    return VIEWS[name]
+
+
+def _bars(result: Result) -> Figure:
+    """A bar for each row."""
+    frame = result.frame
+    options: dict[str, Any] = {"title": result.title, "unit": result.unit}
+    options["interval"] = _interval(frame)
+    return bars(_labels(result), frame["value"].to_numpy(float), **options)
+
+
+def _labels(result: Result) -> list[str]:
+    """The name of each row: its component, or say ``layer 5 head 3``."""
+    if len(result.axes) == 1:
+        return [str(label) for label in result.frame[result.axes[0]]]
+    rows = result.frame[list(result.axes)].astype(str).to_numpy().tolist()
+    return [" ".join(f"{a} {x}" for a, x in zip(result.axes, row, strict=True)) for row in rows]
+
+
+def _heatmap(result: Result) -> Figure:
+    """A grid over the last two axes, for each value of those before them."""
+    row, column = result.axes[-2:]
+    panels, rows, columns = {}, {}, {}
+    for name, frame in _panels(result, 2):
+        unit = str(frame["unit"].iloc[0]) if "unit" in frame else result.unit
+        ends = None
+        if "ci_low" in frame:
+            ends = _grid(frame, row, column, "ci_low"), _grid(frame, row, column, "ci_high")
+        panels[name] = _grid(frame, row, column, "value"), ends, unit
+        rows[name], columns[name] = (
+            [str(label) for label in labels] for labels in _table(frame, row, column, "value").axes
+        )
+    title = result.title if len(result.axes) > 2 else ""
+    return heatmaps(panels, rows=rows, columns=columns, axes=(row, column), title=title)
+
+
+def _lens(result: Result) -> Figure:
+    """The top token of each stage (rows) and position (columns)."""
+    row, column = result.axes
+    frame = result.frame
+    tokens = _table(frame, row, column, "token")
+    prompt = frame.drop_duplicates(column)
+    return lens_grid(
+        tokens.to_numpy().tolist(),
+        _grid(frame, row, column, "probability"),
+        rows=[str(label) for label in tokens.index],
+        columns=[str(t) for t in prompt["after" if "after" in prompt else column]],
+        title=result.title,
+    )
+
+
+def _curves(result: Result) -> Figure:
+    """A line over the last axis, for each value of those before it."""
+    along = result.axes[-1]
+    numeric = bool(pd.api.types.is_numeric_dtype(result.frame[along]))
+    ticks = None if numeric else [str(x) for x in result.frame[along].unique()]
+    places = {} if ticks is None else {name: i for i, name in enumerate(ticks)}
+    lines = {}
+    for name, frame in _panels(result, 1):
+        x = frame[along] if ticks is None else frame[along].astype(str).map(places)
+        values = frame["value"].to_numpy(float)
+        lines[name] = (x.to_numpy(float), values, _interval(frame))
+    return curves(lines, axes=(along, result.unit), ticks=ticks, title=result.title)
+
+
+def _scatter(result: Result) -> Figure:
+    """A point for each row: the first axis names it, the other two are its numbers."""
+    name, x, y = result.axes
+    points = result.frame.dropna(subset=[x, y])
+    return scatter(
+        points[x].to_numpy(float),
+        points[y].to_numpy(float),
+        labels=[str(label) for label in points[name]],
+        axes=(x, y),
+        title=result.title,
+        diagonal=True,
+    )
+
+
+def _patterns(result: Result) -> Figure:
+    """A square of attention for each head: axes are head's name, query and key."""
+    name, query, key = result.axes
+    frame = result.frame
+    one = frame[frame[name] == frame[name].iloc[0]].drop_duplicates(key).sort_values(key)
+    grids = {
+        str(head): part.pivot(index=query, columns=key, values="value").to_numpy(float)
+        for head, part in frame.groupby(name, sort=False)
+    }
+    tokens = [str(token) for token in one["key_token" if "key_token" in one else key]]
+    return pattern_grid(grids, tokens, title=result.title, unit=result.unit)
+
+
+VIEWS: Mapping[str, Callable[[Result], Figure]] = {
+    "bars": _bars,
+    "curves": _curves,
+    "heatmap": _heatmap,
+    "lens": _lens,
+    "patterns": _patterns,
+    "scatter": _scatter,
+}
+
+
+def _panels(result: Result, n_inner: int) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows by the values of all axes but the last `n_inner`, with a name for each part."""
+    by = list(result.axes[:-n_inner])
+    if not by:
+        yield result.title, result.frame
+        return
+    for key, frame in result.frame.groupby(by, sort=False):
+        yield " ".join(map(str, key)), frame
+
+
+def _table(frame: pd.DataFrame, row: str, by: str, column: str) -> pd.DataFrame:
+    """One column as a grid over two others, both in order of appearance."""
+    if column not in frame:
+        raise CircuitsError(f"the result has no column {column!r}, which its figure shows")
+    order = {"index": frame[row].unique(), "columns": frame[by].unique()}
+    table: pd.DataFrame = frame.pivot(index=row, columns=by, values=column).reindex(**order)
+    return table
+
+
+def _grid(frame: pd.DataFrame, row: str, by: str, column: str) -> Numbers:
+    return _table(frame, row, by, column).to_numpy(float)
+
+
+def _interval(frame: pd.DataFrame) -> Interval | None:
+    if "ci_low" not in frame:
+        return None
+    return frame["ci_low"].to_numpy(float), frame["ci_high"].to_numpy(float)
