@@ -37,6 +37,7 @@ ORDER = (
     "prompts",
     "figures",
     "result",
+    "experiment",
     "sweep",
     "registry",
     "analyses",

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from circuits import __version__
-from circuits.cli import commands
+from circuits.cli import commands, experiments
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, as_command
 from circuits.cli.terminal import bar, out, politely, remark, require_text
 from circuits.errors import CircuitsError
@@ -124,5 +124,5 @@ for _recipe in analyses().values():
     _add(_recipe, as_command(_recipe, _run_analysis, MODEL_OPTIONS | OUTPUT_OPTIONS))
 _recipe = commands.generation()
 _add(_recipe, as_command(_recipe, _run_generate, commands.GENERATE_OPTIONS))
-for _command in (commands.models, commands.pull, commands.info):
+for _command in (experiments.run, commands.models, commands.pull, commands.info):
     app.command()(politely(_command))

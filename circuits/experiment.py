@@ -1,0 +1,275 @@
+"""An experiment makes one claim and measures what it stands or falls with.
+
+A script of `experiments/` has the constants ``CLAIM`` and ``MODEL``, and a function
+``run(model, *, seed, quick)`` that returns the `Finding`. `conduct` runs it and keeps what was
+found as a bundle: a folder with the verdict, the tables, each as a `Result`, and their figures.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import math
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from circuits.checkpoints import checksum, load
+from circuits.errors import CircuitsError, nearest
+from circuits.figures import save_figure
+from circuits.result import Result
+
+MANIFEST = "manifest.json"
+# Beside the package in a clone, inside it once it is installed.
+_HOMES = (Path(__file__).parent.parent / "experiments", Path(__file__).parent / "experiments")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number that a claim stands or falls with.
+
+    It holds if the number lies above `above` and below `below`, where they are given; with an
+    interval, all of it. A `control` is what must not show the effect.
+
+    >>> Check("the head looks one back", 0.97, above=0.5, ci_low=0.95, ci_high=0.99).holds
+    True
+    >>> Check("ablating it hurts", 0.2, "nats", above=0, ci_low=-0.1, ci_high=0.5).holds
+    False
+    """
+
+    says: str
+    value: float
+    unit: str = ""
+    above: float | None = None
+    below: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    control: bool = False
+
+    def __post_init__(self) -> None:
+        if self.above is None and self.below is None:
+            raise CircuitsError(
+                f"{self.says!r} is checked against nothing; say what it has to lie above or below"
+            )
+
+    @property
+    def holds(self) -> bool:
+        """Is the number, with its whole interval, where the claim says?"""
+        ends = [self.value]
+        ends += [end for end in (self.ci_low, self.ci_high) if end is not None]
+        if not all(map(math.isfinite, ends)):
+            return False
+        return (self.above is None or min(ends) > self.above) and (
+            self.below is None or max(ends) < self.below
+        )
+
+
+def check(says: str, row: Mapping[str, Any], unit: str = "", **bounds: Any) -> Check:
+    """A check of a row of a `Result`, with its interval: columns value, ci_low, ci_high and n.
+
+    >>> check("it hurts", {"value": 1.0, "ci_low": 0.8, "ci_high": 1.2, "n": 20}, above=0.5).holds
+    True
+    """
+    for name in ("ci_low", "ci_high"):
+        if not _missing(row, name):
+            bounds[name] = float(row[name])
+    n = None if _missing(row, "n") else int(row["n"])
+    return Check(says, float(row["value"]), unit, n=n, **bounds)
+
+
+def _missing(row: Mapping[str, Any], name: str) -> bool:
+    return name not in row or math.isnan(float(row[name]))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment found: what its claim stands or falls with, and the tables behind it."""
+
+    checks: tuple[Check, ...]
+    tables: Mapping[str, Result]
+
+    def __post_init__(self) -> None:
+        if not any(c.control for c in self.checks) or all(c.control for c in self.checks):
+            raise CircuitsError("a claim needs evidence and a control; give a check of each kind")
+
+    @property
+    def holds(self) -> bool:
+        """Does the claim hold, evidence and control?"""
+        return all(c.holds for c in self.checks)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was claimed, with which outcome, on which model, and how it can be had again?"""
+
+    experiment: str
+    claim: str
+    finding: Finding
+    model: str
+    checksum: str
+    seed: int
+    quick: bool
+    command: str
+    seconds: float
+
+    def save(self, folder: str | Path) -> Path:
+        """Write manifest, tables and figures into `folder`, whole or not at all. Returns it.
+
+        Raises:
+            CircuitsError: when the folder holds something else, or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+            raise CircuitsError(
+                f"{folder} already holds other files; choose a new folder for the experiment"
+            )
+        partial = folder.parent / f".{folder.name}-{os.getpid()}"
+        earlier = folder.parent / f".{folder.name}-{os.getpid()}-earlier"
+        try:
+            partial.mkdir(parents=True)
+            for name, table in self.finding.tables.items():
+                table.save(partial / name)
+                save_figure(table.plot(), partial / f"{name}.svg")
+            (partial / MANIFEST).write_text(self._manifest(), encoding="utf-8")
+            if folder.is_dir():
+                folder.replace(earlier)
+            partial.replace(folder)
+        except OSError as error:
+            raise CircuitsError(f"{folder} cannot be written: {error.strerror}") from error
+        finally:
+            if earlier.is_dir() and not folder.is_dir():
+                earlier.replace(folder)
+            for leftover in (partial, earlier):
+                shutil.rmtree(leftover, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """The bundle that `save` wrote.
+
+        Raises:
+            CircuitsError: when the folder holds no readable bundle.
+        """
+        path = Path(folder) / MANIFEST
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            tables = {name: Result.load(path.parent / name) for name in content.pop("tables")}
+            checks = tuple(
+                Check(**{key: value for key, value in one.items() if key != "holds"})
+                for one in content.pop("checks")
+            )
+            content.pop("holds")
+            return cls(finding=Finding(checks, tables), **content)
+        except OSError as error:
+            raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CircuitsError(f"{path} is no experiment's manifest: {error}") from error
+
+    def _manifest(self) -> str:
+        content = {name: value for name, value in vars(self).items() if name != "finding"}
+        content |= {
+            "seconds": round(self.seconds, 1),
+            "holds": self.finding.holds,
+            "checks": [_rounded(asdict(c)) | {"holds": c.holds} for c in self.finding.checks],
+            "tables": list(self.finding.tables),
+        }
+        return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _rounded(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in content.items()
+    }
+
+
+@cache
+def experiments() -> Mapping[str, str]:
+    """Which experiments are there, and what does each claim? In alphabetical order.
+
+    They are read, not run. Without a clone or an installed package's experiments, there are none.
+    """
+    return {path.stem: claim for path, claim in sorted(_scripts())}
+
+
+def _scripts() -> Iterator[tuple[Path, str]]:
+    home = next((home for home in _HOMES if home.is_dir()), None)
+    for path in home.glob("*.py") if home else ():
+        constants = {
+            target.id: node.value
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        if "CLAIM" in constants:
+            yield path, ast.literal_eval(constants["CLAIM"])
+
+
+def conduct(
+    name: str,
+    *,
+    model: str | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    out: str | Path = "results",
+) -> Bundle:
+    """Does the claim of this experiment hold? Runs it and writes the bundle `out`/`name`.
+
+    `model` is what `circuits.load` takes; without it, the one that the claim is about. `quick`
+    asks less, for a first look. The same seed finds the same.
+
+    Raises:
+        CircuitsError: for an unknown name, with the nearest one.
+    """
+    if name not in experiments():
+        known = ", ".join(experiments()) or "none (there is no folder experiments/ here)"
+        raise CircuitsError(
+            f"there is no experiment {name!r}; choose {known}{nearest(name, experiments())}"
+        )
+    script = _module(name)
+    folder = Path(out) / name
+    _require_writable(folder)  # before minutes of computation, not after
+    start = time.monotonic()
+    loaded = load(script.MODEL if model is None else model)
+    finding = script.run(loaded, seed=seed, quick=quick)
+    words = ["circuits", "run", name, *(["--model", model] if model else [])]
+    words += [*(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])]
+    bundle = Bundle(
+        experiment=name,
+        claim=script.CLAIM,
+        finding=finding,
+        model=loaded.cfg.model_name,
+        checksum=checksum(loaded),
+        seed=seed,
+        quick=quick,
+        command=shlex.join(words),
+        seconds=time.monotonic() - start,
+    )
+    bundle.save(folder)
+    return bundle
+
+
+def _require_writable(folder: Path) -> None:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise CircuitsError(f"{folder} cannot be written: choose another folder")
+
+
+def _module(name: str) -> ModuleType:
+    path = next(path for path, _ in _scripts() if path.stem == name)
+    spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
