@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json as json_
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import RenderableType
-from rich.text import Text
 
-from circuits.cli.tables import NONE, duration, new_table, number
 from circuits.cli.terminal import out as standard_output
 from circuits.cli.terminal import remark, require_text
 from circuits.errors import CircuitsError
-
-if TYPE_CHECKING:
-    from circuits.experiment import Bundle, Check
 
 Name = Annotated[
     str | None, typer.Argument(help="Which one; --list shows them.", show_default=False)
@@ -48,15 +41,11 @@ def run(
     Runs a script of experiments/, prints its claim, the evidence and the control, and keeps tables
     and figures in the folder results/NAME.
     """
+    from circuits.cli.verdicts import claims, verdict
     from circuits.experiment import MANIFEST, conduct, experiments
 
     if list_:
-        table = new_table()
-        table.add_column("experiment", no_wrap=True)
-        table.add_column("claim")
-        for experiment, claim in experiments().items():
-            table.add_row(Text(experiment), Text(claim))
-        standard_output().print(table)
+        standard_output().print(claims(experiments()))
         return
     if name is None:
         raise CircuitsError("no experiment was named; --list shows which there are")
@@ -69,34 +58,3 @@ def run(
     for part in verdict(bundle):
         standard_output().print(part)
     remark(f"wrote {out / name}")
-
-
-def verdict(bundle: Bundle) -> Iterator[RenderableType]:
-    """The claim, what it stands or falls with, and whether it stands."""
-    yield Text(bundle.claim, style="bold")
-    about = f"{bundle.experiment} on {bundle.model}, weights {bundle.checksum[:12]}"
-    about += f", seed {bundle.seed}{', quick' if bundle.quick else ''}"
-    yield Text(f"{about}; took {duration(bundle.seconds)}", style="dim")
-    for title, control in (("evidence", False), ("control", True)):
-        table = new_table()
-        table.add_column(title, ratio=1)
-        for name in ("value", "95 %", "n", "wanted"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True)
-        for one in bundle.finding.checks:
-            if one.control == control:
-                mark = Text("holds", "green") if one.holds else Text("fails", "bold red")
-                table.add_row(Text(one.says), *_cells(one), mark)
-        yield table
-    holds = bundle.finding.holds
-    yield Text(f"The claim {'holds' if holds else 'does not hold'}.", style="bold")
-
-
-def _cells(one: Check) -> list[Text]:
-    ends = NONE
-    if one.ci_low is not None and one.ci_high is not None:
-        ends = f"{number(one.ci_low)} to {number(one.ci_high)}"
-    bounds = {">": one.above, "<": one.below}
-    wanted = ", ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
-    value = f"{number(one.value)} {one.unit}".strip()
-    return [Text(text) for text in (value, ends, str(one.n or NONE), wanted)]
