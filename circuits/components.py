@@ -2,11 +2,12 @@
 
 ====================  ====================================================
 ``a5.h3``, ``a5``     head 3 of layer 5; the whole attention layer 5
-``m7``                the MLP of layer 7
+``m7``, ``m7.n12``    the MLP of layer 7; its neuron 12
 ``embed``, ``pos``    the token embedding; the position embedding
 ``resid_pre.6``       the residual stream before layer 6 (also ``mid``, ``post``)
 ``logits``            the output
 ``a5.h3<q>``          what the head's query reads (also ``k``, ``v``)
+``a5.h3<pattern>``    the head's attention pattern, which it has and nobody reads
 ``...@END``           at one position only: a role, or an index (``@3``, ``@-1``)
 ``a5.h3->m7<...>``    an edge: what the sender gives to the receiver
 ====================  ====================================================
@@ -22,14 +23,24 @@ from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, nearest
 
 Kind = Literal[
-    "head", "attn", "mlp", "embed", "pos", "resid_pre", "resid_mid", "resid_post", "logits"
+    "head",
+    "attn",
+    "mlp",
+    "neuron",
+    "embed",
+    "pos",
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "logits",
 ]
-Slot = Literal["q", "k", "v"]
+Slot = Literal["q", "k", "v", "pattern"]
 
 _SITES: dict[Kind, str] = {
     "head": "blocks.{layer}.attn.hook_z",
     "attn": "blocks.{layer}.hook_attn_out",
     "mlp": "blocks.{layer}.hook_mlp_out",
+    "neuron": "blocks.{layer}.mlp.hook_post",
     "embed": "hook_embed",
     "pos": "hook_pos_embed",
     "resid_pre": "blocks.{layer}.hook_resid_pre",
@@ -37,10 +48,14 @@ _SITES: dict[Kind, str] = {
     "resid_post": "blocks.{layer}.hook_resid_post",
     "logits": "unembed.hook_out",
 }
-_GRAMMAR = "a5 (an attention layer), a5.h3 (a head), m7 (an MLP), embed, pos, resid_pre.6 or logits"
+_GRAMMAR = (
+    "a5 (an attention layer), a5.h3 (a head), m7 (an MLP), m7.n12 (a neuron), embed, pos, "
+    "resid_pre.6 or logits"
+)
 _PART = re.compile(
-    r"(?:a(?P<attn>\d+)(?:\.h(?P<head>\d+))?|m(?P<mlp>\d+)|(?P<resid>resid_(?:pre|mid|post))"
-    r"\.(?P<layer>\d+)|(?P<only>embed|pos|logits))(?:<(?P<slot>[qkv])>)?(?:@(?P<at>[^@\s]+))?",
+    r"(?:a(?P<attn>\d+)(?:\.h(?P<head>\d+))?|m(?P<mlp>\d+)(?:\.n(?P<neuron>\d+))?"
+    r"|(?P<resid>resid_(?:pre|mid|post))\.(?P<layer>\d+)|(?P<only>embed|pos|logits))"
+    r"(?:<(?P<slot>[qkv]|pattern)>)?(?:@(?P<at>[^@\s]+))?",
     re.ASCII,
 )
 _ROLE = re.compile(r"[A-Za-z_][\w+]*|-?\d+", re.ASCII)
@@ -50,8 +65,9 @@ _ROLE = re.compile(r"[A-Za-z_][\w+]*|-?\d+", re.ASCII)
 class Component:
     """Which part of a model, through which of its inputs, at which position?
 
-    `slot` narrows a head to what its query, key or value reads. `position` is a role of the
-    prompts (``"END"``, ``"S1+1"``) or an index; None means every position.
+    `slot` narrows a head to what its query, key or value reads, or to its pattern. `position` is a
+    role of the prompts (``"END"``, ``"S1+1"``) or an index (of a pattern: the query's); None means
+    every position. `neuron` counts within the layer.
 
     Raises:
         CircuitsError: when the fields do not belong together.
@@ -65,6 +81,7 @@ class Component:
     head: int | None = None
     slot: Slot | None = None
     position: str | int | None = None
+    neuron: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _SITES:
@@ -72,18 +89,18 @@ class Component:
                 f"there is no kind of component {self.kind!r}; the kinds are {', '.join(_SITES)}"
                 f"{nearest(str(self.kind), _SITES)}"
             )
-        in_a_layer = "{layer}" in _SITES[self.kind]
-        if in_a_layer != (self.layer is not None) or (self.kind == "head") != (
-            self.head is not None
-        ):
-            needs = "a layer and a head" if self.kind == "head" else "a layer and no head"
+        takes = _takes(self.kind)
+        given = {"layer": self.layer, "head": self.head, "neuron": self.neuron}
+        if {what for what, number in given.items() if number is not None} != set(takes):
+            numbers = ", ".join(f"{what}={number}" for what, number in given.items())
+            needs = " and ".join(f"a {what}" for what in takes) or "no number"
             raise CircuitsError(
-                f"a component of kind {self.kind!r} takes "
-                f"{needs if in_a_layer else 'neither layer nor head'}; "
-                f"given were layer={self.layer}, head={self.head}"
+                f"a component of kind {self.kind!r} takes {needs}; given were {numbers}"
             )
         if self.slot is not None and (self.kind != "head" or self.slot not in get_args(Slot)):
-            raise CircuitsError(f"<{self.slot}>: only a head has inputs <q>, <k> and <v>")
+            raise CircuitsError(
+                f"<{self.slot}>: only a head has inputs <q>, <k> and <v>, and a <pattern>"
+            )
         if self.position is not None and not _ROLE.fullmatch(str(self.position)):
             raise CircuitsError(
                 f"@{self.position} is no position; write a role such as @END, or an index: @3, @-1"
@@ -94,6 +111,7 @@ class Component:
             "head": f"a{self.layer}.h{self.head}",
             "attn": f"a{self.layer}",
             "mlp": f"m{self.layer}",
+            "neuron": f"m{self.layer}.n{self.neuron}",
         }.get(self.kind, self.kind if self.layer is None else f"{self.kind}.{self.layer}")
         slot = f"<{self.slot}>" if self.slot else ""
         return name + slot + (f"@{self.position}" if self.position is not None else "")
@@ -102,14 +120,33 @@ class Component:
     def site(self) -> str:
         """Through which hook site does it write, or with a slot, read?
 
-        Heads share a site; theirs have a head axis, ``[batch, pos, head, ...]``.
+        Heads share a site, and so do neurons; which part is a component's own: see `within`.
 
         >>> Component("head", 5, 3).site, Component("head", 5, 3, slot="k").site
         ('blocks.5.attn.hook_z', 'blocks.5.hook_k_input')
         """
+        if self.slot == "pattern":
+            return f"blocks.{self.layer}.attn.hook_pattern"
         if self.slot is not None:
             return f"blocks.{self.layer}.hook_{self.slot}_input"
         return _SITES[self.kind].format(layer=self.layer)
+
+    @property
+    def within(self) -> tuple[slice | int, ...]:
+        """Which part of what passes its site is its own? An index.
+
+        It makes [batch, pos, head, ...] a head's [batch, pos, ...], a pattern's [batch, head, q, k]
+        its [batch, q, k], and [batch, pos, neuron] a neuron's [batch, pos, 1].
+
+        >>> Component("head", 5, 3).within, Component("mlp", 5).within
+        ((slice(None, None, None), slice(None, None, None), 3), ())
+        """
+        every = slice(None)
+        if self.neuron is not None:
+            return every, every, slice(self.neuron, self.neuron + 1)
+        if self.head is None:
+            return ()
+        return (every, self.head) if self.slot == "pattern" else (every, every, self.head)
 
     def at(self, position: str | int | None) -> Component:
         """The same part at this position only, or with None at every position.
@@ -136,9 +173,16 @@ class Edge:
 
     def __post_init__(self) -> None:
         if self.sender.slot is not None:
+            is_what = "a pattern" if self.sender.slot == "pattern" else "an input"
             raise CircuitsError(
-                f"{self.sender} is an input and sends nothing; start the edge at "
+                f"{self.sender} is {is_what} and sends nothing; start the edge at "
                 f"{replace(self.sender, slot=None)}"
+            )
+        if self.receiver.slot == "pattern":
+            head = replace(self.receiver, slot=None)
+            raise CircuitsError(
+                f"{self.receiver} is a pattern and reads nothing; end the edge at {head}<q>, "
+                f"{head}<k> or both"
             )
         if _depth(self.sender) >= _depth(self.receiver):
             raise CircuitsError(
@@ -155,24 +199,27 @@ def parse(text: str) -> Component:
     Raises:
         CircuitsError: when the name is not in the grammar, with the nearest one that is.
 
-    >>> parse("a5.h3"), parse("resid_pre.6@-1").position
-    (Component(kind='head', layer=5, head=3, slot=None, position=None), -1)
+    >>> part = parse("a5.h3<q>@END")
+    >>> part.layer, part.head, part.slot, part.position
+    (5, 3, 'q', 'END')
     """
     match = _PART.fullmatch(text.strip())
     if match is None:
         raise CircuitsError(
             f"{text!r} names no component; write {_GRAMMAR}, with <q>, <k> or <v> for a head's "
-            f"input and @END or @3 for one position{_suggestion(text)}"
+            f"input, <pattern> for its pattern, and @END or @3 for one position{_suggestion(text)}"
         )
     at = match["at"]
     layer = match["attn"] or match["mlp"] or match["layer"]
     kind = match["only"] or match["resid"] or ("mlp" if match["mlp"] else "attn")
+    one_of_many = next((what for what in ("head", "neuron") if match[what]), None)
     return Component(
-        cast(Kind, "head" if match["head"] else kind),
+        cast(Kind, one_of_many or kind),
         layer=int(layer) if layer else None,
         head=int(match["head"]) if match["head"] else None,
         slot=cast("Slot | None", match["slot"]),
         position=int(at) if at and re.fullmatch(r"-?\d+", at, re.ASCII) else at,
+        neuron=int(match["neuron"]) if match["neuron"] else None,
     )
 
 
@@ -204,11 +251,12 @@ def check(component: Component, cfg: ModelConfig) -> Component:
     bounds = {
         "layer": (component.layer, cfg.n_layers),
         "head": (component.head, cfg.n_heads),
+        "neuron": (component.neuron, cfg.d_mlp),
     }
     for what, (given, n) in bounds.items():
         if given is not None and not 0 <= given < n:
             has = f"{what}s 0 to {n - 1}" if n > 1 else f"only {what} 0"
-            where = " in each layer" if what == "head" else ""
+            where = "" if what == "layer" else " in each layer"
             raise CircuitsError(f"there is no {what} {given}: {cfg.model_name} has {has}{where}")
     at = component.position
     if isinstance(at, int) and not -cfg.n_ctx <= at < cfg.n_ctx:
@@ -236,6 +284,12 @@ def all_mlps(cfg: ModelConfig) -> list[Component]:
     return [Component("mlp", i) for i in range(cfg.n_layers)]
 
 
+def _takes(kind: Kind) -> list[str]:
+    """Which numbers tell parts of this kind apart?"""
+    in_a_layer = ["layer"] if "{layer}" in _SITES[kind] else []
+    return [*in_a_layer, kind] if kind in ("head", "neuron") else in_a_layer
+
+
 def _depth(component: Component) -> float:
     """How far along the residual stream does it act? Attention and MLP take one step each."""
     steps: dict[Kind, float] = {
@@ -246,6 +300,7 @@ def _depth(component: Component) -> float:
         "head": 0,
         "resid_mid": 0.5,
         "mlp": 1,
+        "neuron": 1,
         "resid_post": 1.25,
         "logits": float("inf"),
     }
@@ -257,6 +312,8 @@ def _suggestion(text: str) -> str:
     numbers = re.findall(r"\d+", text.split("@")[0])
     if re.fullmatch(r"(?:a|l|layer|block|head)?\W*\d+\W*(?:h|head)?\W*\d+", text, re.I):
         return f"; did you mean 'a{numbers[0]}.h{numbers[1]}'?"
+    if re.fullmatch(r"(?:m|mlp|l|layer)?\W*\d+\W*(?:n|neuron)\W*\d+", text, re.I):
+        return f"; did you mean 'm{numbers[0]}.n{numbers[1]}'?"
     if re.fullmatch(r"mlp\W*\d+", text, re.I):
         return f"; did you mean 'm{numbers[0]}'?"
     if re.fullmatch(r"attn\W*\d+", text, re.I):

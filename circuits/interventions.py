@@ -101,17 +101,14 @@ def replacements(
         _, cache = model.run_with_cache(
             tokens, attention_mask=mask, names_filter=sites, return_type=None
         )
-    return [
-        write(cache[c.site] if c.head is None else cache[c.site][:, :, c.head], mask)
-        for c in components
-    ]
+    return [write(cache[c.site][c.within], mask) for c in components]
 
 
 def write_hook(component: Component, value: Tensor, where: Tensor | None = None) -> Hook:
     """Which hook writes this value at the component? For ``model.hooks`` or ``run_with_hooks``.
 
-    `value` broadcasts to what the component writes, [b p d], or [b p e] for a head. `where` [b p]
-    is True at the tokens to write at; None means all.
+    `value` broadcasts to what the component writes: [b p d], or [b p e] for a head, [b p 1] for a
+    neuron, [b q k] for a pattern. `where` [b p] is True at the tokens to write at; None means all.
 
     >>> name, fn = write_hook(Component("head", 0, 1), torch.zeros(1, 1, 4))
     >>> name, fn(torch.ones(1, 2, 3, 4), HookPoint())[0, 0].sum(-1)
@@ -125,7 +122,7 @@ def write_hook(component: Component, value: Tensor, where: Tensor | None = None)
         raise CircuitsError(f"{component} is about one position; say which tokens that is (where=)")
 
     def write(current: Tensor, hook: HookPoint) -> Tensor:
-        target = current if component.head is None else current[:, :, component.head]
+        target = current[component.within]
         try:
             new = value.to(target).expand_as(target)
         except RuntimeError as error:
@@ -135,10 +132,8 @@ def write_hook(component: Component, value: Tensor, where: Tensor | None = None)
             ) from error
         if where is not None:
             new = torch.where(rearrange(where.to(target.device), "b p -> b p 1"), new, target)
-        if component.head is None:
-            return new
         edited = current.clone()
-        edited[:, :, component.head] = new
+        edited[component.within] = new
         return edited
 
     return component.site, write

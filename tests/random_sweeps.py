@@ -87,7 +87,9 @@ def random_cells(draw: st.DrawFn, cfg: ModelConfig) -> Cell:
 
 @st.composite
 def parts(draw: st.DrawFn, cfg: ModelConfig) -> Write:
-    kind = draw(st.sampled_from([kind for kind in get_args(Kind) if kind != "logits"]))
+    kind = draw(
+        st.sampled_from([kind for kind in get_args(Kind) if kind not in ("logits", "neuron")])
+    )
     return Write(draw(_component(cfg, kind, slots=(None, None, "q", "k", "v"))))
 
 

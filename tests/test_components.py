@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from random_models import TINY, randomized
 from circuits.components import (
     Component,
     Edge,
+    Slot,
     all_heads,
     all_mlps,
     check,
@@ -28,7 +31,13 @@ heads = st.builds(
     st.just("head"),
     layers,
     layers,
-    st.none() | st.sampled_from(["q", "k", "v"]),
+    st.none() | st.sampled_from(["q", "k", "v", "pattern"]),
+    positions,
+)
+neurons = st.builds(
+    lambda layer, neuron, at: Component("neuron", layer, neuron=neuron, position=at),
+    layers,
+    layers,
     positions,
 )
 in_a_layer = st.builds(
@@ -42,7 +51,7 @@ alone = st.builds(
     st.sampled_from(["embed", "pos", "logits"]),
     positions,
 )
-components = heads | in_a_layer | alone
+components = heads | neurons | in_a_layer | alone
 
 
 @given(components)
@@ -68,7 +77,9 @@ def test_edges_parse_as_printed(sender: Component, receiver: Component) -> None:
         ("a5.h3", "head", 5, 3, None, None),
         ("a0.h0<v>@S1+1", "head", 0, 0, "v", "S1+1"),
         ("a5", "attn", 5, None, None, None),
+        ("a5.h3<pattern>@END", "head", 5, 3, "pattern", "END"),
         ("m7@END", "mlp", 7, None, None, "END"),
+        ("m7.n12@-1", "neuron", 7, None, None, -1),
         ("embed", "embed", None, None, None, None),
         ("pos@3", "pos", None, None, None, 3),
         ("resid_pre.6@-1", "resid_pre", 6, None, None, -1),
@@ -98,10 +109,14 @@ def test_the_grammar(
         ("a5h3", "did you mean 'a5.h3'?"),
         ("A5.3", "did you mean 'a5.h3'?"),
         ("mlp7", "did you mean 'm7'?"),
+        ("mlp7.n12", "did you mean 'm7.n12'?"),
+        ("L7N12", "did you mean 'm7.n12'?"),
         ("attn12", "did you mean 'a12'?"),
         ("resid_prr.6", "did you mean 'resid_pre.6'?"),
         ("embedding", "did you mean 'embed'?"),
         ("m7<q>", "only a head has inputs"),
+        ("m7.n12<pattern>", "only a head has inputs <q>, <k> and <v>, and a <pattern>"),
+        ("a5.n12", "names no component"),
         ("a5.h3@", "names no component"),
         ("a5.h3@+3", "no position"),
         ("a٣", "names no component"),
@@ -120,6 +135,10 @@ def test_wrong_names_get_the_right_one(text: str, hint: str) -> None:
         (Component("head", 99, 3), "there is no layer 99: mini has layers 0 to 7"),
         (Component("mlp", -1), "there is no layer -1: mini has layers 0 to 7"),
         (Component("head", 5, 8), "there is no head 8: mini has heads 0 to 7 in each layer"),
+        (
+            Component("neuron", 5, neuron=256),
+            "there is no neuron 256: mini has neurons 0 to 255 in each layer",
+        ),
         (
             Component("mlp", 5, position=256),
             "there is no position 256: mini reads at most 256 tokens",
@@ -144,9 +163,10 @@ def test_the_only_layer_and_head_are_named_so() -> None:
     ("arguments", "message"),
     [
         (("head", 5), "takes a layer and a head"),
-        (("mlp",), "takes a layer and no head"),
-        (("mlp", 5, 3), "takes a layer and no head"),
-        (("embed", 0), "takes neither layer nor head"),
+        (("mlp",), "takes a layer; given were layer=None"),
+        (("mlp", 5, 3), "takes a layer; given were layer=5, head=3"),
+        (("embed", 0), "takes no number; given were layer=0"),
+        (("neuron", 5), "takes a layer and a neuron"),
         (("haed", 5, 3), "did you mean 'head'"),
         (("head", 5, 3, "z"), "only a head has inputs"),
         (("head", 5, 3, None, "@END"), "is no position"),
@@ -160,7 +180,18 @@ def test_fields_that_do_not_belong_together(arguments: tuple[object, ...], messa
 
 @pytest.mark.parametrize(
     "text",
-    ["a5.h3->a5.h4", "m7->a7.h0", "a2.h2<q>->a5.h5", "a1->a0", "logits->m3", "m1->resid_pre.1"],
+    [
+        "m1.n2->m1",
+        "m1.n2->a1",
+        "a2.h2->a5.h5<pattern>",
+        "a2.h2<pattern>->m3",
+        "a5.h3->a5.h4",
+        "m7->a7.h0",
+        "a2.h2<q>->a5.h5",
+        "a1->a0",
+        "logits->m3",
+        "m1->resid_pre.1",
+    ],
 )
 def test_impossible_edges(text: str) -> None:
     with pytest.raises(CircuitsError):
@@ -169,7 +200,7 @@ def test_impossible_edges(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["embed->a0.h0<k>", "a5.h3->m5", "a5.h3->a6.h0<v>", "m5->resid_post.5", "pos->logits@END"],
+    ["embed->a0.h0<k>", "a5.h3->m5", "a5.h3->a6.h0<v>", "m5->resid_post.5", "m5.n1->logits@END"],
 )
 def test_possible_edges(text: str) -> None:
     assert str(parse_edge(text)) == text
@@ -193,7 +224,8 @@ def test_every_part_has_a_site_in_the_model() -> None:
     kinds = ["attn", "mlp", "resid_pre", "resid_mid", "resid_post"]
     parts = [*all_heads(TINY), *(Component(kind, 1) for kind in kinds)]  # type: ignore[arg-type]
     parts += [Component(kind) for kind in ("embed", "pos", "logits")]
-    parts += [Component("head", 1, 2, slot) for slot in ("q", "k", "v")]
+    parts += [Component("head", 1, 2, slot) for slot in get_args(Slot)]
+    parts += [parse("m1.n19")]
     assert {part.site for part in parts} <= sites
     assert parse("a1.h2<k>@3").site == "blocks.1.hook_k_input"
 
@@ -201,3 +233,15 @@ def test_every_part_has_a_site_in_the_model() -> None:
 def test_narrowing_to_a_position() -> None:
     assert str(parse("a1.h2<k>").at("S1+1")) == "a1.h2<k>@S1+1"
     assert parse("m3@END").at(None) == parse("m3")
+
+
+def test_the_own_part_of_what_passes_a_site() -> None:
+    model = randomized()
+    _, cache = model.run_with_cache([[1, 2, 3]], names_filter=lambda name: True)
+    shapes = {"a1.h2": 6, "a1.h2<pattern>": 3, "a1.h2<k>": 16, "m1.n19": 1, "m1": 16, "embed": 16}
+    for name, width in shapes.items():
+        part = parse(name)
+        assert cache[part.site][part.within].shape == (1, 3, width)
+    pattern = parse("a1.h2<pattern>")
+    assert cache[pattern.site][pattern.within].equal(cache["pattern", 1][:, 2])
+    assert cache["post", 1][parse("m1.n19").within][..., 0].equal(cache["post", 1][..., 19])
