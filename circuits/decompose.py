@@ -41,7 +41,7 @@ def accumulated_resid(
     Returns [state, b, p, d] and labels ``0_pre, 0_mid, ..., final_post``. With `apply_ln` at the
     last layer, each state goes through the final LayerNorm with statistics of its own.
     """
-    end = _layer(cache, layer, mlp_input)
+    end = _layer(cache.model, layer, mlp_input)
     n_layers = cache.model.cfg.n_layers
     names, labels = [], []
     for i in range(end + 1):
@@ -80,7 +80,7 @@ def decompose_resid(
     """
     if mode not in ("all", "mlp", "attn"):
         raise CircuitsError(f"mode={mode!r}; choose 'all', 'mlp' or 'attn'")
-    end = _layer(cache, layer, mlp_input)
+    end = _layer(cache.model, layer, mlp_input)
     names: list[tuple[Any, ...]] = [("embed",), ("pos_embed",)] if incl_embeds else []
     for i in range(end):
         if mode != "mlp":
@@ -109,7 +109,7 @@ def stack_head_results(
     Returns [layer * head, b, p, d] and labels ``L0H0, ...``. A head's result is z W_O, without
     b_O. With `incl_remainder` the last row is the rest of the stream.
     """
-    end = _layer(cache, layer)
+    end = _layer(cache.model, layer)
     parts: list[Tensor] = []
     labels: list[str] = []
     for i in range(end):
@@ -142,7 +142,7 @@ def stack_neuron_results(
     """
     parts: list[Tensor] = []
     labels: list[str] = []
-    for i in range(_layer(cache, layer)):
+    for i in range(_layer(cache.model, layer)):
         post = take(cache["post", i], pos_slice, -2)
         values: Tensor = cache.model.blocks[i].mlp.W_out
         if project_output_onto is not None:
@@ -170,7 +170,7 @@ def get_full_resid_decomposition(
     stream that enters `layer`. With `project_output_onto` [d] or [d, out] each part is projected
     (after LayerNorm with `apply_ln`); a single direction drops the last axis.
     """
-    end = _layer(cache, layer, mlp_input)
+    end = _layer(cache.model, layer, mlp_input)
     onto = project_output_onto
     matrix = onto[:, None] if onto is not None and onto.ndim == 1 else onto
 
@@ -193,7 +193,9 @@ def get_full_resid_decomposition(
             parts.append(finish(neurons))
         else:
             # LayerNorm with a held scale is linear, so it moves into the projection: no [.. m d].
-            through = _ln_matrix(cache, end, mlp_input, matrix) if apply_ln else matrix
+            through = matrix
+            if apply_ln:
+                through = through_ln(cache.model, matrix, end, mlp_input=mlp_input)
             neurons, neuron_labels = stack_neuron_results(
                 cache, end, pos_slice=pos_slice, project_output_onto=through
             )
@@ -227,14 +229,40 @@ def apply_ln_to_stack(
     goes through LayerNorm itself. `stack` [part, b, p, d] is already sliced; the scale is sliced
     here.
     """
-    end = _layer(cache, layer, mlp_input)
+    end = _layer(cache.model, layer, mlp_input)
     norm = _norm(cache.model, end, mlp_input)
     if batch_slice is not None and cache.has_batch_dim:
         stack = take(stack, batch_slice, 1)
     if recompute_ln:
         return norm.plain(stack)
-    centered = stack - stack.mean(-1, keepdim=True)
-    return centered / _scale(cache, end, mlp_input, pos_slice, batch_slice) * norm.w
+    scale = _scale(cache, end, mlp_input, pos_slice, batch_slice)
+    return center(cache.model, stack) / scale * norm.w
+
+
+def center(model: HookedGPT2, stream: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
+    """What does LayerNorm divide by its scale? The stream less its mean, which RMSNorm keeps.
+
+    The scale is the root of the mean square of this, eps added.
+    """
+    if model.cfg.normalization_type.startswith("RMS"):
+        return stream
+    return stream - stream.mean(-1, keepdim=True)
+
+
+def through_ln(
+    model: HookedGPT2,
+    matrix: Float[Tensor, "d out"],
+    layer: int | None = None,
+    *,
+    mlp_input: bool = False,
+) -> Float[Tensor, "d out"]:
+    """Which matrix, over the scale, does to the stream what LayerNorm and then `matrix` do?
+
+    LN(x) M = x N / scale + b M, with N = (1 - 11^T / d) diag(w) M: with its scale held, LayerNorm
+    is linear.
+    """
+    end = _layer(model, layer, mlp_input)
+    return center(model, (_norm(model, end, mlp_input).w[:, None] * matrix).T).T
 
 
 def logit_attrs(
@@ -286,8 +314,8 @@ def accumulated_bias(
     return total + model.blocks[layer].attn.b_O if mlp_input else total
 
 
-def _layer(cache: Cache, layer: int | None, mlp_input: bool = False) -> int:
-    n_layers = cache.model.cfg.n_layers
+def _layer(model: HookedGPT2, layer: int | None, mlp_input: bool = False) -> int:
+    n_layers = model.cfg.n_layers
     end = n_layers if layer is None or layer == -1 else layer
     if not 0 <= end <= n_layers:
         raise CircuitsError(
@@ -317,12 +345,6 @@ def _scale(cache: Cache, layer: int, mlp_input: bool, pos_slice: Any, batch_slic
         scale = cache["scale", layer, "ln2" if mlp_input else "ln1"]
     scale = take(scale, pos_slice, -2)
     return take(scale, batch_slice, 0) if batch_slice is not None else scale
-
-
-def _ln_matrix(cache: Cache, layer: int, mlp_input: bool, matrix: Tensor) -> Tensor:
-    """Centering and LayerNorm's weight, followed by `matrix`, as one matrix [d out]."""
-    weighted = _norm(cache.model, layer, mlp_input).w[:, None] * matrix
-    return weighted - weighted.mean(0, keepdim=True)
 
 
 def _ids(model: HookedGPT2, tokens: str | int | Tensor) -> Tensor:
