@@ -35,6 +35,7 @@ ORDER = (
     "interventions",
     "metrics",
     "prompts",
+    "detectors",
     "figures",
     "result",
     "experiment",
@@ -53,6 +54,7 @@ MANY_OPTIONS = (
     "circuits/cache.py:run_with_cache",
     "circuits/generation.py:stream",
     "circuits/generation.py:generate",
+    "circuits/detectors.py:detect_head",
 )
 MANY_OPTIONS_ROOMS = ("circuits/analyses/", "circuits/cli/")  # options of the command line
 
