@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from circuits.components import Component
     from circuits.config import GPT2_SIZES, ModelConfig
     from circuits.errors import CheckpointError, CircuitsError, SiteError, TokenError
+    from circuits.factored import FactoredMatrix
     from circuits.hooks import get_act_name
     from circuits.linear import packed
     from circuits.model import HookedGPT2
@@ -36,6 +37,7 @@ __all__ = [
     "CheckpointError",
     "CircuitsError",
     "Component",
+    "FactoredMatrix",
     "HookedGPT2",
     "ModelConfig",
     "Provenance",
@@ -58,6 +60,7 @@ _HOME = {
     "components": ["Component"],
     "config": ["GPT2_SIZES", "ModelConfig"],
     "errors": ["CheckpointError", "CircuitsError", "SiteError", "TokenError"],
+    "factored": ["FactoredMatrix"],
     "hooks": ["get_act_name"],
     "linear": ["packed"],
     "model": ["HookedGPT2"],

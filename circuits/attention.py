@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.config import ModelConfig
+from circuits.factored import FactoredMatrix
 from circuits.hooks import HookPoint
 from circuits.linear import Pack, linear
 
@@ -74,6 +75,9 @@ class Attention(nn.Module):
     def W_O(self) -> Tensor:
         """[h e d], a view"""
         return rearrange(self.W_O_flat, "(h e) d -> h e d", h=self.n_heads)
+
+    OV = property(lambda self: FactoredMatrix(self.W_V, self.W_O), doc="[h d d], what it moves")
+    QK = property(lambda self: FactoredMatrix(self.W_Q, self.W_K.mT), doc="[h d d], what it seeks")
 
     def forward(
         self, x: Float[Tensor, "b q d"], mask: Tensor | None, past: KeyValue | None

@@ -40,6 +40,7 @@ from circuits.batch import (
 from circuits.cache import Cache, run_with_cache
 from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.errors import CircuitsError, TokenError
+from circuits.factored import FactoredMatrix
 from circuits.generation import KVCache, generate
 from circuits.hooks import HookPoint, Hooks, Run, WatchedBy, site_names, watching
 from circuits.linear import Pack, linear
@@ -379,6 +380,8 @@ class HookedGPT2(nn.Module):
     b_K = property(lambda self: self._stack("attn.b_K"), doc="[l h e], copied")
     b_V = property(lambda self: self._stack("attn.b_V"), doc="[l h e], copied")
     b_O = property(lambda self: self._stack("attn.b_O"), doc="[l d], copied")
+    OV = property(lambda self: FactoredMatrix(self.W_V, self.W_O), doc="[l h d d], factored")
+    QK = property(lambda self: FactoredMatrix(self.W_Q, self.W_K.mT), doc="[l h d d], factored")
     W_in = property(lambda self: self._stack("mlp.W_in"), doc="[l d m], copied")
     b_in = property(lambda self: self._stack("mlp.b_in"), doc="[l m], copied")
     W_out = property(lambda self: self._stack("mlp.W_out"), doc="[l m d], copied")

@@ -24,6 +24,7 @@ ORDER = (
     "hooks",
     "batch",
     "linear",
+    "factored",
     "attention",
     "decompose",
     "cache",
@@ -41,6 +42,7 @@ ORDER = (
     "experiment",
     "sweep",
     "registry",
+    "pages",
     "analyses",
     "cli",
 )
