@@ -190,24 +190,32 @@ def detect_head(
             f"a cache holds one prompt's patterns, and {len(prompts)} prompts were given; give one "
             "prompt, or leave the cache out"
         )
-    found = []
-    for tokens in prompts:
-        expected = _expected(detection_pattern, tokens)
-        patterns = _patterns(model, tokens, cache)
-        left = torch.ones_like(expected)
-        if exclude_bos:
-            left[:, 0] = 0
-        if exclude_current_token:
-            left.fill_diagonal_(0)
-        found.append(_similarity(patterns, expected.to(patterns), left.to(patterns), error_measure))
-    scores = torch.stack(found).mean(0)
-    return torch.where(wanted, scores, -1.0)
+    excluded = (exclude_bos, exclude_current_token)
+    found = [
+        _similarity(
+            _patterns(model, tokens, cache),
+            _expected(detection_pattern, tokens),
+            excluded,
+            error_measure,
+        )
+        for tokens in prompts
+    ]
+    return torch.where(wanted, torch.stack(found).mean(0), -1.0)
 
 
 def _similarity(
-    patterns: Float[Tensor, "l h q k"], expected: Tensor, left: Tensor, measure: ErrorMeasure
+    patterns: Float[Tensor, "l h q k"],
+    expected: Float[Tensor, "q k"],
+    excluded: tuple[bool, bool],
+    measure: ErrorMeasure,
 ) -> Float[Tensor, "l h"]:
-    """How alike are patterns and the expected one [q k], where `left` [q k] is not 0?"""
+    """How alike are they, the first token or the query's own `excluded`?"""
+    left = torch.ones_like(expected)
+    if excluded[0]:
+        left[:, 0] = 0
+    if excluded[1]:
+        left.fill_diagonal_(0)
+    expected, left = expected.to(patterns), left.to(patterns)
     if measure == "abs":
         return 1 - ((patterns - expected).abs() * left).sum((-2, -1)) / len(left)
     attention = patterns * left
