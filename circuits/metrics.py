@@ -23,7 +23,7 @@ from circuits.errors import CircuitsError, nearest
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
-Need = Literal["distractors", "targets", "clean"]
+Need = Literal["distractors", "targets", "sets", "clean"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Metric:
     """What is measured, in which unit, from which logits?
 
     `needs` names what a `Prompts` must carry: ``targets`` (scored tokens), ``distractors`` (and
-    answers), or ``clean`` (the logits of the unedited run). `score` maps logits [n v], or [n t] if
+    answers), ``sets`` (of either; one token is a set, too), or ``clean`` (the logits of the
+    unedited run). `score` maps logits [n v], or [n t] if
     `tokens` is given, the prompts, and the clean run's logits in the same form, to values [b].
     """
 
@@ -81,26 +82,44 @@ class Metric:
             )
         has = {"targets": bool(_scored(prompts).any(1).all()), "clean": True}
         has["distractors"] = prompts.answers is not None and prompts.distractors is not None
+        has["sets"] = None not in _sets(prompts)
         missing = [need for need in self.needs if not has[need]]
         if missing:
             fitting = [m.name for m in METRICS.values() if all(has[need] for need in m.needs)]
-            lacks = "an answer and a distractor" if missing[0] == "distractors" else "scored tokens"
+            lacks = "scored tokens" if missing[0] == "targets" else "an answer and a distractor"
             raise CircuitsError(
                 f"{self.name} needs {lacks} in every prompt, which {prompts.task!r} does not have; "
                 f"metrics that fit: {', '.join(fitting)}"
             )
-        if "distractors" in self.needs:
-            _refuse_coinciding(prompts)
+        if {"distractors", "sets"} & {*self.needs}:
+            _refuse_coinciding(prompts, *_sets(prompts, whole="sets" in self.needs))
 
 
-def _refuse_coinciding(prompts: Prompts) -> None:
-    assert prompts.answers is not None
-    assert prompts.distractors is not None
-    same = (prompts.answers == prompts.distractors).nonzero().flatten()
-    if len(same):
-        row = int(same[0])
+def _sets(prompts: Prompts, *, whole: bool = True) -> tuple[Tensor | None, Tensor | None]:
+    """The tokens that are right and those that are wrong after END [b t], filled up with -1.
+
+    Where a task has no sets, or not the `whole` is wanted, answer and distractor are sets of one.
+    """
+    pairs = (
+        (prompts.answer_sets, prompts.answers),
+        (prompts.distractor_sets, prompts.distractors),
+    )
+    right, wrong = (
+        sets if whole and sets is not None else one if one is None else rearrange(one, "b -> b 1")
+        for sets, one in pairs
+    )
+    return right, wrong
+
+
+def _refuse_coinciding(prompts: Prompts, right: Tensor | None, wrong: Tensor | None) -> None:
+    assert right is not None
+    assert wrong is not None
+    same = rearrange(right, "b t -> b t 1") == rearrange(wrong, "b s -> b 1 s")
+    same &= rearrange(right >= 0, "b t -> b t 1")
+    if bool(same.any()):
+        row, column, _ = same.nonzero()[0].tolist()
         raise CircuitsError(
-            f"answer and distractor are the same token ({int(prompts.answers[row])}) in prompt "
+            f"answer and distractor are the same token ({int(right[row, column])}) in prompt "
             f"{row} ({prompts.texts[row]!r}): their difference is always 0; give two tokens"
         )
 
@@ -140,6 +159,16 @@ def _answer_minus_distractor(logits: Tensor, prompts: Prompts, clean: Tensor | N
 
 def _answer_above_distractor(logits: Tensor, prompts: Prompts, clean: Tensor | None) -> Tensor:
     return (logits[:, 0] > logits[:, 1]).to(logits.dtype)
+
+
+def _right_minus_wrong(logits: Tensor, prompts: Prompts, clean: Tensor | None) -> Tensor:
+    probs = logits.softmax(-1)
+    sums = []
+    for tokens in _sets(prompts):
+        assert tokens is not None
+        tokens = tokens.to(logits.device)
+        sums.append((probs.gather(1, tokens.clamp(min=0)) * (tokens >= 0)).sum(1))
+    return sums[0] - sums[1]
 
 
 def _target_log_probs(logits: Tensor, prompts: Prompts) -> Tensor:
@@ -184,6 +213,15 @@ METRICS: dict[str, Metric] = {
             needs=("targets",),
             positions=_scored,
             score=_mean_prob,
+        ),
+        Metric(
+            name="prob_diff",
+            unit="probability",
+            higher_is_better=True,
+            question="how much more probable are the right tokens than the wrong ones?",
+            needs=("sets",),
+            positions=_end,
+            score=_right_minus_wrong,
         ),
         Metric(
             name="accuracy",

@@ -32,13 +32,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # What parameters mean that many analyses have. A function that documents one itself means that.
 SHARED = {
-    "task": "Which prompts: repeated, ioi or sorting. Without it, all that suit the model.",
+    "task": "Which prompts: repeated, ioi, greater-than, docstring, pronoun, agreement or sorting. "
+    "Without it, those of repeated, ioi and sorting that suit the model.",
     "prompt": "A prompt of your own instead of a task; repeat it for several.",
     "file": "Your own prompts: .txt, one a line; .csv or .jsonl with clean, corrupted, answer, "
     "distractor.",
     "answer": "The token that should follow your prompts.",
     "distractor": "The token that the answer is compared with.",
-    "metric": "logit_diff, prob, accuracy, loss or kl. Without it, the task's own.",
+    "metric": "logit_diff, prob, prob_diff, accuracy, loss or kl. Without it, the task's own.",
     "n": "How many prompts to draw. Without it, the task's usual number.",
     "seed": "The same seed draws the same prompts.",
     "corrupted": "The corrupted twin of your prompt, token for token; repeat it for several.",

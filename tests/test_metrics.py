@@ -159,6 +159,24 @@ def test_answer_and_distractor_must_differ(prompts: Prompts, logits: torch.Tenso
     assert get_metric("prob")(logits, same).shape == (2,)
 
 
+def test_sets_of_tokens(prompts: Prompts, logits: torch.Tensor) -> None:
+    probs = logits[[0, 1], [3, 1]].softmax(-1)
+    pair = get_metric("prob_diff")(logits, prompts)
+    torch.testing.assert_close(
+        pair, torch.stack([probs[0, 2] - probs[0, 0], probs[1, 6] - probs[1, 1]])
+    )
+    right = torch.tensor([[1, 2], [6, UNSCORED]])
+    wrong = torch.tensor([[0, UNSCORED, UNSCORED], [1, 2, 5]])
+    several = dataclasses.replace(prompts, answer_sets=right, distractor_sets=wrong)
+    expected = [probs[0, [1, 2]].sum() - probs[0, 0], probs[1, 6] - probs[1, [1, 2, 5]].sum()]
+    torch.testing.assert_close(get_metric("prob_diff")(logits, several), torch.stack(expected))
+    wrong[1, 2] = 6
+    with pytest.raises(CircuitsError, match=r"the same token \(6\) in prompt 1"):
+        get_metric("prob_diff")(logits, several)
+    with pytest.raises(CircuitsError, match=r"sets of tokens have shape \(2,\); 2 prompts"):
+        dataclasses.replace(prompts, answer_sets=torch.tensor([1, 2]))
+
+
 def test_logits_of_other_prompts(prompts: Prompts, logits: torch.Tensor) -> None:
     with pytest.raises(CircuitsError, match=r"the logits are for \(2, 3\)"):
         get_metric("loss")(logits[:, :3], prompts)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
-from word_model import TOKENS, WORDS, letter_model, word_model
+from word_model import TOKENS, WORDS, letter_model, task_model, word_model
 
 from circuits.checkpoints.compiled import build
 from circuits.errors import CircuitsError, TokenError
@@ -226,9 +226,10 @@ def test_which_tasks_suit_which_model(
     assert suitable_tasks(letters) == ["sorting"]
 
 
-def test_every_task_can_be_measured_as_it_says(model: HookedGPT2, letters: HookedGPT2) -> None:
+def test_every_task_can_be_measured_as_it_says(letters: HookedGPT2) -> None:
+    rich = task_model()
     for task in TASKS:
-        suited = letters if task == "sorting" else model
+        suited = letters if task == "sorting" else rich
         prompts = make(task, suited, 3)
         value = get_metric(prompts.metric)(suited(prompts.tokens), prompts)
         assert prompts.task == task
@@ -239,9 +240,10 @@ def test_every_task_can_be_measured_as_it_says(model: HookedGPT2, letters: Hooke
 def test_what_a_vocabulary_lacks_is_named(model: HookedGPT2, letters: HookedGPT2) -> None:
     with pytest.raises(CircuitsError) as error:
         make("ioi", letters)
-    assert "'ioi' does not suit letters: its vocabulary has 0 of the" in str(error.value)
-    assert "no token for ' May'" not in str(error.value)
-    assert "'characters'" in str(error.value)
+    assert "'ioi' does not suit letters: its vocabulary 'characters' has 0 of the" in str(
+        error.value
+    )
+    assert str(error.value).count("has no token for") == 1
     with pytest.raises(CircuitsError, match=r"has 1 of the 1 names .* needs 5"):
         ioi(model, names=["Mary"])
     with pytest.raises(CircuitsError, match=r"exactly the letters A, B, C, and this one has \d+"):
@@ -258,7 +260,7 @@ def test_too_long_for_the_context() -> None:
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        ("ioy", {}, "there is no task 'ioy'; choose repeated, ioi, sorting; did you mean 'ioi'"),
+        ("ioy", {}, "there is no task 'ioy'; choose repeated, ioi, .*; did you mean 'ioi'"),
         ("ioi", {"n": 0}, "n=0 prompts"),
         ("ioi", {"corruption": "adc"}, "choose abc, third, io; did you mean 'abc'"),
     ],

@@ -7,7 +7,14 @@ from random_models import randomized
 
 from circuits.config import ModelConfig
 from circuits.model import HookedGPT2
+from circuits.prompts.agreement import BETWEEN
+from circuits.prompts.agreement import NOUNS as PAIRS
+from circuits.prompts.docstring import WORDS as CODE
+from circuits.prompts.greater_than import NOUNS as EVENTS
 from circuits.prompts.ioi import NAMES, OBJECTS, PLACES
+from circuits.prompts.pronoun import ADJECTIVES
+from circuits.prompts.pronoun import NOUNS as ROLES
+from circuits.prompts.words import MEN, WOMEN
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 WORDS = [*NAMES[:8], *PLACES[:4], *OBJECTS[:4], "When", "and", "gave", "to", "the"]
@@ -34,6 +41,15 @@ def word_model(tokens: list[str] = TOKENS, n_ctx: int = 128) -> HookedGPT2:
         model_name="tiny",
     )
     return randomized(cfg, dtype=torch.float32, tokenizer=tokenizer)
+
+
+def task_model(n_ctx: int = 200) -> HookedGPT2:
+    """A model that can be asked every task but sorting."""
+    listed = [*NAMES[:8], *WOMEN[:6], *MEN[:6], *PLACES[:4], *OBJECTS[:4], *CODE[:24]]
+    listed += [*ADJECTIVES[:2], *ROLES[:3], *BETWEEN[:3], *EVENTS[:4], "16", "17"]
+    listed += ["he", "she", "is", "are", *(word for pair in PAIRS[:5] for word in pair)]
+    tokens = [f"{year:02d}" for year in range(100)] + [f" {word}" for word in listed]
+    return word_model(list(dict.fromkeys(tokens)), n_ctx)
 
 
 def letter_model(letters: str = "ABC", n_ctx: int = 11) -> HookedGPT2:

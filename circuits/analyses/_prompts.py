@@ -9,7 +9,7 @@ from typing import Any
 
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
-from circuits.prompts import Mark, PromptFile, Prompts, make, suitable_tasks
+from circuits.prompts import USUAL, Mark, PromptFile, Prompts, make, suitable_tasks
 from circuits.prompts.user import Row, from_rows
 
 
@@ -30,7 +30,7 @@ def chosen(model: HookedGPT2, given: Mapping[str, Any]) -> list[Batch]:
     """What `task`, `prompt`, `file`, `answer`, `distractor`, `n`, `seed` ask for.
 
     An analysis of pairs of prompts also has `corrupted`. Without task, prompt and file these are
-    all tasks that suit the model.
+    the usual tasks that suit the model.
 
     Raises:
         CircuitsError: when they contradict each other, or nothing suits.
@@ -49,7 +49,9 @@ def _whole(model: HookedGPT2, given: Mapping[str, Any]) -> list[Prompts]:
         return [_own(model, given)]
     if isinstance(given["task"], Prompts):
         return [given["task"]]
-    names = suitable_tasks(model) if given["task"] is None else [given["task"]]
+    names = [given["task"]]
+    if given["task"] is None:
+        names = suitable_tasks(model, USUAL) or suitable_tasks(model)
     if not names:
         raise CircuitsError(
             f"no task suits {model.cfg.model_name}, for its vocabulary or context; give a prompt "

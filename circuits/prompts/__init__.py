@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from circuits.errors import CircuitsError, nearest
+from circuits.prompts.agreement import agreement
+from circuits.prompts.docstring import docstring
 from circuits.prompts.files import Mark, PromptFile, from_file
+from circuits.prompts.greater_than import greater_than
 from circuits.prompts.ioi import ioi
 from circuits.prompts.prompts import UNSCORED, Example, Prompts, assemble
+from circuits.prompts.pronoun import pronoun
 from circuits.prompts.repeated import repeated
 from circuits.prompts.sorting import sorting
 from circuits.prompts.user import from_texts
@@ -19,21 +23,35 @@ if TYPE_CHECKING:
 __all__ = [
     "TASKS",
     "UNSCORED",
+    "USUAL",
     "Example",
     "Mark",
     "PromptFile",
     "Prompts",
+    "agreement",
     "assemble",
+    "docstring",
     "from_file",
     "from_texts",
+    "greater_than",
     "ioi",
     "make",
+    "pronoun",
     "repeated",
     "sorting",
     "suitable_tasks",
 ]
 
-TASKS: dict[str, Callable[..., Prompts]] = {"repeated": repeated, "ioi": ioi, "sorting": sorting}
+TASKS: dict[str, Callable[..., Prompts]] = {
+    "repeated": repeated,
+    "ioi": ioi,
+    "greater-than": greater_than,
+    "docstring": docstring,
+    "pronoun": pronoun,
+    "agreement": agreement,
+    "sorting": sorting,
+}
+USUAL = ("repeated", "ioi", "sorting")  # those that are asked when nobody names a task
 
 
 def make(
@@ -52,6 +70,7 @@ def make(
     >>> len(prompts), prompts.metric, sorted(prompts.roles)
     (3, 'logit_diff', ['END', 'OUTPUT'])
     """
+    task = task.replace("_", "-")
     if task not in TASKS:
         raise CircuitsError(
             f"there is no task {task!r}; choose {', '.join(TASKS)}{nearest(task, TASKS)}"
@@ -61,8 +80,10 @@ def make(
     return TASKS[task](model, seed=seed, **options)
 
 
-def suitable_tasks(model: HookedGPT2) -> list[str]:
-    """Which tasks can be asked of this model, given its vocabulary and context?
+def suitable_tasks(model: HookedGPT2, among: Iterable[str] = tuple(TASKS)) -> list[str]:
+    """Which of these tasks can be asked of this model, given its vocabulary and context?
+
+    That it can be asked does not mean that the model can do it: see `circuits.metrics`.
 
     >>> from circuits.checkpoints import load
     >>> suitable_tasks(load("sort-abc"))
@@ -76,4 +97,4 @@ def suitable_tasks(model: HookedGPT2) -> list[str]:
             return False
         return True
 
-    return [task for task in TASKS if suits(task)]
+    return [task for task in among if suits(task)]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from circuits.errors import CircuitsError, TokenError, nearest
 from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.words import require_choice, single_tokens
 from circuits.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -79,14 +79,11 @@ def ioi(
         CircuitsError: when the vocabulary lacks the words.
     """
     require_count(n)
-    if corruption not in get_args(Corruption):
-        raise CircuitsError(
-            f"there is no corruption {corruption!r}; choose {', '.join(get_args(Corruption))}"
-            f"{nearest(corruption, get_args(Corruption))}"
-        )
-    people = _single_tokens(model, names, "names", at_least=5)  # two, and three for the twin
-    places = _single_tokens(model, PLACES, "places", at_least=1)
-    objects = _single_tokens(model, OBJECTS, "objects", at_least=1)
+    require_choice("corruption", corruption, get_args(Corruption))
+    # Two names, and three for the twin.
+    people = single_tokens(model, names, task="ioi", what="names", at_least=5)
+    places = single_tokens(model, PLACES, task="ioi", what="places", at_least=1)
+    objects = single_tokens(model, OBJECTS, task="ioi", what="objects", at_least=1)
     start = start_tokens(model, prepend_bos)
     rng = np.random.default_rng(seed)
     examples = []
@@ -135,25 +132,3 @@ def _example(
             "END": len(ids) - 1,
         },
     )
-
-
-def _single_tokens(
-    model: HookedGPT2, words: Sequence[str], what: str, *, at_least: int
-) -> list[str]:
-    """Those of the words that are one token in the model's vocabulary, after a space."""
-    tokenizer = model.require_tokenizer()
-    fitting, split = [], ""
-    for word in words:
-        try:
-            tokenizer.single_token(f" {word}")
-        except TokenError as error:
-            split = split or str(error)
-        else:
-            fitting.append(word)
-    if len(fitting) < at_least:
-        raise CircuitsError(
-            f"the task 'ioi' does not suit {model.cfg.model_name}: its vocabulary has "
-            f"{len(fitting)} of the {len(words)} {what} as single tokens, and the task needs "
-            f"{at_least} ({split})"
-        )
-    return fitting

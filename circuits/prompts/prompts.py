@@ -39,6 +39,9 @@ class Prompts:
         prepend_bos: whether a start token stands before each text.
         answers: [b], the token that should follow END; None when the task has no single answer.
         distractors: [b], the token it is compared with, or None.
+        answer_sets: [b t], where any of several tokens is right after END, those; filled up with
+            -1. None where one answer says it all.
+        distractor_sets: [b t], the same for the tokens that are wrong.
         corrupted: [b p], prompts that lack what the task is about, token for token; or None.
         seed: what the prompts were drawn with; None when they were given.
 
@@ -58,6 +61,8 @@ class Prompts:
     distractors: Tensor | None = None
     corrupted: Tensor | None = None
     seed: int | None = None
+    answer_sets: Tensor | None = None
+    distractor_sets: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, width = len(self.texts), self.tokens.shape[-1]
@@ -71,6 +76,11 @@ class Prompts:
                     f"{name} has shape {tuple(value.shape)}; {n} prompts of up to {width} tokens "
                     f"need {shape}"
                 )
+        for sets in (self.answer_sets, self.distractor_sets):
+            if sets is not None and (sets.ndim != 2 or len(sets) != n):
+                raise CircuitsError(
+                    f"sets of tokens have shape {tuple(sets.shape)}; {n} prompts need ({n}, tokens)"
+                )
         if "END" not in self.roles:
             raise CircuitsError("the prompts name no END, the position where the answer is read")
 
@@ -83,6 +93,7 @@ class Prompts:
         names = ("tokens", "mask", "targets", "answers", "distractors", "corrupted")
         content = [getattr(self, name) for name in names]
         content += [self.roles[role] for role in sorted(self.roles)]
+        content += [sets for sets in (self.answer_sets, self.distractor_sets) if sets is not None]
         listed = [None if value is None else value.int().tolist() for value in content]
         return hashlib.sha256(json.dumps([listed, sorted(self.roles)]).encode()).hexdigest()[:16]
 
@@ -96,7 +107,7 @@ class Prompts:
         }
         cut |= {
             name: None if value is None else value[rows]
-            for name in ("answers", "distractors")
+            for name in ("answers", "distractors", "answer_sets", "distractor_sets")
             for value in [getattr(self, name)]
         }
         roles = {role: at[rows] for role, at in self.roles.items()}
@@ -142,6 +153,7 @@ class Example:
 
     `targets` maps a position to the token that should follow it; None means the answer at END, or
     without an answer every next token. END is the last token unless `roles` says otherwise.
+    `answer_set` and `distractor_set` are tokens of which any is right, or wrong.
     """
 
     text: str
@@ -151,6 +163,8 @@ class Example:
     corrupted: Sequence[int] | None = None
     targets: Mapping[int, int] | None = None
     roles: Mapping[str, int] = field(default_factory=dict)
+    answer_set: Sequence[int] | None = None
+    distractor_set: Sequence[int] | None = None
 
     @property
     def end(self) -> int:
@@ -208,11 +222,27 @@ def assemble(
         distractors=_column(examples, "distractor", tokens),
         corrupted=_twins(examples, tokens),
         seed=seed,
+        answer_sets=_sets(examples, "answer_set", tokens),
+        distractor_sets=_sets(examples, "distractor_set", tokens),
     )
 
 
 def _column(examples: Sequence[Example], name: str, like: Tensor) -> Tensor | None:
     """One value per example as a tensor, None when nobody has one."""
+    values = _values(examples, name)
+    return None if values is None else torch.tensor(values, device=like.device)
+
+
+def _sets(examples: Sequence[Example], name: str, like: Tensor) -> Tensor | None:
+    """The set of each example as a row, None when nobody has one."""
+    values = _values(examples, name)
+    if values is None:
+        return None
+    rows, _ = pad_rows(values, pad_id=UNSCORED)
+    return rows.to(like.device)
+
+
+def _values(examples: Sequence[Example], name: str) -> list[Any] | None:
     values = [getattr(example, name) for example in examples]
     if all(value is None for value in values):
         return None
@@ -221,7 +251,7 @@ def _column(examples: Sequence[Example], name: str, like: Tensor) -> Tensor | No
         raise CircuitsError(
             f"prompt {row} ({examples[row].text!r}) has no {name}, others have; give one to all"
         )
-    return torch.tensor(values, device=like.device)
+    return values
 
 
 def _twins(examples: Sequence[Example], like: Tensor) -> Tensor | None:
