@@ -190,16 +190,13 @@ def detect_head(
             f"a cache holds one prompt's patterns, and {len(prompts)} prompts were given; give one "
             "prompt, or leave the cache out"
         )
-    excluded = (exclude_bos, exclude_current_token)
-    found = [
-        _similarity(
-            _patterns(model, tokens, cache),
-            _expected(detection_pattern, tokens),
-            excluded,
-            error_measure,
+    found = []
+    for tokens in prompts:
+        expected = _expected(detection_pattern, tokens)
+        excluded = (exclude_bos, exclude_current_token)
+        found.append(
+            _similarity(_patterns(model, tokens, cache), expected, excluded, error_measure)
         )
-        for tokens in prompts
-    ]
     return torch.where(wanted, torch.stack(found).mean(0), -1.0)
 
 
