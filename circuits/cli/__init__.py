@@ -76,6 +76,10 @@ def _run_analysis(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -
         from circuits.figures import figure_format
 
         figure_format(common["figure"])  # before hours of computation, not after
+    if common["html"] is not None:
+        from circuits.pages import require_page
+
+        require_page(common["html"])
     model = _load(common)
     with bar(recipe.name, quiet=common["quiet"]) as progress:
         if recipe.reports_progress:
@@ -100,6 +104,10 @@ def _deliver(result: Result, common: dict[str, Any]) -> None:
         written.append(result.save(common["save"]))
     if common["figure"] is not None:
         written.append(save_figure(result.plot(), common["figure"]))
+    if common["html"] is not None:
+        from circuits.pages import page, save_page
+
+        written.append(save_page(page(result), common["html"]))
     if not common["quiet"]:
         for path in written:
             remark(f"wrote {path}")

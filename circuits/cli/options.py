@@ -53,6 +53,14 @@ FigureFile = Annotated[
         metavar="FILE", help="Draw the result: .png, .svg or .pdf.", rich_help_panel=OUTPUT_PANEL
     ),
 ]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the result as a page to look through: .html, opens anywhere.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No progress, no remarks.", rich_help_panel=OUTPUT_PANEL),
@@ -68,6 +76,7 @@ OUTPUT_OPTIONS: dict[str, tuple[Any, Any]] = {
     "csv": (Csv, False),
     "save": (Save, None),
     "figure": (FigureFile, None),
+    "html": (HtmlFile, None),
     "quiet": (Quiet, False),
 }
 

@@ -1,7 +1,7 @@
 """Arrays and labels to matplotlib figures, without a display and without global state."""
 
 from circuits.figures.charts import bars, curves, scatter
-from circuits.figures.files import FORMATS, figure_format, save_figure
+from circuits.figures.files import FORMATS, figure_format, figure_svg, save_figure
 from circuits.figures.grids import heatmap, heatmaps
 from circuits.figures.lens import lens_grid
 from circuits.figures.of_results import draw, require_view
@@ -16,6 +16,7 @@ __all__ = [
     "curves",
     "draw",
     "figure_format",
+    "figure_svg",
     "heatmap",
     "heatmaps",
     "lens_grid",

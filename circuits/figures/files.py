@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +40,23 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         with suppress(OSError):  # it was moved, or could not be made
             partial.unlink()
     return path
+
+
+@rc_context(STYLE)
+def figure_svg(figure: Figure) -> str:
+    """The figure as an SVG element, to stand inside a page.
+
+    The same figure gives the same text. Labels are drawn as shapes, and are not in it as text.
+
+    >>> figure_svg(Figure())[:5]
+    '<svg '
+    """
+    text = io.StringIO()
+    # No metadata: it names other addresses.
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(text, format="svg", metadata=nothing)
+    drawn = re.sub(r"<!--.*?-->", "", text.getvalue(), flags=re.S)  # where matplotlib notes labels
+    return drawn[drawn.index("<svg ") :]
 
 
 def figure_format(path: Path) -> str:

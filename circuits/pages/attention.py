@@ -1,0 +1,48 @@
+"""The attention viewer: where does each head look?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuits.pages.numbers import packed_array
+from circuits.result import Result
+
+NEEDS = ("component", "query", "key", "query_token", "key_token", "value")
+_FINEST = 65535  # weights are told in steps of 1 / 65535
+
+
+def data(result: Result) -> dict[str, Any]:
+    """Tokens, heads, and each head's weights: only those that the result has a row for.
+
+    The weights are sorted by head, query and key; `starts` [heads * tokens + 1] says where those
+    of each query begin, `keys` and `weights` are one entry each.
+    """
+    frame = result.frame
+    tokens = _tokens(frame)
+    names = list(dict.fromkeys(frame["component"]))
+    order = {name: i for i, name in enumerate(names)}
+    heads = frame["component"].map(order).to_numpy(int)
+    queries, keys = frame["query"].to_numpy(int), frame["key"].to_numpy(int)
+    by = np.lexsort((keys, queries, heads))
+    rows = heads * len(tokens) + queries
+    counts = np.bincount(rows, minlength=len(names) * len(tokens))
+    weights = np.clip(frame["value"].to_numpy(float), 0, 1)
+    return {
+        "tokens": tokens,
+        "heads": names,
+        "starts": packed_array(np.concatenate([[0], counts.cumsum()]), "u4"),
+        "keys": packed_array(keys[by], "u2"),
+        "weights": packed_array(np.rint(weights[by] * _FINEST), "u2"),
+    }
+
+
+def _tokens(frame: pd.DataFrame) -> list[str]:
+    """The prompt, as far as the rows tell it."""
+    known: dict[int, str] = {}
+    for place, text in (("query", "query_token"), ("key", "key_token")):
+        one = frame.drop_duplicates(place)
+        known |= dict(zip(one[place].astype(int), one[text].astype(str), strict=True))
+    return [known.get(i, "") for i in range(max(known) + 1)]

@@ -1,0 +1,46 @@
+"""Pages as files: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from circuits.errors import CircuitsError
+
+SUFFIXES = (".html", ".htm")
+
+
+def save_page(html: str, path: str | Path) -> Path:
+    """Write a page to a file. Returns the path; the file appears whole or not at all.
+
+    Raises:
+        CircuitsError: for another kind of file, or a place that cannot be written.
+    """
+    path = require_page(path)
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        # A broken character (half of a surrogate pair) shows as one; it does not stop the rest.
+        partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
+        partial.replace(path)
+    except OSError as error:
+        raise CircuitsError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it was moved, or could not be made
+            partial.unlink()
+    return path
+
+
+def require_page(path: str | Path) -> Path:
+    """The path, if its name is a page's.
+
+    >>> require_page("Lens.HTML").name
+    'Lens.HTML'
+
+    Raises:
+        CircuitsError: for any other.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise CircuitsError(f"{path} is no page's name; end it in {' or '.join(SUFFIXES)}")
+    return path

@@ -1,0 +1,49 @@
+"""The viewer of the logit lens: what would each layer say after each token?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from circuits.pages.numbers import rounded
+from circuits.result import Result
+
+NEEDS = ("position", "stage", "token", "probability")
+# What may color the cells, and what else a cell tells: column, name.
+_NUMBERS = {
+    "probability": "probability of the top token",
+    "answer_probability": "probability of the final answer",
+    "answer_rank": "rank of the final answer",
+    "kl": "KL from the final prediction, nats",
+    "entropy": "entropy, nats",
+}
+
+
+def data(result: Result) -> dict[str, Any]:
+    """The grid's names, and for each cell (stage by stage) its top tokens and numbers."""
+    frame = result.frame
+    stages, positions = (list(dict.fromkeys(frame[name])) for name in ("stage", "position"))
+    place = {(s, p): i for i, (s, p) in enumerate((s, p) for s in stages for p in positions)}
+    at = [place[key] for key in zip(frame["stage"], frame["position"], strict=True)]
+    frame = frame.iloc[np.argsort(at, kind="stable")]
+    n_top = sum(str(name).startswith("token") for name in frame.columns)
+    columns = ["token", *(f"token_{k + 1}" for k in range(1, n_top))]
+    first = frame.drop_duplicates("position").sort_values("position")
+    after = [str(token) for token in first["after"]] if "after" in first else []
+    return {
+        "stages": [str(stage) for stage in stages],
+        "positions": [int(position) for position in positions],
+        "after": after,
+        "answers": [str(token) for token in first["answer"]] if "answer" in first else [],
+        "tokens": [frame[name].astype(str).tolist() for name in columns],
+        "shares": [
+            rounded(frame[name.replace("token", "probability")].to_numpy(float)) for name in columns
+        ],
+        "numbers": {
+            name: {"name": text, "values": rounded(frame[name].to_numpy(float))}
+            for name, text in _NUMBERS.items()
+            if name in frame
+        },
+        "takes_over": frame["takes_over"].tolist() if "takes_over" in frame else [],
+    }
