@@ -15,17 +15,22 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.checkpoints import checksum, load
 from circuits.errors import CircuitsError, nearest
 from circuits.figures import save_figure
-from circuits.result import Result
+from circuits.result import Result, provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuits.model import HookedGPT2
 
 MANIFEST = "manifest.json"
 # Beside the package in a clone, inside it once it is installed.
@@ -88,6 +93,21 @@ def check(says: str, row: Mapping[str, Any], unit: str = "", **bounds: Any) -> C
 
 def _missing(row: Mapping[str, Any], name: str) -> bool:
     return name not in row or math.isnan(float(row[name]))
+
+
+def table(
+    model: HookedGPT2,
+    experiment: str,
+    frame: pd.DataFrame,
+    unit: str,
+    title: str,
+    *,
+    axes: Sequence[str],
+    **options: Any,
+) -> Result:
+    """A table of an experiment's own, as a `Result`; `options` are its view and meanings."""
+    source = provenance(model, experiment, arguments={}, command=f"circuits run {experiment}")
+    return Result(frame, unit, title, source, tuple(axes), **options)
 
 
 @dataclass(frozen=True)
@@ -231,22 +251,16 @@ def conduct(
     Raises:
         CircuitsError: for an unknown name, with the nearest one.
     """
-    if name not in experiments():
-        known = ", ".join(experiments()) or "none (there is no folder experiments/ here)"
-        raise CircuitsError(
-            f"there is no experiment {name!r}; choose {known}{nearest(name, experiments())}"
-        )
-    script = _module(name)
-    folder = Path(out) / name
+    source, folder = script(name), Path(out) / name
     _require_writable(folder)  # before minutes of computation, not after
     start = time.monotonic()
-    loaded = load(script.MODEL if model is None else model)
-    finding = script.run(loaded, seed=seed, quick=quick)
+    loaded = load(source.MODEL if model is None else model)
+    finding = source.run(loaded, seed=seed, quick=quick)
     words = ["circuits", "run", name, *(["--model", model] if model else [])]
     words += [*(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])]
     bundle = Bundle(
         experiment=name,
-        claim=script.CLAIM,
+        claim=source.CLAIM,
         finding=finding,
         model=loaded.cfg.model_name,
         checksum=checksum(loaded),
@@ -265,7 +279,17 @@ def _require_writable(folder: Path) -> None:
         raise CircuitsError(f"{folder} cannot be written: choose another folder")
 
 
-def _module(name: str) -> ModuleType:
+def script(name: str) -> ModuleType:
+    """The script of this experiment, imported.
+
+    Raises:
+        CircuitsError: for an unknown name, with the nearest one.
+    """
+    if name not in experiments():
+        known = ", ".join(experiments()) or "none (there is no folder experiments/ here)"
+        raise CircuitsError(
+            f"there is no experiment {name!r}; choose {known}{nearest(name, experiments())}"
+        )
     path = next(path for path, _ in _scripts() if path.stem == name)
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
     assert spec is not None

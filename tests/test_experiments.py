@@ -1,0 +1,45 @@
+"""The experiments of the folder experiments/: each runs, and says what it found."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from circuits.checkpoints import load
+from circuits.experiment import Finding, experiments, script
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_an_experiment_says_what_it_is(name: str) -> None:
+    module = script(name)
+    assert "?" in module.__doc__.split("\n\n")[0]
+    assert experiments()[name] == module.CLAIM
+    assert module.CLAIM.endswith(".")
+    assert f"circuits run {name}" in module.__doc__
+
+
+def test_emergence_trains_and_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("induction_emergence")
+    monkeypatch.setattr(module, "QUICK_STEPS", 12)
+    monkeypatch.setattr(module, "EVALUATIONS", 4)
+    threads = torch.get_num_threads()
+    found = module.run(load("mini"), seed=0, quick=True)
+    assert isinstance(found, Finding)
+    assert not found.holds  # nothing is learned in twelve steps
+    losses = found.tables["losses"].frame
+    assert set(losses["layers"]) == {"1 layer", "2 layers"}
+    assert losses["step"].unique().tolist() == [0, 3, 6, 9, 12]
+    assert (losses["n"] == losses["n"].iloc[0]).any()
+    own = found.tables["own"].frame
+    assert own.loc[own["measure"] == "induction", "value"].max() > 0.9
+    assert torch.get_num_threads() == threads
+
+
+def test_the_steepest_fall_is_found() -> None:
+    loss = [4.0] * 11 + [3.0, 1.0] + [0.5] * 8
+    curve = pd.DataFrame({"step": range(0, 210, 10), "value": loss}).assign(
+        layers="2 layers", measure="second-copy loss"
+    )
+    share, where = script("induction_emergence").steepest_fall(curve, 200)
+    assert (round(share, 3), where) == (round(3 / 3.5, 3), 120)
