@@ -131,11 +131,14 @@ class FactoredMatrix:
             CircuitsError: when the matrix is not square.
         """
         small = self.BA
-        return torch.linalg.eigvals(small.to(torch.promote_types(small.dtype, torch.float32)))
+        wide = small.to(torch.promote_types(small.dtype, torch.float32))
+        found: Tensor = torch.linalg.eigvals(wide)
+        return found
 
     def norm(self) -> Float[Tensor, "*lead"]:
         """The Frobenius norm: the root of the sum of squares of all entries."""
-        return torch.linalg.matrix_norm(self._ends[2])
+        size: Tensor = torch.linalg.matrix_norm(self._ends[2])
+        return size
 
     def make_even(self) -> FactoredMatrix:
         """The same matrix with equal shares in both factors: U S^1/2 and S^1/2 V^T."""
@@ -145,14 +148,12 @@ class FactoredMatrix:
     def collapse_l(self) -> Float[Tensor, "*lead k r"]:
         """S V^T: what is left of the matrix without the rotation on its left side."""
         _, S, V = self._svd
-        rest: Tensor = S[..., :, None] * V.mT
-        return rest
+        return S[..., :, None] * V.mT
 
     def collapse_r(self) -> Float[Tensor, "*lead l k"]:
         """U S: what is left of the matrix without the rotation on its right side."""
         U, S, _ = self._svd
-        rest: Tensor = U * S[..., None, :]
-        return rest
+        return U * S[..., None, :]
 
     def get_corner(self, k: int = 3) -> Tensor:
         """The first `k` places along every axis, multiplied out."""

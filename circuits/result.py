@@ -120,8 +120,9 @@ class Result:
         axes: the columns that label the figure: one for bars, two (rows, columns) for a heatmap of
             ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
             ``after`` may hold the prompt's own tokens; the column along which ``curves`` go; name,
-            x and y of a ``scatter``; name, query and key of attention ``patterns``. More in front
-            make several heatmaps, each in its rows' ``unit``, or several curves.
+            x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
+            attention ``patterns``. More in front make several heatmaps, each in its rows'
+            ``unit``, or several curves.
         view: which figure shows it: one of `circuits.figures.of_results.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -103,7 +104,7 @@ def _curves(result: Result) -> Figure:
     return curves(lines, axes=(along, result.unit), ticks=ticks, title=result.title)
 
 
-def _scatter(result: Result) -> Figure:
+def _scatter(result: Result, *, diagonal: bool) -> Figure:
     """A point for each row: the first axis names it, the other two are its numbers."""
     name, x, y = result.axes
     points = result.frame.dropna(subset=[x, y])
@@ -113,7 +114,7 @@ def _scatter(result: Result) -> Figure:
         labels=[str(label) for label in points[name]],
         axes=(x, y),
         title=result.title,
-        diagonal=True,
+        diagonal=diagonal,
     )
 
 
@@ -136,7 +137,8 @@ VIEWS: Mapping[str, Callable[[Result], Figure]] = {
     "heatmap": _heatmap,
     "lens": _lens,
     "patterns": _patterns,
-    "scatter": _scatter,
+    "plane": partial(_scatter, diagonal=False),
+    "scatter": partial(_scatter, diagonal=True),
 }
 
 
