@@ -68,11 +68,12 @@ def heatmaps(
     columns: Labels | None = None,
     axes: tuple[str, str] = ("layer", "head"),
     title: str = "",
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Where is each of several effects? Heatmaps side by side, with one scale for each unit.
 
     `panels` maps titles to values [r c], their intervals and their unit; `rows` and `columns` are
-    the same for all, or map titles to labels. For the rest see `heatmap`.
+    the same for all, or map titles to labels. `notes` stand below. For the rest see `heatmap`.
 
     Raises:
         CircuitsError: as `heatmap`.
@@ -93,16 +94,17 @@ def heatmaps(
     figure = new_figure(sum(widths), sum(heights) + 0.5)
     ratios: dict[str, Any] = {"width_ratios": widths, "height_ratios": heights}
     places = figure.add_gridspec(len(heights), across, **ratios)
-    notes: dict[str, None] = {}
+    signs: dict[str, None] = {}
     for i, (name, panel) in enumerate(panels.items()):
         ax = add_axes(figure, places[divmod(i, across)], name)
         ax.set(ylabel=axes[0], xlabel=axes[1])
         for axis, n, labels in zip((ax.yaxis, ax.xaxis), shapes[i], (rows, columns), strict=True):
             label_axis(axis, n, labels[name] if isinstance(labels, Mapping) else labels)
-        notes |= dict.fromkeys(_draw_grid(figure, ax, panel, limits[panel[2]] or 1.0))
+        signs |= dict.fromkeys(_draw_grid(figure, ax, panel, limits[panel[2]] or 1.0))
     if title:
         figure.suptitle(drawable(title, 400), x=0.01, ha="left", fontsize=12)
-    figure.supxlabel(" · ".join(notes), fontsize=8, color=GRAY)
+    below = [drawable(note, 400) for note in (" · ".join(signs), *notes) if note]
+    figure.supxlabel("\n".join(below), fontsize=8, color=GRAY)
     return figure
 
 

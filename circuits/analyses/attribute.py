@@ -1,0 +1,239 @@
+"""Which part pushes the answer? Direct logit attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from circuits.analyses._direct import Part, Split, decomposed, neuron_pushes, scored, unit
+from circuits.analyses._effects import source_of, unit_of
+from circuits.analyses._grid import places
+from circuits.analyses._prompts import Batch, chosen
+from circuits.errors import CircuitsError, nearest
+from circuits.model import HookedGPT2
+from circuits.prompts import Prompts
+from circuits.registry import analysis
+from circuits.result import Result
+from circuits.sweep.moments import Moments, moments
+
+What = Literal["heads", "layers", "neurons"]
+Positions = Literal["roles", "indices"]
+WORDS: Mapping[str, str] = {
+    "heads": "Heads and MLPs",
+    "layers": "Attention and MLPs",
+    "neurons": "Attention and neurons",
+}
+MEANINGS = {
+    "task": "which prompts",
+    "component": "the part; bias is what no other row has: output biases of heads (or of neurons), "
+    "the final LayerNorm's, the unembedding's",
+    "writer": "the component that writes it",
+    "layer": "of the component",
+    "head": "of the component, where it is one",
+    "neuron": "of the component, where it is one",
+    "part": "which part of its layer it is: a head, or the MLP",
+    "source": "the position that the head read it from: a role of the prompts, or an index",
+    "unit": "of value, recomputed, error and total",
+    "value": "what the part adds, the final LayerNorm's scale held, mean over n",
+    "share": "of the total",
+    "recomputed": "the total less what it is without the part, with LayerNorm computed anew",
+    "recomputed_low": "lower end of its 95 % interval",
+    "recomputed_high": "upper end of its 95 % interval",
+    "error": "of holding the scale: value less recomputed",
+    "total": "the whole difference of logits, mean over n; the values sum to it",
+}
+WHOLE = dict.fromkeys(("layer", "head", "neuron"), "Int64")
+
+
+@analysis
+def attribute(
+    model: HookedGPT2,
+    *,
+    what: What = "heads",
+    positions: Positions | None = None,
+    top: int = 20,
+    task: str | Prompts | None = None,
+    prompt: str | Sequence[str] | None = None,
+    file: str | Path | None = None,
+    answer: str | None = None,
+    distractor: str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+) -> Result:
+    """Which part pushes the answer?
+
+    Direct logit attribution: the final residual stream is a sum of parts c, and with the final
+    LayerNorm's scale held each adds LN(c) (W_U[:, answer] - W_U[:, distractor]), in logits. All
+    rows together are the logit difference. Without a distractor the answer is compared with the
+    mean over all tokens, for a logit alone may be shifted without any effect. Prompts that ask for
+    more than one token (repeated ones) are read at each of them, and the mean is taken.
+
+    Holding the scale is an approximation: the column recomputed says how much is really lost when
+    the part is taken out of the stream, and error by how much the two differ.
+
+    $ circuits attribute --task ioi
+    $ circuits attribute --task ioi --positions roles --figure sources.png
+    $ circuits attribute --what neurons --top 10 --prompt "The keys to the cabinet" --answer " are"
+
+    Args:
+        what: The parts: heads (and MLPs), layers (attention and MLPs), or neurons (of all MLPs, and
+            attention layers); embeddings and biases always.
+        positions: Take the strongest heads apart by the position that they read from: by roles of
+            the prompts, or by indices.
+        top: How many neurons, or with positions how many heads, to take apart. What the other
+            neurons add is one row.
+
+    Raises:
+        CircuitsError: for prompts that ask for no token, parts that do not exist, or options that
+            do not fit together.
+
+    >>> from circuits.checkpoints import load
+    >>> asked = {"prompt": "aAbBcdeBfg.", "answer": "A", "distractor": "B"}
+    >>> found = attribute(load("compiled"), **asked)
+    >>> found.top(1).frame[["component", "value", "share"]].round(2).values.tolist()
+    [['a2.h0', 10.0, 1.0]]
+    """
+    return _attribute(model, dict(locals()))
+
+
+def _attribute(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
+    _check(model, given)
+    what, positions = given["what"], given["positions"]
+    batches = _batches(model, given)
+    found = [_of_batch(model, batch, given) for batch in batches]
+    frame = pd.concat([rows for rows, _ in found]).astype(WHOLE)
+    unused = {"neuron": what != "neurons", "part": what != "heads"}
+    unused |= dict.fromkeys(("writer", "source"), positions is None)
+    frame = frame.drop(columns=[name for name, is_unused in unused.items() if is_unused])
+    tasks = () if len(batches) == 1 else ("task",)
+    axes: tuple[str, ...] = ("component",)
+    if what == "heads":
+        axes = ("layer", "part") if positions is None else ("writer", "source")
+    return Result(
+        frame,
+        unit=unit_of(frame),
+        title=f"What pushes the answer? {WORDS[what]} ({model.cfg.model_name})",
+        provenance=source_of(model, "attribute", batches, given, [n for _, n in found]),
+        axes=(*tasks, *axes),
+        view="heatmap" if what == "heads" else "bars" if not tasks else "curves",
+        meanings=MEANINGS,
+    )
+
+
+def _check(model: HookedGPT2, given: Mapping[str, Any]) -> None:
+    what, top = given["what"], given["top"]
+    if what not in WORDS:
+        raise CircuitsError(f"what={what!r}: choose {', '.join(WORDS)}{nearest(str(what), WORDS)}")
+    if given["positions"] is not None and what != "heads":
+        raise CircuitsError(
+            f"positions says where heads read from, and what={what!r} has no heads; choose heads"
+        )
+    n_neurons = model.cfg.n_layers * model.cfg.d_mlp
+    if top < 1 or (what == "neurons" and top > n_neurons):
+        raise CircuitsError(f"top={top}: take at least 1 apart, and at most all {n_neurons}")
+
+
+def _batches(model: HookedGPT2, given: Mapping[str, Any]) -> list[Batch]:
+    """The prompts, if they ask for tokens; of all tasks those that do."""
+    batches = chosen(model, given)
+    if len(batches) == 1:
+        scored(batches[0].first)
+        return batches
+    asking = [b for b in batches if b.first.answers is not None or (b.first.targets >= 0).any()]
+    return asking or batches[:1]
+
+
+def _of_batch(
+    model: HookedGPT2, batch: Batch, given: Mapping[str, Any]
+) -> tuple[pd.DataFrame, int]:
+    """A row for each part, and how many prompts these are means over."""
+    where: Sequence[Any] = ()
+    if given["positions"] is not None:
+        where = places(batch.first, given["positions"])
+    split = _split(model, batch, given, where)
+    labels, found = _averaged(model, batch, split)
+    n = len(labels)
+    columns = found.interval()
+    held = {name: column[1 : n + 1] for name, column in columns.items()}
+    removed = {name: column[n + 1 : 2 * n + 1] for name, column in columns.items()}
+    total = held["value"][0]
+    frame = pd.DataFrame(
+        {
+            "task": batch.first.task,
+            **pd.DataFrame(labels)[list(Part._fields)],
+            "part": [_in_layer(part) for part in labels],
+            "unit": unit(batch.first),
+            **held,
+            "share": held["value"] / total if total else np.nan,
+            "recomputed": removed["value"],
+            "recomputed_low": removed["ci_low"],
+            "recomputed_high": removed["ci_high"],
+            "error": columns["value"][2 * n + 1 :],
+            "total": total,
+        }
+    )
+    return frame.iloc[1:], found.n
+
+
+def _split(
+    model: HookedGPT2, batch: Batch, given: Mapping[str, Any], where: Sequence[Any]
+) -> Split:
+    """Which heads or neurons are taken apart? Those that add most on average, up or down."""
+    what, top = given["what"], given["top"]
+    if what == "neurons":
+        total = sum(numbers.sum(-1) for b in batch.blocks for numbers in neuron_pushes(model, b))
+        assert isinstance(total, torch.Tensor)
+        order = total.abs().flatten().sort(descending=True, stable=True).indices[:top].tolist()
+        neurons: dict[int, list[int]] = {}
+        for index in sorted(order):
+            neurons.setdefault(index // model.cfg.d_mlp, []).append(index % model.cfg.d_mlp)
+        return Split(what, neurons=neurons)
+    if not where:
+        return Split(what)
+    labels, found = _averaged(model, batch, Split(what))
+    size = np.abs(found.effect[1 : len(labels) + 1])
+    ranked = [labels[i] for i in np.argsort(-size, kind="stable") if labels[i].head is not None]
+    heads = frozenset((part.layer or 0, part.head or 0) for part in ranked[:top])
+    return Split(what, tuple(where), heads)
+
+
+def _averaged(model: HookedGPT2, batch: Batch, split: Split) -> tuple[list[Part], Moments]:
+    """The parts, the whole first, and statistics of [nothing, pushes, recomputed, errors]."""
+    labels: list[Part] = []
+    whole: Moments | None = None
+    for numbers in _numbers(model, batch, split):
+        labels = list(numbers)
+        values = np.concatenate(list(numbers.values()), 1).reshape(3 * len(labels), -1)
+        values = np.concatenate([np.zeros_like(values[:1]), values])
+        some = moments(values, np.zeros(len(values), bool))
+        whole = some if whole is None else whole.merge(some)
+    assert whole is not None
+    return labels, whole
+
+
+def _numbers(model: HookedGPT2, batch: Batch, split: Split) -> Iterator[dict[Part, Any]]:
+    for prompts in batch.blocks:
+        if split.places and isinstance(split.places[0], int):
+            _require_lengths(prompts, len(split.places))
+        for some in decomposed(model, prompts, split):
+            yield {part: found.double().cpu().numpy()[:, None] for part, found in some.items()}
+
+
+def _require_lengths(prompts: Prompts, length: int) -> None:
+    lengths = prompts.mask.sum(1)
+    if bool((lengths != length).any()):
+        raise CircuitsError(
+            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and the first "
+            f"of them {length}, so the same index is something else in each; ask by roles"
+        )
+
+
+def _in_layer(part: Part) -> str | None:
+    if part.head is not None:
+        return f"h{part.head}"
+    return None if part.layer is None else "mlp"
