@@ -7,6 +7,7 @@ tokens are real [b p], it returns the value to write, broadcastable to [b p ...]
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,49 @@ def resample(values: Tensor, mask: Tensor) -> Tensor:
     return values
 
 
-METHODS: dict[str, Method] = {"zero": zero, "mean": mean, "resample": resample}
+def position_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """What does the component write on average at each position? The mean [1 p ...] over prompts.
+
+    Raises:
+        CircuitsError: when prompts differ in length, so that a position is not the same in all.
+    """
+    if not (mask == mask[:1]).all():
+        raise CircuitsError(
+            "the prompts differ in length, so there is no mean by position over all of them; give "
+            "prompts of one length, or choose the method 'mean'"
+        )
+    return values.mean(0, keepdim=True)
+
+
+def noise(values: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
+    """What would the component write if it said nothing, as loudly as ever? Gaussian [b p ...].
+
+    Each number is drawn for each token, with the mean and the standard deviation that it has over
+    all real tokens (the covariance's diagonal). The same seed draws the same.
+    """
+    real = values[mask]
+    drawn = normal_draws(values.shape, seed).to(values)
+    return real.mean(0) + real.std(0, correction=0) * drawn
+
+
+def normal_draws(shape: Sequence[int], *key: object) -> Tensor:
+    """Standard normal numbers in float64 that depend on the shape and this key alone.
+
+    >>> normal_draws([2], 0, "embed").equal(normal_draws([2], 0, "embed"))
+    True
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+
+
+METHODS: dict[str, Method] = {
+    "zero": zero,
+    "mean": mean,
+    "position-mean": position_mean,
+    "resample": resample,
+    "noise": noise,
+}
 
 
 def get_method(name: str) -> Method:

@@ -12,11 +12,13 @@ from random_models import randomized, seeds, tiny_configs
 
 from circuits.components import Component, Edge, Kind
 from circuits.config import ACTIVATIONS, ModelConfig
+from circuits.interventions import METHODS as ABLATIONS
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import UNSCORED, Prompts
 from circuits.sweep import Cell, Source, Sweep, Write, cell
 
+WRITERS = ("head", "attn", "mlp", "neuron")
 POSITIONS = (None, None, "END", "MID", 0, -1)
 
 
@@ -58,50 +60,61 @@ def models(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> HookedGPT2:
 
 @st.composite
 def sweeps(draw: st.DrawFn, cfg: ModelConfig, metric: str | None = None) -> Sweep:
-    """Any metric, any method, one to six cells of any parts."""
+    """Any metric, any method, one to six cells of any parts, patterns held or not."""
     lengths = draw(st.lists(st.integers(1, cfg.n_ctx), min_size=1, max_size=4))
     prompts = random_prompts(cfg, lengths, draw(seeds), n_same=draw(st.integers(0, cfg.n_ctx)))
     assert prompts.corrupted is not None
-    method = draw(st.sampled_from(["zero", "mean", "resample", "resample"]))
-    source = Source(method, prompts.corrupted, prompts.mask)
-    if method == "mean" and draw(st.booleans()):  # over other prompts, of any number and length
+    method = draw(st.sampled_from(["resample", *ABLATIONS]))
+    source = Source(method, prompts.corrupted, prompts.mask, draw(seeds))
+    if method in ("mean", "noise") and draw(st.booleans()):
         others = random_prompts(cfg, [min(2, cfg.n_ctx), 1, cfg.n_ctx], draw(seeds))
+        source = Source(method, others.tokens, others.mask, draw(seeds))
+    if method == "position-mean":  # needs several prompts of each length
+        others = random_prompts(cfg, [*lengths, *lengths, 1], draw(seeds))
         source = Source(method, others.tokens, others.mask)
-    cells = draw(st.lists(random_cells(cfg), min_size=1, max_size=6))
+    freeze: Any = draw(st.sampled_from([None, None, None, "patterns"]))
+    slots: tuple[Any, ...] = ("v",) if freeze else ("q", "k", "v")
+    if not freeze and method in ("resample", "position-mean"):
+        slots = (*slots, "pattern", "pattern")
+    cells = draw(st.lists(random_cells(cfg, slots), min_size=1, max_size=6))
     return Sweep(
         prompts=prompts,
         metric=METRICS[metric or draw(st.sampled_from(sorted(METRICS)))],
         cells=(*cells, *((),) * draw(st.integers(0, 1))),
         source=source,
         clean=draw(st.sampled_from([None, prompts.corrupted])),
+        freeze=freeze,
     )
 
 
 @st.composite
-def random_cells(draw: st.DrawFn, cfg: ModelConfig) -> Cell:
-    """One to three writes, which may lie in the same layer, overlap, or feed each other."""
-    writes = draw(st.lists(st.one_of(parts(cfg), paths(cfg)), min_size=1, max_size=3))
+def random_cells(draw: st.DrawFn, cfg: ModelConfig, slots: tuple[Any, ...]) -> Cell:
+    """One to three writes, which may lie in the same layer, overlap, or feed each other.
+
+    `slots` are those of heads that can be written.
+    """
+    inputs = tuple(slot for slot in slots if slot != "pattern")
+    kinds = st.one_of(parts(cfg, slots), paths(cfg, inputs))
+    writes = draw(st.lists(kinds, min_size=1, max_size=3))
     edges = [Edge(sender, write.target) for write in writes for sender in write.senders]
     return cell(*(write.target for write in writes if not write.senders), *edges)
 
 
 @st.composite
-def parts(draw: st.DrawFn, cfg: ModelConfig) -> Write:
-    kind = draw(
-        st.sampled_from([kind for kind in get_args(Kind) if kind not in ("logits", "neuron")])
-    )
-    return Write(draw(_component(cfg, kind, slots=(None, None, "q", "k", "v"))))
+def parts(draw: st.DrawFn, cfg: ModelConfig, slots: tuple[Any, ...]) -> Write:
+    kind = draw(st.sampled_from(["head", *(kind for kind in get_args(Kind) if kind != "logits")]))
+    return Write(draw(_component(cfg, kind, slots=(None, None, *slots))))
 
 
 @st.composite
-def paths(draw: st.DrawFn, cfg: ModelConfig) -> Write:
+def paths(draw: st.DrawFn, cfg: ModelConfig, slots: tuple[Any, ...]) -> Write:
     """A receiver, and one to three senders before it."""
     kind = draw(st.sampled_from(["head", "head", "head", "attn", "mlp", "logits"]))
-    receiver = draw(_component(cfg, kind, slots=(None, "q", "k", "v")))
+    receiver = draw(_component(cfg, kind, slots=(None, *slots)))
     layer = cfg.n_layers if receiver.layer is None else receiver.layer
     before: list[Any] = [_component(cfg, kind) for kind in ("embed", "pos")]
     if layer:
-        before += [_component(cfg, kind, n_layers=layer) for kind in ("head", "attn", "mlp")]
+        before += [_component(cfg, kind, n_layers=layer) for kind in WRITERS]
     if kind == "mlp":
         same = [Component("attn", layer)] + [
             Component("head", layer, head) for head in range(cfg.n_heads)
@@ -125,6 +138,7 @@ def _component(
         kind,
         layer=draw(st.integers(0, (n_layers or cfg.n_layers) - 1)) if in_a_layer else None,
         head=draw(st.integers(0, cfg.n_heads - 1)) if is_head else None,
+        neuron=draw(st.integers(0, min(2, cfg.d_mlp - 1))) if kind == "neuron" else None,
         slot=draw(st.sampled_from(slots)) if is_head else None,
         position=draw(st.sampled_from(POSITIONS)),
     )

@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from circuits.components import Component
 from circuits.hooks import HookFn, HookPoint
-from circuits.interventions import replacements, write_hook
+from circuits.interventions import normal_draws, replacements, write_hook
 from circuits.model import HookedGPT2
 
 if TYPE_CHECKING:
-    from circuits.sweep import Cell, Sweep, Write
+    from circuits.sweep import Cell, Source, Sweep, Write
 
 Site = tuple[str, int | None]  # a hook site, and which head there
 Hook = tuple[str, HookFn]
@@ -36,6 +38,7 @@ def run(model: HookedGPT2, sweep: Sweep, cell: Cell) -> Tensor:
     """The whole run's logits [b p v]."""
     hooks = [hook for write in cell for hook in _hooks(model, sweep, write)]
     prompts = sweep.prompts
+    hooks = [*_frozen(model, sweep), *hooks]
     logits: Tensor = model.run_with_hooks(
         prompts.tokens, fwd_hooks=hooks, attention_mask=prompts.mask
     )
@@ -62,13 +65,27 @@ def _hooks(model: HookedGPT2, sweep: Sweep, write: Write) -> Iterator[Hook]:
     seen: list[Tensor] = []
     model.run_with_hooks(
         prompts.tokens,
-        fwd_hooks=[*reads, (site, lambda value, hook: seen.append(value))],
+        fwd_hooks=[*_frozen(model, sweep), *reads, (site, lambda value, hook: seen.append(value))],
         attention_mask=prompts.mask,
     )
-    own = seen[0] if part.head is None else seen[0][:, :, part.head]
+    own = seen[0][replace(part, slot=None).within]
     # ... goes on from there.
     _, written = write_hook(replace(part, slot=None, position=None), own, where)
     yield site, written
+
+
+def _frozen(model: HookedGPT2, sweep: Sweep) -> Iterator[Hook]:
+    """Every pattern of the base run, written again."""
+    if sweep.freeze is None:
+        return
+    prompts = sweep.prompts
+    _, base = model.run_with_cache(
+        prompts.tokens,
+        attention_mask=prompts.mask,
+        names_filter=lambda name: name.endswith("hook_pattern"),
+    )
+    for site, pattern in base.items():
+        yield site, lambda value, hook, pattern=pattern: pattern
 
 
 def _adding(site: str, head: int | None, shift: Tensor) -> Hook:
@@ -81,7 +98,35 @@ def _adding(site: str, head: int | None, shift: Tensor) -> Hook:
 
 def _source(model: HookedGPT2, sweep: Sweep, part: Component) -> Tensor:
     source = sweep.source
-    return replacements(model, [part], source.method, source.tokens, source.mask)[0]
+    if source.method not in ("position-mean", "noise"):
+        return replacements(model, [part], source.method, source.tokens, source.mask)[0]
+    # Prompt by prompt, from the reference set's own values.
+    (values,) = replacements(model, [part], "resample", source.tokens, source.mask)
+    lengths, real = source.mask.sum(1), values[source.mask.bool()]
+    found = []
+    for row, length in enumerate(sweep.prompts.mask.sum(1).tolist()):
+        if source.method == "position-mean":
+            alike = values[lengths == length][:, :length]
+            found.append(alike.mean(0)[..., :length] if part.slot == "pattern" else alike.mean(0))
+        else:
+            drawn = _drawn(model, source, part, row, length)
+            found.append(real.mean(0) + real.std(0, correction=0) * drawn)
+    if part.slot == "pattern":
+        size = sweep.prompts.tokens.shape[1]
+        grown = [F.pad(own, (0, size - len(own), 0, size - len(own))) for own in found]
+        return torch.stack(grown)
+    return pad_sequence(found, batch_first=True)
+
+
+def _drawn(model: HookedGPT2, source: Source, part: Component, row: int, length: int) -> Tensor:
+    """The random numbers that the engine, too, draws for this prompt: [p ...]."""
+    cfg = model.cfg
+    if part.slot:  # all inputs of heads are one stream
+        part = Component("resid_pre", part.layer)
+    shapes = {"head": (cfg.n_heads, cfg.d_head), "neuron": (cfg.d_mlp,)}
+    shape = (length, *shapes.get(part.kind, (cfg.d_model,)))
+    drawn = normal_draws(shape, source.seed, part.site, row)
+    return drawn[None][part.within][0].to(cfg.dtype)
 
 
 def _where(sweep: Sweep, part: Component) -> Tensor | None:
@@ -100,6 +145,8 @@ def _sent(model: HookedGPT2, sweep: Sweep, sender: Component) -> Tensor:
     change = _source(model, sweep, sender) - base
     if sender.kind == "head":
         change = change @ model.blocks[sender.layer].attn.W_O[sender.head]
+    if sender.kind == "neuron":
+        change = change * model.blocks[sender.layer].mlp.W_out[sender.neuron]
     return change * _at(sweep, sender)
 
 

@@ -16,6 +16,7 @@ from circuits.hooks import HookPoint
 from circuits.interventions import (
     METHODS,
     get_method,
+    noise,
     partners,
     replacements,
     require_change,
@@ -23,7 +24,7 @@ from circuits.interventions import (
 )
 from circuits.model import HookedGPT2
 
-PARTS = ["a1.h2", "a0", "m1", "embed", "pos", "resid_mid.1", "a1.h0<k>"]
+PARTS = ["a1.h2", "a0", "m1", "m0.n3", "embed", "pos", "resid_mid.1", "a1.h0<k>"]
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +78,14 @@ def test_every_method_changes_every_part(
     if (part, method) == ("pos", "resample"):
         with pytest.raises(CircuitsError, match="resampling pos changed nothing"):
             require_change(model(tokens), edited, "resampling pos")
+    elif (part, method) == ("pos", "position-mean"):
+        torch.testing.assert_close(edited, model(tokens))
     else:
         require_change(model(tokens), edited, f"{method} ablation of {part}")
     _, cache = model.run_with_cache(
         tokens, names_filter=component.site, fwd_hooks=[write_hook(component, value)]
     )
-    at = cache[component.site]
-    at = at if component.head is None else at[:, :, component.head]
+    at = cache[component.site][component.within]
     assert torch.equal(at, value.expand_as(at))
 
 
@@ -110,6 +112,30 @@ def test_mean_over_a_constant_set_is_a_no_op(model: HookedGPT2) -> None:
     same = torch.full((4, 1), 7)
     for part in PARTS:
         torch.testing.assert_close(ablated(model, same, [part], "mean"), model(same))
+
+
+def test_means_by_position_need_prompts_of_one_length(model: HookedGPT2) -> None:
+    tokens, mask = pad_rows([[1, 2, 3], [4, 5, 6], [7, 8]], pad_id=0)
+    (value,) = replacements(model, [parse("m0")], "position-mean", tokens[:2], mask[:2])
+    (each,) = replacements(model, [parse("m0")], "resample", tokens[:2], mask[:2])
+    torch.testing.assert_close(value, each.mean(0, keepdim=True))
+    with pytest.raises(CircuitsError, match="differ in length"):
+        replacements(model, [parse("m0")], "position-mean", tokens, mask)
+
+
+def test_noise_has_the_mean_and_spread_of_the_reference(model: HookedGPT2) -> None:
+    tokens = random_tokens(TINY, batch=600, pos=6)
+    (real,) = replacements(model, [parse("a0.h1")], "resample", tokens)
+    (drawn,) = replacements(model, [parse("a0.h1")], "noise", tokens)
+    assert drawn.shape == real.shape
+    for statistic in (torch.mean, torch.std):
+        found, expected = (statistic(x.flatten(0, 1), 0) for x in (drawn, real))
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.1)
+    between = torch.corrcoef(drawn.flatten(0, 1).T).fill_diagonal_(0)
+    assert between.abs().max() < 0.1  # the numbers of one token are independent
+    again = noise(real, torch.ones_like(tokens).bool(), seed=0)
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, noise(real, torch.ones_like(tokens).bool(), seed=1))
 
 
 @settings(max_examples=20)
@@ -186,7 +212,12 @@ def test_values_that_do_not_fit(model: HookedGPT2, tokens: torch.Tensor) -> None
 @pytest.mark.parametrize(
     ("part", "method", "n", "message"),
     [
-        ("a1.h2", "mena", 2, "choose zero, mean, resample; did you mean 'mean'"),
+        (
+            "a1.h2",
+            "mena",
+            2,
+            "choose zero, mean, position-mean, resample, noise; did you mean 'mean'",
+        ),
         ("a1.h2", "mean", 0, "the reference set for 'mean' is empty"),
         ("a9.h2", "zero", 2, "there is no layer 9: gpt2 has layers 0 to 1"),
     ],

@@ -19,15 +19,20 @@ from torch import Tensor
 
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
+from circuits.interventions import METHODS
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.sweep import Executor, Source, Sweep, cell, estimate, logits, name, plan, run
 
 EVERY_KIND = ["a0.h1", "a1.h2", "a1", "m0", "m1@END", "embed", "pos@MID", "resid_mid.0@-1"]
 EVERY_KIND += ["a1.h0<q>", "a0.h3<k>@0", "a1.h1<v>", "resid_pre.1", "resid_post.1", "a1.h3@END"]
+EVERY_KIND += ["m0.n3", "m1.n0@END", "m0.n19@MID"]
+PATTERNS = ["a0.h1<pattern>", "a1.h2<pattern>@END", "a0.h0<pattern>@MID"]
 EDGES = ["a0.h1->a1.h2<q>", "embed->a0.h0<k>", "m0->logits", "a0->m1", "pos->a1", "a1.h0->m1@END"]
 EDGES += ["a0.h2@MID->a1.h1<v>", "a1->logits@END", "a0.h0->a1.h0", "a0.h1->a1.h0@MID"]
+EDGES += ["m0.n3->a1.h2<k>", "m1.n1->logits", "m0.n2@MID->m1"]
 SEVERAL = ("a0.h1", "m1", "a0.h2->a1.h1<q>", "m0->logits")
+CROWDED = ("a0.h1", "m0.n3", "m0.n3@MID", "m0.n4", "m1.n0", "a1.h1<v>", "a1.h1@0", "a0.h0->m0")
 
 
 def asked(model: HookedGPT2, *cells: Any, **options: Any) -> Sweep:
@@ -88,10 +93,44 @@ def test_any_memory_budget_gives_the_same(data: st.DataObject, memory: str) -> N
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("method", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_cell(tiny: HookedGPT2, method: str, metric: str) -> None:
-    sweep = asked(tiny, *EVERY_KIND, *EDGES, SEVERAL, (), metric=metric)
+    cells = [*EVERY_KIND, *EDGES, SEVERAL, CROWDED, ()]
+    if method in ("resample", "position-mean"):
+        cells += [*PATTERNS, (*PATTERNS, "a0.h1", "m0"), ("a0.h1<pattern>", "a0.h1<pattern>@0")]
+        cells += [("a1.h2<pattern>", "a1.h2<v>@0", "a0.h3"), ("a1.h2<pattern>", "a1.h2<q>")]
+    # Two prompts of each length, so that there is a mean by position.
+    sweep = asked(tiny, *cells, metric=metric, lengths=(7, 5, 7, 5))
     check(tiny, replace(sweep, source=replace(sweep.source, method=method)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kind_of_cell_with_patterns_held(tiny: HookedGPT2, method: str) -> None:
+    able = [part for part in EVERY_KIND if not part.startswith(("a1.h0<q>", "a0.h3<k>"))]
+    cells = [*able, "a0->a1.h0<v>", "a0.h1->a1.h2", "a0.h2@MID->a1.h0@END", "embed->a1", CROWDED]
+    sweep = asked(tiny, *cells, lengths=(7, 5, 7, 5), freeze="patterns")
+    check(tiny, replace(sweep, source=replace(sweep.source, method=method)))
+
+
+def test_held_patterns_are_those_of_the_base_run(tiny: HookedGPT2) -> None:
+    sweep = asked(tiny, "resid_pre.0", lengths=(7, 7), metric="logit_diff")
+    held = [f"a{layer}.h{head}<pattern>" for layer in (0, 1) for head in range(4)]
+    # All patterns of the base run in the source's run: the same from the other side.
+    turned = replace(sweep.prompts, tokens=sweep.source.tokens, corrupted=sweep.prompts.tokens)
+    source = Source("resample", sweep.prompts.tokens, turned.mask)
+    other = Sweep(turned, sweep.metric, (cell(*held),), source)
+    assert_allclose(values(tiny, replace(sweep, freeze="patterns")), values(tiny, other))
+    assert abs(values(tiny, sweep) - values(tiny, other)).max() > 0.01
+
+
+def test_noise_is_the_same_however_it_is_computed(tiny: HookedGPT2) -> None:
+    sweep = asked(tiny, "a0.h1", "m0", "m1.n2")
+    loud = replace(sweep, source=replace(sweep.source, method="noise", seed=1))
+    expected = values(tiny, loud)
+    assert_allclose(values(tiny, loud, memory="100K"), expected)
+    for seed, same in ((1, True), (2, False)):
+        other = replace(loud, source=replace(loud.source, seed=seed))
+        assert np.array_equal(values(tiny, other), expected) is same
 
 
 def test_a_small_budget_makes_many_tasks(tiny: HookedGPT2) -> None:
@@ -138,18 +177,35 @@ def test_everything_patched_is_the_other_run(tiny: HookedGPT2, everything: tuple
     assert_allclose(values(tiny, sweep)[0], whole_run(tiny, sweep, sweep.source.tokens))
 
 
-@pytest.mark.parametrize("method", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("method", ["zero", "mean", "resample", "position-mean"])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_all_heads_patched_are_the_attention_layer_patched(
     tiny: HookedGPT2, layer: int, method: str
 ) -> None:
-    sweep = asked(tiny, [f"a{layer}.h{head}" for head in range(4)], f"a{layer}")
+    names = [f"a{layer}.h{head}" for head in range(4)]
+    sweep = asked(tiny, names, f"a{layer}", lengths=(5, 7, 5, 7))
     sweep = replace(sweep, source=replace(sweep.source, method=method))
     heads, attention = values(tiny, sweep)
     if method == "zero":  # the output's bias is the layer's, and no head's
         tiny.blocks[layer].attn.b_O.data.zero_()
         heads, attention = values(tiny, sweep)
     assert_allclose(heads, attention)
+
+
+def test_all_neurons_written_are_the_mlp_written(tiny: HookedGPT2) -> None:
+    neurons = [f"m1.n{i}" for i in range(tiny.cfg.d_mlp)]
+    edges = [f"m0.n{i}->a1.h0<k>" for i in range(tiny.cfg.d_mlp)]
+    both = values(tiny, asked(tiny, neurons, "m1", edges, "m0->a1.h0<k>"))
+    assert_allclose(both[0], both[1])
+    assert_allclose(both[2], both[3])
+
+
+def test_pattern_and_value_patched_are_the_head_patched(tiny: HookedGPT2) -> None:
+    parts = [(f"a{layer}.h2<pattern>", f"a{layer}.h2<v>") for layer in (0, 1)]
+    both = values(tiny, asked(tiny, *parts, "a0.h2", "a1.h2"))
+    assert_allclose(both[:2], both[2:])
+    queries = values(tiny, asked(tiny, ("a1.h2<q>", "a1.h2<k>"), "a1.h2<pattern>"))
+    assert_allclose(queries[0], queries[1])
 
 
 def test_paths_to_all_three_inputs_are_the_path_to_the_head(tiny: HookedGPT2) -> None:
@@ -226,9 +282,31 @@ def test_a_model_with_hooks_is_refused(tiny: HookedGPT2) -> None:
         (["m0->resid_pre.1"], "cannot receive an edge"),
         (["a1.h0@SUBJECT"], "no position 'SUBJECT'"),
         (["a0.h0->m1@99"], "there is no position 99"),
+        (["m0.n20"], "there is no neuron 20: gpt2 has neurons 0 to 19 in each layer"),
+        (["m0->m1.n2"], "cannot receive an edge"),
     ],
     ids=str,
 )
 def test_what_cannot_be_written(tiny: HookedGPT2, names: list[str], message: str) -> None:
     with pytest.raises(CircuitsError, match=message):
         values(tiny, asked(tiny, names))
+
+
+@pytest.mark.parametrize(
+    ("names", "method", "options", "message"),
+    [
+        (["m0"], "position-mean", {}, "of 5 tokens the reference set has 1 prompts"),
+        (["a0.h1<pattern>"], "zero", {}, "has no 'zero': a pattern can come from another run"),
+        (["a0.h1<pattern>"], "noise", {}, "or ablate what the head writes, a0.h1$"),
+        (["a0.h1<k>"], "zero", {"freeze": "patterns"}, "all patterns are held .*take .* value <v>"),
+        (["m0->a1.h1<q>"], "zero", {"freeze": "patterns"}, "acts through the head's pattern"),
+        (["m0"], "zero", {"freeze": "pattern"}, "did you mean 'patterns'"),
+    ],
+    ids=str,
+)
+def test_what_a_method_cannot_write(
+    tiny: HookedGPT2, names: list[str], method: str, options: Any, message: str
+) -> None:
+    sweep = asked(tiny, *names)
+    with pytest.raises(CircuitsError, match=message):
+        replace(sweep, source=replace(sweep.source, method=method), **options)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from circuits.components import Component, Edge, check, parse, parse_edge
 from circuits.config import ModelConfig
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, nearest
 from circuits.interventions import get_method
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
 _RECEIVERS = ("head", "attn", "mlp", "logits")
+ROW_BY_ROW = ("resample", "position-mean", "noise")  # each prompt gets values of its own
+Freeze = Literal["patterns"]
+FREEZE: tuple[Freeze, ...] = ("patterns",)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ class Source:
 
     `method` is one of `circuits.interventions.METHODS`, asked about the run on `tokens` [b p], of
     which `mask` [b p] marks the real ones. For ``resample`` row i is where prompt i takes its
-    values from; for ``mean`` it is any set of prompts; ``zero`` needs none.
+    values from; for ``mean``, ``position-mean`` and ``noise`` it is any set of prompts; ``zero``
+    needs none. ``position-mean`` takes the mean over those of the prompt's own length. `seed` is
+    what ``noise`` is drawn from.
 
     Raises:
         CircuitsError: for an unknown method, or an empty set.
@@ -89,6 +94,7 @@ class Source:
     method: str
     tokens: Tensor
     mask: Tensor
+    seed: int = 0
 
     def __post_init__(self) -> None:
         get_method(self.method)
@@ -110,6 +116,8 @@ class Sweep:
         source: where the written values come from.
         clean: [b p], tokens of the run that a metric such as ``kl`` compares with; the base run's
             if None.
+        freeze: with "patterns", every head attends in every cell as in the base run, and only what
+            it moves may change (Olsson et al. 2022, pattern-preserving ablation).
 
     Raises:
         CircuitsError: when shapes disagree, or padding does not stand on the right.
@@ -120,6 +128,7 @@ class Sweep:
     cells: tuple[Cell, ...]
     source: Source
     clean: Tensor | None = field(default=None)
+    freeze: Freeze | None = None
 
     def __post_init__(self) -> None:
         mask, shape = self.prompts.mask, tuple(self.prompts.tokens.shape)
@@ -140,6 +149,39 @@ class Sweep:
                 "into; take each prompt's values from one of the same length"
             )
         self.metric.check(self.prompts, clean=True)
+        self._check_lengths()
+        self._check_patterns()
+
+    def _check_lengths(self) -> None:
+        if self.source.method != "position-mean":
+            return
+        known = self.source.mask.sum(1).tolist()
+        for length in self.prompts.mask.sum(1).unique().tolist():
+            if known.count(length) < 2:
+                raise CircuitsError(
+                    f"a mean by position is over prompts of one length, and of {length} tokens the "
+                    f"reference set has {known.count(length)} prompts; give two or more of each "
+                    "length, or choose the method 'mean'"
+                )
+
+    def _check_patterns(self) -> None:
+        if self.freeze is not None and self.freeze not in FREEZE:
+            raise CircuitsError(
+                f"freeze={self.freeze!r}: only {' and '.join(FREEZE)} can be held"
+                f"{nearest(self.freeze, FREEZE)}"
+            )
+        for target in (write.target for cell in self.cells for write in cell):
+            if target.slot == "pattern" and self.source.method not in ("resample", "position-mean"):
+                raise CircuitsError(
+                    f"{target} has no {self.source.method!r}: a pattern can come from another run "
+                    "('resample') or be the mean of others by position ('position-mean'); or "
+                    f"ablate what the head writes, {replace(target, slot=None)}"
+                )
+            if self.freeze == "patterns" and target.slot in ("q", "k", "pattern"):
+                raise CircuitsError(
+                    f"{target} acts through the head's pattern, and all patterns are held "
+                    "(freeze); leave freeze out, or take the head's value <v>"
+                )
 
 
 def check_cell(cell: Cell, cfg: ModelConfig) -> None:

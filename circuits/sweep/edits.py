@@ -6,10 +6,10 @@ is the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from einops import einsum, rearrange
@@ -17,14 +17,12 @@ from torch import Tensor
 
 from circuits.attention import mix
 from circuits.components import Component
-from circuits.interventions import get_method
-from circuits.sweep.cells import Source, Sweep, Write
+from circuits.sweep.cells import Freeze, Sweep, Write
+from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
     from circuits.prompts import Prompts
-
-Runs = Mapping[str, Tensor]  # what passed the sites of a run, by site
 
 
 class Stage(IntEnum):
@@ -34,10 +32,12 @@ class Stage(IntEnum):
     POS = 1
     PRE = 2  # the stream that enters the layer
     QKV = 3
-    Z = 4
-    ATTN = 5
-    MID = 6
-    MLP = 7
+    PATTERN = 4
+    Z = 5
+    ATTN = 6
+    MID = 7
+    NEURON = 8
+    MLP = 9
 
 
 Point = tuple[int, Stage]  # layer and stage; layer n_layers has only PRE, the final stream
@@ -50,14 +50,17 @@ _STAGES = {
     "head": Stage.Z,
     "attn": Stage.ATTN,
     "resid_mid": Stage.MID,
+    "neuron": Stage.NEURON,
     "mlp": Stage.MLP,
 }
-# Where what is written only adds to the stream: the site that holds what it takes the place of.
+# The sites that hold what is replaced; but for the pattern's, it only adds to the stream.
 CHANGES = {
     Stage.EMBED: "hook_embed",
     Stage.POS: "hook_pos_embed",
+    Stage.PATTERN: "blocks.{layer}.attn.hook_pattern",
     Stage.Z: "blocks.{layer}.attn.hook_z",
     Stage.ATTN: "blocks.{layer}.hook_attn_out",
+    Stage.NEURON: "blocks.{layer}.mlp.hook_post",
     Stage.MLP: "blocks.{layer}.hook_mlp_out",
 }
 _SLOTS = {"q": 0, "k": 1, "v": 2}
@@ -73,7 +76,9 @@ def point(write: Write, n_layers: int) -> Point:
     if target.kind == "logits":
         return n_layers, Stage.PRE
     layer = (target.layer or 0) + (target.kind == "resid_post")
-    return layer, Stage.QKV if target.slot else _STAGES[target.kind]
+    if target.slot:
+        return layer, Stage.PATTERN if target.slot == "pattern" else Stage.QKV
+    return layer, _STAGES[target.kind]
 
 
 def stream_site(layer: int, n_layers: int) -> str:
@@ -87,15 +92,16 @@ def _final_site(n_layers: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One write, ready: `value` [b p d] or [b p e] replaces what is at `point`.
+    """One write, ready: `value` replaces what is at `point`.
 
-    `head` and `slot` (0 query, 1 key, 2 value) say which part of it. `where` [b] is the only
-    position to write at; None means all. With `adds` the value is added to what is there.
+    It is [b p d], for a head [b p e], for a neuron [b p 1], for a pattern [b q k]. `unit` (which
+    head or neuron) and `slot` (0 query, 1 key, 2 value) say which part of it. `where` [b] is the
+    only position to write at; None means all. With `adds` the value is added to what is there.
     """
 
     point: Point
     value: Tensor
-    head: int | None = None
+    unit: int | None = None
     slot: int | None = None
     where: Tensor | None = None
     adds: bool = False
@@ -149,8 +155,10 @@ def needed_sites(writes: Iterable[Write], n_layers: int) -> tuple[set[str], set[
             base |= {block + "hook_resid_mid"}
         if stage in CHANGES:
             base |= {CHANGES[stage].format(layer=layer)}
-        if stage is Stage.MLP:
+        if stage >= Stage.NEURON:
             base |= {stream_site(layer + 1, n_layers)}
+        if stage is Stage.PATTERN:
+            base |= {block + "attn.hook_v", block + "attn.hook_z"}
         if stage is Stage.QKV:
             base |= {block + f"attn.hook_{part}" for part in "qkvz"}
         base |= {sender.site for sender in write.senders}
@@ -160,59 +168,39 @@ def needed_sites(writes: Iterable[Write], n_layers: int) -> tuple[set[str], set[
 
 def _value_site(part: Component) -> str:
     """The site whose value the source gives; a head's inputs are all the same stream."""
-    return f"blocks.{part.layer}.hook_resid_pre" if part.slot else part.site
+    return f"blocks.{part.layer}.hook_resid_pre" if part.slot in _SLOTS else part.site
 
 
-@torch.inference_mode()
-def run_sites(model: HookedGPT2, tokens: Tensor, mask: Tensor, sites: Iterable[str]) -> Runs:
-    """What passes these sites when the model reads `tokens` [b p], real where `mask` says so?"""
-    wanted = sorted(set(sites))
-    if not wanted:
-        return {}
-    given = None if bool(mask.all()) else mask  # attention is faster without
-    options: dict[str, Any] = {"attention_mask": given, "return_type": None}
-    return dict(model.run_with_cache(tokens, names_filter=wanted, **options)[1])
-
-
-@torch.inference_mode()
-def set_values(
-    model: HookedGPT2, source: Source, writes: Iterable[Write], rows_at_once: int
-) -> dict[str, Tensor]:
-    """What does a method write that is the same for all prompts? By site, [1 1 ...].
-
-    The reference set is read a few rows at a time; the mean is weighted by real tokens.
-    """
-    write = get_method(source.method)
-    _, sites = needed_sites(writes, model.cfg.n_layers)
-    mask = source.mask.bool()
-    rows_at_once = 1 if source.method == "zero" else rows_at_once
-    found: dict[str, Tensor] = {}
-    total = mask.sum()
-    for first in range(0, 1 if source.method == "zero" else len(mask), rows_at_once):
-        rows = slice(first, first + rows_at_once)
-        for site, values in run_sites(model, source.tokens[rows], mask[rows], sites).items():
-            share = write(values, mask[rows]) * (mask[rows].sum() / total).to(values.dtype)
-            found[site] = found[site] + share if site in found else share
-    return found
+def frozen_sites(layers: Iterable[int]) -> set[str]:
+    """Which sites of the base run are needed where these layers' patterns are held?"""
+    return {f"blocks.{i}.attn.hook_{what}" for i in layers for what in ("pattern", "v", "z")}
 
 
 class Editor:
     """Which tensors do the writes put where? From the base run and the source's values."""
 
-    def __init__(self, model: HookedGPT2, prompts: Prompts, base: Runs, source: Runs) -> None:
+    def __init__(
+        self,
+        model: HookedGPT2,
+        prompts: Prompts,
+        base: Runs,
+        source: Runs,
+        freeze: Freeze | None = None,
+    ) -> None:
         self.model, self.prompts, self.base, self.source = model, prompts, base, source
-        self.n_layers = model.cfg.n_layers
+        self.n_layers, self.freeze = model.cfg.n_layers, freeze
 
     def edit(self, write: Write) -> Edit:
         """What replaces what, for this write?"""
         at, target = point(write, self.n_layers), write.target
         where = None if target.position is None else self.prompts.index(target.position)
-        slot = _SLOTS[target.slot] if target.slot else None
+        slot = _SLOTS.get(target.slot or "")
         if not write.senders:
             value = self._source_value(target)
-            if target.slot and slot is not None:
+            if slot is not None:
                 value = self._project(target, slot, value)
-            return Edit(at, value, target.head, slot, where)
+            unit = target.neuron if target.head is None else target.head
+            return Edit(at, value, unit, slot, where)
         change = self._sent(write.senders)
         if target.kind == "logits":  # what is written to the last stream is read as it is
             return Edit(at, change, where=where, adds=True)
@@ -228,13 +216,23 @@ class Editor:
         stream = stream + (change if where is None else change * self._only(where))
         if target.head is not None:
             q, k, v = (self._project(target, i, stream).unsqueeze(2) for i in range(3))
-            return Edit(at, mix(q, k, v).squeeze(2), target.head)
+            z = self._mix(q, k, v, at[0], slice(target.head, target.head + 1))
+            return Edit(at, z.squeeze(2), target.head)
         q, k, v = block.attn.qkv(block.ln1.plain(stream)).unbind(2)
-        return Edit(at, block.attn.out(mix(q, k, v)))
+        return Edit(at, block.attn.out(self._mix(q, k, v, at[0])))
+
+    def _mix(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: int, heads: slice = slice(None)
+    ) -> Tensor:
+        """What do these heads mix together? [b p h e]"""
+        if self.freeze is None:
+            return mix(q, k, v)
+        pattern = self.base[CHANGES[Stage.PATTERN].format(layer=layer)][:, heads]
+        return einsum(pattern, v, "b h q k, b k h e -> b q h e")
 
     def _source_value(self, part: Component) -> Tensor:
         value = self.source[_value_site(part)]
-        return value if part.head is None or part.slot else value[:, :, part.head]
+        return value if part.slot in _SLOTS else value[part.within]
 
     def _project(self, part: Component, slot: int, stream: Tensor) -> Tensor:
         """A head's query, key or value, given the stream it reads: [.. d] -> [.. e]."""
@@ -251,12 +249,13 @@ class Editor:
         """What the stream gains when these write the source's values: [b p d], or [1 p d]."""
         total = None
         for sender in senders:
-            old = self.base[sender.site]
-            change = self._source_value(sender) - (
-                old if sender.head is None else old[:, :, sender.head]
-            )
-            if sender.head is not None and sender.layer is not None:
-                weight = self.model.blocks[sender.layer].attn.W_O[sender.head]
+            change = self._source_value(sender) - self.base[sender.site][sender.within]
+            if sender.layer is not None and sender.within:
+                block = self.model.blocks[sender.layer]
+                one = slice(sender.neuron, (sender.neuron or 0) + 1)
+                weight = (
+                    block.mlp.W_out[one] if sender.head is None else block.attn.W_O[sender.head]
+                )
                 change = einsum(change, weight, "b p e, e d -> b p d")
             if sender.position is not None:
                 change = change * self._only(self.prompts.index(sender.position))

@@ -18,14 +18,13 @@ from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import (
     Editor,
     Point,
-    Runs,
     needed_sites,
-    run_sites,
-    set_values,
     stream_site,
 )
-from circuits.sweep.flow import Flow, Group
+from circuits.sweep.flow import Flow
 from circuits.sweep.planning import Plan, Routes, Task, plan
+from circuits.sweep.values import Reference, pair_of_runs, run_sites
+from circuits.sweep.writes import Group
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -149,12 +148,10 @@ class Executor:
         return self._kept
 
     @cached_property
-    def set_values(self) -> Runs:
-        """What the method writes that is the same for all prompts, by site."""
-        if self.sweep.source.method == "resample":
-            return {}
-        rows_at_once = max(1, 2**11 // self.sweep.source.tokens.shape[1])
-        return set_values(self.model, self.sweep.source, self.routes.writes, rows_at_once)
+    def reference(self) -> Reference:
+        """What a method other than ``resample`` writes."""
+        _, sites = needed_sites(self.routes.writes, self.model.cfg.n_layers)
+        return Reference(self.model, self.sweep.source, sites)
 
 
 class _Part:
@@ -171,16 +168,14 @@ class _Part:
         self.final_site = stream_site(n_layers, n_layers)
         sites, of_source = self.routes.base_sites(), needed_sites(self.routes.writes, n_layers)[1]
         if sweep.source.method == "resample":
-            # Both runs at once: many rows take less time by the row.
-            tokens = torch.cat([self.prompts.tokens, sweep.source.tokens[rows, :width]])
-            both = run_sites(self.model, tokens, mask.repeat(2, 1), sites | of_source)
-            base = {site: both[site].chunk(2)[0] for site in sites}
-            source = {site: both[site].chunk(2)[1] for site in of_source}
+            other = sweep.source.tokens[rows, :width]
+            base, source = pair_of_runs(self.model, self.prompts, other, sites, of_source)
         else:
-            base = dict(run_sites(self.model, self.prompts.tokens, mask, sites))
-            source = dict(executor.set_values)
+            base = run_sites(self.model, self.prompts.tokens, mask, sites)
+            source = executor.reference.values(self.prompts, rows)
         self.base = base
-        self.editor = Editor(self.model, self.prompts, base, source)
+        self.freeze = sweep.freeze
+        self.editor = Editor(self.model, self.prompts, base, source, sweep.freeze)
         with torch.inference_mode():
             self.base_logits = self._read(base[self.final_site][self.reads])
             self.clean_logits = self.base_logits
@@ -202,14 +197,14 @@ class _Part:
         routes = [self.routes.routes[cell] for cell in cells]
         edits = {w: self.editor.edit(w) for w in dict.fromkeys(w for r in routes for w in r.writes)}
         own = [[edits[write] for write in route.writes] for route in routes]
-        flow = Flow(self.model, self.base, own, self.reads, self.prompts.mask)
+        flow = Flow(self.model, self.base, own, self.reads, self.prompts.mask, self.freeze)
         entries = self._entries(cells)
         running = {cell for by in entries.values() for group in by for cell in group.cells.tolist()}
         places = sorted(running)
         base = self.base[self.final_site][self.reads]
         finals = repeat(base, "n d -> s n d", s=len(places)).clone()
         if not places:
-            return places, finals, flow.changed
+            return places, finals, flow.writes.changed
         number = torch.full(self.reads.shape, -1, device=base.device)
         number[self.reads] = torch.arange(len(base), device=base.device)  # of each read, [b p]
         for group, x in flow.run(entries):
@@ -218,7 +213,12 @@ class _Part:
             is_read = read >= 0
             cell = repeat(cell, "n -> n w", w=read.shape[1])
             finals[cell[is_read], read[is_read]] = x[is_read]
-        return places, finals, flow.changed
+        # Where nothing was changed, rounding on another way through the model shall change nothing.
+        changed = flow.writes.changed
+        moved = [i for i, place in enumerate(places) if changed[place]]
+        if len(moved) < len(places):
+            places, finals = [places[i] for i in moved], finals[moved]
+        return places, finals, changed
 
     def _entries(self, cells: tuple[int, ...]) -> dict[Point, list[Group]]:
         """Which sequences enter where, in groups that start at the same position?"""

@@ -11,56 +11,33 @@ e = d_head, N rows (all positions of all sequences).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from einops import einsum, rearrange
-from numpy.typing import NDArray
+import torch.nn.functional as F
+from einops import einsum
 from torch import Tensor
 
-from circuits.attention import mix
-from circuits.sweep.edits import CHANGES, Edit, Point, Runs, Stage, stream_site
+from circuits.sweep.cells import Freeze
+from circuits.sweep.edits import CHANGES, Edit, Point, Stage, stream_site
+from circuits.sweep.heads import Heads
+from circuits.sweep.values import Runs
+from circuits.sweep.writes import Group, Writes, added, picked
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
-Int = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Writers = tuple[Edit, Bools]  # an edit, and which cells have it
-Entries = Mapping[Point, Sequence["Group"]]  # who joins where: Stage.PRE or Stage.MID of a layer
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Sequences that start at the same position: their cells and prompts [n], their positions [w].
-
-    `cells` are indices into the flow's cells. `columns` are positions of the prompts.
-    """
-
-    start: int
-    cells: Int
-    prompts: Tensor
-    columns: Tensor
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows of the tall matrix are its own?"""
-        return len(self.cells) * len(self.columns)
-
-    def take(self, base: Tensor) -> Tensor:
-        """The base run's values for these sequences: [b p ...] -> [n w ...]."""
-        return base[rearrange(self.prompts, "n -> n 1"), rearrange(self.columns, "w -> 1 w")]
+Entries = Mapping[Point, Sequence[Group]]  # who joins where: Stage.PRE or Stage.MID of a layer
 
 
 class Flow:
     """Sequences on their way through the layers.
 
     `edits` has each cell's edits; `reads` [b p] is where the metric reads, `real` [b p] which
-    tokens are no padding. `changed` [cells] becomes True where a written value differs from the one
-    it replaced.
+    tokens are no padding. With `freeze` all heads attend as in the base run.
     """
 
     def __init__(
@@ -70,13 +47,14 @@ class Flow:
         edits: Sequence[Sequence[Edit]],
         reads: Tensor,
         real: Tensor,
+        freeze: Freeze | None = None,
     ) -> None:
-        self.model, self.base, self.real, self.reads = model, base, real, reads
+        self.model, self.base, self.reads = model, base, reads
         self.n_layers = model.cfg.n_layers
-        self.changed = np.zeros(len(edits), dtype=bool)
+        self.writes = Writes(edits, real)
+        self.heads = Heads(model, base, self.writes, freeze)
         self.groups: list[Group] = []
         self.x = base[stream_site(self.n_layers, self.n_layers)].new_empty(0, model.cfg.d_model)
-        self._at = _by_point(edits)
 
     def run(self, entries: Entries) -> Iterator[tuple[Group, Tensor]]:
         """The final stream of every group, [n w d], at the positions that are read."""
@@ -88,10 +66,7 @@ class Flow:
                 self._attention(layer)
             self._join_mid(layer, entries)
             if self.groups:
-                block = self.model.blocks[layer]
-                written = block.mlp.plain(block.ln2.plain(self.x))
-                self._edit(written, (layer, Stage.MLP))
-                self.x = self.x + written
+                self.x = self.x + self._mlp(layer)
         if self.groups:
             self._edit(self.x, (self.n_layers, Stage.PRE))
         self._join_stream(self.n_layers, entries)
@@ -107,33 +82,9 @@ class Flow:
 
     def _edit(self, rows: Tensor, at: Point) -> None:
         """Write into what everybody has computed here, in place."""
-        if at in self._at:
+        if at in self.writes:
             for group, view in zip(self.groups, self._views(rows), strict=True):
-                self._write(group, view, at)
-
-    def _write(self, group: Group, values: Tensor, at: Point, head: int | None = None) -> None:
-        """Write what the cells of this group say into `values`, in place.
-
-        `values` is [n w d]; at QKV [n w 3 h e] and at Z [n w h e], without h for one `head` only.
-        """
-        for edit, has in self._at.get(at, ()):
-            picked = np.flatnonzero(has[group.cells])
-            if not len(picked) or (head is not None and edit.head != head):
-                continue
-            every = len(picked) == len(group.cells)
-            index = slice(None) if every else torch.as_tensor(picked, device=values.device)
-            prompts = group.prompts[index]
-            target = values if edit.slot is None else values[:, :, edit.slot]
-            target = target if edit.head is None or head is not None else target[:, :, edit.head]
-            old = target[index]
-            new = edit.at(prompts, group.columns)
-            new = old + new if edit.adds else new
-            if edit.where is not None:
-                here = group.columns == rearrange(edit.where[prompts], "n -> n 1")
-                new = torch.where(rearrange(here, "n w -> n w 1"), new, old)
-            differs = (new != old).any(-1) & self.real[prompts][:, group.columns]
-            self.changed[group.cells[picked[differs.any(1).cpu().numpy()]]] = True
-            target[index] = new
+                self.writes.write(group, view, at)
 
     def _join(self, newcomers: Sequence[Group], streams: Sequence[Tensor]) -> None:
         """Add sequences to the groups that start where they start."""
@@ -161,9 +112,11 @@ class Flow:
         streams = []
         for group in newcomers:
             x = group.take(self.base[stream_site(layer, self.n_layers)])
-            for point in ((layer - 1, Stage.MLP), (layer, Stage.EMBED), (layer, Stage.POS)):
-                x = self._with_change(group, x, point)
-            self._write(group, x, (layer, Stage.PRE))
+            neurons = self._neurons_change(group, layer - 1)
+            x = self._with_change(group, x, (layer - 1, Stage.MLP), neurons)
+            for stage in (Stage.EMBED, Stage.POS):
+                x = self._with_change(group, x, (layer, stage))
+            self.writes.write(group, x, (layer, Stage.PRE))
             streams.append(x)
         if newcomers:
             self._join(newcomers, streams)
@@ -174,9 +127,9 @@ class Flow:
         for group in entries.get((layer, Stage.MID), ()):
             narrow = self._cut(group) if layer == self.n_layers - 1 else group
             x = narrow.take(self.base[f"blocks.{layer}.hook_resid_mid"])
-            heads = self._heads_change(group, narrow, layer)
+            heads = self.heads.change(group, narrow, layer)
             x = self._with_change(narrow, x, (layer, Stage.ATTN), heads)
-            self._write(narrow, x, (layer, Stage.MID))
+            self.writes.write(narrow, x, (layer, Stage.MID))
             newcomers.append(narrow)
             streams.append(x)
         if newcomers:
@@ -189,93 +142,58 @@ class Flow:
 
         `earlier` is how much that summand has changed already.
         """
-        if point not in self._at:
+        if point not in self.writes:
             return x if earlier is None else x + earlier
         layer, stage = point
         old = group.take(self.base[CHANGES[stage].format(layer=layer)])
         new = old.clone() if earlier is None else old + earlier
-        self._write(group, new, point)
+        self.writes.write(group, new, point)
         return x + (new - old)
 
-    def _heads_change(self, group: Group, narrow: Group, layer: int) -> Tensor | None:
-        """What edited heads add to the stream: only their own part of attention is computed.
+    def _neurons_change(
+        self, group: Group, layer: int, reads: Tensor | None = None
+    ) -> Tensor | None:
+        """What edited neurons add to what their MLP writes.
 
-        `narrow` is the group at the positions that are needed afterwards.
+        `reads` [n w d] is what the MLP reads; without it, neurons do what they do in the base run.
         """
         total = None
-        stages = {stage: self._at.get((layer, stage), ()) for stage in (Stage.QKV, Stage.Z)}
-        edited = {edit.head for edits in stages.values() for edit, _ in edits}
-        for head in sorted(head for head in edited if head is not None):
-            own = self._picked(group, head, stages.values())
+        for neuron, edits in sorted(self.writes.by_unit((layer, Stage.NEURON)).items()):
+            own = picked(group, edits)
             if not len(own):
                 continue
-            part, at = self._members(group, own), self._members(narrow, own)
-            old = at.take(self.base[CHANGES[Stage.Z].format(layer=layer)][:, :, head])
+            at, mlp = group.members(own), self.model.blocks[layer].mlp
+            one = slice(neuron, neuron + 1)
+            if reads is None:
+                old = at.take(self.base[CHANGES[Stage.NEURON].format(layer=layer)][..., one])
+            else:
+                read = reads[torch.as_tensor(own, device=reads.device)]
+                pre = einsum(read, mlp.W_in[:, one], "n w d, d one -> n w one") + mlp.b_in[one]
+                old = F.gelu(pre, approximate=mlp.gelu)
             new = old.clone()
-            asks = self._picked(part, head, [stages[Stage.QKV]])
-            if len(asks):
-                index = torch.as_tensor(asks, device=new.device)
-                new[index] = self._one_head(
-                    self._members(part, asks), self._members(at, asks), layer, head
-                )
-            self._write(at, new, (layer, Stage.Z), head)
-            W_O = self.model.blocks[layer].attn.W_O[head]
-            change = einsum(new - old, W_O, "n w e, e d -> n w d")
-            if total is None:
-                total = change.new_zeros(len(narrow.cells), *change.shape[1:])
-            total.index_add_(0, torch.as_tensor(own, device=change.device), change)
+            self.writes.write(at, new, (layer, Stage.NEURON), neuron)
+            change = einsum(new - old, mlp.W_out[one], "n w one, one d -> n w d")
+            total = added(total, len(group.cells), own, change)
         return total
 
-    def _picked(self, group: Group, head: int, stages: Iterable[Sequence[Writers]]) -> Int:
-        """Which sequences of the group have an edit of this head?"""
-        has = [cells for edits in stages for edit, cells in edits if edit.head == head]
-        return np.flatnonzero(np.any(has, axis=0)[group.cells]) if has else np.zeros(0, np.int64)
-
-    def _members(self, group: Group, which: Int) -> Group:
-        index = torch.as_tensor(which, device=group.prompts.device)
-        return replace(group, cells=group.cells[which], prompts=group.prompts[index])
-
-    def _one_head(self, group: Group, narrow: Group, layer: int, head: int) -> Tensor:
-        """One head's z [n w e] at the narrow group's positions, with its inputs edited."""
-        sites = (self.base[f"blocks.{layer}.attn.hook_{part}"][:, :, head] for part in "qkv")
-        qkv = torch.stack([group.take(site) for site in sites], 2)  # [n w 3 e]
-        self._write(group, qkv, (layer, Stage.QKV), head)
-        q, k, v = rearrange(qkv, "n w three e -> three n w 1 e")
-        q = q[:, narrow.columns - group.start]
-        one = slice(head, head + 1)
-        return self._attend(narrow, q, k, v, layer, one).squeeze(2)
+    def _mlp(self, layer: int) -> Tensor:
+        """What everybody's MLP writes, [N d]."""
+        block = self.model.blocks[layer]
+        read = block.ln2.plain(self.x)
+        written = block.mlp.plain(read)
+        if (layer, Stage.NEURON) in self.writes:
+            parts = zip(self.groups, self._views(read), self._views(written), strict=True)
+            for group, own, view in parts:
+                change = self._neurons_change(group, layer, own)
+                if change is not None:
+                    view += change
+        self._edit(written, (layer, Stage.MLP))
+        return written
 
     def _cut(self, group: Group) -> Group:
         """The same sequences, at the positions that the metric reads."""
         read = self.reads.any(0).nonzero().flatten()
         return replace(group, columns=read[read >= group.start])
-
-    def _attend(
-        self,
-        group: Group,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: int,
-        heads: slice = slice(None),
-    ) -> Tensor:
-        """What do the heads mix together at the group's positions? [n w h e]
-
-        Keys and values [n . h e] begin at the group's start; before stand the base run's.
-        """
-        if group.start:
-            earlier = (
-                self.base[f"blocks.{layer}.attn.hook_{part}"][:, : group.start, heads]
-                for part in "kv"
-            )
-            k, v = (
-                torch.cat([old[group.prompts], new], 1)
-                for old, new in zip(earlier, (k, v), strict=True)
-            )
-        if q.shape[1] == k.shape[1]:
-            return mix(q, k, v)
-        keys = torch.arange(k.shape[1], device=k.device)
-        return mix(q, k, v, keys <= rearrange(group.columns, "w -> w 1"))
 
     def _attention(self, layer: int) -> None:
         """Everybody's attention: x + z W_O + b_O, in the last block only where the metric reads."""
@@ -291,7 +209,10 @@ class Flow:
                 group = self._cut(group)
                 kept = group.columns - group.start
                 q, x = q[:, kept], x[:, kept]
-            mixed.append(self._attend(group, q, k, v, layer).flatten(0, 1))
+            z = self.heads.attend(group, q, k, v, layer)
+            if (layer, Stage.PATTERN) in self.writes:
+                self.heads.write_patterns(group, z, v, layer)
+            mixed.append(z.flatten(0, 1))
             streams.append(x.flatten(0, 1))
             groups.append(group)
         self.groups = groups
@@ -301,23 +222,3 @@ class Flow:
         self._edit(written, (layer, Stage.ATTN))
         self.x = self.x + written
         self._edit(self.x, (layer, Stage.MID))
-
-
-def _by_point(edits: Sequence[Sequence[Edit]]) -> dict[Point, list[Writers]]:
-    """Which edits act at each point, and which cells have them?
-
-    Where a cell writes twice at the same place, the second write comes second.
-    """
-    found: dict[Point, dict[tuple[int, Edit], Bools]] = {}
-    for cell, own in enumerate(edits):
-        earlier: list[tuple[Point, int | None, int | None]] = []
-        for edit in own:
-            place = (edit.point, edit.head, edit.slot)
-            has = found.setdefault(edit.point, {})
-            key = (earlier.count(place), edit)
-            has.setdefault(key, np.zeros(len(edits), dtype=bool))[cell] = True
-            earlier.append(place)
-    return {
-        point: [(edit, has[turn, edit]) for turn, edit in sorted(has, key=lambda key: key[0])]
-        for point, has in found.items()
-    }

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from circuits.sweep.edits import Stage, stream_site
-from circuits.sweep.flow import Flow, Group
+from circuits.sweep.flow import Flow
 from circuits.sweep.memory import peak_bytes
+from circuits.sweep.writes import Group
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2

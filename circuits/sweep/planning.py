@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
-from circuits.sweep.cells import Cell, Sweep, Write, check_cell
-from circuits.sweep.edits import Point, Stage, first_changes, needed_sites, point
+from circuits.sweep.cells import ROW_BY_ROW, Cell, Sweep, Write, check_cell
+from circuits.sweep.edits import Point, Stage, first_changes, frozen_sites, needed_sites, point
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.pilot import row_bytes, row_seconds
 
 if TYPE_CHECKING:
+    from circuits.config import ModelConfig
     from circuits.model import HookedGPT2
 
 Int = NDArray[np.int64]
@@ -122,7 +123,7 @@ class Routes:
         if not able:
             return Route(None, np.full(len(self.last_read), self.width), ())
         layer, stage = min(point(write, self.n_layers) for write in able)
-        if stage is Stage.MLP:
+        if stage >= Stage.NEURON:
             entry = layer + 1, Stage.PRE
         else:
             entry = layer, Stage.PRE if stage <= Stage.PRE else Stage.MID
@@ -144,6 +145,11 @@ class Routes:
         """What has to be kept of the base run?"""
         writes = [write for route in self.routes for write in route.writes]
         sites, _ = needed_sites(writes, self.n_layers)
+        if self.sweep.freeze:
+            entries = [route.entry[0] for route in self.routes if route.entry]
+            receivers = [point(write, self.n_layers)[0] for write in writes if write.senders]
+            first = min([*entries, *receivers], default=self.n_layers)
+            sites |= frozen_sites(range(first, self.n_layers))
         return sites | {
             f"blocks.{layer}.attn.hook_{part}" for layer in self.prefix_layers for part in "kv"
         }
@@ -229,10 +235,12 @@ class _Cost:
         # Queries, keys and values of a layer are parts of one tensor.
         sites, qkv = base | source, ("_q", "_k", "_v")
         shared = {site.rpartition("hook_")[0] for site in sites if site.endswith(qkv)}
-        own = sum(not site.endswith(qkv) for site in sites)
-        kept = (own * cfg.d_model + 3 * len(shared) * inner) * self.width * size
-        kept *= 2 if routes.sweep.source.method == "resample" else 1
+        own = sum(_numbers(site, cfg, self.width) for site in sites if not site.endswith(qkv))
+        kept = (own + 3 * len(shared) * inner) * self.width * size
+        kept *= 2 if routes.sweep.source.method in ROW_BY_ROW else 1
         self.prompt_bytes = kept + logits
+        # Held patterns are taken out of the base run's for each row.
+        self.pattern_bytes = cfg.n_heads * self.width * size if routes.sweep.freeze else 0
 
     def cell_work(self, cell: int, widths: Int) -> float:
         """Rows through one block that this cell needs; the last block runs at the reads only."""
@@ -251,7 +259,15 @@ class _Cost:
         """Bytes of this cell's sequences while they run."""
         start = self.routes.routes[cell].start
         prefixed = int((widths > 0).sum()) if (start[start < self.width] > 0).any() else 0
-        return float(widths.sum() * per_row + prefixed * self.width * self.key_bytes)
+        rows = widths.sum() * (per_row + self.pattern_bytes)
+        return float(rows + prefixed * self.width * self.key_bytes)
+
+
+def _numbers(site: str, cfg: ModelConfig, width: int) -> int:
+    """How many numbers pass a site at each position? One of queries, keys or values apart."""
+    if site.endswith("hook_pattern"):
+        return cfg.n_heads * width
+    return cfg.d_mlp if site.endswith("hook_post") else cfg.d_model
 
 
 def _task_bytes(task: Task, routes: Routes, cost: _Cost, per_row: float) -> float:
@@ -282,7 +298,7 @@ class _Limits:
         cfg = model.cfg
         kind = "cuda" if model.W_E.is_cuda else "cpu"
         rows = max(1, _FASTEST[kind] // max(cfg.d_mlp, 3 * cfg.n_heads * cfg.d_head))
-        one = cost.width * (per_row + cost.key_bytes)
+        one = cost.width * (per_row + cost.pattern_bytes + cost.key_bytes)
         least = int(cost.prompt_bytes + one) + 1
         if memory is not None and memory < least:
             raise CircuitsError(

@@ -168,6 +168,8 @@ def _store(
         "device": model.W_E.device.type,
         "metric": sweep.metric.name,
         "method": sweep.source.method,
+        "seed": sweep.source.seed,
+        "freeze": sweep.freeze,
         "n_cells": len(names),
         "cells": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "block": blocks.block if isinstance(blocks, PromptFile) else None,

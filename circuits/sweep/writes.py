@@ -1,0 +1,138 @@
+"""Sequences in groups, and what is written into them.
+
+Shapes: n sequences of a group, w positions of each, b prompts, p positions, h head, d = d_model,
+e = d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuits.sweep.edits import Edit, Point
+
+Int = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Index = Tensor | slice  # which sequences of a group
+Writers = tuple[Edit, Bools]  # an edit, and which cells have it
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Sequences that start at the same position: their cells and prompts [n], their positions [w].
+
+    `cells` are indices into the flow's cells. `columns` are positions of the prompts.
+    """
+
+    start: int
+    cells: Int
+    prompts: Tensor
+    columns: Tensor
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows of the tall matrix are its own?"""
+        return len(self.cells) * len(self.columns)
+
+    def take(self, base: Tensor) -> Tensor:
+        """The base run's values for these sequences: [b p ...] -> [n w ...]."""
+        return base[rearrange(self.prompts, "n -> n 1"), rearrange(self.columns, "w -> 1 w")]
+
+    def members(self, which: Int) -> Group:
+        """Only these of its sequences."""
+        index = torch.as_tensor(which, device=self.prompts.device)
+        return replace(self, cells=self.cells[which], prompts=self.prompts[index])
+
+
+class Writes:
+    """What all cells write, by the point of the pass.
+
+    `edits` has each cell's edits; `real` [b p] says which tokens are no padding. `changed` [cells]
+    becomes True where a written value differs from the one it replaced.
+    """
+
+    def __init__(self, edits: Sequence[Sequence[Edit]], real: Tensor) -> None:
+        self.real, self._at = real, _by_point(edits)
+        self.changed = np.zeros(len(edits), dtype=bool)
+
+    def __contains__(self, at: Point) -> bool:
+        return at in self._at
+
+    def by_unit(self, at: Point) -> dict[int, list[Writers]]:
+        """The edits of each head or neuron."""
+        found: dict[int, list[Writers]] = {}
+        for edit, has in self._at.get(at, ()):
+            if edit.unit is not None:
+                found.setdefault(edit.unit, []).append((edit, has))
+        return found
+
+    def write(
+        self,
+        group: Group,
+        values: Tensor,
+        at: Point,
+        unit: int | None = None,
+        make: Callable[[Tensor, Index], Tensor] = lambda given, index: given,
+    ) -> None:
+        """Write what the cells of this group say into `values`, in place.
+
+        `values` is [n w d]; at QKV [n w 3 h e] and at Z [n w h e], without h for one `unit` only;
+        of a neuron [n w 1]. `make` says what to write, from what an edit gives for which sequences.
+        """
+        for edit, has in self._at.get(at, ()):
+            own = np.flatnonzero(has[group.cells])
+            if not len(own) or (unit is not None and edit.unit != unit):
+                continue
+            every = len(own) == len(group.cells)
+            index = slice(None) if every else torch.as_tensor(own, device=values.device)
+            prompts = group.prompts[index]
+            target = values if edit.slot is None else values[:, :, edit.slot]
+            target = target if edit.unit is None or unit is not None else target[:, :, edit.unit]
+            old = target[index]
+            new = make(edit.at(prompts, group.columns), index)
+            new = old + new if edit.adds else new
+            if edit.where is not None:
+                here = group.columns == rearrange(edit.where[prompts], "n -> n 1")
+                new = torch.where(rearrange(here, "n w -> n w 1"), new, old)
+            differs = (new != old).any(-1) & self.real[prompts][:, group.columns]
+            self.changed[group.cells[own[differs.any(1).cpu().numpy()]]] = True
+            target[index] = new
+
+
+def picked(group: Group, edits: Iterable[Writers]) -> Int:
+    """Which sequences of the group have one of these edits?"""
+    has = [cells for _, cells in edits]
+    return np.flatnonzero(np.any(has, axis=0)[group.cells]) if has else np.zeros(0, np.int64)
+
+
+def added(total: Tensor | None, n: int, which: Int, change: Tensor) -> Tensor:
+    """The total [n ...] of all sequences, with the change of some of them."""
+    if total is None:
+        total = change.new_zeros(n, *change.shape[1:])
+    return total.index_add_(0, torch.as_tensor(which, device=change.device), change)
+
+
+def _by_point(edits: Sequence[Sequence[Edit]]) -> dict[Point, list[Writers]]:
+    """Which edits act at each point, and which cells have them?
+
+    Where a cell writes twice at the same place, the second write comes second.
+    """
+    found: dict[Point, dict[tuple[int, Edit], Bools]] = {}
+    for cell, own in enumerate(edits):
+        earlier: list[tuple[Point, int | None, int | None]] = []
+        for edit in own:
+            place = (edit.point, edit.unit, edit.slot)
+            has = found.setdefault(edit.point, {})
+            key = (earlier.count(place), edit)
+            has.setdefault(key, np.zeros(len(edits), dtype=bool))[cell] = True
+            earlier.append(place)
+    return {
+        point: [(edit, has[turn, edit]) for turn, edit in sorted(has, key=lambda key: key[0])]
+        for point, has in found.items()
+    }
