@@ -71,6 +71,21 @@ class ModelConfig:
         return None
 
     @property
+    def positional_embedding_type(self) -> str:
+        """How does the model know positions? GPT-2 adds one vector each to the stream."""
+        return "standard"
+
+    @property
+    def gated_mlp(self) -> bool:
+        """Does a gate multiply what neurons read? GPT-2 has none."""
+        return False
+
+    @property
+    def post_norms(self) -> bool:
+        """Is what a layer writes normalized before it is added? Never in GPT-2."""
+        return False
+
+    @property
     def n_params(self) -> int:
         """How many numbers does the checkpoint hold? (tied weights counted once)
 

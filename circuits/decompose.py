@@ -81,7 +81,7 @@ def decompose_resid(
     if mode not in ("all", "mlp", "attn"):
         raise CircuitsError(f"mode={mode!r}; choose 'all', 'mlp' or 'attn'")
     end = _layer(cache.model, layer, mlp_input)
-    names: list[tuple[Any, ...]] = [("embed",), ("pos_embed",)] if incl_embeds else []
+    names: list[tuple[Any, ...]] = [(name,) for name in _embeds(cache.model) if incl_embeds]
     for i in range(end):
         if mode != "mlp":
             names.append(("attn_out", i))
@@ -110,6 +110,7 @@ def stack_head_results(
     b_O. With `incl_remainder` the last row is the rest of the stream.
     """
     end = _layer(cache.model, layer)
+    _require_sums(cache.model)
     parts: list[Tensor] = []
     labels: list[str] = []
     for i in range(end):
@@ -140,6 +141,7 @@ def stack_neuron_results(
     [d, out] the projection [layer * neuron, b, p, out], without the large intermediate. A neuron's
     result is its activation times its row of W_out, without b_out.
     """
+    _require_sums(cache.model)
     parts: list[Tensor] = []
     labels: list[str] = []
     for i in range(_layer(cache.model, layer)):
@@ -204,11 +206,12 @@ def get_full_resid_decomposition(
         labels += neuron_labels
     shape = take(cache["resid_pre", 0], pos_slice, -2).shape
     bias = accumulated_bias(cache.model, end, mlp_input=mlp_input, mlp_biases=expand_neurons)
-    for name in ("embed", "pos_embed"):
+    embeds = _embeds(cache.model)
+    for name in embeds:
         parts.append(finish(take(cache[name], pos_slice, -2)[None]))
     parts.append(finish(bias.expand(shape)[None]))
     stack = torch.cat(parts)
-    labels += ["embed", "pos_embed", "bias"]
+    labels += [*embeds, "bias"]
     return (stack.squeeze(-1) if onto is not None and onto.ndim == 1 else stack), labels
 
 
@@ -312,6 +315,20 @@ def accumulated_bias(
         if mlp_biases:
             total = total + model.blocks[i].mlp.b_out
     return total + model.blocks[layer].attn.b_O if mlp_input else total
+
+
+def _embeds(model: HookedGPT2) -> list[str]:
+    """What enters the stream before the layers? Tokens, and learned positions where there are."""
+    standard = model.cfg.positional_embedding_type == "standard"
+    return ["embed", "pos_embed"] if standard else ["embed"]
+
+
+def _require_sums(model: HookedGPT2) -> None:
+    if model.cfg.post_norms:
+        raise CircuitsError(
+            f"{model.cfg.model_name} normalizes what a layer writes before it is added, so the "
+            "stream is no sum of heads or neurons; ask for whole layers (decompose_resid)"
+        )
 
 
 def _layer(model: HookedGPT2, layer: int | None, mlp_input: bool = False) -> int:

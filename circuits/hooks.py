@@ -306,7 +306,7 @@ def watching(sites: Mapping[str, HookPoint], hooks: Sequence[WatchedBy]) -> Iter
                     sites[name].watchers.remove(watcher)
 
 
-_PER_HEAD = ("q", "k", "v", "z", "result", "attn_in", "q_input", "k_input", "v_input")
+_PER_HEAD = "q k v rot_q rot_k z result attn_in q_input k_input v_input".split()
 
 
 def position_axis(name: str) -> int:

@@ -1,0 +1,198 @@
+"""Which of their hook points is which of our sites, and what has to be switched on to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from einops import rearrange, repeat
+from torch import Tensor
+
+from circuits.adapter.config import BRIDGE, AdaptedConfig, class_of
+from circuits.errors import CircuitsError, SiteError
+from circuits.hooks import HookPoint, site_names
+
+Points = dict[str, Any]  # our names of sites -> their hook points
+# Sites that only other architectures have, and which of GPT-2's they follow.
+_MORE = {
+    "attn.hook_v": ("attn.hook_rot_q", "attn.hook_rot_k"),
+    "mlp.hook_pre": ("mlp.hook_pre_linear",),
+    "attn.hook_result": ("ln1_post.hook_scale", "ln1_post.hook_normalized"),
+    "mlp.hook_post": ("ln2_post.hook_scale", "ln2_post.hook_normalized"),
+}
+# Sites that their model computes only when it is told to.
+_FLAGS = {
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "attn.hook_result": "use_attn_result",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+_UNGROUP = "ungroup_grouped_query_attention"
+_GROUPED = ("attn.hook_k", "attn.hook_v", "attn.hook_rot_k", "hook_k_input", "hook_v_input")
+_MID = "hook_resid_mid"
+
+
+def points_of(theirs: Any, cfg: AdaptedConfig) -> Points:
+    """Which sites can be offered, in the order of the forward pass?"""
+    has, bridged = theirs.hook_dict, class_of(theirs) == BRIDGE
+    absent = {_MID, "hook_mlp_in"} if cfg.parallel else set()
+    if cfg.n_key_value_heads and not bridged:
+        absent.add("hook_attn_in")
+    if cfg.positional_embedding_type != "standard":
+        absent.add("hook_pos_embed")
+    found: Points = {}
+    for site in site_names(cfg.n_layers):
+        block, own = _split(site)
+        for name in (own, *_MORE.get(own, ())):
+            theirs_name = "embed.hook_in" if bridged and name == "hook_tokens" else block + name
+            if name not in absent and theirs_name in has:
+                found[block + name] = has[theirs_name]
+    return found
+
+
+@contextmanager
+def listening(
+    theirs: Any, cfg: AdaptedConfig, points: Points, hooks: Mapping[str, HookPoint]
+) -> Iterator[None]:
+    """Let values pass our watched hooks while their model runs; afterwards it is as it was.
+
+    Raises:
+        CircuitsError: for sites that their model cannot show, or not together.
+    """
+    watched = {name: hook for name, hook in hooks.items() if hook.watched}
+    bridged = class_of(theirs) == BRIDGE
+    _require_compatible(watched, bridged)
+    with ExitStack() as stack:
+        stack.enter_context(_switched(theirs, watched, grouped=bool(cfg.n_key_value_heads)))
+        for name, hook in watched.items():
+            site = _split(name)[1]
+            if bridged and site == _MID:
+                continue
+            pass_on = _grouped(hook, cfg) if site in _GROUPED else hook
+            stack.enter_context(hooked(points[name], pass_on))
+        # After the hooks above, so that it sees what they leave.
+        for name in [name for name in watched if bridged and name.endswith(_MID)]:
+            stack.enter_context(_middle(points, name.removesuffix(_MID), watched[name]))
+        yield
+
+
+def _split(site: str) -> tuple[str, str]:
+    """``blocks.3.attn.hook_z`` is ``attn.hook_z`` of ``blocks.3.``."""
+    if not site.startswith("blocks."):
+        return "", site
+    layer, _, own = site.removeprefix("blocks.").partition(".")
+    return f"blocks.{layer}.", own
+
+
+def _require_compatible(watched: Mapping[str, HookPoint], bridged: bool) -> None:
+    own = {_split(name)[1] for name in watched}
+    split = {site for site, flag in _FLAGS.items() if flag == "use_split_qkv_input"} & own
+    # HookedTransformer normalizes each head's stream by itself when it has one.
+    norm = set() if bridged else {site for site in own if site.startswith("ln1.")}
+    whole = own & {"hook_attn_in"}
+    for these, those in ((whole, split), (whole | split, norm)):
+        if these and those:
+            raise CircuitsError(
+                f"{min(these)} and {min(those)} cannot be watched in the same run of a "
+                "transformer_lens model; watch them in two"
+            )
+
+
+@contextmanager
+def _switched(theirs: Any, watched: Mapping[str, HookPoint], *, grouped: bool) -> Iterator[None]:
+    """Exactly the flags that these sites need are on, inside."""
+    own = {_split(name)[1] for name in watched}
+    needed = {_FLAGS[site] for site in own if site in _FLAGS}
+    if grouped and own & set(_GROUPED):
+        needed.add(_UNGROUP)
+    flags = [flag for flag in (*_FLAGS.values(), _UNGROUP) if hasattr(theirs, f"set_{flag}")]
+    before = {flag: bool(getattr(theirs.cfg, flag)) for flag in dict.fromkeys(flags)}
+    try:
+        _set(theirs, {flag: flag in needed for flag in before})
+        yield
+    finally:
+        _set(theirs, before)
+
+
+def _set(theirs: Any, flags: Mapping[str, bool]) -> None:
+    """What is switched off comes first: two of the flags exclude each other."""
+    for flag, on in sorted(flags.items(), key=lambda item: item[1]):
+        if bool(getattr(theirs.cfg, flag)) == on:
+            continue
+        try:
+            getattr(theirs, f"set_{flag}")(on)
+        except (
+            AssertionError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # as it refuses, by architecture
+            raise CircuitsError(
+                f"{theirs.cfg.model_name} cannot show what {flag} is for: {error}"
+            ) from error
+
+
+@contextmanager
+def hooked(point: Any, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let their hook point pass its value through this function, inside."""
+
+    def call(value: Tensor, hook: Any) -> Tensor | None:
+        new = function(value)
+        return None if new is value else new
+
+    point.add_hook(call)
+    handle = point.fwd_hooks[-1]
+    try:
+        yield
+    finally:
+        handle.hook.remove()
+        point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+
+
+def _grouped(hook: HookPoint, cfg: AdaptedConfig) -> Callable[[Tensor], Tensor]:
+    """Show keys and values that heads share once for each of them: [b p g e] as [b p h e]."""
+
+    def pass_on(value: Tensor) -> Tensor:
+        groups = value.shape[2]
+        if groups == cfg.n_heads:
+            return hook(value)
+        shown = repeat(value, "b p g e -> b p (g n) e", n=cfg.n_heads // groups)
+        new = hook(shown)
+        if new is shown:
+            return value
+        own = rearrange(new, "b p (g n) e -> b p g n e", g=groups)
+        if not bool((own == own[:, :, :, :1]).all()):
+            raise SiteError(
+                f"{cfg.n_heads // groups} heads share what passes {hook.name!r}; write the same to "
+                f"all of them (heads 0 to {cfg.n_heads // groups - 1}, and so on)"
+            )
+        return own.mean(3)
+
+    return pass_on
+
+
+@contextmanager
+def _middle(points: Points, block: str, hook: HookPoint) -> Iterator[None]:
+    """The stream between attention and MLP, where theirs can only be read.
+
+    A `TransformerBridge` shows what ln2 reads, beside the stream: an edit there would not stay in
+    it. So what attention writes is edited, by as much.
+    """
+    entered: list[Tensor] = []
+
+    def keep(stream: Tensor) -> Tensor:
+        entered[:] = [stream]
+        return stream
+
+    def write(attn_out: Tensor) -> Tensor:
+        stream = entered[0] + attn_out
+        new = hook(stream)
+        return attn_out if new is stream else new - entered[0]
+
+    with (
+        hooked(points[block + "hook_resid_pre"], keep),
+        hooked(points[block + "hook_attn_out"], write),
+    ):
+        yield

@@ -1,0 +1,94 @@
+"""A tokenizer of ``transformers`` with the methods of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from circuits.errors import TokenError
+from circuits.tokenizer import Tokenizer
+
+_UNDECODED = "\N{REPLACEMENT CHARACTER}"
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes one
+
+
+class TheirTokenizer(Tokenizer):
+    """Which tokens does the model's own tokenizer make of a text?
+
+    `theirs` is a ``PreTrainedTokenizerBase``. Start tokens are never added here: the model puts
+    `bos_id` before a text where it is asked to.
+    """
+
+    def __init__(self, theirs: Any, *, name: str) -> None:
+        self.theirs = theirs
+        vocabulary: dict[str, int] = theirs.get_vocab()
+        ids = set(theirs.all_special_ids)
+        special = {token: i for token, i in vocabulary.items() if i in ids}
+        ranks = {token.encode(): i for token, i in vocabulary.items() if i not in ids}
+        super().__init__(ranks, special, name=name)
+
+    @property
+    def bos_id(self) -> int | None:
+        """Which token stands at the start of a text? None when the vocabulary has none."""
+        found: int | None = self.theirs.bos_token_id
+        return found
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the vocabulary."""
+        listed = sorted((i, token) for token, i in self.theirs.get_vocab().items())
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Which token ids is this text made of? Without a start token.
+
+        Raises:
+            TokenError: when a word is in no token, so that it would be lost.
+        """
+        ids: list[int] = self.theirs.encode(text, add_special_tokens=False)
+        unknown = self.theirs.unk_token_id
+        if unknown is not None and unknown in ids and self.theirs.unk_token not in text:
+            raise TokenError(f"the vocabulary {self.name!r} has no token for a part of {text!r}")
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Which text do these tokens spell?
+
+        Raises:
+            TokenError: for an id outside the vocabulary.
+        """
+        text: str = self.theirs.decode(self._checked(ids), clean_up_tokenization_spaces=False)
+        return text
+
+    def token_strings(self, ids: Iterable[int]) -> list[str]:
+        """How does each token read by itself?
+
+        Raises:
+            TokenError: for an id outside the vocabulary.
+        """
+        checked = self._checked(ids)
+        pieces: list[str] = self.theirs.convert_ids_to_tokens(checked)
+        return [self._reads(i, piece) for i, piece in zip(checked, pieces, strict=True)]
+
+    def _reads(self, token: int, piece: str) -> str:
+        """Decoding alone would drop the space before a word, or parts of a character."""
+        if _SPACE in piece:
+            return piece.replace(_SPACE, " ")
+        text = self.decode([token])
+        return piece if _UNDECODED in text or not text else text
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        ids = [int(i) for i in ids]
+        if bad := sorted(i for i in set(ids) if not 0 <= i < self.n_vocab):
+            raise TokenError(
+                f"{bad[:4]}: no such token ids in the vocabulary {self.name!r}, whose ids run "
+                f"from 0 to {self.n_vocab - 1}"
+            )
+        return ids
+
+    def _knows(self, char: str) -> bool:
+        unknown = self.theirs.unk_token_id
+        return unknown is None or unknown not in self.theirs.encode(char, add_special_tokens=False)
