@@ -21,24 +21,26 @@ def repeated(
     seed: int = 0,
     *,
     length: int | None = None,
+    copies: int = 2,
     prepend_bos: bool | None = None,
 ) -> Prompts:
     """Does the model continue a random sequence that it has seen once?
 
     A prompt is r + r, where r is `length` random tokens, all different. Scored are the tokens of
-    the second copy but for its first, which nothing announces. In the corrupted twin the first
-    copy is replaced by other tokens: the same targets, nothing to copy from.
+    the last copy but for its first, which nothing announces. In the corrupted twin the copies
+    before it are replaced by other tokens: the same targets, nothing to copy from.
 
     Args:
         model: the model to ask.
         n: number of prompts.
         seed: same seed, same prompts.
         length: tokens in r; None for 25, or as many as the context and the vocabulary allow.
+        copies: how often r comes.
         prepend_bos: whether a start token comes first; None for the model's default.
 
     Returns:
-        Prompts with targets and no answers, and the roles SECOND (where the second copy begins)
-        and END.
+        Prompts with targets and no answers, and the roles SECOND (where the second copy begins;
+        of more copies, LAST) and END.
 
     Raises:
         CircuitsError: when the vocabulary has too few tokens, or the context too few positions.
@@ -47,20 +49,22 @@ def repeated(
     start = start_tokens(model, prepend_bos)
     tokenizer = model.require_tokenizer()
     vocabulary = np.array(sorted(tokenizer.ranks.values()))
-    length = _length(model, len(start), len(vocabulary), length)
+    if copies < 2:
+        raise CircuitsError(f"copies={copies}: tokens are repeated from 2 copies on")
+    length = _length(model, len(start), len(vocabulary), length, copies)
     rng = np.random.default_rng(seed)
     examples = []
     for _ in range(n):
-        drawn = rng.choice(vocabulary, 2 * length, replace=False).tolist()
+        drawn = rng.choice(vocabulary, copies * length, replace=False).tolist()
         copy, other = drawn[:length], drawn[length:]
-        second = len(start) + length
+        last = len(start) + (copies - 1) * length
         examples.append(
             Example(
-                tokenizer.decode(copy + copy),
-                start + copy + copy,
+                tokenizer.decode(copies * copy),
+                start + copies * copy,
                 corrupted=start + other + copy,
-                targets={second + i: copy[i + 1] for i in range(length - 1)},
-                roles={"SECOND": second},
+                targets={last + i: copy[i + 1] for i in range(length - 1)},
+                roles={"SECOND" if copies == 2 else "LAST": last},
             )
         )
     return assemble(
@@ -68,12 +72,12 @@ def repeated(
     )
 
 
-def _length(model: HookedGPT2, n_start: int, n_tokens: int, length: int | None) -> int:
+def _length(model: HookedGPT2, n_start: int, n_tokens: int, length: int | None, copies: int) -> int:
     """How long is one copy: as asked for if that is possible, else the usual, or what fits."""
     n_ctx = model.cfg.n_ctx
     room = {
-        f"its context of {n_ctx} positions": (n_ctx - n_start) // 2,
-        f"its vocabulary of {n_tokens} tokens": n_tokens // 2,
+        f"its context of {n_ctx} positions": (n_ctx - n_start) // copies,
+        f"its vocabulary of {n_tokens} tokens": n_tokens // copies,
     }
     least = 2 if length is None else length
     if least < 2:
@@ -81,8 +85,9 @@ def _length(model: HookedGPT2, n_start: int, n_tokens: int, length: int | None) 
     for where, longest in room.items():
         if longest < least:
             raise CircuitsError(
-                f"the task 'repeated' does not suit {model.cfg.model_name}: two copies of {least} "
-                "different tokens, and as many others for the corrupted twin, do not fit into "
+                f"the task 'repeated' does not suit {model.cfg.model_name}: "
+                f"{'two' if copies == 2 else copies} copies of {least} different tokens, and as "
+                "many others for the corrupted twin, do not fit into "
                 + where
                 + (f"; choose a length of at most {longest}" if longest >= 2 else "")
             )
