@@ -25,7 +25,7 @@ def ablation(result: Result, width: int) -> Iterator[RenderableType]:
         for rows in tasks:
             first = rows.iloc[0]
             yield Text(f"\n{first['task']}: effect on {first['metric']} ({first['unit']})", "bold")
-            yield from _grid(rows, ("layer", "head"), width, float(rows["value"].abs().max()))
+            yield from grid(rows, ("layer", "head"), width, float(rows["value"].abs().max()))
             yield _effects(rows.sort_values("rank", kind="stable").head(MOST_ROWS))
             yield from more(len(rows))
     units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
@@ -52,7 +52,7 @@ def patching(result: Result, width: int) -> Iterator[RenderableType]:
             panels = [name for name in result.axes[:-2] if name != "task"]
             for names, part in rows.groupby(panels, sort=False) if panels else [((), rows)]:
                 yield from (Text(f"at {name}", "bold") for name in names)
-                yield from _grid(part, (result.axes[-2], result.axes[-1]), width, largest)
+                yield from grid(part, (result.axes[-2], result.axes[-1]), width, largest)
         order = rows["value"].abs().sort_values(ascending=False, kind="stable").index
         yield _patches(rows.loc[order[:MOST_ROWS]], subject)
         yield from more(len(rows))
@@ -142,26 +142,26 @@ def _notes(result: Result) -> Iterator[str]:
             yield "--check N really patches the largest"
 
 
-def _grid(
+def grid(
     rows: pd.DataFrame, axes: tuple[str, str], width: int, largest: float
 ) -> Iterator[RenderableType]:
     """Row by column, the nearer to the largest effect the stronger the color; if it fits."""
     row, column = axes
     order = {"index": rows[row].unique(), "columns": rows[column].unique()}
-    grid = rows.pivot(index=row, columns=column, values="value").reindex(**order)
-    names = [f"h{name}" if column == "head" else str(name) for name in grid.columns]
+    cells = rows.pivot(index=row, columns=column, values="value").reindex(**order)
+    names = [f"h{name}" if column == "head" else str(name) for name in cells.columns]
     largest = largest or 1.0
     digits = 2 if largest >= 1 else 3
     wide = max(6, len(f"{-largest:.{digits}f}"), *map(len, names))
     if (wide + 2) * (len(names) + 1) > width:
-        size = f"{len(grid)} {row}s by {len(names)} {column}s"
+        size = f"{len(cells)} {row}s by {len(names)} {column}s"
         yield Text(f"{size} do not fit into this terminal; --figure FILE draws them", "dim")
         return
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column(row, justify="right", style="dim")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True, width=wide)
-    for label, values in grid.iterrows():
+    for label, values in cells.iterrows():
         table.add_row(str(label), *(_shaded(float(value), largest, digits) for value in values))
     yield table
 
