@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from circuits.checkpoints import checksum, load
 from circuits.errors import CircuitsError, nearest
 from circuits.figures import save_figure
-from circuits.result import Result, provenance
+from circuits.result import SIGNIFICANT_DIGITS, Result, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,9 @@ class Check:
             raise CircuitsError(
                 f"{self.says!r} is checked against nothing; say what it has to lie above or below"
             )
+        for name in ("value", "above", "below", "ci_low", "ci_high"):  # plain, for the manifest
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def holds(self) -> bool:
@@ -207,7 +210,7 @@ class Bundle:
 
 def _rounded(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        name: float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value
         for name, value in content.items()
     }
 

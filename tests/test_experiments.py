@@ -43,3 +43,20 @@ def test_the_steepest_fall_is_found() -> None:
     )
     share, where = script("induction_emergence").steepest_fall(curve, 200)
     assert (round(share, 3), where) == (round(3 / 3.5, 3), 120)
+
+
+def test_residual_stream_is_taken_apart() -> None:
+    found = script("residual_stream").run(load("mini"), seed=1, quick=True)
+    erased = found.tables["erasure"].frame
+    assert len(erased) == 18 * 17 / 2
+    assert erased["control"].abs().max() < 0.3
+    ranks = found.tables["ranks"].frame
+    assert ranks["after"].tolist()[:4] == ["embed", "pos", "a0", "m0"]
+    assert ranks["value"].between(1, 256).all()
+    assert len(found.tables["spaces"].frame) == 2 * 64
+
+
+def test_effective_rank_counts_equal_directions() -> None:
+    rank = script("residual_stream").effective_rank
+    assert rank(torch.tensor([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
+    assert rank(torch.tensor([1.0, 0.0])) == pytest.approx(1)
