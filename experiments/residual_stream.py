@@ -126,7 +126,7 @@ def short(label: str) -> str:
 def effective_rank(spectrum: Tensor) -> float:
     """Of how many equal directions has this spectrum [d] of variances the entropy?"""
     share = spectrum.clamp_min(0) / spectrum.clamp_min(0).sum()
-    return float((-(share * share.clamp_min(1e-300).log()).sum()).exp())
+    return float(torch.special.entr(share).sum().exp())
 
 
 def rank_table(parts: Tensor, names: list[str], n_layers: int) -> pd.DataFrame:
