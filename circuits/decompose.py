@@ -115,10 +115,11 @@ def stack_head_results(
     labels: list[str] = []
     for i in range(end):
         z = take(cache["z", i], pos_slice, -3)
-        W_O = cache.model.blocks[i].attn.W_O
+        W_O = cache.model.blocks[i].attn.W_O.to(z.dtype)  # a cache may be wider than its model
         parts.append(einsum(z, W_O, "... head d_head, head d_head d -> head ... d"))
         labels += [f"L{i}H{h}" for h in range(cache.model.cfg.n_heads)]
-    resid = take(cache["resid_post", end - 1] if end else cache["resid_pre", 0], pos_slice, -2)
+    if incl_remainder or not parts:
+        resid = take(cache["resid_post", end - 1] if end else cache["resid_pre", 0], pos_slice, -2)
     stack = torch.cat(parts) if parts else resid[None][:0]
     if incl_remainder:
         stack = torch.cat([stack, (resid - stack.sum(0))[None]])

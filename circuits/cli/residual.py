@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from circuits.cli.tables import MOST_ROWS, NONE, more, new_table, number
+from circuits.cli.tables import MOST_ROWS, NONE, more, new_table, number, percent
 from circuits.result import Result
 
 _WIDE = 20  # cells of the longest bar
@@ -34,7 +35,7 @@ def attribution(result: Result, width: int) -> Iterator[RenderableType]:
                 Text(row["component"]),
                 _with_interval(row),
                 bar(row["value"], largest),
-                NONE if pd.isna(row["share"]) else f"{row['share']:.1%}",
+                _share(row["share"]),
                 number(row["recomputed"], "+"),
                 number(row["error"], "+"),
             )
@@ -46,6 +47,72 @@ def attribution(result: Result, width: int) -> Iterator[RenderableType]:
         "LayerNorm computed anew; error: the first less the second",
         style="dim",
     )
+
+
+def reasons(result: Result, width: int) -> Iterator[RenderableType]:
+    """Which parts ask for which: as a grid with its sums, and the strongest pairs."""
+    frame, first = result.frame, result.frame.iloc[0]
+    compared = result.provenance.arguments["against"] is not None
+    total = f"; the difference taken apart: {number(first['total'], '+')}" if compared else ""
+    yield Text(
+        f"score {number(first['score'])}, attention {percent(first['weight'])}{total}"
+        f"{_over(first['n'])}"
+    )
+    yield _grid(frame, width)
+    table = new_table()
+    for name in ("query part", "key part"):
+        table.add_column(name, overflow="fold")
+    table.add_column("adds, 95 %", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=_WIDE)
+    table.add_column("share", justify="right", no_wrap=True)
+    largest = float(frame["value"].abs().max())
+    order = frame["value"].abs().sort_values(ascending=False, kind="stable").index
+    for _, row in frame.loc[order[:MOST_ROWS]].iterrows():
+        cells = (Text(row["query_part"]), Text(row["key_part"]), _with_interval(row))
+        table.add_row(*cells, bar(row["value"], largest), _share(row["share"]))
+    yield table
+    yield from more(len(frame))
+    if not compared:
+        yield Text(
+            "softmax sees differences between keys only: --against mean, or --against POSITION, "
+            "leaves out what is the same for all keys",
+            style="dim",
+        )
+
+
+def _grid(frame: pd.DataFrame, width: int) -> RenderableType:
+    """Query parts by key parts, with the sums of rows and columns."""
+    order = {"index": frame["query_part"].unique(), "columns": frame["key_part"].unique()}
+    grid = frame.pivot(index="query_part", columns="key_part", values="value").reindex(**order)
+    grid["all"] = grid.sum(axis=1)
+    grid.loc["all"] = grid.sum(axis=0)
+    wide = max(6, *(len(str(name)) for name in grid.columns))
+    rows = max(len(str(name)) for name in grid.index)
+    if rows + (wide + 1) * len(grid.columns) > width:
+        return Text(
+            "the grid of parts does not fit into this terminal; --figure FILE draws it", "dim"
+        )
+    largest = float(frame["value"].abs().max()) or 1.0
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("query \\ key", style="dim", no_wrap=True)
+    for name in grid.columns:
+        table.add_column(str(name), justify="right", no_wrap=True, width=wide)
+    for label, values in grid.iterrows():
+        table.add_row(str(label), *(_shaded(float(value), largest) for value in values))
+    return table
+
+
+def _shaded(value: float, largest: float) -> Text:
+    """A number, the stronger colored the larger."""
+    color = "blue" if value > 0 else "dark_orange3"
+    strong, weak = abs(value) > 0.5 * largest, abs(value) <= 0.02 * largest
+    shown = f"{value:+.2f}"
+    style = f"bold white on {color}" if strong else "dim" if weak else color
+    return Text("0" if float(shown) == 0 else shown, style=style)
+
+
+def _share(value: float) -> str:
+    return NONE if pd.isna(value) else f"{value:.1%}"
 
 
 def bar(value: float, largest: float) -> Text:

@@ -44,6 +44,7 @@ VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
     "logit_lens": lens,
     "patch": effects.patching,
     "paths": effects.patching,
+    "why": residual.reasons,
 }
 
 

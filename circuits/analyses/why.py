@@ -1,0 +1,293 @@
+"""Why does a head look there? Its attention score as a sum over pairs of parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import einsum
+from torch import Tensor
+
+from circuits import components
+from circuits.analyses._grid import places
+from circuits.analyses._prompts import chosen
+from circuits.analyses._scores import Side, apart, place_masks, require_product, run, side
+from circuits.cache import Cache
+from circuits.components import Component
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+from circuits.prompts import Prompts
+from circuits.registry import analysis, asked
+from circuits.result import Result, mean_interval, provenance
+
+OTHERS = "other"
+MEANINGS = {
+    "query_part": "what asks: a part of the residual stream at the query; other sums up the rest",
+    "key_part": "what answers: a part of the residual stream at the key; other sums up the rest",
+    "value": "what the pair adds to the score, mean over n",
+    "share": "of the total",
+    "total": "what all values sum to: the score, or its difference to the score compared with",
+    "score": "the key's score before softmax, mean over n",
+    "weight": "the attention that the query pays to the key, mean over n",
+}
+UNIT = "score before softmax"
+
+
+@analysis
+def why(
+    model: HookedGPT2,
+    head: str | Component,
+    prompt: str | Sequence[str] | None = None,
+    *,
+    query: int | str = -1,
+    key: int | str | None = None,
+    against: Literal["mean"] | int | str | None = None,
+    positions: Literal["roles", "indices"] | None = None,
+    top: int = 8,
+    task: str | Prompts | None = None,
+    n: int | None = None,
+    seed: int = 0,
+) -> Result:
+    """Why does it look there?
+
+    A score is the product of a query and a key, and each is a sum over the parts x of the residual
+    stream that enters the layer: heads, MLPs, embeddings, biases. So it is exactly the sum over
+    pairs of parts, (LN(x_i) W_Q) (LN(x_j) W_K) / sqrt(d_head), with the scale that LayerNorm really
+    has at the query and at the key (Elhage et al. 2021, QK circuits and K-composition).
+
+    Softmax only sees differences between keys: what the query alone contributes is the same for
+    all. Compare the key with the mean over all others, or with another: the difference of two
+    scores is the logarithm of the ratio of their weights.
+
+    $ circuits why a1.h0 "Mr Brown went home. Mr" --against mean
+    $ circuits why a5.h5 --task ioi --query END --key IO --against S1 --figure why.png
+    $ circuits why a1.h0 "Once upon a time. Once" --positions indices --top 12
+
+    Args:
+        head: The head, by name: a5.h3.
+        prompt: A prompt of your own (or a task); several are averaged over.
+        query: The position that looks: an index (-1 the last), or a role of the task's prompts.
+        key: The position looked at. Without it, of each prompt the one with the highest weight.
+        against: Compare the key with the mean over all others that the query sees, or with this
+            position.
+        positions: Take heads among the parts apart by the position that they read from: by
+            indices, or by roles of the task's prompts.
+        top: How many parts of each side to list; the others are one row and one column.
+
+    Raises:
+        CircuitsError: for heads and positions that do not exist, and keys that the query cannot
+            see.
+
+    >>> from circuits.checkpoints import load
+    >>> found = why(load("compiled"), "a2.h0", "aAbBcdeBfg.", against="mean", top=2)
+    >>> found.top(1).frame[["query_part", "key_part", "value"]].round(1).values.tolist()
+    [['embed', 'embed', 24.5]]
+    """
+    return _why(model, dict(locals()))
+
+
+def _why(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
+    head = _head(model, given["head"])
+    prompts, top = _prompts(model, given), given["top"]
+    if top < 1:
+        raise CircuitsError(f"top={top}: list at least 1 part")
+    where: list[str | int] = []
+    if given["positions"] is not None:
+        where = [place for place in places(prompts, given["positions"]) if place is not None]
+    with torch.inference_mode():
+        cache = run(model, prompts, head, sources=bool(where))
+        ends = _ends(cache, prompts, head, given)
+        found = _pairs(cache, prompts, ends, where, top)
+    queries, keys, values = found
+    total = values.sum((0, 1))
+    own, compared, weight = _really(cache, ends)
+    require_product(model, total, own - compared, values.abs().sum((0, 1)))
+    columns = mean_interval(values.flatten(0, 1).double().cpu().numpy())
+    whole = float(total.double().mean())
+    frame = pd.DataFrame(
+        {
+            "query_part": np.repeat(queries, len(keys)),
+            "key_part": keys * len(queries),
+            **columns,
+            "share": columns["value"] / whole if whole else np.nan,
+            "total": whole,
+            "score": float(own.double().mean()),
+            "weight": float(weight.double().mean()),
+        }
+    )
+    return Result(
+        frame,
+        unit=UNIT,
+        title=_title(model, prompts, ends, given),
+        provenance=provenance(model, "why", **asked("why", given), prompts=prompts),
+        axes=("query_part", "key_part"),
+        view="heatmap",
+        meanings=MEANINGS,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """Which head looks from where, at what, compared with what?
+
+    Attributes:
+        query: [b], the position that looks; `key` [b], the one looked at.
+        against: [b p], weights of the positions that the key is compared with; they sum to 1, or
+            all are 0 where it is not compared.
+    """
+
+    head: Component
+    query: Tensor
+    key: Tensor
+    against: Tensor
+
+
+def _head(model: HookedGPT2, head: str | Component) -> Component:
+    found = components.parse(head) if isinstance(head, str) else head
+    if found.kind != "head" or found.slot is not None or found.position is not None:
+        raise CircuitsError(f"{found} is no head; name one, such as a0.h0")
+    return components.check(found, model.cfg)
+
+
+def _prompts(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
+    if given["prompt"] is None and given["task"] is None:
+        raise CircuitsError("nothing to look at: give a prompt, or a task")
+    none = dict.fromkeys(("file", "answer", "distractor"))
+    return chosen(model, {**given, **none})[0].first
+
+
+def _ends(cache: Cache, prompts: Prompts, head: Component, given: Mapping[str, Any]) -> _Ends:
+    """The positions that were asked for, or the key that gets most attention."""
+    rows = torch.arange(len(prompts), device=prompts.tokens.device)
+    query = prompts.index(given["query"])
+    seen = prompts.mask & (
+        torch.arange(prompts.mask.shape[1], device=rows.device) <= query[:, None]
+    )
+    if given["key"] is None:
+        key = cache["pattern", head.layer][rows, head.head, query].argmax(-1)
+    else:
+        key = prompts.index(given["key"])
+    _require_seen(prompts, given["key"], key, query)
+    against = torch.zeros_like(cache["scale", head.layer, "ln1"][..., 0])
+    if given["against"] == "mean":
+        others = seen.to(against.dtype)
+        others[rows, key] = 0
+        if not bool(others.any(1).all()):
+            raise CircuitsError(
+                f"query {given['query']!r} sees one position only, so there is no other to compare "
+                "with; choose a later query"
+            )
+        against = others / others.sum(1, keepdim=True)
+    elif given["against"] is not None:
+        other = prompts.index(given["against"])
+        _require_seen(prompts, given["against"], other, query)
+        if bool((other == key).any()):
+            raise CircuitsError(
+                f"the key is compared with itself (position {int(key[other == key][0])}); choose "
+                "another position for against, or mean"
+            )
+        against[rows, other] = 1
+    return _Ends(head, query, key, against)
+
+
+def _require_seen(prompts: Prompts, asked_for: Any, key: Tensor, query: Tensor) -> None:
+    later = (key > query).nonzero().flatten().tolist()
+    if later:
+        row = later[0]
+        raise CircuitsError(
+            f"position {asked_for!r} comes after the query in prompt {row} "
+            f"({prompts.texts[row]!r}): {int(key[row])} after {int(query[row])}, which sees "
+            "nothing later; choose another"
+        )
+
+
+def _pairs(
+    cache: Cache, prompts: Prompts, ends: _Ends, where: list[str | int], top: int
+) -> tuple[list[str], list[str], Tensor]:
+    """Names of the listed parts of both sides, and what each pair adds: [q k b]"""
+    rows = torch.arange(len(prompts), device=prompts.tokens.device)
+    at_query, at_key = torch.zeros_like(ends.against), -ends.against
+    at_query[rows, ends.query] = 1
+    at_key[rows, ends.key] += 1
+    sides = side(cache, ends.head, "q", at_query), side(cache, ends.head, "k", at_key)
+    both: list[tuple[list[str], Tensor]] = [(one.names, one.parts) for one in sides]
+    if where:
+        masks = place_masks(prompts, where, at_query)
+        both = [
+            _split(cache, one, picked, masks)
+            for one, picked in zip(sides, _largest(both, top), strict=True)
+        ]
+    listed = [
+        _listed(names, parts, picked)
+        for (names, parts), picked in zip(both, _largest(both, top), strict=True)
+    ]
+    (queries, asking), (keys, answering) = listed
+    root = math.sqrt(cache.model.cfg.d_head)
+    return queries, keys, einsum(asking / root, answering, "i b e, j b e -> i j b")
+
+
+def _largest(both: Sequence[tuple[list[str], Tensor]], top: int) -> list[list[int]]:
+    """Which parts of each side add most, up or down, to the mean score? Largest first."""
+    mean = einsum(both[0][1], both[1][1], "i b e, j b e -> i j").abs()
+    found = []
+    for axis, (names, _) in enumerate(both):
+        size = mean.sum(1 - axis)
+        size[[i for i, name in enumerate(names) if name == OTHERS]] = -1
+        found.append(size.sort(descending=True, stable=True).indices[:top].tolist())
+    return found
+
+
+def _split(
+    cache: Cache, one: Side, picked: list[int], masks: tuple[list[str], Tensor]
+) -> tuple[list[str], Tensor]:
+    """The picked parts taken apart, and the rest as one part."""
+    names, parts = apart(cache, one, picked, masks)
+    rest = one.parts.sum(0) - one.parts[picked].sum(0)
+    return [*names, OTHERS], torch.cat([parts, rest[None]])
+
+
+def _listed(names: list[str], parts: Tensor, picked: list[int]) -> tuple[list[str], Tensor]:
+    """The picked parts, and the rest as one part if there is any."""
+    if len(picked) == len(names):
+        return [names[i] for i in picked], parts[picked]
+    rest = [i for i in range(len(names)) if i not in set(picked)]
+    stack = torch.cat([parts[picked], parts[rest].sum(0)[None]])
+    return [*(names[i] for i in picked), OTHERS], stack
+
+
+def _really(cache: Cache, ends: _Ends) -> tuple[Tensor, Tensor, Tensor]:
+    """The run's own score and weight of the key, and the score it is compared with: each [b]"""
+    rows = torch.arange(len(ends.query), device=ends.query.device)
+    layer, head = ends.head.layer, ends.head.head
+    scores = cache["attn_scores", layer][rows, head, ends.query]
+    weight = cache["pattern", layer][rows, head, ends.query, ends.key]
+    compared = (ends.against * scores.masked_fill(ends.against == 0, 0)).sum(-1)
+    return scores[rows, ends.key], compared, weight
+
+
+def _title(model: HookedGPT2, prompts: Prompts, ends: _Ends, given: Mapping[str, Any]) -> str:
+    """Who looks from where at what, in words."""
+    task = f"{prompts.task}, " if len(prompts) > 1 or prompts.seed is not None else ""
+    key = "where it looks most" if given["key"] is None else given["key"]
+    looks = [str(given["query"]), str(key)]
+    if len(prompts) == 1 and model.tokenizer is not None:
+        places = [int(ends.query[0]), int(ends.key[0])]
+        ids = prompts.tokens[0, places].tolist()
+        words = model.tokenizer.token_strings(ids)
+        looks = [f"{_quoted(word)} ({at})" for word, at in zip(words, places, strict=True)]
+    rather = {None: "", "mean": ", rather than elsewhere"}.get(
+        given["against"], f", rather than at {given['against']}"
+    )
+    return (
+        f"Why does {ends.head} look from {looks[0]} at {looks[1]}{rather}? "
+        f"({task}{model.cfg.model_name})"
+    )
+
+
+def _quoted(token: str) -> str:
+    return "'" + token.replace("\n", "\\n") + "'"
