@@ -258,6 +258,11 @@ def check(component: Component, cfg: ModelConfig) -> Component:
             has = f"{what}s 0 to {n - 1}" if n > 1 else f"only {what} 0"
             where = "" if what == "layer" else " in each layer"
             raise CircuitsError(f"there is no {what} {given}: {cfg.model_name} has {has}{where}")
+    if component.kind == "pos" and cfg.positional_embedding_type != "standard":
+        raise CircuitsError(
+            f"{cfg.model_name} has {cfg.positional_embedding_type} positions, which act inside "
+            "attention: nothing is added to the stream for them, so there is no 'pos'"
+        )
     at = component.position
     if isinstance(at, int) and not -cfg.n_ctx <= at < cfg.n_ctx:
         raise CircuitsError(

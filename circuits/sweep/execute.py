@@ -13,6 +13,7 @@ from einops import einsum, rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.adapter import AdaptedModel
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import (
@@ -22,6 +23,7 @@ from circuits.sweep.edits import (
     stream_site,
 )
 from circuits.sweep.flow import Flow
+from circuits.sweep.hooked import HookedPart, read_whole_logits
 from circuits.sweep.planning import Plan, Routes, Task, plan
 from circuits.sweep.values import Reference, pair_of_runs, run_sites
 from circuits.sweep.writes import Group
@@ -120,7 +122,7 @@ class Executor:
             )
         self.model, self.sweep = model, sweep
         self.routes = Routes(model, sweep)
-        self._kept: _Part | None = None
+        self._kept: _Part | HookedPart | None = None
 
     def __call__(self, task: Task) -> TaskScores:
         """The metric of the task's prompts in the task's cells."""
@@ -141,10 +143,11 @@ class Executor:
         for place in range(len(task.cells)):
             yield place, found.get(place, part.base_logits)
 
-    def _part(self, task: Task) -> _Part:
+    def _part(self, task: Task) -> _Part | HookedPart:
         if self._kept is None or self._kept.rows != task.prompts:
             self._kept = None  # before the next one is made
-            self._kept = _Part(self, task.prompts)
+            part = HookedPart if isinstance(self.model, AdaptedModel) else _Part
+            self._kept = part(self, task.prompts)
         return self._kept
 
     @cached_property
@@ -270,6 +273,8 @@ def read_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -> Tens
     `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
     whole vocabulary. Returns [n t] or [n v].
     """
+    if isinstance(model, AdaptedModel):
+        return read_whole_logits(model, final, tokens)
     at = model.ln_final.plain(final)
     if tokens is None:
         logits: Tensor = model.unembed(at[None])[0]

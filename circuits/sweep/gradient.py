@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.adapter import AdaptedModel
 from circuits.attention import mix
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.execute import Progress, read_logits
+from circuits.sweep.hooked import final_stream
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.planning import default_memory
@@ -226,6 +228,8 @@ class _Batch:
             return value
 
         model, last = self.model, self.model.cfg.n_layers - 1
+        if isinstance(model, AdaptedModel):
+            return final_stream(model, self.prompts, tokens, self.sites, keep)[self.reads]
         positions = model.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1)
         x = keep("hook_embed", model.W_E[tokens]) + keep("hook_pos_embed", positions)
         for layer, block in enumerate(model.blocks):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from circuits.adapter import AdaptedModel
 from circuits.sweep.edits import Stage, stream_site
 from circuits.sweep.flow import Flow
+from circuits.sweep.hooked import HookedPilot
 from circuits.sweep.memory import peak_bytes
 from circuits.sweep.writes import Group
 
@@ -49,20 +51,24 @@ class Pilot:
         return self.group.n_rows
 
 
+def _pilot(model: HookedGPT2, width: int, rows: int = 1) -> Pilot | HookedPilot:
+    return (HookedPilot if isinstance(model, AdaptedModel) else Pilot)(model, width, rows)
+
+
 def row_bytes(model: HookedGPT2, width: int) -> float:
     """How many bytes are alive for each row in a block?"""
-    pilot = Pilot(model, width)
+    pilot = _pilot(model, width)
     return peak_bytes(pilot.run) / pilot.rows
 
 
 def row_seconds(model: HookedGPT2, width: int) -> float:
     """How long does a row take through one block? The better of two runs."""
-    pilot = Pilot(model, width, _ROWS)
+    pilot = _pilot(model, width, _ROWS)
     times = []
     for _ in range(3):  # the first one warms up
         start = time.perf_counter()
         pilot.run()
-        if model.W_pos.is_cuda:
-            torch.cuda.synchronize(model.W_pos.device)
+        if model.W_E.is_cuda:
+            torch.cuda.synchronize(model.W_E.device)
         times.append(time.perf_counter() - start)
     return min(times[1:]) / (pilot.rows * pilot.blocks)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from circuits.adapter import AdaptedModel
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import ROW_BY_ROW, Cell, Sweep, Write, check_cell
 from circuits.sweep.edits import Point, Stage, first_changes, frozen_sites, needed_sites, point
@@ -216,6 +217,7 @@ class _Cost:
         cfg, metric = model.cfg, routes.sweep.metric
         self.routes, self.n_layers, self.width = routes, cfg.n_layers, routes.width
         self.n_prompts = len(routes.sweep.prompts)
+        self.whole = isinstance(model, AdaptedModel)  # each cell is a plain pass
         size = model.W_E.element_size()
         inner = cfg.n_heads * cfg.d_head
         self.key_bytes = 2 * 2 * inner * size  # keys and values, and their copy with the prefix
@@ -247,6 +249,9 @@ class _Cost:
         entry = self.routes.routes[cell].entry
         if entry is None:
             return 0.0
+        if self.whole:
+            receivers = sum(bool(write.senders) for write in self.routes.routes[cell].writes)
+            return len(widths) * self.width * self.n_layers * (1.0 + receivers)
         layer, stage = entry
         rows, kept = int(widths.sum()), int((widths > 0).sum()) * self.reads
         blocks = self.n_layers - 1 - layer

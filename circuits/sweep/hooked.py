@@ -1,0 +1,276 @@
+"""The same cells by plain forward passes with hooks: for models whose mathematics is not GPT-2's.
+
+A model of transformer_lens (`circuits.adapter`) runs once for each cell, all prompts together, and
+once more for each receiver of paths. What is written is what the engine writes.
+
+Shapes: b prompts, p positions, n positions that the metric reads, d = d_model, v = d_vocab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuits.components import Component
+from circuits.errors import CircuitsError
+from circuits.hooks import HookFn, HookPoint
+from circuits.interventions import Hook, write_hook
+from circuits.sweep.cells import Write
+from circuits.sweep.edits import needed_sites, stream_site
+from circuits.sweep.values import pair_of_runs, run_sites
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+    from circuits.prompts import Prompts
+    from circuits.sweep.execute import Executor
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Site = tuple[str, tuple[slice | int, ...]]  # a hook site, and which part of what passes there
+
+
+def read_whole_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -> Tensor:
+    """What does the model say of these tokens, in float32 at least? By way of all its logits.
+
+    `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
+    whole vocabulary. Returns [n t] or [n v].
+    """
+    logits: Tensor = model.unembed(model.ln_final.plain(final))
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    return logits if tokens is None else logits.gather(-1, tokens)
+
+
+class HookedPilot:
+    """Plain passes over `width` positions, about `rows` in all: what a cell costs."""
+
+    def __init__(self, model: HookedGPT2, width: int, rows: int = 1) -> None:
+        self.model, self.blocks = model, model.cfg.n_layers
+        n = max(1, rows // width)
+        self._tokens = torch.zeros(n, width, dtype=torch.long, device=model.W_E.device)
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        """Run them."""
+        self.model(self._tokens, stop_at_layer=self.blocks)
+
+    @property
+    def rows(self) -> int:
+        """How many rows are in it?"""
+        return self._tokens.numel()
+
+
+class HookedPart:
+    """Some of the prompts: their base run, and what is written in it, by hooks."""
+
+    def __init__(self, executor: Executor, rows: slice) -> None:
+        self.model, self.routes, self.rows = executor.model, executor.routes, rows
+        sweep = executor.sweep
+        self.metric, self.prompts = sweep.metric, sweep.prompts.part(rows)
+        width, self.n_layers = self.prompts.tokens.shape[1], self.model.cfg.n_layers
+        self.reads = self.metric.positions(self.prompts)  # [b p]
+        self._tokens = None if self.metric.tokens is None else self.metric.tokens(self.prompts)
+        self.final_site = stream_site(self.n_layers, self.n_layers)
+        sites, of_source = self._base_sites(), needed_sites(self.routes.writes, self.n_layers)[1]
+        self.patterns = [
+            f"blocks.{layer}.attn.hook_pattern" for layer in range(self.n_layers) if sweep.freeze
+        ]
+        sites |= set(self.patterns)
+        if sweep.source.method == "resample":
+            other = sweep.source.tokens[rows, :width]
+            self.base, self.source = pair_of_runs(self.model, self.prompts, other, sites, of_source)
+        else:
+            self.base = run_sites(self.model, self.prompts.tokens, self.prompts.mask, sites)
+            self.source = executor.reference.values(self.prompts, rows)
+        with torch.inference_mode():
+            self.base_logits = self._read(self.base[self.final_site][self.reads])
+            self.clean_logits = self.base_logits
+            if sweep.clean is not None and "clean" in self.metric.needs:
+                clean = sweep.clean[rows, :width]
+                run = run_sites(self.model, clean, self.prompts.mask, [self.final_site])
+                self.clean_logits = self._read(run[self.final_site][self.reads])
+
+    def score(self, found: Tensor) -> Floats:
+        """The metric of each prompt [b]."""
+        values = self.metric.score(found, self.prompts, self.clean_logits)
+        scores: Floats = values.double().cpu().numpy()
+        return scores
+
+    def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
+        """The final stream where the metric reads, [s n d], of the cells that change anything.
+
+        Their places [s] among `cells` come first; last, which cells changed anything.
+        """
+        changed = np.zeros(len(cells), dtype=bool)
+        places: list[int] = []
+        finals: list[Tensor] = []
+        for place, cell in enumerate(cells):
+            noted: list[Tensor] = []  # whether each write changed something
+            hooks = [
+                hook
+                for write in self.routes.routes[cell].writes
+                for hook in self._hooks(write, noted)
+            ]
+            if not hooks:
+                continue
+            final = self._run(hooks, self.n_layers)[self.reads]
+            changed[place] = any(map(bool, noted))
+            if changed[place]:
+                places.append(place)
+                finals.append(final)
+        base = self.base[self.final_site][self.reads]
+        return places, torch.stack(finals) if finals else base[None][:0], changed
+
+    def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads in each of these cells: pairs of place and logits."""
+        for place, final in zip(places, finals, strict=True):
+            yield place, self._read(final)
+
+    def _read(self, final: Tensor) -> Tensor:
+        return read_whole_logits(self.model, final, self._tokens)
+
+    def _base_sites(self) -> set[str]:
+        senders = {sender for write in self.routes.writes for sender in write.senders}
+        return {self.final_site} | {sender.site for sender in senders}
+
+    def _run(self, hooks: Sequence[Hook], stop_at_layer: int) -> Tensor:
+        """The stream [b p d] that enters this layer, with patterns held where they are."""
+        held = [(site, self._holding(site)) for site in self.patterns]
+        stream: Tensor = self.model.run_with_hooks(
+            self.prompts.tokens,
+            fwd_hooks=[*(hook for hook in held if _layer(hook[0]) < stop_at_layer), *hooks],
+            attention_mask=self.prompts.mask,
+            stop_at_layer=stop_at_layer,
+        )
+        return stream
+
+    def _holding(self, site: str) -> HookFn:
+        return lambda value, hook: self.base[site].to(value)
+
+    def _hooks(self, write: Write, noted: list[Tensor]) -> Iterator[Hook]:
+        """What has to be hooked for this write. Whether it changed anything goes to `noted`."""
+        part, where = write.target, self._where(write.target)
+        if not write.senders:
+            name, function = write_hook(part, self._value(part), where)
+            yield name, self._noting(function, part.within, noted)
+            return
+        shift = self._sent(write.senders)
+        if part.position is not None:
+            shift = shift * self.prompts.where(part.position)[..., None]
+        if part.kind == "logits":
+            yield self.final_site, self._noting(_adding((), shift), (), noted)
+            return
+        # What the receiver makes of it while all else is as in the base run ...
+        site, whole = part.site, replace(part, slot=None, position=None)
+        if part.slot:
+            site = f"blocks.{part.layer}.attn.hook_{part.slot}"
+        elif part.kind != "mlp":  # a changed key or value is read at later positions, too
+            where = None
+        reads = [(name, _adding(within, shift)) for name, within in self._inputs(part)]
+        seen: list[Tensor] = []
+        last = (site, lambda value, hook: seen.append(value))
+        self._run([*reads, last], (part.layer or 0) + 1)
+        # ... goes on from there.
+        _, function = write_hook(whole, seen[0][whole.within], where)
+        yield site, self._noting(function, whole.within, noted)
+
+    def _noting(
+        self, function: HookFn, within: tuple[slice | int, ...], noted: list[Tensor]
+    ) -> HookFn:
+        """The same hook, which notes whether a real token's value became another."""
+
+        def write(value: Tensor, hook: HookPoint) -> Tensor | None:
+            old = value[within].clone()
+            new = function(value, hook)
+            assert new is not None
+            differs = (new[within] != old).flatten(2).any(-1)
+            noted.append((differs & self.prompts.mask).any())
+            return new
+
+        return write
+
+    def _where(self, part: Component) -> Tensor | None:
+        return None if part.position is None else self.prompts.where(part.position)
+
+    def _value(self, part: Component) -> Tensor:
+        """What the source gives for this part; a head's inputs are all the same stream."""
+        (site,) = needed_sites([Write(part)], self.n_layers)[1]
+        value = self.source[site]
+        return value[part.within] if site == part.site else value
+
+    def _sent(self, senders: Iterable[Component]) -> Tensor:
+        """What the stream gains when these write the source's values: [b p d]."""
+        total: Any = 0
+        for sender in senders:
+            change = self._value(sender) - self.base[sender.site][sender.within]
+            if sender.layer is not None and sender.within:
+                change = change @ self._out(sender)
+            if sender.position is not None:
+                change = change * self.prompts.where(sender.position)[..., None]
+            total = total + change
+        shift: Tensor = total
+        return shift
+
+    def _out(self, sender: Component) -> Tensor:
+        """A head's or neuron's way into the stream, [e d] or [1 d]."""
+        if getattr(self.model.cfg, "post_norms", False):
+            raise CircuitsError(
+                f"{self.model.cfg.model_name} normalizes what a layer writes before it is added, "
+                f"so {sender} alone sends nothing that adds up; start the path at "
+                f"{'a' if sender.kind == 'head' else 'm'}{sender.layer}"
+            )
+        block = self.model.blocks[sender.layer or 0]
+        if sender.head is not None:
+            weight: Tensor = block.attn.W_O[sender.head]
+            return weight
+        one = slice(sender.neuron, (sender.neuron or 0) + 1)
+        return block.mlp.W_out[one]
+
+    def _inputs(self, receiver: Component) -> list[Site]:
+        """Where does the receiver read the stream?"""
+        block = f"blocks.{receiver.layer}."
+        if receiver.kind == "mlp":
+            return [(block + "hook_mlp_in", ())]
+        slots = [receiver.slot] if receiver.slot else ["q", "k", "v"]
+        return [
+            (f"{block}hook_{slot}_input", replace(receiver, slot=None).within) for slot in slots
+        ]
+
+
+def final_stream(
+    model: HookedGPT2,
+    prompts: Prompts,
+    tokens: Tensor,
+    sites: Iterable[str],
+    keep: Callable[[str, Tensor], Tensor],
+) -> Tensor:
+    """The final stream [b p d] when these tokens stand in the prompts' places.
+
+    What passes the sites goes through `keep`, as it does in the pass for gradients.
+    """
+    hooks = [(site, lambda value, hook: keep(hook.name, value)) for site in sites]
+    stream: Tensor = model.run_with_hooks(
+        tokens,
+        fwd_hooks=hooks,
+        attention_mask=prompts.mask,
+        stop_at_layer=model.cfg.n_layers,
+    )
+    return stream
+
+
+def _adding(within: tuple[slice | int, ...], shift: Tensor) -> HookFn:
+    def add(value: Tensor, hook: HookPoint) -> Tensor:
+        own = value[within]
+        own += shift if own.ndim == shift.ndim else shift.unsqueeze(2)  # the same for all heads
+        return value
+
+    return add
+
+
+def _layer(site: str) -> int:
+    return int(site.split(".")[1])
