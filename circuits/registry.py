@@ -14,11 +14,11 @@ import shlex
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, update_wrapper, wraps
 from importlib import import_module
 from pathlib import Path
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from circuits.errors import CircuitsError, nearest
 
@@ -52,7 +52,16 @@ SHARED = {
 }
 _SCALARS: dict[str, Any] = {t.__name__: t for t in (bool, float, int, str, Path)}
 # Types of arguments that Python can give and a command line cannot.
-_OBJECTS = {"Component", "HookedGPT2", "Hooks", "ModelInput", "Progress", "Prompts", "Tensor"}
+_OBJECTS = {
+    "CausalGraph",
+    "Component",
+    "HookedGPT2",
+    "Hooks",
+    "ModelInput",
+    "Progress",
+    "Prompts",
+    "Tensor",
+}
 _OBJECT = object()
 _ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Google's style
 
@@ -61,7 +70,8 @@ def analysis(function: Function) -> Function:
     """Make this function an analysis: a question that the command line can ask, too.
 
     The function takes the model first, then what has to be given; options are keyword-only. Its
-    behavior stays; the ``Args:`` of its docstring are completed from `SHARED`.
+    behavior stays, but that it also takes a model of transformer_lens (see `circuits.adapter`). The
+    ``Args:`` of its docstring are completed from `SHARED`.
 
     >>> @analysis
     ... def layers(model, *, seed: int = 0):
@@ -89,7 +99,26 @@ def analysis(function: Function) -> Function:
     shared = [f"    {name}: {SHARED[name]}\n" for name in names[1:] if name not in explained]
     parts = (docstring[: block.end()], "" if block[0].endswith("\n") else "\n", *shared)
     function.__doc__ = "".join(parts) + docstring[block.end() :]
-    return function
+    return _adapting(function, _adapted)
+
+
+def _adapting(function: Function, adapted: Callable[[Any], Any]) -> Function:
+    """The same function, which also takes a model of transformer_lens."""
+
+    @wraps(function)
+    def ask(model: Any, *given: Any, **options: Any) -> Any:
+        return function(adapted(model), *given, **options)
+
+    # With the namespace of its own module, where doctest looks for examples.
+    same = types.FunctionType(ask.__code__, function.__globals__, closure=ask.__closure__)
+    return cast(Function, update_wrapper(same, function))
+
+
+def _adapted(model: Any) -> Any:
+    """The model in our words, if it is one of transformer_lens, which is not imported for it."""
+    if not type(model).__module__.startswith("transformer_lens."):
+        return model
+    return import_module("circuits.adapter").adapt(model)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,235 @@
+"""Pairs of prompts that tell where a variable lives: what should follow if its value is swapped?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuits.alignment.graphs import CausalGraph, Text
+from circuits.errors import CircuitsError
+from circuits.metrics import Metric
+from circuits.prompts import UNSCORED, Prompts
+
+_TRIES = 200  # sources drawn for a base prompt before it is given up
+_WILSON = 1.959964  # standard errors to each side of a 95 % interval
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Base prompts, each with a source, and what the graph says when a variable is swapped.
+
+    Attributes:
+        prompts: the base prompts; `corrupted` are the sources, `answers` what the graph says of
+            the base once the variable has the source's value.
+        base: [b], what the graph says of the base as it is.
+        rows: [b], which of the prompts given each base is.
+        candidates: [t], the tokens that may be answers; None for the whole vocabulary.
+    """
+
+    prompts: Prompts
+    base: Tensor
+    rows: Tensor
+    candidates: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def sources(self) -> Tensor:
+        """The tokens [b p] of the source prompts."""
+        assert self.prompts.corrupted is not None
+        return self.prompts.corrupted
+
+    @property
+    def predicted(self) -> Tensor:
+        """What the graph says after the swap, [b]."""
+        assert self.prompts.answers is not None
+        return self.prompts.answers
+
+    @property
+    def moved(self) -> NDArray[np.bool_]:
+        """[b], whether the swap changes the answer."""
+        changed: NDArray[np.bool_] = (self.predicted != self.base).cpu().numpy()
+        return changed
+
+    def metric(self) -> Metric:
+        """Does the model give the predicted answer? 1 or 0 for each pair."""
+        candidates = self.candidates
+
+        def score(logits: Tensor, prompts: Prompts, clean: Tensor | None) -> Tensor:
+            assert prompts.answers is not None
+            return answered(logits, prompts.answers, candidates)
+
+        def tokens(prompts: Prompts) -> Tensor:
+            assert candidates is not None
+            return candidates.expand(len(prompts), -1)
+
+        return Metric(
+            name="accuracy",
+            unit="share of pairs",
+            higher_is_better=True,
+            question="does the model give the answer that the causal graph predicts?",
+            needs=("targets",),
+            positions=lambda prompts: prompts.where("END"),
+            tokens=None if candidates is None else tokens,
+            score=score,
+        )
+
+    def part(self, rows: slice) -> Pairs:
+        """Some of the pairs; they stand in the order of their base prompts."""
+        prompts = self.prompts.part(rows)
+        return Pairs(prompts, self.base[rows], self.rows[rows], self.candidates)
+
+
+def answered(logits: Tensor, answers: Tensor, candidates: Tensor | None) -> Tensor:
+    """Is the likeliest candidate the answer? Logits [b t] of the candidates -> 1 or 0 for each [b].
+
+    >>> answered(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([9, 9]), torch.tensor([7, 9]))
+    tensor([1., 0.])
+    """
+    best = logits.argmax(-1)
+    said = best if candidates is None else candidates[best]
+    return (said == answers).to(logits.dtype)
+
+
+def draw(graph: CausalGraph, prompts: Prompts, variable: str, seed: int = 0) -> Pairs:
+    """Which pairs tell whether a site holds this variable?
+
+    For every prompt one source is drawn whose value changes the graph's answer, and one whose value
+    leaves it as it is: a site that merely breaks the answer passes the first and fails the second.
+    Prompts without such a source take no part.
+
+    Raises:
+        CircuitsError: for a variable that the graph lacks, a prompt of which the graph says
+            nothing, and when no source changes the answer.
+
+    >>> from circuits.alignment.graphs import graph_of
+    >>> from circuits.checkpoints import load
+    >>> from circuits.prompts import make
+    >>> pairs = draw(graph_of("sorting"), make("sorting", load("sort-abc"), 9), "letter")
+    >>> pairs.moved[:4].tolist()
+    [True, False, True, False]
+    """
+    graph.require(variable)
+    texts, rng = list(_texts(prompts)), np.random.default_rng(seed)
+    rows, sources, predicted, base = [], [], [], []
+    for row, text in enumerate(texts):
+        own = graph.says(text)
+        if own is None:
+            raise CircuitsError(
+                f"the causal graph of {graph.task!r} says nothing of prompt {row} "
+                f"({prompts.texts[row]!r}); give it prompts that it explains"
+            )
+        for moves in (True, False):
+            found = _source(graph, text, texts, variable, (own, moves), rng)
+            if found is not None:
+                rows.append(row)
+                base.append(own)
+                sources.append(found[0])
+                predicted.append(found[1])
+    if all(said == own for said, own in zip(predicted, base, strict=True)):
+        raise CircuitsError(
+            f"no source prompt was found whose {variable!r} changes what the graph of "
+            f"{graph.task!r} says of these {len(texts)} prompts, so a swap would show nothing; "
+            "give more prompts of the same length, or choose another variable"
+        )
+    at = torch.tensor(rows, device=prompts.tokens.device)
+    return Pairs(
+        _paired(prompts, at, sources, predicted),
+        torch.tensor(base, device=at.device),
+        at,
+        _candidates(graph, texts, at.device),
+    )
+
+
+def _texts(prompts: Prompts) -> Sequence[Text]:
+    rows = zip(prompts.tokens.tolist(), prompts.mask.sum(1).tolist(), strict=True)
+    roles = {role: at.tolist() for role, at in prompts.roles.items()}
+    return [
+        Text(tuple(tokens[:length]), {role: at[i] for role, at in roles.items()})
+        for i, (tokens, length) in enumerate(rows)
+    ]
+
+
+def _source(
+    graph: CausalGraph,
+    base: Text,
+    texts: Sequence[Text],
+    variable: str,
+    wanted: tuple[int, bool],
+    rng: np.random.Generator,
+) -> tuple[list[int], int] | None:
+    """A source's tokens, and what the graph says of the base with the source's value."""
+    own, moves = wanted
+    for _ in range(_TRIES):
+        tokens = graph.source(base, texts[int(rng.integers(len(texts)))], rng)
+        if tokens is None or tuple(tokens) == base.tokens:
+            continue
+        if len(tokens) != len(base.tokens):
+            raise CircuitsError(
+                f"a source of {len(tokens)} tokens was made for a prompt of {len(base.tokens)}; "
+                "sites are swapped token for token, so give one of the same length"
+            )
+        value = graph.run(Text(tuple(tokens), base.roles))[variable]
+        said = None if value is None else graph.says(base, {variable: value})
+        if said is not None and (said != own) == moves:
+            return list(tokens), said
+    return None
+
+
+def _paired(
+    prompts: Prompts, rows: Tensor, sources: Sequence[list[int]], predicted: Sequence[int]
+) -> Prompts:
+    """The base prompts with their sources, asked for what is predicted."""
+    tokens, answers = prompts.tokens[rows], torch.tensor(predicted, device=rows.device)
+    twins = tokens.clone()
+    for twin, source in zip(twins, sources, strict=True):
+        twin[: len(source)] = torch.tensor(source, device=twin.device)
+    targets = torch.full_like(tokens, UNSCORED)
+    targets[torch.arange(len(rows), device=rows.device), prompts.index("END")[rows]] = answers
+    return Prompts(
+        task=prompts.task,
+        texts=tuple(prompts.texts[row] for row in rows.tolist()),
+        tokens=tokens,
+        mask=prompts.mask[rows],
+        targets=targets,
+        roles={role: at[rows] for role, at in prompts.roles.items()},
+        metric=prompts.metric,
+        prepend_bos=prompts.prepend_bos,
+        answers=answers,
+        corrupted=twins,
+        seed=prompts.seed,
+    )
+
+
+def _candidates(graph: CausalGraph, texts: Sequence[Text], device: torch.device) -> Tensor | None:
+    if graph.candidates is None:
+        return None
+    found = {int(token) for text in texts for token in graph.candidates(text)}
+    return torch.tensor(sorted(found), device=device)
+
+
+def share_interval(successes: NDArray[np.floating]) -> dict[str, float]:
+    """Which share succeeded, and how far may it be from the truth? [n], each 1 or 0.
+
+    Returns the columns value, stderr, ci_low, ci_high and n. The interval is Wilson's (1927), which
+    stays within 0 and 1 and has a width also where all or none succeeded.
+
+    >>> {name: round(x, 3) for name, x in share_interval(np.ones(10)).items()}
+    {'value': 1.0, 'stderr': 0.0, 'ci_low': 0.722, 'ci_high': 1.0, 'n': 10}
+    """
+    n = len(successes)
+    if not n:
+        return {**dict.fromkeys(("value", "stderr", "ci_low", "ci_high"), math.nan), "n": 0}
+    p, z2 = float(successes.mean()), _WILSON**2
+    center = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _WILSON / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    ends = max(0.0, center - half), min(1.0, center + half)
+    stderr = math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else math.nan
+    return {"value": p, "stderr": stderr, "ci_low": ends[0], "ci_high": ends[1], "n": n}

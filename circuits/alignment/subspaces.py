@@ -1,0 +1,299 @@
+"""Which directions of a site hold a variable? Found by gradient, and checked for an illusion.
+
+Distributed alignment search (Geiger et al. 2023, arXiv 2303.02536) rotates a site so that a few of
+its coordinates can be swapped between two runs: with an orthonormal basis Q [d k] the base value x
+becomes x + Q Q^T (source - x). Such a Q may join a direction that only tells the variable (and
+that nobody reads) with one that only acts (and is the same in all prompts): swapping it works, and
+the model never does so itself. This is the subspace illusion (Makelov et al. 2023, 2311.17030);
+`split` takes the two apart.
+
+Shapes: b pairs, p positions, t candidates, d the site's width, k the subspace's, r what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from circuits.alignment.pairs import Pairs, answered
+from circuits.components import Component, Edge, all_heads, all_mlps, check
+from circuits.decompose import through_ln
+from circuits.errors import CircuitsError
+from circuits.hooks import HookPoint
+from circuits.sweep.execute import read_logits
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+    from circuits.registry import Progress
+
+BATCH = 32  # pairs in a step of gradient descent
+RATE = 0.1
+_NOTHING = 1e-10  # of the largest eigenvalue: what is smaller is rounding
+_LEAST = 1e-30  # a matrix of zeros reads nothing
+_KINDS = ("head", "attn", "mlp", "embed", "pos", "resid_pre", "resid_mid", "resid_post")
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Which value is rotated: what the component writes, or of an MLP, what its `neurons` do?
+
+    Raises:
+        CircuitsError: for a component that writes nothing which could be rotated.
+    """
+
+    component: Component
+    neurons: bool = False
+
+    def __post_init__(self) -> None:
+        part = self.component
+        if part.kind not in _KINDS or part.slot is not None:
+            raise CircuitsError(
+                f"{part} has no subspace to swap; name what is written to the residual stream: a "
+                "head (a5.h3), an attention layer (a5), an MLP (m5), embed, pos or resid_pre.5"
+            )
+        if self.neurons and part.kind != "mlp":
+            raise CircuitsError(f"{part} has no neurons; name an MLP such as m5")
+
+    @property
+    def site(self) -> str:
+        """The hook site of that value."""
+        part = self.component
+        return f"blocks.{part.layer}.mlp.hook_post" if self.neurons else part.site
+
+    def width(self, model: HookedGPT2) -> int:
+        """How many dimensions has the value?"""
+        cfg = model.cfg
+        check(self.component, cfg)
+        if self.neurons:
+            return cfg.d_mlp
+        return cfg.d_model if self.component.head is None else cfg.d_head
+
+
+class _Runs:
+    """The pairs' two runs up to the site, ready for any swap there."""
+
+    def __init__(self, model: HookedGPT2, pairs: Pairs, at: Subspace) -> None:
+        self.model, self.pairs, self.at = model, pairs, at
+        prompts, layer = pairs.prompts, at.component.layer
+        self.layer = None if at.component.kind in ("embed", "pos") else layer
+        stream = None if self.layer is None else f"blocks.{self.layer}.hook_resid_pre"
+        self.mask = None if bool(prompts.mask.all()) else prompts.mask
+        given: dict[str, Any] = {"attention_mask": self.mask, "return_type": None}
+        with torch.no_grad():
+            self.entry = prompts.tokens
+            if stream is not None:
+                _, cache = model.run_with_cache(prompts.tokens, names_filter=[stream], **given)
+                self.entry = cache[stream]
+            _, cache = model.run_with_cache(pairs.sources, names_filter=[at.site], **given)
+        head = at.component.head
+        value = cache[at.site]
+        self.source = value if head is None else value[:, :, head]
+        self.where = rearrange(prompts.where(at.component.position), "b p -> b p 1")
+        self.end = prompts.index("END")
+
+    def logits(self, basis: Tensor | None, rows: Tensor) -> Tensor:
+        """The candidates' logits [b t] after the swap in these pairs; None swaps everything."""
+        head = self.at.component.head
+        source, where = self.source[rows], self.where[rows]
+
+        def swap(value: Tensor, hook: HookPoint) -> Tensor:
+            target = value if head is None else value[:, :, head]
+            change = source - target
+            if basis is not None:
+                change = change @ basis @ basis.T
+            new = torch.where(where, target + change, target)
+            if head is None:
+                return new
+            whole = value.clone()
+            whole[:, :, head] = new
+            return whole
+
+        final = self.model.run_with_hooks(
+            self.entry[rows],
+            fwd_hooks=[(self.at.site, swap)],
+            attention_mask=None if self.mask is None else self.mask[rows],
+            start_at_layer=self.layer,
+            stop_at_layer=self.model.cfg.n_layers,
+        )
+        at_end = final[torch.arange(len(rows), device=final.device), self.end[rows]]
+        candidates = self.pairs.candidates
+        tokens = None if candidates is None else candidates.expand(len(rows), -1)
+        return read_logits(self.model, at_end, tokens)
+
+
+def swapped(model: HookedGPT2, pairs: Pairs, at: Subspace, basis: Tensor | None = None) -> Tensor:
+    """Does the model give the predicted answer after the swap? 1 or 0 for each pair [b].
+
+    `basis` [d k] is orthonormal; None swaps the whole value.
+    """
+    runs = _Runs(model, pairs, at)
+    found = []
+    with torch.no_grad():
+        for rows in torch.arange(len(pairs), device=runs.end.device).split(BATCH):
+            logits = runs.logits(basis, rows)
+            found.append(answered(logits, pairs.predicted[rows], pairs.candidates))
+    return torch.cat(found)
+
+
+def learn(
+    model: HookedGPT2,
+    pairs: Pairs,
+    at: Subspace,
+    rank: int,
+    *,
+    steps: int = 100,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Which subspace [d k] makes the model give the predicted answers when it is swapped?
+
+    Adam on the cross-entropy of the predicted answers among the candidates; the basis is the Q of a
+    QR decomposition, so it stays orthonormal.
+
+    Raises:
+        CircuitsError: for a rank that the site does not have, or when no gradient reaches it.
+    """
+    raw = random_basis(model, at, rank, seed).requires_grad_()
+    generator = torch.Generator().manual_seed(seed)
+    runs = _Runs(model, pairs, at)
+    wanted = pairs.predicted
+    if pairs.candidates is not None:
+        wanted = torch.searchsorted(pairs.candidates, wanted)
+    optimizer = torch.optim.Adam([raw], lr=RATE)
+    for step in range(steps):
+        order = torch.randperm(len(pairs), generator=generator)[:BATCH]
+        rows = order.to(wanted.device)
+        with torch.inference_mode(False), torch.enable_grad():
+            loss = F.cross_entropy(runs.logits(torch.linalg.qr(raw).Q, rows), wanted[rows])
+            (raw.grad,) = torch.autograd.grad(loss, [raw])
+        if step == 0 and not raw.grad.any():
+            raise CircuitsError(
+                f"nothing that is swapped at {at.component} changes the logits even a little, so "
+                "no subspace can be learned there; choose another site, or swap it as a whole"
+            )
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, steps)
+    learned: Tensor = torch.linalg.qr(raw.detach()).Q
+    return learned
+
+
+def random_basis(model: HookedGPT2, at: Subspace, rank: int, seed: int = 0) -> Tensor:
+    """Some subspace [d k] of the site: where the search starts, and its control.
+
+    Raises:
+        CircuitsError: for a rank that the site does not have.
+    """
+    width = at.width(model)
+    if not 1 <= rank <= width:
+        raise CircuitsError(
+            f"rank={rank}: {at.component} has {width} dimensions; take 1 to {width}"
+        )
+    drawn = torch.randn(width, rank, generator=torch.Generator().manual_seed(seed))
+    basis: Tensor = torch.linalg.qr(drawn.to(model.W_E)).Q
+    return basis
+
+
+def read_space(model: HookedGPT2, at: Subspace, readers: Sequence[Component] = ()) -> Tensor:
+    """Which directions of the site can be seen by what reads it? An orthonormal basis [d r].
+
+    Readers are queries, keys and values of later heads, later MLPs and the unembedding, each
+    through its LayerNorm, or those named. What is orthogonal to this basis is written for nobody:
+    it lies in the null space of all of them.
+
+    Raises:
+        CircuitsError: for a reader that does not come after the site.
+    """
+    d_model = model.cfg.d_model
+    gram = torch.zeros(d_model, d_model, dtype=torch.float64, device=model.W_E.device)
+    for matrix in _readers(model, at.component, readers):
+        wide = matrix.detach().double()
+        gram += wide @ wide.T / wide.square().sum().clamp(min=_LEAST)
+    onto = _writes(model, at)
+    if onto is not None:
+        gram = onto.double() @ gram @ onto.double().T
+    values, vectors = torch.linalg.eigh(gram)
+    seen: Tensor = vectors[:, values > _NOTHING * values.max().clamp(min=_LEAST)]
+    return seen.to(model.W_E)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The part of a subspace that is read, the part that is not, and the share that is read.
+
+    `read` and `dormant` are orthonormal bases [d ..]; a part that is not there has no columns.
+    """
+
+    read: Tensor
+    dormant: Tensor
+    share: float
+
+
+def split(basis: Tensor, space: Tensor) -> Split:
+    """Which part of the subspace [d k] lies in this space [d r], and which is orthogonal to it?
+
+    >>> found = split(torch.tensor([[0.6], [0.8]]), torch.tensor([[1.0], [0.0]]))
+    >>> found.read.abs().T, found.dormant.abs().T, round(found.share, 2)
+    (tensor([[1., 0.]]), tensor([[0., 1.]]), 0.36)
+    """
+    inside = space @ (space.T @ basis)
+    share = float(inside.square().sum() / basis.shape[1])
+    return Split(_span(inside), _span(basis - inside), share)
+
+
+def _span(matrix: Tensor) -> Tensor:
+    """An orthonormal basis of the columns."""
+    left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
+    basis: Tensor = left[:, values > 1e-3]
+    return basis
+
+
+def _readers(model: HookedGPT2, part: Component, readers: Sequence[Component]) -> Iterator[Tensor]:
+    """What later parts do to the stream, [d ..] each."""
+    cfg = model.cfg
+    every = [*all_heads(cfg), *all_mlps(cfg), Component("logits")]
+    named = list(readers) or [one for one in every if _comes_after(part, one)]
+    slots = {"q": model.W_Q, "k": model.W_K, "v": model.W_V}
+    for one in named:
+        Edge(part.at(None), check(one.at(None), cfg))  # says so when it does not come after
+        if one.kind == "head":
+            for name in [one.slot] if one.slot else slots:
+                if name not in slots:
+                    raise CircuitsError(f"{one} reads nothing; name <q>, <k> or <v>")
+                yield through_ln(model, slots[name][one.layer, one.head], one.layer)
+        elif one.kind == "mlp":
+            yield through_ln(model, model.W_in[one.layer], one.layer, mlp_input=True)
+        elif one.kind == "logits":
+            # The same added to all logits changes no probability.
+            yield through_ln(model, model.W_U - model.W_U.mean(1, keepdim=True))
+        else:
+            raise CircuitsError(
+                f"{one} is no reader; name heads (a5.h3, a5.h3<q>), MLPs (m5) or logits"
+            )
+
+
+def _comes_after(part: Component, reader: Component) -> bool:
+    try:
+        Edge(part.at(None), reader)
+    except CircuitsError:
+        return False
+    return True
+
+
+def _writes(model: HookedGPT2, at: Subspace) -> Tensor | None:
+    """What the site's value is multiplied by on its way into the stream, [d_site d]."""
+    part = at.component
+    weight: Tensor
+    if at.neurons:
+        weight = model.W_out[part.layer]
+    elif part.kind == "head":
+        weight = model.W_O[part.layer, part.head]
+    else:
+        return None
+    return weight.detach()
