@@ -21,7 +21,7 @@ from circuits.prompts import Prompts
 from circuits.registry import Progress, asked
 from circuits.result import Provenance, Result, provenance
 from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
-from circuits.sweep.moments import Moments
+from circuits.sweep.moments import Differences, Moments
 from circuits.sweep.parts import MANIFEST
 from circuits.sweep.survey import How, survey
 
@@ -122,11 +122,13 @@ def measured(
     make: Callable[[Batch], MakeSweep],
     given: Mapping[str, Any],
     full: int | None = None,
+    differences: Differences = (),
 ) -> Iterator[tuple[Batch, Moments]]:
     """Each batch with what came of its sweep. `full` is the cell that shares compare with.
 
-    `name` is the analysis'.
+    `name` is the analysis'; for `differences` see `circuits.sweep.moments.moments`.
     """
+    more: dict[str, Any] = {"full": full, "differences": differences}
     about = {"analysis": name, **_arguments(name, given)}
     sizes = [batch.first.tokens.numel() / batch.share for batch in batches]
     parts = None if given["parts"] is None else Path(given["parts"])
@@ -143,7 +145,7 @@ def measured(
             resume=given["resume"] and (begun[i] or not any(begun)),
             progress=part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
         )
-        yield batch, survey(model, batch.blocks, make(batch), how, full=full, question=about)
+        yield batch, survey(model, batch.blocks, make(batch), how, question=about, **more)
 
 
 def _arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from circuits import components
 from circuits.analyses._effects import (
@@ -27,16 +24,17 @@ from circuits.analyses._effects import (
     unit_of,
 )
 from circuits.analyses._prompts import Batch, chosen
-from circuits.components import Component
+from circuits.analyses._reference import reference
+from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
-from circuits.interventions import get_method, partners
-from circuits.metrics import METRICS
+from circuits.interventions import get_method
+from circuits.metrics import METRICS, Metric
 from circuits.model import HookedGPT2
-from circuits.prompts import TASKS, Prompts, make
+from circuits.prompts import Prompts
 from circuits.registry import Progress, analysis
 from circuits.result import Result
-from circuits.sweep import Cell, Source, Sweep, cell, check_cell, logits, name
+from circuits.sweep import Cell, Sweep, cell, check_cell, logits, name
 from circuits.sweep.moments import Moments
 
 MOST_CHANGED = 5  # tokens listed for a prompt
@@ -50,6 +48,15 @@ MEANINGS = {
     "clean": "the metric of the model as it is, mean over n",
     "ablated": "the metric after ablation, mean over n",
     "value": "the effect: ablated minus clean, mean over n",
+    "direct": "the part of the effect that goes straight to the logits, mean over n",
+    "direct_low": "lower end of its 95 % interval",
+    "direct_high": "upper end of its 95 % interval",
+    "indirect": "value minus direct, prompt by prompt: what later parts make of it, mean over n",
+    "indirect_low": "lower end of its 95 % interval",
+    "indirect_high": "upper end of its 95 % interval",
+    "self_repair": "the indirect effect, positive where it makes the metric better",
+    "self_repair_low": "lower end of its 95 % interval",
+    "self_repair_high": "upper end of its 95 % interval",
     "rank": "place among all components of this kind by damage; 1 hurts most",
     "ranked": "how many components of this kind there are",
     "kl": "nats by which the prediction after the prompt moved, KL(clean || ablated)",
@@ -65,6 +72,8 @@ def ablate(
     component: str | Component | Sequence[str | Component] | None = None,
     all_heads: bool = False,
     method: str = "zero",
+    freeze: Literal["patterns"] | None = None,
+    effects: bool = False,
     task: str | Prompts | None = None,
     prompt: str | Sequence[str] | None = None,
     file: str | Path | None = None,
@@ -86,24 +95,42 @@ def ablate(
     interval. A head, attention layer or MLP is ranked among its kind by the damage its ablation
     does. For a single prompt of your own, the predictions that change most are listed.
 
+    With effects, the total effect (value) is split: direct is what the part's absence does to the
+    logits on the straight path, all else unchanged; indirect = total - direct is what later parts
+    make of it. Where that undoes direct damage, the model repairs itself (McGrath et al. 2023,
+    2307.15771): self_repair is the indirect effect, positive where it makes the metric better.
+
     $ circuits ablate --layer 5 --head 3
     $ circuits ablate --all-heads --task ioi --json
     $ circuits ablate --component m7 --component a5.h3 --method mean
+    $ circuits ablate --all-heads --task ioi --method position-mean --effects
+    $ circuits ablate --all-heads --task repeated --freeze patterns
     $ circuits ablate --layer 5 --head 3 --prompt "The cat sat on the mat. The cat sat on the"
     $ circuits ablate --all-heads --file many.jsonl --parts results --memory 4G
 
     Args:
         layer: Layer of the head, counted from 0.
         head: The head in that layer, counted from 0.
-        component: What to ablate, by name: a5.h3, a5 (attention layer), m7 (MLP), embed, pos,
-            resid_pre.6; a5.h3@END at one position. Repeat it to ablate several together.
+        component: What to ablate, by name: a5.h3, a5 (attention layer), m7 (MLP), m7.n12 (neuron),
+            embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
-        method: What to write instead: zero, mean (over the reference prompts' tokens), resample
-            (what the component writes in another prompt).
+        method: What to write instead: zero, mean (over the prompts' tokens), position-mean (at each
+            position, over prompts of the same length), resample (what the component writes in
+            another prompt), noise (Gaussian, with its mean and standard deviation).
+        freeze: Hold all attention patterns as they are without the ablation.
+        effects: Also split the effect into direct and indirect, and say what is self-repair.
 
     Raises:
         CircuitsError: for parts, prompts and metrics that do not exist or do not fit together, and
             for an ablation that writes just what was there.
+
+    >>> from circuits.checkpoints import load
+    >>> asked = {"prompt": "aAbBcdeBfg.", "answer": "A", "distractor": "B"}
+    >>> worst = ablate(load("compiled"), all_heads=True, effects=True, **asked).top(3).frame
+    >>> rows = worst.set_index("component")[["value", "direct", "indirect"]].round(2) + 0.0
+    >>> {part: row.tolist() for part, row in rows.iterrows()}  # doctest: +NORMALIZE_WHITESPACE
+    {'a0.h1': [-13.33, 0.0, -13.33], 'a1.h1': [-13.33, 0.0, -13.33],
+     'a2.h0': [-10.0, -10.0, 0.0]}
     """
     return _ablate(model, dict(locals()))
 
@@ -111,13 +138,15 @@ def ablate(
 def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     wanted, method = _wanted(model.cfg, given), given["method"]
     get_method(method)
+    direct = _direct(wanted) if given["effects"] else []
     batches, ranked = chosen(model, given), _ranked(model.cfg, wanted)
-    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked]))
+    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked, *direct]))
+    differences = [(cells.index(a), cells.index(b)) for a, b in zip(wanted, direct, strict=False)]
     ask = partial(_sweeps, model, cells, given)
     if given["plan"]:
         return planned(model, "ablate", batches, ask, given)
     frames, counts = [], []
-    for batch, found in measured(model, "ablate", batches, ask, given):
+    for batch, found in measured(model, "ablate", batches, ask, given, differences=differences):
         places = [cells.index(one) for one in wanted]
         what = "each head" if given["all_heads"] else name(wanted[0])
         hint = "choose another component, method or task"
@@ -177,44 +206,10 @@ def _sweeps(
     """What is asked of each block of these prompts?"""
 
     def sweep(prompts: Prompts) -> Sweep:
-        source, _ = _reference(model, prompts, batch, given)
-        return Sweep(prompts, metric_of(prompts, given), cells, source)
+        source, _ = reference(model, prompts, batch, given)
+        return Sweep(prompts, metric_of(prompts, given), cells, source, freeze=given["freeze"])
 
     return sweep
-
-
-def _reference(
-    model: HookedGPT2, prompts: Prompts, batch: Batch, given: Mapping[str, Any]
-) -> tuple[Source, str]:
-    """Where do the values come from that are written instead? Also in words."""
-    method, seed, first = given["method"], prompts.seed, batch.first
-    drawn = seed is not None and prompts.task in TASKS and given["task"] is not prompts
-    if method == "zero":
-        return Source(method, prompts.tokens[:1, :1], prompts.mask[:1, :1]), "zeros"
-    if method == "mean":
-        which = "these" if batch.share == 1 else "the first"
-        words = f"the mean over the {int(first.mask.sum())} tokens of {which} {len(first)} prompts"
-        return Source(method, first.tokens, first.mask), words
-    if drawn and seed is not None:
-        others = make(prompts.task, model, len(prompts), seed + 1)
-        if others.mask.equal(prompts.mask):
-            words = f"{len(prompts)} other {prompts.task} prompts (seed {seed + 1})"
-            return Source(method, others.tokens, others.mask), words
-    if batch.share == 1:
-        words = f"another of these {len(first)} prompts (seed {given['seed']})"
-    else:
-        words = f"another of its block of {len(first)} or of the first (seed {given['seed']})"
-    tokens, mask = prompts.tokens, prompts.mask
-    if not torch.equal(tokens, first.tokens):
-        tokens, mask = _stacked(tokens, first.tokens), _stacked(mask, first.mask)
-    rows, width = partners(mask, given["seed"])[: len(prompts)], prompts.tokens.shape[1]
-    return Source(method, tokens[rows, :width], mask[rows, :width]), words
-
-
-def _stacked(rows: Tensor, more: Tensor) -> Tensor:
-    """Both, one above the other, padded on the right to the same width."""
-    width = max(rows.shape[1], more.shape[1])
-    return torch.cat([F.pad(part, (0, width - part.shape[1])) for part in (rows, more)])
 
 
 def _frame(
@@ -231,7 +226,7 @@ def _frame(
     metric = metric_of(prompts, given)
     sign = -1 if metric.higher_is_better else 1
     damage = {one: sign * found.effect[cells.index(one)] for one in ranked}
-    source, about = _reference(model, prompts, batch, given)
+    source, about = reference(model, prompts, batch, given)
     rows = []
     for one in wanted:
         index = cells.index(one)
@@ -250,6 +245,7 @@ def _frame(
                 "clean": found.value[0].item(),
                 "ablated": found.value[index].item(),
                 **effect(found, index),
+                **_split(found, cells, one, metric, given),
                 "rank": None if worse is None else worse + 1,
                 "ranked": len(ranked) or None,
             }
@@ -257,16 +253,47 @@ def _frame(
     whole = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
     frame: pd.DataFrame = pd.DataFrame(rows).astype(whole)
     if prompts.seed is None and found.n == 1 and model.tokenizer is not None:
-        frame = frame.join(_changes(model, prompts, wanted, source))
+        sweep = Sweep(prompts, METRICS["kl"], (BASE, *wanted), source, freeze=given["freeze"])
+        frame = frame.join(_changes(model, sweep))
     return frame
 
 
-def _changes(
-    model: HookedGPT2, prompts: Prompts, wanted: Sequence[Cell], source: Source
-) -> pd.DataFrame:
-    """Which predictions after the only prompt change most, row by row as in `wanted`?"""
+def _split(
+    found: Moments, cells: Sequence[Cell], one: Cell, metric: Metric, given: Mapping[str, Any]
+) -> dict[str, float]:
+    """Which part of the effect is direct, which indirect, which self-repair?"""
+    if not given["effects"]:
+        return {}
+    (straight,) = _direct([one])
+    total, direct = cells.index(one), cells.index(straight)
+    by = {"direct": effect(found, direct), "indirect": effect(found, found.at(total, direct))}
+    columns = {
+        name + end: numbers[column]
+        for name, numbers in by.items()
+        for end, column in {"": "value", "_low": "ci_low", "_high": "ci_high"}.items()
+    }
+    ends = ("", "_low", "_high") if metric.higher_is_better else ("", "_high", "_low")
+    sign = 1 if metric.higher_is_better else -1
+    repair = {
+        f"self_repair{to}": sign * columns[f"indirect{end}"] + 0.0  # -0.0 becomes 0.0
+        for to, end in zip(("", "_low", "_high"), ends, strict=True)
+    }
+    return columns | repair
+
+
+def _direct(wanted: Sequence[Cell]) -> list[Cell]:
+    """The same parts, heard by nobody but the logits.
+
+    Raises:
+        CircuitsError: for inputs and patterns of heads, which write nothing themselves.
+    """
+    logits = Component("logits")
+    return [cell(*(Edge(write.target, logits) for write in one)) for one in wanted]
+
+
+def _changes(model: HookedGPT2, sweep: Sweep) -> pd.DataFrame:
+    """Which predictions after the only prompt change most? A row for each cell after the first."""
     tokenizer = model.require_tokenizer()
-    sweep = Sweep(prompts, METRICS["kl"], (BASE, *wanted), source)
     found = {index: read[-1].double().log_softmax(-1) for index, _, read in logits(model, sweep)}
     before, rows = found.pop(0), []
     for _, after in sorted(found.items()):
@@ -290,13 +317,14 @@ def _result(
     given: Mapping[str, Any],
 ) -> Result:
     source = source_of(model, "ablate", batches, given, counts)
+    held = ", patterns held" if given["freeze"] else ""
     what = "each head" if given["all_heads"] else frame["component"].iloc[0]
     one_grid = ("layer", "head")
     grids = one_grid if len(batches) == 1 else ("task", *one_grid)
     return Result(
         frame,
         unit=unit_of(frame),
-        title=f"What breaks without {what}? ({given['method']} ablation, {source.model})",
+        title=f"What breaks without {what}? ({given['method']} ablation{held}, {source.model})",
         provenance=source,
         axes=grids if given["all_heads"] else ("task",),
         view="heatmap" if given["all_heads"] else "bars",

@@ -31,6 +31,11 @@ def ablation(result: Result, width: int) -> Iterator[RenderableType]:
     units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
     notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
     notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
+    if "direct" in frame:
+        notes += [
+            "direct: straight to the logits; indirect = effect - direct, where it makes up for"
+        ]
+        notes[-1] += " direct damage the model repairs itself"
     notes += [f"written instead: {' / '.join(frame['reference'].unique())}"]
     yield Text("; ".join(notes), style="dim")
     if "token_1" in frame and len(frame) == 1:
@@ -79,22 +84,20 @@ def planned(result: Result, width: int) -> Iterator[RenderableType]:
 
 
 def _effects(rows: pd.DataFrame) -> Table:
+    split = [name for name in ("direct", "indirect") if name in rows]
+    words = ["task", "component"] if split else ["task", "component", "metric"]
+    numbers = ["clean"] if split else ["clean", "ablated"]
     table = new_table()
-    for name in ("task", "without", "metric"):
-        table.add_column(name, overflow="fold")
-    for name in ("clean", "ablated", "effect, 95 %", "n", "rank"):
+    for name in words:
+        table.add_column("without" if name == "component" else name, overflow="fold")
+    for name in (*numbers, "effect, 95 %", *split, "n", "rank"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
-        half = (row["ci_high"] - row["ci_low"]) / 2
         table.add_row(
-            Text(row["task"]),
-            row["component"],
-            row["metric"],
-            number(row["clean"]),
-            number(row["ablated"]),
-            Text.assemble(
-                (number(row["value"], "+"), "bold"), "" if pd.isna(half) else f" ± {number(half)}"
-            ),
+            *(Text(row[name]) for name in words),
+            *(number(row[name]) for name in numbers),
+            _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
+            *(_with_interval(row, (name, f"{name}_low", f"{name}_high"), "+") for name in split),
             str(row["n"]),
             NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
         )

@@ -6,6 +6,7 @@ Shapes: c cells, n prompts. An effect is a cell's metric minus the base cell's, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from circuits.errors import CircuitsError
 from circuits.result import AVERAGED, student_t
 
 Numbers = NDArray[np.float64]
+Differences = Sequence[tuple[int, int]]  # of cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,8 @@ class Moments:
         products: [c], the sum of its deviations times those of the `full` cell's effect; or None.
         changed: [c], whether a cell wrote anything that was not there already.
         full: which cell's effect is the whole that `ratio` compares with; or None.
+        differences: pairs of cells; after the cells' own numbers come those of the difference
+            between the two, see `at`.
     """
 
     n: int
@@ -43,6 +47,17 @@ class Moments:
     products: Numbers | None
     changed: NDArray[np.bool_]
     full: int | None = None
+    differences: tuple[tuple[int, int], ...] = ()
+
+    def at(self, cell: int, other: int) -> int:
+        """Where stand the numbers of the difference between these two cells?
+
+        >>> found = moments(np.eye(3), np.ones(3, dtype=bool), differences=[(1, 2)])
+        >>> found.at(1, 2), found.effect[3].item()
+        (3, 0.0)
+        """
+        n_cells = len(self.value) - len(self.differences)
+        return n_cells + self.differences.index((cell, other))
 
     def merge(self, other: Moments) -> Moments:
         """The same over these prompts and the other's, which follow them.
@@ -56,7 +71,8 @@ class Moments:
         >>> whole.n, whole.effect.tolist(), whole.squares.tolist()
         (3, [0.0, 3.0], [0.0, 14.0])
         """
-        if (len(self.value), self.full) != (len(other.value), other.full):
+        kinds = [(len(one.value), one.full, one.differences) for one in (self, other)]
+        if kinds[0] != kinds[1]:
             raise CircuitsError(
                 f"moments of {len(self.value)} cells (full effect: {self.full}) and of "
                 f"{len(other.value)} ({other.full}) are of different sweeps; merge those of one"
@@ -120,11 +136,18 @@ class Moments:
 
 
 def moments(
-    values: Numbers, changed: NDArray[np.bool_], *, base: int = 0, full: int | None = None
+    values: Numbers,
+    changed: NDArray[np.bool_],
+    *,
+    base: int = 0,
+    full: int | None = None,
+    differences: Differences = (),
 ) -> Moments:
     """What does each cell do on these prompts? `values` [c n], `changed` [c].
 
-    `base` is the cell that effects are measured from, `full` one whose effect is the whole.
+    `base` is the cell that effects are measured from, `full` one whose effect is the whole. A pair
+    of `differences` adds a row: how much larger is the effect of the one cell than the other's on
+    the same prompt, as if that alone had been added to the base.
 
     Raises:
         CircuitsError: for no prompts, or values that are not finite.
@@ -133,6 +156,10 @@ def moments(
     if not n or not np.isfinite(values).all():
         bad = "no values" if not n else f"{int((~np.isfinite(values)).sum())} that are not finite"
         raise CircuitsError(f"a mean needs finite values; given were {bad}")
+    pairs = tuple(differences)
+    one, other = ([pair[end] for pair in pairs] for end in (0, 1))
+    values = np.concatenate([values, values[base] + (values[one] - values[other])])
+    changed = np.concatenate([changed, changed[one] | changed[other]])
     effects = values - values[base]
     effect = effects.mean(1)
     effects -= effect[:, None]
@@ -144,4 +171,5 @@ def moments(
         products=None if full is None else (effects * effects[full]).sum(1),
         changed=changed,
         full=full,
+        differences=pairs,
     )

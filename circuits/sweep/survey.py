@@ -23,7 +23,7 @@ from circuits.linear import pays, settled
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
 from circuits.sweep.execute import Progress, Scores, run
-from circuits.sweep.moments import Moments, moments
+from circuits.sweep.moments import Differences, Moments, moments
 from circuits.sweep.parts import Parts, opened
 from circuits.sweep.planning import plan
 from circuits.sweep.ray_engine import workers
@@ -77,6 +77,7 @@ def survey(
     how: How | None = None,
     *,
     full: int | None = None,
+    differences: Differences = (),
     question: Mapping[str, Any] | None = None,
 ) -> Moments:
     """What does each cell do on average over all these prompts, however many they are?
@@ -84,9 +85,10 @@ def survey(
     `make_sweep` says what is asked of a block: always the same cells, the base run () among them,
     and nothing may decide about it but the block and the first block of the input (say, whose
     tokens a mean is over). Then a run that was killed and resumed gives the same bits as one that
-    was not. `full` is the index of the cell whose effect is the whole of `Moments.ratio`. A run in
-    ``how.parts`` is known by the model, the metric, the cells, what is asked of the first block,
-    and by `question` (JSON values, such as the analysis' name).
+    was not. `full` is the index of the cell whose effect is the whole of `Moments.ratio`, and
+    `differences` are pairs of cells to compare (see `moments`). A run in ``how.parts`` is known by
+    the model, the metric, the cells, what is asked of the first block, and by `question` (JSON
+    values, such as the analysis' name).
 
     >>> import circuits
     >>> from circuits.metrics import get_metric
@@ -112,7 +114,8 @@ def survey(
     sweep = make_sweep(first)
     if () not in sweep.cells:
         raise CircuitsError("the sweep lacks the base run; add the cell () to its cells")
-    summary = partial(moments, base=sweep.cells.index(()), full=full)
+    base = sweep.cells.index(())
+    summary = partial(moments, base=base, full=full, differences=tuple(differences))
     with ExitStack() as stack:
         parts = stack.enter_context(_store(model, blocks, sweep, how, question or {}))
         # The beginning of a run decides for its end: see `settled`.

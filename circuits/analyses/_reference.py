@@ -1,0 +1,73 @@
+"""What does an ablation write instead? Where its values come from, also in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circuits.analyses._prompts import Batch
+from circuits.interventions import partners
+from circuits.model import HookedGPT2
+from circuits.prompts import TASKS, Prompts, make
+from circuits.sweep import Source
+
+
+def reference(
+    model: HookedGPT2, prompts: Prompts, batch: Batch, given: Mapping[str, Any]
+) -> tuple[Source, str]:
+    """Where do the values come from that are written instead? Also in words.
+
+    `prompts` are one block of the batch; `given` has the method, the task and the seed.
+
+    Raises:
+        CircuitsError: for ``resample``, when a prompt is the only one of its length.
+    """
+    method, first = given["method"], batch.first
+    which = f"{'these' if batch.share == 1 else 'the first'} {len(first)} prompts"
+    n_tokens = int(first.mask.sum())
+    if method == "zero":
+        return Source(method, prompts.tokens[:1, :1], prompts.mask[:1, :1]), "zeros"
+    if method == "mean":
+        words = f"the mean over the {n_tokens} tokens of {which}"
+        return Source(method, first.tokens, first.mask), words
+    if method == "position-mean":
+        words = f"the mean at each position, over those of {which} that are as long"
+        return Source(method, first.tokens, first.mask), words
+    if method == "noise":
+        # Every block of a long input draws anew.
+        seed = given["seed"] + int(prompts.checksum[:8], 16)
+        spread = f"the mean and spread of the {n_tokens} tokens of {which}"
+        words = f"noise with {spread} (seed {given['seed']})"
+        return Source(method, first.tokens, first.mask, seed), words
+    return _of_others(model, prompts, batch, given)
+
+
+def _of_others(
+    model: HookedGPT2, prompts: Prompts, batch: Batch, given: Mapping[str, Any]
+) -> tuple[Source, str]:
+    """Other prompts of the task if they can be drawn, else the block's own in another order."""
+    method, seed, first = given["method"], prompts.seed, batch.first
+    if seed is not None and prompts.task in TASKS and given["task"] is not prompts:
+        others = make(prompts.task, model, len(prompts), seed + 1)
+        if others.mask.equal(prompts.mask):
+            words = f"{len(prompts)} other {prompts.task} prompts (seed {seed + 1})"
+            return Source(method, others.tokens, others.mask), words
+    if batch.share == 1:
+        words = f"another of these {len(first)} prompts (seed {given['seed']})"
+    else:
+        words = f"another of its block of {len(first)} or of the first (seed {given['seed']})"
+    tokens, mask = prompts.tokens, prompts.mask
+    if not torch.equal(tokens, first.tokens):
+        tokens, mask = _stacked(tokens, first.tokens), _stacked(mask, first.mask)
+    rows, width = partners(mask, given["seed"])[: len(prompts)], prompts.tokens.shape[1]
+    return Source(method, tokens[rows, :width], mask[rows, :width]), words
+
+
+def _stacked(rows: Tensor, more: Tensor) -> Tensor:
+    """Both, one above the other, padded on the right to the same width."""
+    width = max(rows.shape[1], more.shape[1])
+    return torch.cat([F.pad(part, (0, width - part.shape[1])) for part in (rows, more)])
