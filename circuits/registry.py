@@ -14,7 +14,7 @@ import shlex
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, update_wrapper, wraps
+from functools import cache, update_wrapper
 from importlib import import_module
 from pathlib import Path
 from types import GenericAlias
@@ -105,13 +105,15 @@ def analysis(function: Function) -> Function:
 def _adapting(function: Function, adapted: Callable[[Any], Any]) -> Function:
     """The same function, which also takes a model of transformer_lens."""
 
-    @wraps(function)
     def ask(model: Any, *given: Any, **options: Any) -> Any:
         return function(adapted(model), *given, **options)
 
-    # With the namespace of its own module, where doctest looks for examples.
-    same = types.FunctionType(ask.__code__, function.__globals__, closure=ask.__closure__)
-    return cast(Function, update_wrapper(same, function))
+    # In the namespace of its own module, or doctest would not find its examples.
+    home = cast(types.FunctionType, function).__globals__
+    return cast(
+        Function,
+        update_wrapper(types.FunctionType(ask.__code__, home, closure=ask.__closure__), function),
+    )
 
 
 def _adapted(model: Any) -> Any:
