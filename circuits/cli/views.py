@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli import comparisons, effects, residual
+from circuits.cli import comparisons, effects, heads, residual
 from circuits.cli.tables import new_table, percent, plain
 from circuits.cli.terminal import visible
 from circuits.result import Result
@@ -41,6 +41,7 @@ VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
     "ablate": effects.ablation,
     "attribute": residual.attribution,
     "attribution": effects.patching,
+    "heads": heads.report,
     "interchange": comparisons.interchange,
     "diff": comparisons.difference,
     "logit_lens": lens,

@@ -73,7 +73,8 @@ def heatmaps(
     """Where is each of several effects? Heatmaps side by side, with one scale for each unit.
 
     `panels` maps titles to values [r c], their intervals and their unit; `rows` and `columns` are
-    the same for all, or map titles to labels. `notes` stand below. For the rest see `heatmap`.
+    the same for all, or map titles to labels. `notes` stand below. A panel without any value is
+    named there, not drawn. For the rest see `heatmap`.
 
     Raises:
         CircuitsError: as `heatmap`.
@@ -82,6 +83,10 @@ def heatmaps(
     >>> len(heatmaps({"ioi": (grid, None, "logits"), "repeated": (grid, None, "nats")}).axes)
     4
     """
+    empty = [name for name, (values, _, _) in panels.items() if not np.isfinite(values).any()]
+    if 0 < len(empty) < len(panels):
+        panels = {name: panel for name, panel in panels.items() if name not in empty}
+        notes = (*notes, f"no value, so no picture: {', '.join(empty)}")
     shapes = [_grid_shape(values, interval) for values, interval, _ in panels.values()]
     limits: dict[str, float] = {}
     for values, _, unit in panels.values():

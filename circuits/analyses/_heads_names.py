@@ -1,0 +1,296 @@
+"""What sentences with names and series of words say about heads: who moves which token where.
+
+Shapes: l layer, h head, b prompt, q query, k key, d d_model, e d_head, s items of a series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from einops import einsum, rearrange
+from torch import Tensor
+
+from circuits.analyses._heads_attention import Scores, numbers, start_tokens, to_logits
+from circuits.cache import Cache
+from circuits.errors import CircuitsError, TokenError
+from circuits.model import HookedGPT2
+from circuits.prompts import Example, Prompts, assemble
+from circuits.tokenizer import Tokenizer
+
+TOP = 5  # a head that copies a name has it among so many tokens (Wang et al. 2022)
+ROLES = ("IO", "S1", "S2", "END")
+SERIES = (
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    "January February March April May June July August September October November December",
+    "one two three four five six seven eight nine ten eleven twelve",
+    "first second third fourth fifth sixth seventh eighth ninth tenth",
+    "1 2 3 4 5 6 7 8 9 10 11 12",
+    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z",
+)
+LEAST_PAIRS = 5  # of neighbors that are single tokens; with fewer a score says nothing
+SHOWN = 3  # items of a series in a prompt that asks for the next one
+_KEPT = ("hook_pattern", "hook_v", "hook_k", "ln1.hook_scale", "ln_final.hook_scale")
+
+
+def check_ioi(prompts: Prompts) -> Prompts:
+    """Can the scores of name movers be taken on these prompts? Returns them unchanged if so.
+
+    Raises:
+        CircuitsError: naming what they lack.
+    """
+    lacking = [role for role in ROLES if role not in prompts.roles]
+    named = ("answers", "distractors", "corrupted")
+    lacking += [name for name in named if getattr(prompts, name) is None]
+    if lacking:
+        raise CircuitsError(
+            f"the prompts of {prompts.task!r} have no {', '.join(lacking)}; scores of name movers "
+            f"need the roles {', '.join(ROLES)}, answers, distractors and corrupted twins"
+        )
+    return prompts
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run over the prompts, read at END: what each head looks at, and what it finds there.
+
+    `looks` [l b h k] is attention from END, `values` [l b k h e] what is there.
+    """
+
+    cache: Cache
+    prompts: Prompts
+    looks: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, model: HookedGPT2, prompts: Prompts, tokens: Tensor) -> _Run:
+        _, cache = model.run_with_cache(
+            tokens,
+            attention_mask=prompts.mask,
+            names_filter=lambda name: name.endswith(_KEPT),
+            return_type=None,
+        )
+        rows, end = torch.arange(len(tokens)), prompts.roles["END"]
+        layers = range(model.cfg.n_layers)
+        looks = torch.stack([cache["pattern", layer][rows, :, end] for layer in layers])
+        return cls(cache, prompts, looks, torch.stack([cache["v", layer] for layer in layers]))
+
+    def wrote(self, model: HookedGPT2, role: str) -> Tensor:
+        """What the heads move from this role to END: [l b h d]."""
+        rows, at = torch.arange(len(self.prompts)), self.prompts.roles[role]
+        weight, values = self.looks[:, rows, :, at], self.values[:, rows, at]
+        weight = rearrange(weight, "b l h -> l b h")  # two index tensors apart come first
+        moved = [
+            einsum(value, block.attn.W_O, "b h e, h e d -> b h d")
+            for value, block in zip(values, model.blocks, strict=True)
+        ]
+        return weight[..., None] * torch.stack(moved)
+
+    def end_scale(self, site: str) -> Tensor:
+        """LayerNorm's scale at END: [b 1]."""
+        scale: Tensor = self.cache[site][torch.arange(len(self.prompts)), self.prompts.roles["END"]]
+        return scale
+
+
+def name_scores(model: HookedGPT2, prompts: Prompts) -> dict[str, Scores]:
+    """Name-mover, S-inhibition and negative scores; `prompts` as `check_ioi` takes them.
+
+    name-mover: what a head moves from IO to END, that is attention times value, directly adds to
+    the logit difference IO - S. negative: what it moves from IO and S1 to END takes from the logits
+    of the names it comes from. s-inhibition: what it moves from
+    S2 to END adds to the name movers' attention scores of IO less those of S1, averaged over heads
+    weighted by their name-mover scores above 0. LayerNorms' scales are held.
+    """
+    assert prompts.corrupted is not None
+    clean, twin = (_Run.of(model, prompts, t) for t in (prompts.tokens, prompts.corrupted))
+    movers, controls = (_moved_names(model, run) for run in (clean, twin))
+    weights = movers.mean(1).clamp(min=0)  # [l h]
+    inhibition, without = (_inhibition(model, run, weights) for run in (clean, twin))
+    taken, other = _suppression(model, clean)
+    return {
+        "name-mover": _scores(movers, controls),
+        "s-inhibition": _scores(inhibition, without),
+        "negative": _scores(taken, other),
+    }
+
+
+def _scores(value: Tensor, control: Tensor) -> Scores:
+    """[l b h] each"""
+    value, control = (rearrange(x, "l b h -> l h b") for x in (value, control))
+    return Scores(numbers(value), numbers(control))
+
+
+def _moved_names(model: HookedGPT2, run: _Run) -> Tensor:
+    """[l b h], in logits: of IO over S, of the clean prompts' names in either run"""
+    prompts = run.prompts
+    assert prompts.answers is not None
+    assert prompts.distractors is not None
+    unembed = to_logits(model).T
+    direction = unembed[prompts.answers] - unembed[prompts.distractors]
+    added = einsum(run.wrote(model, "IO"), direction, "l b h d, b d -> l b h")
+    return added / run.end_scale("ln_final.hook_scale")
+
+
+def _suppression(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
+    """[l b h], in logits: what the moved names lose; what other prompts' names lose, as control"""
+    unembed, rows = to_logits(model).T, torch.arange(len(run.prompts))
+    scale = run.end_scale("ln_final.hook_scale")
+    lost: list[Tensor] = []
+    other: list[Tensor] = []
+    for role in ("IO", "S1"):
+        wrote = run.wrote(model, role) / scale[..., None]
+        names = run.prompts.tokens[rows, run.prompts.roles[role]]
+        for out, tokens in ((lost, names), (other, names.roll(1))):
+            out.append(-einsum(wrote, unembed[tokens], "l b h d, b d -> l b h"))
+    return torch.stack(lost).sum(0), torch.stack(other).sum(0)
+
+
+def _inhibition(model: HookedGPT2, run: _Run, weights: Tensor) -> Tensor:
+    """[l b h], in nats of attention score"""
+    wrote = run.wrote(model, "S2")
+    rows, roles = torch.arange(len(run.prompts)), run.prompts.roles
+    total = torch.zeros_like(wrote[..., 0])
+    for layer in range(1, model.cfg.n_layers):
+        block, keys = model.blocks[layer], run.cache["k", layer]
+        apart = (keys[rows, roles["IO"]] - keys[rows, roles["S1"]]) / model.cfg.d_head**0.5
+        # What a query's residual stream has to hold for the movers of this layer to turn to IO.
+        wanted = einsum(weights[layer], block.attn.W_Q, apart, "h, h d e, b h e -> b d")
+        wanted = wanted * block.ln1.w
+        wanted = wanted - wanted.mean(-1, keepdim=True)
+        wanted = wanted / run.end_scale(f"blocks.{layer}.ln1.hook_scale")
+        total[:layer] += einsum(wrote[:layer], wanted, "l b h d, b d -> l b h")
+    return total / weights.sum().clamp(min=1e-30)
+
+
+def name_copying(model: HookedGPT2, prompts: Prompts) -> Scores:
+    """Would the head write a name that it looked at? The share of names in the top 5.
+
+    What enters layer 1 at IO and S1 (in layer 0: the embedding) goes through each head's values and
+    outputs as if it were attended to, then through the final LayerNorm and the unembedding (Wang et
+    al. 2022). Control: the name of another prompt.
+    """
+    sites = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"]
+    options = {"names_filter": sites, "stop_at_layer": 1, "attention_mask": prompts.mask}
+    _, cache = model.run_with_cache(prompts.tokens, **options)
+    rows = torch.arange(len(prompts))
+    values: list[Tensor] = []
+    controls: list[Tensor] = []
+    for layer in range(model.cfg.n_layers):
+        stream = cache[sites[min(layer, 1)]]
+        hits = [
+            _among_top(model, layer, stream[rows, prompts.roles[role]], _at(prompts, role))
+            for role in ("IO", "S1")
+        ]
+        for out, which in ((values, 0), (controls, 1)):
+            out.append((hits[0][which] + hits[1][which]) / 2)
+    return _scores(torch.stack(values), torch.stack(controls))
+
+
+def _at(prompts: Prompts, role: str) -> Tensor:
+    return prompts.tokens[torch.arange(len(prompts)), prompts.roles[role]]
+
+
+def _among_top(
+    model: HookedGPT2, layer: int, stream: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Are each token, and another prompt's, among the top 5? Of streams [b d]: [b h] each."""
+    wrote = _through_heads(model, layer, stream)
+    found = []
+    for head in range(wrote.shape[1]):  # a vocabulary's logits for one head at a time
+        logits = model.unembed(model.ln_final.plain(wrote[:, head])[:, None])[:, 0]
+        own = [logits.gather(1, t[:, None]) for t in (tokens, tokens.roll(1))]
+        found.append([((logits > each).sum(-1) < TOP).float() for each in own])
+    return tuple(torch.stack(each, 1) for each in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def _through_heads(model: HookedGPT2, layer: int, stream: Tensor) -> Tensor:
+    """What each head writes where it looks at nothing but this stream: [b d] -> [b h d]."""
+    block = model.blocks[layer]
+    values = einsum(block.ln1.plain(stream), block.attn.W_V, "b d, h d e -> b h e") + block.attn.b_V
+    wrote: Tensor = einsum(values, block.attn.W_O, "b h e, h e d -> b h d")
+    return wrote
+
+
+def series(model: HookedGPT2) -> list[list[int]]:
+    """Which runs of days, months, numbers, letters ... are single tokens? Ids, two or more each."""
+    tokenizer = model.tokenizer
+    runs: list[list[int]] = []
+    if tokenizer is None:
+        return runs
+    for words in SERIES:
+        run: list[int] = []
+        for word in [*words.split(), ""]:
+            token = _token(tokenizer, word) if word else None
+            if token is not None:
+                run.append(token)
+                continue
+            runs += [run] if len(run) > 1 else []
+            run = []
+    return runs
+
+
+def _token(tokenizer: Tokenizer, word: str) -> int | None:
+    """The word as one token, after a space or without."""
+    for text in (f" {word}", word):
+        with suppress(TokenError):
+            return tokenizer.single_token(text)
+    return None
+
+
+def successors(model: HookedGPT2, runs: Sequence[Sequence[int]]) -> Scores:
+    """Does the head write the next item of a series? The share of items where it is raised most.
+
+    Each item is read alone, after the start token; what enters layer 1 goes through each head's
+    values and outputs, and the next item's logit is compared with those of the series' others
+    (Gould et al. 2023, arXiv 2312.09230). Control: the series in a random order, its expectation.
+    """
+    unembed = to_logits(model)
+    values, controls = [], []
+    for run in runs:
+        items = torch.tensor(run, device=unembed.device)
+        start = torch.tensor([start_tokens(model)] * len(items), dtype=torch.long)
+        alone = torch.cat([start.to(items.device), items[:, None]], 1)
+        embedded = model(alone, stop_at_layer=0)[:, -1]
+        after = model(alone, stop_at_layer=1)[:, -1]
+        for layer in range(model.cfg.n_layers):
+            wrote = _through_heads(model, layer, after if layer else embedded)
+            logits = einsum(wrote, unembed[:, items], "s h d, d t -> s h t")[:-1]
+            best = logits.amax(-1, keepdim=True)
+            is_best = (logits == best) & ((logits == best).sum(-1, keepdim=True) == 1)
+            where = torch.arange(len(run) - 1)
+            values.append(is_best[where, :, where + 1].double())
+            other = is_best.any(-1) & ~is_best[where, :, where]
+            controls.append(other.double() / (len(run) - 1))
+    n_layers = model.cfg.n_layers
+
+    def stacked(parts: list[Tensor]) -> Tensor:
+        return torch.stack([torch.cat(parts[layer::n_layers]) for layer in range(n_layers)])
+
+    return _scores(stacked(values), stacked(controls))
+
+
+def series_prompts(
+    model: HookedGPT2, runs: Sequence[Sequence[int]], n: int, seed: int
+) -> Prompts | None:
+    """Three items of a series and the fourth as answer, at most n; None if no series is so long."""
+    places = [(run, i) for run in runs for i in range(len(run) - SHOWN)]
+    if not places:
+        return None
+    drawn = np.random.default_rng(seed).permutation(len(places))[:n]
+    tokenizer, start = model.require_tokenizer(), start_tokens(model)
+    examples = [
+        Example(
+            tokenizer.decode(run[i : i + SHOWN]),
+            [*start, *run[i : i + SHOWN]],
+            answer=run[i + SHOWN],
+            distractor=run[i + SHOWN - 1],
+        )
+        for run, i in (places[k] for k in sorted(drawn.tolist()))
+    ]
+    about: dict[str, Any] = {"metric": "logit_diff", "prepend_bos": bool(start), "seed": seed}
+    return assemble(model, examples, task="successor", **about)

@@ -1,0 +1,332 @@
+"""What kind of head is each? A report card.
+
+===================  ==============================================================================
+``induction``        attention to i - n + 1 on BOS + r + r, r of n random tokens;
+                     ``duplicate-token`` to i - n, ``previous-token`` to i - 1, ``current-token`` to
+                     i, ``first-token`` (where heads rest) to 0
+``prefix-matching``  induction on BOS + r + r + r + r, summed over the copies (Olsson et al. 2022)
+``copying``          the direct path raises the attended token's logit above the others' (the same)
+``ov-copying``       eigenvalues of W_E W_OV W_U: their sum over that of their moduli (Elhage et al.
+                     2021). Layers after the first read the embedding as MLP 0 has left it, which
+                     this score does not know
+``name-copying``     share of names in the top 5 of what it would write of them after MLP 0 (Wang et
+                     al. 2022)
+``name-mover``       what it moves from IO to END adds to logit IO - S
+``s-inhibition``     what it moves from S2 to END adds to the name movers' attention score IO - S1
+``negative``         what it moves from IO and S1 to END takes from the logits of these names
+``successor``        share of days, months, numbers, letters of which it would write the next (Gould
+                     et al. 2023, arXiv 2312.09230)
+===================  ==============================================================================
+
+Controls: for repetitions, the same places in BOS + 2n (4n) random tokens without any; for places,
+what a token gets on average, for it is random which one; for what is written, another, random
+token; for name-mover and s-inhibition, the corrupted twins; for successor, a random order.
+
+Behaviors: the loss on the second copy (induction, previous-token and all others about random
+tokens), the logit difference of ioi, and that of the next item of a series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from circuits import components
+from circuits.analyses._effects import BASE, part_of, parts_of
+from circuits.analyses._heads_attention import (
+    POSITIONAL,
+    REPEATING,
+    Scores,
+    attention_scores,
+    copying,
+    eigenvalue_copying,
+    prefix_matching,
+    random_tokens,
+)
+from circuits.analyses._heads_kinds import NAMES, Kind, chosen_kinds, name_of
+from circuits.analyses._heads_names import (
+    LEAST_PAIRS,
+    check_ioi,
+    name_copying,
+    name_scores,
+    series,
+    series_prompts,
+    successors,
+)
+from circuits.components import Component
+from circuits.config import ModelConfig
+from circuits.errors import CircuitsError
+from circuits.metrics import METRICS
+from circuits.model import HookedGPT2
+from circuits.prompts import Prompts, make
+from circuits.registry import Progress, analysis, asked
+from circuits.result import AVERAGED, Result, mean_interval, provenance
+from circuits.sweep import Source, Sweep, cell, plan, run
+
+METHODS = ("zero", "mean")
+BEHAVIORS = ("repeated", "ioi", "successor")
+MOST_BARS = 40  # scores up to which each is a bar
+NO_REPETITION = "vocabulary or context are too small for random tokens that repeat"
+NO_NAMES = "the vocabulary lacks the names, places or objects of the task ioi"
+NO_SERIES = "the vocabulary has too few neighbors of a series (days, letters ...) as single tokens"
+MEANINGS = {
+    "component": "the head",
+    "kind": "which kind of head this row is about",
+    "name": "what the head is called: of all kinds that are clear, the first as the docstring says",
+    "clear": "whether the score exceeds its control by the kind's margin, interval included",
+    "value": "the score, mean over n draws of random tokens, prompts or items",
+    "control": "the same score where what the kind is about is absent",
+    "unit": "of value and control",
+    "behavior": "the prompts on which the head was ablated",
+    "metric": "what was measured there",
+    "cost": "by how much ablating the head makes the metric worse, mean over cost_n prompts",
+    "cost_stderr": "its standard error",
+    "cost_low": "lower end of its 95 % interval",
+    "cost_high": "upper end of its 95 % interval",
+    "cost_n": "number of prompts that were run without the head",
+    "cost_unit": "of the cost",
+    "note": "why there is no score",
+}
+
+
+@analysis
+def heads(
+    model: HookedGPT2,
+    *,
+    kind: str | Sequence[str] | None = None,
+    component: str | Component | Sequence[str | Component] | None = None,
+    n: int = 10,
+    seed: int = 0,
+    method: Literal["zero", "mean"] = "zero",
+    ioi: Prompts | None = None,
+    memory: str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """What kind of head is each? A report card.
+
+    Every head gets a score for every kind, with a control, a 95 % interval over independent draws,
+    and the cost of ablating it on the behavior that the kind is named for. Attention on random
+    tokens: induction, duplicate-token, previous-token, current-token, first-token, prefix-matching.
+    What would be written: copying, ov-copying, name-copying, successor. Names (the task ioi):
+    name-mover, s-inhibition, negative.
+
+    A head is of a kind if the lower end of the score's interval exceeds the control by the kind's
+    margin: 0.25 of its unit, 0.5 for first-token and the three kinds of copying. Its name is that
+    of a kind that shows on any text (induction, duplicate-token, previous-token), else of names and
+    series, else of where it looks, else of what it would write; among these, of the largest excess.
+
+    $ circuits heads
+    $ circuits heads --kind induction --kind previous-token --figure heads.png
+    $ circuits heads --component a1.h0 --component a5.h3 --method mean
+
+    Args:
+        kind: Only these kinds: induction, name-mover ... Repeat it for several.
+        component: Only these heads: a5.h3. Repeat it for several.
+        n: How many independent draws of random tokens, and prompts of each task.
+        seed: The same seed draws the same random tokens and prompts.
+        method: What to write instead of an ablated head: zero, or the mean over the prompts.
+        ioi: Prompts with the roles IO, S1, S2 and END, and corrupted twins, in place of the task's.
+
+    Raises:
+        CircuitsError: for kinds and heads that do not exist, and prompts that lack a role.
+
+    >>> from circuits.checkpoints import load
+    >>> card = heads(load("compiled"), kind=["previous-token", "induction"], n=2).frame
+    >>> card.loc[card["clear"], ["component", "name"]].values.tolist()
+    [['a1.h0', 'induction'], ['a0.h0', 'previous-token']]
+    """
+    return _heads(model, dict(locals()))
+
+
+def _heads(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
+    kinds, wanted = chosen_kinds(given["kind"]), _wanted(model.cfg, given["component"])
+    n, method = given["n"], given["method"]
+    if n < 1 or method not in METHODS:
+        raise CircuitsError(
+            f"n={n}, method={method!r}: draw at least 1, and ablate by {' or '.join(METHODS)}"
+        )
+    tasks = _Tasks(model, given)
+    with torch.inference_mode():
+        found = _scores(model, tasks, [each.name for each in kinds])
+    costs = _costs(model, tasks, kinds, wanted, given)
+    frame = _named(pd.concat([_rows(one, found, costs, tasks, wanted) for one in kinds]))
+    about = provenance(model, "heads", **asked("heads", given))
+    grids = given["component"] is None or len(frame) > MOST_BARS
+    return Result(
+        frame.astype({"layer": "Int64", "head": "Int64", "n": "Int64", "cost_n": "Int64"}),
+        unit=", ".join(dict.fromkeys(frame["unit"])),
+        title=f"What kind of head is each? ({about.model})",
+        provenance=replace(about, seed=given["seed"], **tasks.about()),
+        axes=("kind", "layer", "head") if grids else ("component", "kind"),
+        view="heatmap" if grids else "bars",
+        meanings=MEANINGS,
+    )
+
+
+def _wanted(
+    cfg: ModelConfig, component: str | Component | Sequence[str | Component] | None
+) -> list[Component]:
+    """Which heads are asked for?"""
+    parts = parts_of(component)
+    for part in parts:
+        components.check(part, cfg)
+        if part.kind != "head" or part.slot is not None or part.position is not None:
+            raise CircuitsError(f"{part} is no head; name heads, such as a5.h3")
+    return list(dict.fromkeys(parts)) or components.all_heads(cfg)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tasks:
+    """The prompts of each behavior, drawn when they are first asked for; None if nothing suits."""
+
+    model: HookedGPT2
+    given: Mapping[str, Any]
+    drawn: dict[str, Prompts | None] = field(default_factory=dict)
+
+    def __getitem__(self, behavior: str) -> Prompts | None:
+        if behavior not in self.drawn:
+            self.drawn[behavior] = self._draw(behavior)
+        return self.drawn[behavior]
+
+    def _draw(self, behavior: str) -> Prompts | None:
+        model, given = self.model, self.given
+        if behavior == "ioi" and given["ioi"] is not None:
+            return check_ioi(given["ioi"])
+        if behavior == "successor":
+            return series_prompts(model, series(model), given["n"], given["seed"])
+        try:
+            return make(behavior, model, given["n"], given["seed"])
+        except CircuitsError:  # the vocabulary or the context rules it out
+            return None
+
+    def about(self) -> dict[str, Any]:
+        """What provenance says of them."""
+        drawn = ((name, self.drawn.get(name)) for name in BEHAVIORS)
+        used = {name: prompts for name, prompts in drawn if prompts is not None}
+        return {
+            "task": ", ".join(used) or None,
+            "prompts": ", ".join(prompts.checksum for prompts in used.values()) or None,
+            "n_prompts": sum(map(len, used.values())),
+        }
+
+
+def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:
+    """Each kind's scores, or why there are none."""
+    n, seed = tasks.given["n"], tasks.given["seed"]
+    tokens = random_tokens(model, n, seed)
+    found: dict[str, Scores | str] = {}
+    if {*names} & {*POSITIONAL, *REPEATING}:
+        found |= dict.fromkeys(REPEATING, NO_REPETITION)
+        found |= attention_scores(model, tokens)
+    measures: dict[str, Callable[[], Scores | str]] = {
+        "prefix-matching": lambda: prefix_matching(model, n, seed) or NO_REPETITION,
+        "copying": lambda: copying(model, tokens.unrepeated),
+        "ov-copying": lambda: eigenvalue_copying(model, seed),
+        "successor": lambda: _successors(model),
+    }
+    found |= {name: measure() for name, measure in measures.items() if name in names}
+    if {*names} & {*NAMES}:
+        prompts = tasks["ioi"]
+        found |= dict.fromkeys(NAMES, NO_NAMES)
+        if prompts is not None:
+            if {*names} & {*NAMES[:-1]}:
+                found |= name_scores(model, prompts)
+            if NAMES[-1] in names:
+                found[NAMES[-1]] = name_copying(model, prompts)
+    return found
+
+
+def _successors(model: HookedGPT2) -> Scores | str:
+    runs = series(model)
+    if sum(len(one) - 1 for one in runs) < LEAST_PAIRS:
+        return NO_SERIES
+    return successors(model, runs)
+
+
+def _costs(
+    model: HookedGPT2,
+    tasks: _Tasks,
+    kinds: Sequence[Kind],
+    wanted: Sequence[Component],
+    given: Mapping[str, Any],
+) -> dict[str, pd.DataFrame]:
+    """What ablating each head costs on each behavior, one sweep over all heads a behavior."""
+    behaviors = list(dict.fromkeys(kind.behavior for kind in kinds))
+    suited = {name: prompts for name in behaviors if (prompts := tasks[name]) is not None}
+    sizes, done, found = [p.tokens.numel() for p in suited.values()], 0, {}
+    for (name, prompts), size in zip(suited.items(), sizes, strict=True):
+        metric = METRICS[prompts.metric]
+        source = Source(given["method"], prompts.tokens, prompts.mask)
+        cells = (BASE, *(cell(head) for head in wanted))
+        planned = plan(model, Sweep(prompts, metric, cells, source), memory=given["memory"])
+        step = part_of(given["progress"], done, size, sum(sizes))
+        values, done = run(model, planned, progress=step).values, done + size
+        worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
+        columns = mean_interval(worse)
+        found[name] = pd.DataFrame(
+            {
+                "metric": metric.name,
+                **{
+                    f"cost{'' if column == 'value' else '_' + column.removeprefix('ci_')}": numbers
+                    for column, numbers in columns.items()
+                },
+                "cost_unit": metric.unit,
+            }
+        )
+    return found
+
+
+def _rows(
+    kind: Kind,
+    found: Mapping[str, Scores | str],
+    costs: Mapping[str, pd.DataFrame],
+    tasks: _Tasks,
+    wanted: Sequence[Component],
+) -> pd.DataFrame:
+    """One kind of all heads."""
+    scores = found[kind.name]
+    at = tuple(np.array([(head.layer, head.head) for head in wanted]).T)
+    nothing = np.full(len(wanted), np.nan)
+    averaged: Mapping[str, Any] = dict.fromkeys(AVERAGED, nothing) | {"n": 0}
+    control, note = nothing, scores if isinstance(scores, str) else None
+    if isinstance(scores, Scores):
+        averaged, control = mean_interval(scores.value[at]), scores.control[at].mean(-1)
+    frame = pd.DataFrame(
+        {
+            "component": [str(head) for head in wanted],
+            "layer": [head.layer for head in wanted],
+            "head": [head.head for head in wanted],
+            "kind": kind.name,
+            **averaged,
+            "control": control,
+            "unit": kind.unit,
+            "behavior": kind.behavior if tasks[kind.behavior] is not None else None,
+        }
+    )
+    # What is not drawn has no interval: the score itself is compared.
+    excess = frame["ci_low"].fillna(frame["value"]) - frame["control"]
+    frame.insert(4, "clear", excess > kind.margin)
+    frame["excess"], frame["note"] = excess, note
+    cost = costs.get(kind.behavior)
+    if cost is None:
+        missing = [column for column in MEANINGS if column.startswith(("cost", "metric"))]
+        cost = pd.DataFrame(dict.fromkeys(missing), index=frame.index)
+    joined: pd.DataFrame = frame.join(cost)
+    return joined
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, each with the name of its head."""
+    names = {
+        head: name_of(dict(zip(rows["kind"], rows["excess"], strict=True)))
+        for head, rows in frame.groupby("component", sort=False)
+    }
+    frame.insert(4, "name", frame["component"].map(names))
+    frame["note"] = frame.pop("note")  # last
+    named: pd.DataFrame = frame.drop(columns="excess")
+    return named
