@@ -1,0 +1,251 @@
+"""What changed between two models: nothing if they are one, and just what was changed if not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from random_models import randomized
+from typer.testing import CliRunner
+from word_model import letter_model, word_model
+
+from circuits.analyses._diff import compared
+from circuits.analyses._options import parsed
+from circuits.analyses.ablate import ablate
+from circuits.analyses.diff import diff
+from circuits.checkpoints import checksum, save
+from circuits.checkpoints.compiled import build
+from circuits.cli import app
+from circuits.config import ModelConfig
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+from circuits.prompts import make
+from circuits.registry import find
+from circuits.result import Result
+
+
+@pytest.fixture(scope="module")
+def words() -> HookedGPT2:
+    return word_model().double()
+
+
+@pytest.fixture(scope="module")
+def without(words: HookedGPT2) -> HookedGPT2:
+    """The same model without head 1.0."""
+    model = copy.deepcopy(words)
+    with torch.no_grad():
+        for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
+            getattr(model.blocks[1].attn, name)[0].zero_()
+    return model
+
+
+def values(result: Result) -> dict[str, float]:
+    return dict(zip(result.frame["component"], result.frame["value"], strict=True))
+
+
+def test_a_model_is_as_it_is(words: HookedGPT2) -> None:
+    weights = diff(words, words).frame
+    assert set(weights["value"]) == {0.0}
+    assert weights["only_in"].isna().all()
+    effects = diff(words, words, analysis="ablate", all_heads=True, task="ioi", n=4).frame
+    assert set(effects["value"]) == {0.0}
+    assert effects["value_a"].tolist() == effects["value_b"].tolist()
+
+
+def test_a_head_that_was_removed_stands_out(words: HookedGPT2, without: HookedGPT2) -> None:
+    changed = values(diff(words, without))
+    assert changed.pop("a1.h0") == 1
+    assert set(changed.values()) == {0.0}
+    found = diff(words, without, analysis="ablate", all_heads=True, task="ioi", n=6)
+    row = found.frame.set_index("component").loc["a1.h0"]
+    assert (row["value_b"], row["value"]) == (0, -row["value_a"])
+    assert found.axes == ("layer", "head")
+    assert found.unit == "logits"
+
+
+def test_every_weight_is_in_one_part(words: HookedGPT2) -> None:
+    for name, _ in words.named_parameters():
+        other = copy.deepcopy(words)
+        with torch.no_grad():
+            dict(other.named_parameters())[name].flatten()[0] += 1
+        frame = diff(words, other).frame
+        assert (frame["norm"] > 0).sum() == 1, name
+        assert frame["norm"].max() == pytest.approx(1)
+
+
+def test_the_share_is_of_the_models_own_norm(words: HookedGPT2) -> None:
+    doubled = copy.deepcopy(words)
+    with torch.no_grad():
+        for weight in doubled.parameters():
+            weight.mul_(2)
+    frame = diff(words, doubled).frame
+    assert frame["value"].tolist() == pytest.approx([1] * len(frame))
+    assert frame["value_b"].tolist() == pytest.approx((2 * frame["value_a"]).tolist())
+    squares = sum(float(weight.detach().square().sum()) for weight in words.parameters())
+    assert float((frame["value_a"] ** 2).sum()) == pytest.approx(squares)
+    compiled = build(n_layers=3)
+    own = diff(compiled, compiled).frame.set_index("component")
+    assert own.loc["a0.h3", ["value_a", "value"]].tolist() == [0, 0]
+    written = copy.deepcopy(compiled)
+    with torch.no_grad():
+        written.blocks[0].attn.b_K[3] = 1
+    assert np.isnan(diff(compiled, written).frame.set_index("component").loc["a0.h3", "value"])
+
+
+def test_the_interval_takes_both_as_independent(words: HookedGPT2, without: HookedGPT2) -> None:
+    asked: dict[str, Any] = {"component": "m0", "task": "ioi", "n": 8}
+    row = diff(words, without, analysis="ablate", **asked).frame.iloc[0]
+    a, b = (ablate(model, **asked).frame.iloc[0] for model in (words, without))
+    assert row["value"] == b["value"] - a["value"]
+    assert row["stderr"] == pytest.approx(np.hypot(a["stderr"], b["stderr"]))
+    half = np.hypot(a["ci_high"] - a["value"], b["ci_high"] - b["value"])
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(
+        (row["value"] - half, row["value"] + half)
+    )
+    assert row["n"] == 8
+    prompts = make("ioi", words, 8)
+    paired = [ablate(m, component="m0", task=prompts).frame.iloc[0] for m in (words, without)]
+    assert paired[1]["value"] - paired[0]["value"] == pytest.approx(row["value"])
+
+
+def test_rows_that_only_one_model_has(words: HookedGPT2) -> None:
+    cfg = replace(words.cfg, n_layers=3)
+    deeper = randomized(cfg, dtype=torch.float64, tokenizer=words.tokenizer)
+    found = diff(words, deeper, analysis="ablate", all_heads=True, task="ioi", n=3)
+    assert found.frame["component"].tolist() == [f"a{i}.h{j}" for i in range(3) for j in range(2)]
+    alone = found.frame[found.frame["component"].str.startswith("a2")]
+    assert alone["value"].isna().all()
+    assert alone["n"].tolist() == [0, 0]
+    assert alone["only_in"].tolist() == found.frame["only_in"].dropna().tolist()
+    assert found.frame["layer"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.plot().axes
+    weights = diff(words, deeper).frame
+    assert weights[weights["value"].isna()]["component"].tolist() == ["a2.h0", "a2.h1", "a2", "m2"]
+
+
+def test_other_numbers_and_texts_may_be_compared(words: HookedGPT2, without: HookedGPT2) -> None:
+    asked: dict[str, Any] = {"analysis": "logit_lens", "prompt": "When Mary gave"}
+    found = diff(words, without, column="entropy", **asked)
+    assert found.frame["stage"].tolist() == ["embed", "a0", "m0", "a1", "m1"]
+    assert found.frame["value"].abs().gt(0).tolist() == [False, False, False, True, True]
+    assert found.unit == "entropy"
+
+
+def test_rows_are_matched_by_what_tells_them_apart(words: HookedGPT2) -> None:
+    result = ablate(words, all_heads=True, task="ioi", n=2)
+    shuffled = replace(result, frame=result.frame[::-1])
+    frame, axes = compared(result, shuffled, "value", ("a", "b"))
+    assert set(frame["value"]) == {0.0}
+    assert axes == ("layer", "head")
+    twice = replace(result, frame=pd.concat([result.frame, result.frame]))
+    with pytest.raises(CircuitsError, match="cannot be told apart"):
+        compared(twice, twice, "value", ("a", "b"))
+    renamed = result.frame.assign(component="x", layer=9, head=range(4))
+    with pytest.raises(CircuitsError, match="have no row in common"):
+        compared(result, replace(result, frame=renamed), "value", ("a", "b"))
+    with pytest.raises(CircuitsError, match="different units, logits and nats"):
+        compared(result, replace(result, unit="nats"), "value", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("words_", "expected"),
+    [
+        (["all-heads=yes", "n=5", "task=ioi"], {"all_heads": True, "n": 5, "task": "ioi"}),
+        (["component=m0", "component=a0.h1"], {"component": ["m0", "a0.h1"]}),
+        (["--all_heads=False", "memory=4G"], {"all_heads": False, "memory": "4G"}),
+        (["prompt=a = b"], {"prompt": ["a = b"]}),
+    ],
+)
+def test_options_in_words(words_: list[str], expected: dict[str, Any]) -> None:
+    assert parsed(find("ablate"), words_) == expected
+
+
+def test_options_of_several_types() -> None:
+    lens, patch = find("logit_lens"), find("patch")
+    assert parsed(lens, ["positions=3"]) == {"positions": 3}
+    assert parsed(lens, ["positions=all"]) == {"positions": "all"}
+    assert parsed(patch, ["direction=noise"]) == {"direction": "noise"}
+    with pytest.raises(CircuitsError, match="takes last, all, a whole number; did you mean 'all'"):
+        parsed(lens, ["positions=al"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"analysis": "ablat"}, "no analysis 'ablat'.*did you mean 'ablate'"),
+        ({"analysis": "diff"}, "no analysis 'diff' to ask both"),
+        ({"analysis": "ablate", "set_": ["all_head=true"]}, "did you mean 'all_heads'"),
+        ({"analysis": "ablate", "set_": ["all_heads"]}, "write an option of ablate as name=value"),
+        ({"analysis": "ablate", "set_": ["n=many"]}, "n='many': ablate takes a whole number"),
+        ({"analysis": "ablate", "set_": ["n=1", "n=2"]}, "n was given twice"),
+        ({"analysis": "ablate", "set_": ["plan=true"]}, "no option 'plan'"),
+        ({"analysis": "ablate", "haeds": True}, "haeds is no option of ablate"),
+        ({"analysis": "ablate", "set_": ["n=1"], "n": 2}, "n was given twice"),
+        ({"analysis": "logit-lens"}, "logit-lens needs prompt; set prompt=..."),
+        ({"analysis": "logit-lens", "prompt": "and"}, "no number 'value'.*choose a column of"),
+        ({"analysis": "ablate", "all_heads": True, "column": "valeu"}, "did you mean 'value'"),
+        ({"analysis": "ablate", "layer": 99, "head": 0}, "there is no layer 99"),
+        ({"set_": ["n=3"]}, "n=3: the weights are compared without options"),
+        ({"column": "norm"}, "weights have the column value only"),
+        ({"other": "no-such-model"}, "no-such-model"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_asked(words: HookedGPT2, asked: dict[str, Any], message: str) -> None:
+    other = asked.pop("other", words) if "other" in asked else words
+    with pytest.raises(CircuitsError, match=message):
+        diff(words, other, **asked)
+
+
+def test_models_that_cannot_be_compared(words: HookedGPT2) -> None:
+    fewer = word_model([" Mary", " John", " Tom", " Anne", " James", " garden", " letter"]).double()
+    with pytest.raises(CircuitsError, match="would be asked different tokens"):
+        diff(words, fewer, analysis="ablate", component="m0", task="ioi", n=2)
+    with pytest.raises(CircuitsError, match="the weights of embed have the shapes"):
+        diff(words, fewer)
+    with pytest.raises(CircuitsError, match="'ioi' does not suit letters"):
+        diff(words, letter_model(), analysis="ablate", component="m0", task="ioi")
+
+
+def test_the_models_are_left_as_they_were(words: HookedGPT2, without: HookedGPT2) -> None:
+    before = [checksum(model) for model in (words, without)]
+    seen: list[tuple[int, int]] = []
+    asked: dict[str, Any] = {"analysis": "ablate", "component": "m0", "task": "ioi", "n": 2}
+    first = diff(words, without, **asked, progress=lambda *step: seen.append(step))
+    assert diff(words, without, **asked).to_json() == first.to_json()
+    assert [checksum(model) for model in (words, without)] == before
+    assert seen[-1] == (1000, 1000)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    names = [checksum(model)[:6] for model in (words, without)]
+    assert f"from tiny ({names[0]}) to tiny ({names[1]})" in first.title
+    assert first.provenance.arguments["other_checksum"] == before[1]
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    cfg = ModelConfig(2, n_heads=2, d_model=8, n_ctx=64, d_vocab=262, model_name="tiny")
+    model = randomized(cfg, dtype=torch.float32, tokenizer=word_model(["x"] * 0).tokenizer)
+    save(model, tmp_path / "a")
+    with torch.no_grad():
+        model.blocks[1].mlp.W_out.zero_()
+    save(model, tmp_path / "b")
+    run = CliRunner().invoke
+    base = ["diff", str(tmp_path / "b"), "--model", str(tmp_path / "a")]
+    shown = run(app, base).stdout
+    assert "11 rows in both, 1 of them changed" in shown
+    assert shown.index("m1") < shown.index("embed")
+    options = ["--analysis", "ablate", "--set", "component=m1", "--set", "task=repeated"]
+    done = run(app, [*base, *options, "--set", "n=3", "--json"])
+    content = json.loads(done.stdout)
+    assert content["rows"][0]["value_b"] == pytest.approx(0, abs=0.5)
+    again = run(app, [*shlex.split(content["provenance"]["command"])[1:], "--json"])
+    assert again.stdout_bytes == done.stdout_bytes
+    shown = run(app, [*base, *options, "--set", "n=3"]).stdout
+    assert "change: other - model, in nats per token" in shown
