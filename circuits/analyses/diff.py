@@ -86,7 +86,7 @@ def _diff(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     return Result(
         frame,
         unit=unit,
-        title=f"What changed from {names[0]} to {names[1]}? {first.title}",
+        title=f"What changed in {recipe.name} from {names[0]} to {names[1]}?",
         provenance=replace(first.provenance, analysis="diff", **_about(model, other, given)),
         axes=axes,
         view=view,

@@ -93,21 +93,22 @@ def difference(result: Result, width: int) -> Iterator[RenderableType]:
     """What changed most, both models side by side."""
     frame = result.frame
     shared = frame[frame["only_in"].isna()]
-    changed = int((shared["value"].abs() > 0).sum())
-    yield Text(f"{len(shared)} rows in both, {changed} of them changed", style="dim")
-    order = shared["value"].abs().sort_values(ascending=False, kind="stable").index
+    changed = shared[shared["value"] != 0]
+    yield Text(f"{len(shared)} rows in both, {len(changed)} of them changed", style="dim")
+    order = changed["value"].abs().sort_values(ascending=False, kind="stable").index
     labels = _labels(result)
     table = new_table()
     for name in labels:
         table.add_column(name, overflow="fold")
     for title in ("model", "other", "change"):
         table.add_column(title, justify="right", no_wrap=True)
-    for _, row in shared.loc[order[:MOST_ROWS]].iterrows():
+    for _, row in changed.loc[order[:MOST_ROWS]].iterrows():
         names = [Text(NONE if pd.isna(row[name]) else str(row[name])) for name in labels]
         numbers = [number(row["value_a"]), number(row["value_b"])]
         table.add_row(*names, *numbers, _changed(row))
-    yield table
-    yield from more(len(shared))
+    if len(changed):
+        yield table
+    yield from more(len(changed))
     for model, rows in frame.dropna(subset=["only_in"]).groupby("only_in", sort=False):
         listed = [" ".join(str(row[name]) for name in labels) for _, row in rows.iterrows()]
         others = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
