@@ -129,7 +129,8 @@ class Recipe:
 
     `signature` has the parameters that words can express; its annotations are types. `helps` maps
     parameters to what they mean; `examples` are the docstring's lines ``$ circuits ...``;
-    `reports_progress` is whether it takes a ``progress``.
+    `reports_progress` is whether it takes a ``progress``; `default_model` is what the command loads
+    when no model is named, if that is another than usual: the file's constant DEFAULT_MODEL.
     """
 
     module: str
@@ -140,6 +141,7 @@ class Recipe:
     helps: Mapping[str, str]
     examples: tuple[str, ...]
     reports_progress: bool
+    default_model: str | None = None
 
     @property
     def name(self) -> str:
@@ -214,6 +216,7 @@ def read(module: str, function: str | None = None) -> Recipe:
         helps=SHARED | dict(text.helps),
         examples=text.examples,
         reports_progress="progress" in {arg.arg for arg in node.args.kwonlyargs},
+        default_model=ast.literal_eval(constants.get("DEFAULT_MODEL", ast.Constant(None))),
     )
 
 

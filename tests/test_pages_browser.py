@@ -13,6 +13,8 @@ import pytest
 from matplotlib.image import imread
 from page_samples import attention, effects, lens, saying
 
+from circuits.analyses.walkthrough import walkthrough
+from circuits.checkpoints import load
 from circuits.pages import inline, page, save_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -165,3 +167,72 @@ def test_a_notebooks_frame_shows_the_viewer(visit: Open) -> None:
     frame = tab.frame_locator("iframe")
     frame.get_by_role("button", name="head a1.h0").click()
     assert frame.locator("#attn-one h2").inner_text() == "Head a1.h0"
+
+
+@pytest.fixture(scope="module")
+def walk() -> str:
+    return page(walkthrough(load("sort-abc"), "CBABBC"))
+
+
+@pytest.mark.parametrize("window", [{}, DARK, PHONE], ids=str)
+def test_the_walkthrough_goes_on_until_the_letters_are_sorted(
+    visit: Open, walk: str, window: dict[str, Any]
+) -> None:
+    tab = visit(walk, **window)
+    where, heading = tab.locator("#walk-where"), tab.locator("#walk-stage h2")
+    headings = []
+    for step in range(44):
+        assert where.inner_text().startswith(f"token 1 of 6, step {step + 1} of 44")
+        headings.append(heading.inner_text())
+        assert fits(tab)
+        tab.keyboard.press("ArrowRight")
+    assert headings[0] == "Tokens"
+    assert headings[6] == "Block 0 · Attention scores"
+    assert headings[-1] == "The next token"
+    assert where.inner_text() == "token 2 of 6, step 1 of 44"
+    for _ in range(44 * 5 - 1):
+        tab.keyboard.press("ArrowRight")
+    assert tab.locator("#walk-written").inner_text() == "ABBBCC"
+    assert tab.get_by_role("button", name="next step").is_disabled()
+    assert is_painted(tab)
+
+
+def test_the_walkthrough_is_left_and_entered_by_keys_and_clicks(visit: Open, walk: str) -> None:
+    tab = visit(walk)
+    where, heading = tab.locator("#walk-where"), tab.locator("#walk-stage h2")
+    tab.get_by_role("button", name="next step").click()
+    assert heading.inner_text() == "Token embedding"
+    tab.get_by_role("button", name="back", exact=False).first.click()
+    assert heading.inner_text() == "Tokens"
+    tab.get_by_role("button", name="block 1").click()
+    tab.get_by_role("button", name="scores").click()
+    assert heading.inner_text() == "Block 1 · Attention scores"
+    tab.keyboard.press("ArrowDown")
+    assert heading.inner_text() == "Block 2 · Attention scores"
+    tab.keyboard.press("ArrowUp")
+    tab.keyboard.press("ArrowUp")
+    assert heading.inner_text() == "Block 0 · Attention scores"
+    tab.keyboard.press("PageDown")
+    assert where.inner_text().startswith("token 2 of 6, step 7 of 44")
+    tab.keyboard.press("End")
+    assert tab.locator("#walk-written").inner_text() == "ABBBCC"
+    tab.keyboard.press("Home")
+    assert heading.inner_text() == "Tokens"
+
+
+def test_a_cell_tells_its_number_and_where_it_comes_from(visit: Open, walk: str) -> None:
+    tab = visit(walk)
+    for _ in range(6):
+        tab.keyboard.press("ArrowRight")
+    canvas = tab.locator("#walk-stage canvas[tabindex]").first
+    canvas.focus()
+    tab.keyboard.press("ArrowDown")  # inside a heatmap the arrows stay there
+    tab.keyboard.press("ArrowDown")
+    tip = tab.locator("#tip").inner_text()
+    assert tip.startswith("B (1) → C (0): ")
+    value, product = tip.split(": ")[1].split("\n= q·k / √16 = ")
+    top, root = product.replace("−", "-").split(" / ")
+    assert float(value.replace("−", "-")) == pytest.approx(float(top) / float(root), abs=1e-3)
+    assert tab.locator("#walk-stage h2").inner_text() == "Block 0 · Attention scores"
+    tab.keyboard.press("Escape")
+    assert tab.locator("#tip").is_hidden()

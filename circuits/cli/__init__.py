@@ -80,7 +80,7 @@ def _run_analysis(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -
         from circuits.pages import require_page
 
         require_page(common["html"])
-    model = _load(common)
+    model = _load(common | {"model": common["model"] or recipe.default_model})
     with bar(recipe.name, quiet=common["quiet"]) as progress:
         if recipe.reports_progress:
             own = own | {"progress": progress}

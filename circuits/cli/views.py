@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli import comparisons, effects, heads, residual
+from circuits.cli import comparisons, effects, heads, residual, walkthrough
 from circuits.cli.tables import new_table, percent, plain
 from circuits.cli.terminal import visible
 from circuits.result import Result
@@ -48,6 +48,7 @@ VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
     "patch": effects.patching,
     "paths": effects.patching,
     "why": residual.reasons,
+    "walkthrough": walkthrough.walk,
 }
 
 

@@ -67,6 +67,7 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
             question=recipe.question if recipe else "",
             unit=result.unit,
             view=viewer.name if viewer else "",
+            view_data=data.get("view", {}),
             figure=figure,
             no_figure=no_figure,
             meanings=meanings,

@@ -31,6 +31,11 @@ function visible(token, longest = 40) {
   return cut.join("") || "∅";
 }
 
+// Other text: only spaces at its ends and what acts on text are shown as such.
+function plainly(text, longest = 200) {
+  return visible(text, longest).replace(/(?<=[^·])·+(?=[^·])/gu, (dots) => " ".repeat(dots.length));
+}
+
 // A number for people; null is what is missing.
 function number(x, digits = 3) {
   if (x === null || x === undefined || Number.isNaN(x)) return "–";
@@ -154,8 +159,9 @@ function labeled(box, cell, rows, columns) {
       one.style[kind === "rows" ? "height" : "width"] = `${size}px`;
       return one;
     }));
+  const across = columns?.every((name) => name.length <= 2) ? "columns short" : "columns";
   return el("div", { class: "labeled" },
-    columns ? side(columns, "columns", cell[0]) : null,
+    columns ? side(columns, across, cell[0]) : null,
     rows ? side(rows, "rows", cell[1]) : el("div"), box);
 }
 

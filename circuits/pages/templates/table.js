@@ -12,7 +12,7 @@
     const value = values[column][i];
     if (value === null) return "–";
     if (columns[column].kind === "number") return number(value);
-    return columns[column].kind === "text" ? visible(String(value), 200) : String(value);
+    return columns[column].kind === "text" ? plainly(String(value)) : String(value);
   };
   const heads = columns.map(({ name, meaning, kind }, k) => el("th", { class: kind, scope: "col" },
     el("button", { type: "button", title: meaning || false, class: meaning ? "explained" : false, onclick: () => sort(k) }, name)));

@@ -1,0 +1,106 @@
+"""The walkthrough's page: one forward pass after the other, stage by stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuits.pages.numbers import packed_array
+from circuits.result import Result
+
+NEEDS = ("step", "stage", "layer", "shape", "values", "labels")
+# The stages of the page in order, each with the tensors that it shows.
+START = {"tokens": ("tokens",), "embed": ("embed",), "pos_embed": ("pos_embed",)}
+SUM = {"sum": ("resid_pre",)}
+BLOCK = {
+    "ln1": ("ln1_normalized", "ln1"),
+    "qkv": ("q", "k", "v"),
+    "scores": ("scores",),
+    "pattern": ("pattern",),
+    "z": ("z",),
+    "attn_out": ("attn_out",),
+    "resid_mid": ("resid_mid",),
+    "ln2": ("ln2_normalized", "ln2"),
+    "pre": ("pre",),
+    "post": ("post",),
+    "mlp_out": ("mlp_out",),
+    "resid_post": ("resid_post",),
+}
+END = {
+    "ln_final": ("ln_final",),
+    "logits": ("logits",),
+    "softmax": ("probabilities",),
+    "next": ("next",),
+}
+
+
+def data(result: Result) -> dict[str, Any]:
+    """All tensors one after the other, and what the page's prose says about the model."""
+    frame = result.frame
+    values: list[NDArray[np.float64]] = []
+    tensors: list[dict[str, Any]] = []
+    tokens: list[str] = []
+    at = 0
+    columns = ("step", "stage", "shape", "values", "labels")
+    for step, stage, shape, text, labels in zip(*(frame[c] for c in columns), strict=True):
+        kept = np.array(json.loads(text), dtype=np.float64)  # null becomes NaN
+        names = json.loads(labels) if labels else []
+        if stage == "tokens":
+            tokens += names
+        tensor = {"step": int(step), "stage": stage, "shape": list(kept.shape), "at": at}
+        tensors.append(tensor | {"whole": _sizes(shape), "labels": names})
+        values.append(kept.ravel())
+        at += kept.size
+    last = tensors[-1]["labels"]
+    return {
+        "tokens": [*tokens, *last],
+        "n_prompt": len(tensors[0]["labels"]),
+        "stages": _stages({str(stage) for stage in frame["stage"]}),
+        "tensors": tensors,
+        "numbers": packed_array(np.concatenate(values), "f4"),
+        "facts": _facts(result, tensors),
+    }
+
+
+def _sizes(shape: str) -> list[int]:
+    return [int(n) for n in str(shape).split(" × ")]
+
+
+def _stages(known: set[str]) -> list[dict[str, Any]]:
+    """The page's stages: kind, block, and which tensors each shows of those that there are."""
+    n_layers = 1 + max((int(s.split(".")[1]) for s in known if "." in s), default=-1)
+    stages = [*_of(START, None, known), *_of(SUM, 0, known)]
+    stages = [stage | {"block": None} for stage in stages]
+    for layer in range(n_layers):
+        stages += _of(BLOCK, layer, known)
+    return [*stages, *_of(END, None, known)]
+
+
+def _of(
+    kinds: Mapping[str, tuple[str, ...]], layer: int | None, known: set[str]
+) -> Iterator[dict[str, Any]]:
+    for kind, names in kinds.items():
+        found = [name if layer is None else f"{name}.{layer}" for name in names]
+        found = [name for name in found if name in known]
+        if found:
+            yield {"kind": kind, "block": layer, "tensors": found}
+
+
+def _facts(result: Result, tensors: list[dict[str, Any]]) -> dict[str, Any]:
+    whole = {tensor["stage"]: tensor["whole"] for tensor in tensors}
+    heads, d_head = whole["q.0"][1:]
+    temperature = result.provenance.arguments.get("temperature", 0.0)
+    return {
+        "model": result.provenance.model,
+        "n_layers": sum(stage.startswith("pattern.") for stage in whole),
+        "n_heads": heads,
+        "d_head": d_head,
+        "d_model": whole["resid_pre.0"][1],
+        "d_mlp": whole["pre.0"][1],
+        "d_vocab": whole["logits"][1],
+        "temperature": temperature,
+    }
