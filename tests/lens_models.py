@@ -67,6 +67,19 @@ def randomize(theirs: Any) -> None:
             weight.copy_((1.0 if norm else 0.0) + 0.4 * noise)
 
 
+def state(theirs: Any) -> tuple[object, ...]:
+    """Everything that an adapted model has to leave as it was."""
+    hooks = [
+        (name, len(p.fwd_hooks), len(p._forward_hooks)) for name, p in theirs.hook_dict.items()
+    ]
+    flags = {k: v for k, v in vars(theirs.cfg).items() if k.startswith(("use_", "ungroup"))}
+    weights = {
+        name: (w.data_ptr(), float(w.detach().sum())) for name, w in theirs.named_parameters()
+    }
+    needs = [weight.requires_grad for weight in theirs.parameters()]
+    return hooks, flags, weights, needs
+
+
 @cache
 def word_tokenizer() -> Any:
     """One token a word or punctuation mark, and a start token; an object of ``transformers``."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from einops import einsum
-from lens_models import SHAPES, WORDS, lens_model, word_tokenizer
+from lens_models import SHAPES, WORDS, lens_model, state, word_tokenizer
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from random_models import TINY, random_tokens, randomized
 from torch import Tensor
@@ -20,7 +20,7 @@ from circuits.decompose import logit_bias
 from circuits.errors import CircuitsError, SiteError, TokenError
 from circuits.hooks import site_names
 
-pytest.importorskip("transformer_lens")
+pytest.importorskip("transformer_lens.HookedTransformer")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
 close = partial(torch.testing.assert_close, atol=1e-10, rtol=1e-10)
 
@@ -32,19 +32,6 @@ FLAGGED = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input", "hook_
 @cache
 def given(shape: str) -> AdaptedModel:
     return adapt(lens_model(shape))
-
-
-def state(theirs: Any) -> tuple[object, ...]:
-    """Everything that an adapted model has to leave as it was."""
-    hooks = [
-        (name, len(p.fwd_hooks), len(p._forward_hooks)) for name, p in theirs.hook_dict.items()
-    ]
-    flags = {k: v for k, v in vars(theirs.cfg).items() if k.startswith(("use_", "ungroup"))}
-    weights = {
-        name: (w.data_ptr(), float(w.detach().sum())) for name, w in theirs.named_parameters()
-    }
-    needs = [weight.requires_grad for weight in theirs.parameters()]
-    return hooks, flags, weights, needs
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -26,7 +26,7 @@ from circuits.model import HookedGPT2
 from circuits.sweep import Scores, Source, Sweep, cell, estimate, logits, plan, run
 from circuits.sweep.gradient import attribute
 
-pytest.importorskip("transformer_lens")
+pytest.importorskip("transformer_lens.HookedTransformer")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
 close = torch.testing.assert_close
 

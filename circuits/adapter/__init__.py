@@ -11,7 +11,8 @@ analysis adapts such a model by itself. What is different there:
   ``hook_pos_embed``, no component ``pos`` and no ``W_pos``; where attention and MLP are parallel no
   ``hook_resid_mid``. Asking for one is an error that says so.
 - Heads that share keys and values (grouped queries) each have them, repeated. A
-  ``TransformerBridge`` can only write the same to all heads of a group.
+  ``TransformerBridge`` can only write the same to all heads of a group. Its ``hook_attn_scores``
+  have the lowest number, not minus infinity, where a query may not look.
 - ``hook_result``, ``hook_mlp_in`` and the inputs of heads are switched on while they are watched.
   ``hook_attn_in`` and ``hook_q_input`` cannot be watched in the same run, nor, in a
   ``HookedTransformer``, one of them together with ``ln1.hook_scale``.

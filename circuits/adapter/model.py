@@ -35,7 +35,7 @@ class AdaptedModel(HookedGPT2):
         self.theirs: Any = theirs
         self.training = theirs.training
         self._scale = _embedding_scale(theirs)
-        self._cfg = config_of(theirs, tied=_is_tied(theirs))
+        self._cfg = config_of(theirs, tied=self._scale == 1 and _is_tied(theirs))
         self.source = f"transformer_lens {class_of(theirs)}"
         given = getattr(theirs, "tokenizer", None)
         self.tokenizer = given and TheirTokenizer(given, name=self._cfg.model_name)
@@ -83,16 +83,19 @@ class AdaptedModel(HookedGPT2):
         real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
         stop = None if stop_at_layer is None else last
         with listening(self.theirs, self.cfg, self._points, self.hook_dict):
-            if stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
-                return self._final_stream(enters, real, start_at_layer)
-            logits = return_type is not None or self._end_watched()
-            out = self.theirs(
-                enters,
-                return_type="logits" if logits else None,
-                attention_mask=real,
-                start_at_layer=None if start_at_layer is None else first,
-                stop_at_layer=stop,
-            )
+            try:
+                if stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
+                    return self._final_stream(enters, real, start_at_layer)
+                logits = return_type is not None or self._end_watched()
+                out = self.theirs(
+                    enters,
+                    return_type="logits" if logits else None,
+                    attention_mask=real,
+                    start_at_layer=None if start_at_layer is None else first,
+                    stop_at_layer=stop,
+                )
+            except NotImplementedError as error:
+                raise CircuitsError(f"{self.cfg.model_name} cannot run so: {error}") from error
         return out if stop is not None else self._answer(out, batch, return_type, loss_per_token)
 
     def _final_stream(self, enters: Tensor, real: Tensor, start: int | None) -> Tensor:

@@ -60,7 +60,9 @@ class AdaptedNorm(_View):
         if own is None:
             return self._zeros(self._cfg.d_model) + 1
         # Gemma's checkpoints hold w - 1; HookedTransformer adds the 1 when it loads them.
-        return own + 1 if getattr(self._theirs, "uses_weight_offset", False) else own
+        cfg = getattr(self._theirs, "config", None)
+        offset = getattr(cfg, "rmsnorm_uses_offset", False)
+        return own + 1 if getattr(self._theirs, "uses_weight_offset", offset) else own
 
     @property
     def b(self) -> Tensor:
