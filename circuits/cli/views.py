@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli import comparisons, effects, heads, residual, walkthrough
+from circuits.cli import behavior, comparisons, effects, heads, looks, residual, walkthrough
 from circuits.cli.tables import new_table, percent, plain
 from circuits.cli.terminal import visible
 from circuits.result import Result
@@ -39,12 +39,15 @@ def lens(result: Result, width: int) -> Iterator[RenderableType]:
 
 VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
     "ablate": effects.ablation,
+    "attention": looks.attention,
     "attribute": residual.attribution,
     "attribution": effects.patching,
-    "heads": heads.report,
-    "interchange": comparisons.interchange,
     "diff": comparisons.difference,
+    "heads": heads.report,
+    "icl": behavior.in_context,
+    "interchange": comparisons.interchange,
     "logit_lens": lens,
+    "neurons": behavior.neurons,
     "patch": effects.patching,
     "paths": effects.patching,
     "why": residual.reasons,
