@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from illusion import GRAPH, RUMOR, TRUTH, illusory_model, letters
+from lens_twin import IGNORE_DEPRECATION
 from torch import Tensor
 from typer.testing import CliRunner
 from word_model import word_model
 
+from circuits.adapter import adapt
 from circuits.alignment import (
     CausalGraph,
     Subspace,
@@ -344,7 +346,7 @@ def test_the_command_line() -> None:
     assert "8 pairs move the answer, 8 keep it" in shown.stdout
     site = ["--variable", "current", "--component", "resid_pre.1@END", "--rank", "2"]
     shown = CliRunner().invoke(app, [*base, *site, "--steps", "2"])
-    assert "subspaces of rank 2, compiled" in shown.stdout
+    assert "Does current live at resid_pre.1@END? (rank 2, compiled)" in shown.stdout
     assert "No subspace was found" in shown.stdout
 
 
@@ -354,3 +356,28 @@ def test_figures(words: HookedGPT2) -> None:
     assert [title for title in titles if title] == ["s", "position", "io"]
     one = interchange(words, task="ioi", n=2, component="m1@END").plot()
     assert [label.get_text() for label in one.axes[0].get_yticklabels()] == ["s", "position", "io"]
+
+
+@pytest.mark.filterwarnings(IGNORE_DEPRECATION)
+def test_a_gate_reads_too() -> None:
+    lens = pytest.importorskip("transformer_lens")
+    model = adapt(
+        lens.HookedTransformer(
+            lens.HookedTransformerConfig(
+                n_layers=1,
+                d_model=12,
+                n_ctx=8,
+                d_head=2,
+                n_heads=1,
+                d_mlp=3,
+                d_vocab=5,
+                act_fn="silu",
+                gated_mlp=True,
+                normalization_type="RMS",
+                device="cpu",
+            )
+        )
+    )
+    at = Subspace(parse("resid_mid.0"))
+    assert read_space(model, at, [parse("m0")]).shape == (12, 6)
+    assert read_space(model, at).shape == (12, 10)  # four more: five logits, but for their mean

@@ -268,7 +268,9 @@ def _readers(model: HookedGPT2, part: Component, readers: Sequence[Component]) -
                     raise CircuitsError(f"{one} reads nothing; name <q>, <k> or <v>")
                 yield through_ln(model, slots[name][one.layer, one.head], one.layer)
         elif one.kind == "mlp":
-            yield through_ln(model, model.W_in[one.layer], one.layer, mlp_input=True)
+            for name in ("W_in", "W_gate") if cfg.gated_mlp else ("W_in",):
+                weight = getattr(model, name)[one.layer]
+                yield through_ln(model, weight, one.layer, mlp_input=True)
         elif one.kind == "logits":
             # The same added to all logits changes no probability.
             yield through_ln(model, model.W_U - model.W_U.mean(1, keepdim=True))

@@ -182,5 +182,5 @@ def _title(frame: pd.DataFrame, given: Mapping[str, Any], model: str) -> str:
     if given["component"] is None:
         return f"Where {'does' if one else 'do'} {listed} live? (interchange, {model})"
     site = frame["component"].iloc[0]
-    which = "" if given["rank"] is None else f", subspaces of rank {given['rank']}"
-    return f"{'Does' if one else 'Do'} {listed} live at {site}? (interchange{which}, {model})"
+    how = "interchange" if given["rank"] is None else f"rank {given['rank']}"
+    return f"{'Does' if one else 'Do'} {listed} live at {site}? ({how}, {model})"

@@ -82,10 +82,11 @@ def _verdict(rows: pd.DataFrame) -> Text:
         )
     if learned["ci_low"] <= by.loc["random", "ci_high"]:
         return Text("No subspace was found that works clearly better than a random one.")
+    hint = " --reader asks about a single reader." if learned["share_read"] > 0.99 else ""
     return Text.assemble(
         ("No illusion: ", "bold"),
-        f"{share} of the learned subspace is read by later parts, and that part alone reaches "
-        f"{percent(read['value'])}.",
+        f"{share} of the learned subspace is read by some later part, and that alone reaches "
+        f"{percent(read['value'])}.{hint}",
     )
 
 
