@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from circuits.errors import CircuitsError
 from circuits.figures import FORMATS, bars, heatmap, heatmaps, lens_grid, save_figure, visible
+from circuits.figures.charts import scatter
 
 VALUES = np.array([[0.5, -2.0, 0.0], [1.25, np.nan, 0.1]])
 
@@ -229,3 +230,12 @@ def test_heatmaps_of_one_unit_have_one_scale() -> None:
     assert scales == [(-4, 4)] * 3 + [(-3, 3)]
     tops = [axes.get_position().y1 for axes in figure.axes if axes.images]
     assert tops[3] < tops[2]  # four in a row would be too many
+
+
+def test_points_in_a_plane_have_no_diagonal() -> None:
+    x = np.array([1.0, -2.0])
+    lines = [
+        len(scatter(x, -x, labels=["a", "b"], axes=("x", "y"), diagonal=diagonal).axes[0].lines)
+        for diagonal in (False, True)
+    ]
+    assert lines == [2, 3]  # both axes, and the diagonal

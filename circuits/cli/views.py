@@ -11,7 +11,16 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli import behavior, comparisons, effects, heads, looks, residual, walkthrough
+from circuits.cli import (
+    behavior,
+    comparisons,
+    effects,
+    heads,
+    looks,
+    residual,
+    walkthrough,
+    weights,
+)
 from circuits.cli.tables import new_table, percent, plain
 from circuits.cli.terminal import visible
 from circuits.result import Result
@@ -42,14 +51,17 @@ VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
     "attention": looks.attention,
     "attribute": residual.attribution,
     "attribution": effects.patching,
+    "composition": weights.composition,
     "diff": comparisons.difference,
     "heads": heads.report,
     "icl": behavior.in_context,
     "interchange": comparisons.interchange,
     "logit_lens": lens,
     "neurons": behavior.neurons,
+    "ov": weights.tokens,
     "patch": effects.patching,
     "paths": effects.patching,
+    "qk": weights.tokens,
     "why": residual.reasons,
     "walkthrough": walkthrough.walk,
 }

@@ -1,0 +1,122 @@
+"""Do the heads that could read each other do so? Path patching on the pairs that stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from circuits.analyses._effects import (
+    BASE,
+    HOW,
+    WHOLE,
+    MakeSweep,
+    measured,
+    pair,
+    pair_table,
+    require_change,
+    source_of,
+    unit_of,
+)
+from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
+from circuits.analyses._prompts import Batch, chosen
+from circuits.components import parse, parse_edge
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+from circuits.result import Result
+from circuits.sweep import cell
+
+SHUFFLES = 10_000
+_OTHER_PROMPTS = ("prompt", "corrupted", "file", "answer", "distractor")  # only tasks are asked
+MEANINGS = EFFECT_MEANINGS | {
+    "edge": "who reads whom: sender->receiver<slot>; patched was this edge alone",
+    "chosen": "whether the pair stands out by z (top) or was drawn from the others (random)",
+    "excess": "composition score minus its baseline",
+    "size": "of the effect, without its sign",
+    "agreement": "rank correlation (Spearman) of z and size over the task's pairs",
+    "p_value": "share of random orders of the pairs that agree at least as well",
+    "share": "of the total effect, which patching everything has (of the means)",
+}
+
+
+def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) -> Result:
+    """The effect of each chosen edge on the task, and how it agrees with its score.
+
+    Raises:
+        CircuitsError: as path patching.
+    """
+    rows = _chosen(pairs, given["check"], given["seed"])
+    given = {**dict.fromkeys(_OTHER_PROMPTS), **HOW, "direction": "noise", **given}
+    cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
+    batches = chosen(model, given)
+
+    def ask(batch: Batch) -> MakeSweep:
+        return partial(pair, given=given, cells=cells)
+
+    frames, counts = [], []
+    for batch, found in measured(model, "composition", batches, ask, given, full=1):
+        what = f"patching each of these edges on {batch.first.task!r}"
+        require_change(found, range(2, len(cells)), what, "choose other heads, or another task")
+        labels = [_label(row) for _, row in rows.iterrows()]
+        table = pair_table(batch.first, found, given, labels, of_whole=True)
+        frames.append(_with_agreement(table.drop(columns=["layer", "head"]), given["seed"]))
+        counts.append(found.n)
+    frame = pd.concat(frames, ignore_index=True)
+    return Result(
+        frame,
+        unit=unit_of(frame),
+        title=f"Do heads read each other where they could? ({model.cfg.model_name})",
+        provenance=source_of(model, "composition", batches, given, counts),
+        axes=("edge", "z", "value"),
+        view="plane",
+        meanings=MEANINGS,
+    )
+
+
+def _chosen(pairs: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
+    """The pairs of highest z, and as many of the others."""
+    order = pairs.dropna(subset="z").sort_values("z", ascending=False, kind="stable")
+    if len(order) < 3:
+        raise CircuitsError(
+            f"{len(order)} pairs of heads that are not zero are too few to compare scores with "
+            "effects: choose more heads"
+        )
+    top, others = order.head(n), order.iloc[n:]
+    drawn = np.random.default_rng(seed).permutation(len(others))[:n]
+    random = others.iloc[np.sort(drawn)]
+    both: pd.DataFrame = pd.concat([top.assign(chosen="top"), random.assign(chosen="random")])
+    return both
+
+
+def _label(row: pd.Series[Any]) -> dict[str, Any]:
+    sender = parse(row["sender"])
+    names = ("edge", "slot", "sender", "receiver", "chosen", "score", "baseline", "z")
+    label = {name: row[name] for name in names}
+    return label | {"excess": row["value"], "layer": sender.layer, "head": sender.head}
+
+
+def _with_agreement(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The same table, and how well z orders the pairs by their effect."""
+    size = table["value"].abs()
+    z, effect = (column.rank().to_numpy(float) for column in (table["z"], size))
+    found = _correlation(z, effect[None])[0]
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permuted(np.tile(effect, (SHUFFLES, 1)), axis=1)
+    as_good = _correlation(z, shuffled) >= found - 1e-12
+    p_value = (as_good.sum() + 1) / (SHUFFLES + 1)
+    p_value = p_value if np.isfinite(found) else np.nan
+    compared: pd.DataFrame = table.assign(size=size, agreement=found, p_value=p_value)
+    return compared
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of x [n] with each row of y [m n]; NaN where one of them is constant."""
+    x, y = x - x.mean(), y - y.mean(1, keepdims=True)
+    size = np.sqrt((x**2).sum() * (y**2).sum(1))
+    safe = np.where(size > 0, size, np.nan)
+    found: NDArray[np.float64] = (y @ x) / safe
+    return found

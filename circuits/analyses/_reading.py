@@ -1,0 +1,129 @@
+"""How much of what one head writes does another read? Scores, and what chance would give.
+
+A head writes through W_V W_O and reads through W_Q W_K^T (queries), its transpose (keys), or
+W_V W_O (values). Shapes: l layer, h head, d = d_model, e = d_head; singular directions i, j < e.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from circuits.analyses._weights import centered, wide
+from circuits.factored import FactoredMatrix
+from circuits.model import HookedGPT2
+
+Reads = Literal["q", "k", "v"]
+SLOTS: tuple[Reads, ...] = ("q", "k", "v")
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What the heads of one layer read from each head before, through one of their inputs.
+
+    Of pairs of heads, [l h_sender h_receiver]: `score` = |W_A W_B| / (|W_A| |W_B|), `baseline`, the
+    root mean square of the score if the sender were turned at random, and `z`, by how many
+    standard deviations the squared score exceeds that of a random turn. Of the sender's singular
+    directions, [l h_sender i h_receiver]: the same, and `share`, how much of the pair's squared
+    score is theirs; `strength` [l h_sender i] is their share of the sender's squared norm.
+    """
+
+    slot: Reads
+    layer: int
+    score: Tensor
+    baseline: Tensor
+    z: Tensor
+    direction_score: Tensor
+    direction_baseline: Tensor
+    direction_z: Tensor
+    share: Tensor
+    strength: Tensor
+
+
+def readings(model: HookedGPT2) -> Iterator[Readings]:
+    """What does each head read from each earlier one? By slot, and by the receiver's layer.
+
+    LayerNorm's weights belong to the head that reads, and its centering to what is written.
+    """
+    writers = _matrices(model, lambda own: (own("W_V"), centered(model, wide(own.attn.W_O))))
+    written = writers.collapse_l()  # S V^T: the sender's own input does not matter
+    for slot in SLOTS:
+        read = _readers(model, slot, writers).collapse_r()
+        for layer in range(1, model.cfg.n_layers):
+            yield _of_layer(model, slot, layer, written[:layer], read[layer])
+
+
+class _Folded:
+    """One block's weights, those that read multiplied by ln1's."""
+
+    def __init__(self, block: Any) -> None:
+        self.attn, self._norm = block.attn, wide(block.ln1.w)
+
+    def __call__(self, name: str) -> Tensor:
+        return self._norm[:, None] * wide(getattr(self.attn, name))
+
+
+def _matrices(
+    model: HookedGPT2, factors: Callable[[_Folded], tuple[Tensor, Tensor]]
+) -> FactoredMatrix:
+    both = [factors(_Folded(block)) for block in model.blocks]
+    A, B = (torch.stack(parts) for parts in zip(*both, strict=True))
+    return FactoredMatrix(A, B)
+
+
+def _readers(model: HookedGPT2, slot: Reads, writers: FactoredMatrix) -> FactoredMatrix:
+    if slot == "v":
+        return writers
+    names = ("W_Q", "W_K") if slot == "q" else ("W_K", "W_Q")
+    return _matrices(model, lambda own: (own(names[0]), own(names[1]).mT))
+
+
+def _of_layer(
+    model: HookedGPT2, slot: Reads, layer: int, written: Tensor, read: Tensor
+) -> Readings:
+    """`written` [l h i d] are the senders' directions, `read` [h d j] the receivers' ones."""
+    met = torch.einsum("lhid,gdj->lhigj", written, read).double()
+    energy = met.square().sum(-1)  # [l h i g]
+    power = written.double().square().sum(-1)  # [l h i], squared singular values
+    seen = centered(model, read.mT.double())  # all that can be read: written is centered
+    gram = seen @ seen.mT
+    seen_power, seen_fourth = seen.square().sum((1, 2)), gram.square().sum((1, 2))  # [g]
+    n = model.cfg.d_model - (1 if model.cfg.normalization_type.startswith("LN") else 0)
+
+    def chance(trace: Tensor, fourth: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the energy if the sender were turned at random in n dimensions.
+
+        For symmetric P, Q and a random rotation R, tr(P R Q R^T) has the mean tr P tr Q / n and
+        the variance 2 |P'|^2 |Q'|^2 / ((n - 1) (n + 2)), where P' = P - tr P / n.
+        """
+        mean = trace[..., None] * seen_power / n
+        parts = (fourth - trace**2 / n)[..., None] * (seen_fourth - seen_power**2 / n)
+        return mean, (2 * parts.clamp(min=0) / ((n - 1) * (n + 2))).sqrt()
+
+    whole = power.sum(-1)
+    size = read.double().square().sum((1, 2))
+    mean, deviation = chance(whole, power.square().sum(-1))
+    one = torch.ones_like(power)
+    own_mean, own_deviation = chance(one, one)
+    pair, own = energy.sum(2), _over(energy, power[..., None])
+    return Readings(
+        slot,
+        layer,
+        score=_over(pair, whole[..., None] * size).sqrt(),
+        baseline=_over(mean, whole[..., None] * size).sqrt(),
+        z=_over(pair - mean, deviation, torch.nan),
+        direction_score=_over(own, size).sqrt(),
+        direction_baseline=_over(own_mean, size).sqrt(),
+        direction_z=_over(own - own_mean, own_deviation, torch.nan),
+        share=_over(energy, pair[:, :, None]),
+        strength=_over(power, whole[..., None]),
+    )
+
+
+def _over(a: Tensor, b: Tensor, nothing: float = 0.0) -> Tensor:
+    """a / b, and `nothing` where b is 0: a head of zeros writes nothing and reads nothing."""
+    return torch.where(b > 0, a / b.clamp(min=torch.finfo(b.dtype).tiny), nothing)

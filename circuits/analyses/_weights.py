@@ -1,0 +1,192 @@
+"""What the weights of heads say by themselves: token-to-token matrices, LayerNorm made explicit.
+
+Shapes: v = d_vocab, l layer, h head, d = d_model, e = d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuits import components
+from circuits.components import Component
+from circuits.errors import CircuitsError
+from circuits.factored import FactoredMatrix
+from circuits.model import HookedGPT2
+
+CHUNK = 2**24  # entries of a token-to-token matrix that are held at a time
+N_SAMPLES, LONGEST_SAMPLE = 4, 128  # sequences of random tokens, and their length
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """left @ inner @ right^T: a [v v] matrix for every head, never multiplied out.
+
+    `left` is [v k], `inner` [l h k d], `right` [v d].
+    """
+
+    left: Tensor
+    inner: FactoredMatrix
+    right: Tensor
+
+    def of(self, head: Component) -> FactoredMatrix:
+        """One head's matrix [v v]."""
+        matrix: FactoredMatrix = self.left @ self.inner[head.layer, head.head] @ self.right.T
+        return matrix
+
+    def eigenvalues(self, order: Tensor | None = None) -> Tensor:
+        """Of all heads' matrices [l h e], but for zeros; `order` [v] shuffles their columns."""
+        right = self.right if order is None else self.right[order]
+        # A B has the eigenvalues of B A, so the tokens can be summed over first.
+        return FactoredMatrix(right.T @ self.left @ self.inner.A, self.inner.B).eigenvalues
+
+    def spread(self) -> Tensor:
+        """The root mean square of all entries [l h]."""
+        left, right = (torch.linalg.qr(side, mode="r")[1] for side in (self.left, self.right))
+        size: Tensor = (left @ self.inner @ right.T).norm()
+        return size / len(self.left)
+
+
+def ov_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
+    """What attending to a token adds to the logit of each: W_E W_V W_O W_U, norms folded in."""
+    *scales, last = typical_scales(model)
+    final = wide(model.ln_final.w) / last
+    inner = FactoredMatrix(
+        torch.stack(
+            [
+                wide(block.ln1.w / scale)[:, None] * wide(block.attn.W_V)
+                for block, scale in zip(model.blocks, scales, strict=True)
+            ]
+        ),
+        torch.stack([centered(model, wide(block.attn.W_O)) * final for block in model.blocks]),
+    )
+    unembed = wide(model.W_U).T
+    return Circuit(embedding(model, effective=effective), inner, unembed - unembed.mean(0))
+
+
+def qk_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
+    """How well each key token matches a query token: W_E W_Q W_K^T W_E^T, norms folded in."""
+    return _matching(model, embedding(model, effective=effective))
+
+
+def position_circuit(model: HookedGPT2) -> Circuit:
+    """How well each key position matches a query position: W_pos W_Q W_K^T W_pos^T.
+
+    Raises:
+        CircuitsError: for a model that adds no positions to the stream.
+    """
+    return _matching(model, centered(model, wide(model.W_pos)))
+
+
+def _matching(model: HookedGPT2, stream: Tensor) -> Circuit:
+    """Queries keep their bias, as a column of ones; keys are compared with their mean."""
+    queries, keys = [], []
+    for block, scale in zip(model.blocks, typical_scales(model), strict=False):
+        W_Q, norm = wide(block.attn.W_Q), wide(block.ln1.w / scale)[:, None]
+        bias = wide(block.ln1.b) @ W_Q + wide(block.attn.b_Q)
+        queries.append(torch.cat([norm * W_Q, bias[:, None]], dim=1) / model.cfg.d_head**0.5)
+        keys.append((norm * wide(block.attn.W_K)).mT)
+    inner = FactoredMatrix(torch.stack(queries), torch.stack(keys))
+    ones = torch.ones_like(stream[:, :1])
+    return Circuit(torch.cat([stream, ones], dim=1), inner, stream - stream.mean(0))
+
+
+def embedding(model: HookedGPT2, *, effective: bool) -> Tensor:
+    """What a token alone puts into the stream [v d], as a norm sees it but for weight and scale.
+
+    The effective embedding adds what MLP 0 makes of it: W_E + MLP0(ln2(W_E)), no attention.
+    """
+    embed: Tensor = model.W_E
+    if effective:
+        block = model.blocks[0]
+        parts = embed.split(4096)  # d_mlp is wide
+        embed = torch.cat([part + block.mlp.plain(block.ln2.plain(part)) for part in parts])
+    return centered(model, wide(embed))
+
+
+def typical_scales(model: HookedGPT2) -> list[Tensor]:
+    """What do ln1 of each layer and ln_final divide by? The median over random tokens (seed 0).
+
+    The first position, which many models fill with a constant, is left out if there are others.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (N_SAMPLES, min(model.cfg.n_ctx, LONGEST_SAMPLE))
+    tokens = torch.randint(model.cfg.d_vocab, shape, generator=generator)
+    sites = [f"blocks.{layer}.ln1.hook_scale" for layer in range(model.cfg.n_layers)]
+    sites.append("ln_final.hook_scale")
+    _, cache = model.run_with_cache(
+        tokens.to(model.cfg.device), names_filter=sites, return_type=None
+    )
+    first = 1 if shape[1] > 1 else 0
+    return [wide(cache[site])[:, first:].median() for site in sites]
+
+
+def centered(model: HookedGPT2, x: Tensor) -> Tensor:
+    """What the model's norms see of vectors [... d]: LayerNorm subtracts their mean."""
+    return x - x.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else x
+
+
+def wide(x: Tensor) -> Tensor:
+    """In at least single precision."""
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
+def one_head(model: HookedGPT2, head: str | Component) -> Component:
+    """Which head is meant?
+
+    Raises:
+        CircuitsError: for a name that is no head, or a head that is not there.
+    """
+    part = components.parse(head) if isinstance(head, str) else head
+    if part.kind != "head" or part.slot is not None or part.position is not None:
+        raise CircuitsError(
+            f"{part} is no head: name one, such as a1.h0, without input or position"
+        )
+    return components.check(part, model.cfg)
+
+
+def trace_share(eigenvalues: Tensor) -> Tensor:
+    """The sum over the sum of sizes [...]: 1 when all are positive, -1 when negative; 0 for none.
+
+    For the full OV circuit it is the copying score (Elhage et al. 2021).
+    """
+    size = eigenvalues.abs().sum(-1)
+    return torch.where(size > 0, eigenvalues.real.sum(-1) / size, 0.0)
+
+
+def chunks(matrix: FactoredMatrix, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """These rows of a large matrix, some at a time: their indices [c] and values [c v]."""
+    for part in rows.split(max(1, CHUNK // matrix.rdim)):
+        yield part, matrix.A[part] @ matrix.B
+
+
+def extremes(matrix: FactoredMatrix, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The `k` highest entries, then the `k` lowest: values, rows and columns, farthest first."""
+    best: dict[int, list[Tensor]] = {1: [], -1: []}
+    for rows, values in chunks(matrix, torch.arange(matrix.ldim, device=matrix.A.device)):
+        for sign, ends in ((1, values.amax(1)), (-1, -values.amin(1))):
+            # The highest k entries lie in the k rows whose maxima are highest.
+            kept = ends.topk(min(k, len(ends))).indices
+            part = sign * values[kept]
+            found = part.flatten().topk(min(k, part.numel()))
+            at = found.indices
+            new = (found.values, rows[kept[at // matrix.rdim]], at % matrix.rdim)
+            old = best[sign] or [new[0][:0], new[1][:0], new[2][:0]]
+            joined = [torch.cat(pair) for pair in zip(old, new, strict=True)]
+            order = joined[0].argsort(descending=True, stable=True)[:k]
+            best[sign] = [column[order] for column in joined]
+    for sign, (sizes, rows, columns) in best.items():
+        yield sign * sizes, rows, columns
+
+
+def own_ranks(matrix: FactoredMatrix, rows: Tensor) -> Tensor:
+    """The place of each row's diagonal entry in its row; 1 is the highest, ties share theirs."""
+    found = []
+    for part, values in chunks(matrix, rows):
+        own = values.gather(1, part[:, None])
+        # Signs sum to the number of entries ahead minus that of entries behind.
+        found.append((values.sub_(own).sign_().sum(1) + matrix.rdim + 1) / 2)
+    return torch.cat(found)

@@ -1,0 +1,224 @@
+"""Which heads read which heads? Composition scores against chance, and against path patching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from circuits import components
+from circuits.analyses._composition_check import patched
+from circuits.analyses._effects import parts_of
+from circuits.analyses._reading import SLOTS, Readings, Reads, readings
+from circuits.analyses._weights import one_head
+from circuits.components import Component
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+from circuits.prompts import Prompts
+from circuits.registry import Progress, analysis, asked
+from circuits.result import Result, provenance
+
+MEANINGS = {
+    "edge": "who reads whom: sender->receiver<slot>",
+    "slot": "through which input the receiver reads: q, k or v",
+    "sender": "the head that writes",
+    "receiver": "the head that reads",
+    "score": "|W_A W_B| / (|W_A| |W_B|), Frobenius norms",
+    "baseline": "root mean square of the score if what the sender writes were turned at random",
+    "value": "score minus baseline",
+    "z": "standard deviations by which the squared score exceeds that of a random turn; "
+    "empty where a head is zero",
+    "direction": "number of the sender's singular direction; 1 is the largest",
+    "strength": "share of the sender's squared norm that lies in this direction",
+    "share": "of the pair's squared score that comes through this direction",
+}
+_CHECKED = ("task", "metric", "n")
+
+
+@analysis
+def composition(
+    model: HookedGPT2,
+    *,
+    to: str | Component | Sequence[str | Component] | None = None,
+    from_: str | Component | Sequence[str | Component] | None = None,
+    slot: Reads | None = None,
+    subspaces: int | None = None,
+    check: int | None = None,
+    top: int = 10,
+    task: str | Prompts | None = None,
+    metric: str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Which heads read which heads?
+
+    A head writes through W_V W_O; a later one reads through W_Q W_K^T (q), its transpose (k) or
+    W_V W_O (v). |W_A W_B| / (|W_A| |W_B|) is how much it sees of what is written (Elhage et al.
+    2021). Any two matrices meet somewhat, at about 1 / sqrt(d_model), so each pair is compared with
+    itself, what is written turned at random: mean and variance of that are exact. ln1's weight
+    belongs to the reader, its centering to what is written; biases and attention play no part.
+    Weights say who could read whom, not who does: `check` asks path patching.
+
+    $ circuits composition --to "a1.h0<k>" --figure readers.png
+    $ circuits composition --slot k --subspaces 4 --top 5
+    $ circuits composition --check 10 --task repeated -n 50
+
+    Args:
+        to: Only this reader: a5.h3, or one input of it (a5.h3<k>). Repeat it for several.
+        from_: Only this writer. Repeat it for several.
+        slot: Only queries, keys or values.
+        subspaces: Take apart the pairs that stand out most, by this many of the writer's largest
+            singular directions.
+        check: Trace so many pairs that stand out most by exact path patching (corrupted values into
+            the clean run), and as many drawn at random: does the score tell what is used?
+        top: How many pairs to take apart.
+
+    Raises:
+        CircuitsError: for heads that are not there, pairs that run backwards, and a task without a
+            check to use it.
+
+    >>> from circuits.checkpoints import load
+    >>> found = composition(load("compiled"), slot="k")
+    >>> found.top(2).frame[["edge", "score"]].round(3).values.tolist()
+    [['a0.h1->a1.h1<k>', 0.707], ['a0.h0->a1.h0<k>', 0.136]]
+    """
+    return _composition(model, dict(locals()))
+
+
+def _composition(model: HookedGPT2, given: dict[str, Any]) -> Result:
+    _check_options(model, given)
+    senders = [one_head(model, part) for part in parts_of(given["from_"])]
+    receivers = [components.check(part, model.cfg) for part in parts_of(given["to"])]
+    subspaces = given["subspaces"]
+    with torch.inference_mode():
+        found = list(readings(model))
+        frame = pd.concat(map(_pairs, found), ignore_index=True)
+        frame = _kept(frame, senders, receivers, given["slot"])
+        if subspaces is not None:
+            frame = _taken_apart(_standing_out(frame, given["top"]), found, subspaces)
+    given |= {way: _in_words(given[way]) for way in ("from_", "to")}
+    if given["check"] is not None:
+        return patched(model, frame, given)
+    title = "Which heads read which heads?"
+    if subspaces is not None:
+        title = "Which directions of a head are read?"
+    return Result(
+        frame,
+        unit="composition score above chance",
+        title=f"{title} ({model.cfg.model_name})",
+        provenance=provenance(model, "composition", **asked("composition", given)),
+        axes=("slot", "sender", "receiver") if subspaces is None else ("edge", "direction"),
+        view="heatmap",
+        meanings=MEANINGS,
+    )
+
+
+def _check_options(model: HookedGPT2, given: Mapping[str, Any]) -> None:
+    for name, most in {"subspaces": model.cfg.d_head, "check": None, "top": None}.items():
+        value = given[name]
+        if value is not None and (value < 1 or (most is not None and value > most)):
+            limit = f"a number from 1 to {most}" if most is not None else "1 or more"
+            raise CircuitsError(f"{name}={value}: give {limit}")
+    if given["check"] is not None and given["subspaces"] is not None:
+        raise CircuitsError("check traces whole pairs; leave out subspaces")
+    unused = [name for name in _CHECKED if given[name] is not None]
+    if given["check"] is None and unused:
+        raise CircuitsError(
+            f"scores come from the weights alone; {', '.join(unused)} belongs to path patching: "
+            "say with check how many pairs to trace"
+        )
+    if given["slot"] not in (None, *SLOTS):
+        raise CircuitsError(f"there is no slot {given['slot']!r}; choose {', '.join(SLOTS)}")
+    if model.cfg.n_layers == 1:
+        raise CircuitsError(f"{model.cfg.model_name} has one layer: no head reads another")
+    for part in parts_of(given["to"]):
+        if part.kind != "head" or part.position is not None or part.slot not in (None, *SLOTS):
+            raise CircuitsError(f"{part} is no head: name a reader, such as a1.h0 or a1.h0<k>")
+
+
+def _pairs(found: Readings) -> pd.DataFrame:
+    """A row for each pair of heads."""
+    layers, heads, readers = found.score.shape
+    senders = [f"a{layer}.h{head}" for layer in range(layers) for head in range(heads)]
+    receivers = [f"a{found.layer}.h{head}" for head in range(readers)]
+    names = [(sender, receiver) for sender in senders for receiver in receivers]
+    score, baseline = found.score.flatten().numpy(), found.baseline.flatten().numpy()
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            "edge": [f"{sender}->{receiver}<{found.slot}>" for sender, receiver in names],
+            "slot": found.slot,
+            "sender": [sender for sender, _ in names],
+            "receiver": [receiver for _, receiver in names],
+            "score": score,
+            "baseline": baseline,
+            "value": score - baseline,
+            "z": found.z.flatten().numpy(),
+        }
+    )
+    return frame
+
+
+def _kept(
+    frame: pd.DataFrame,
+    senders: Sequence[Component],
+    receivers: Sequence[Component],
+    slot: Reads | None,
+) -> pd.DataFrame:
+    """The pairs that were asked for."""
+    if slot is not None:
+        frame = frame[frame["slot"] == slot]
+    if senders:
+        frame = frame[frame["sender"].isin([str(head) for head in senders])]
+    if receivers:
+        slots = {str(part): [part.slot] if part.slot else SLOTS for part in receivers}
+        names = {f"{name.split('<')[0]}<{one}>" for name, each in slots.items() for one in each}
+        frame = frame[(frame["receiver"] + "<" + frame["slot"] + ">").isin(names)]
+    if frame.empty:
+        raise CircuitsError(
+            "there is no such pair: a head reads the heads of earlier layers; choose other heads"
+        )
+    kept: pd.DataFrame = frame.reset_index(drop=True)
+    return kept
+
+
+def _standing_out(frame: pd.DataFrame, n: int) -> pd.DataFrame:
+    order = frame.dropna(subset="z").sort_values("z", ascending=False, kind="stable")
+    best: pd.DataFrame = order.head(n)
+    return best
+
+
+def _taken_apart(pairs: pd.DataFrame, found: Sequence[Readings], subspaces: int) -> pd.DataFrame:
+    """A row for each of these pairs and singular directions of the sender."""
+    by_place = {(one.slot, one.layer): one for one in found}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for _, pair in pairs.iterrows():
+            sender, receiver = map(components.parse, (pair["sender"], pair["receiver"]))
+            one = by_place[pair["slot"], receiver.layer or 0]
+            for i in range(subspaces):
+                where = (sender.layer, sender.head, i, receiver.head)
+                score = one.direction_score[where].item()
+                baseline = one.direction_baseline[where].item()
+                yield {
+                    **pair[["edge", "slot", "sender", "receiver"]],
+                    "direction": i + 1,
+                    "strength": one.strength[where[:3]].item(),
+                    "score": score,
+                    "baseline": baseline,
+                    "value": score - baseline,
+                    "z": one.direction_z[where].item(),
+                    "share": one.share[where].item(),
+                }
+
+    frame: pd.DataFrame = pd.DataFrame(rows())
+    return frame
+
+
+def _in_words(parts: str | Component | Sequence[str | Component] | None) -> Any:
+    """The same heads as names, for the record."""
+    if parts is None or isinstance(parts, str):
+        return parts
+    return str(parts) if isinstance(parts, Component) else [str(part) for part in parts]

@@ -1,0 +1,109 @@
+"""What would a head match? Its full QK circuit, from token to token and position to position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from circuits.analyses._token_views import Kind, answer, check_view, in_result
+from circuits.analyses._weights import one_head, position_circuit, qk_circuit
+from circuits.components import Component
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+from circuits.registry import analysis
+from circuits.result import Result
+
+View = Literal["pairs", "diagonal", "positions", "eigenvalues", "directions"]
+VIEWS = ("pairs", "diagonal", "positions", "eigenvalues", "directions")
+KIND = Kind("qk", "What would {} match?", "query", "key", "attention score", "matching")
+
+
+@analysis
+def qk(
+    model: HookedGPT2,
+    head: str | Component | None = None,
+    *,
+    show: View | None = None,
+    effective: bool = False,
+    tokens: str | Sequence[str] | None = None,
+    top: int = 10,
+) -> Result:
+    """What would a head match?
+
+    A token that looks back gives each earlier token an attention score, of which an entry of
+    W_E W_Q W_K^T W_E^T / sqrt(d_head) is the part that the weights alone decide (Elhage et al.
+    2021, "QK circuit"). A head that looks for the same token has it on top of each row, and
+    positive eigenvalues. With positions, the same for W_pos instead of W_E. Left out is what a
+    token's query makes of a key's position, and the other way around.
+
+    LayerNorm is explicit. Its centering and weight (ln1 of the head's layer) are part of the
+    matrix; its scale depends on the context and is held at its median over random tokens. Biases of
+    the query (b_Q, and ln1's) ask every key for something, which is part of the entries. Those of
+    the key give all keys the same score, to which softmax is blind: they are left out, and scores
+    are relative to the mean of their row.
+
+    $ circuits qk --figure matching.png
+    $ circuits qk a0.h3
+    $ circuits qk a0.h6 --show positions --figure offsets.png
+    $ circuits qk a0.h3 --tokens " king" --effective --top 5
+    $ circuits qk a0.h3 --show diagonal --csv
+
+    Args:
+        head: Which head, such as a1.h0. Without it, the matching score of every head: the sum of
+            its matrix' eigenvalues over the sum of their sizes, from -1 to 1.
+        show: The highest and lowest entries (pairs, the default); how often a token's own entry is
+            among the highest of its row (diagonal); the mean score by distance (positions); the
+            eigenvalues; or the largest singular directions, read as tokens.
+        effective: Use the effective embedding: what block 0's MLP makes of a token is added to it,
+            W_E + MLP0(ln2(W_E)), with no attention between. For heads from layer 1 on.
+        tokens: Only these queries, each a single token; repeat it for several. Every one gets pairs
+            of its own.
+        top: How many pairs at each end, or directions, to list.
+
+    Raises:
+        CircuitsError: for a head that is not there, a text that is not one token, options that do
+            not belong together, and positions of a model that has no embeddings for them.
+
+    >>> from circuits.checkpoints import load
+    >>> qk(load("compiled"), "a0.h0", show="positions").top(1, by="best").frame[["offset", "best"]]
+       offset     best
+    0       1  0.96875
+    """
+    given = dict(locals())
+    show_ = check_view(model, given, VIEWS)
+    with torch.inference_mode():
+        if show_ != "positions":
+            return answer(model, KIND, qk_circuit(model, effective=effective), given, show_)
+        if effective:
+            raise CircuitsError("positions have no effective embedding; leave out effective")
+        return in_result(model, KIND, given, _offsets(model, one_head(model, head or "")), show_)
+
+
+def _offsets(model: HookedGPT2, head: Component) -> pd.DataFrame:
+    """How high is the score of the key so many positions back, against the query's other keys?"""
+    matrix = position_circuit(model).of(head)
+    scores = matrix.AB  # positions are few
+    n = len(scores)
+    seen = torch.ones_like(scores, dtype=torch.bool).tril()
+    means = (scores * seen).sum(1) / seen.sum(1)
+    highest = scores.masked_fill(~seen, -torch.inf).argmax(1)
+    found = torch.arange(n, device=scores.device) - highest
+    rows = []
+    for offset in range(n):
+        own = (scores - means[:, None]).diagonal(-offset)
+        rows.append(
+            {
+                "component": str(head),
+                "offset": offset,
+                "value": own.mean().item(),
+                "lowest": own.min().item(),
+                "highest": own.max().item(),
+                "best": (found == offset).double().mean().item(),
+                "queries": n - offset,
+            }
+        )
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
