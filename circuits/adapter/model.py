@@ -77,25 +77,23 @@ class AdaptedModel(HookedGPT2):
             batch = as_batch(self, given, attention_mask=attention_mask, **how)
             enters = batch.tokens
         else:
+            self._require_start()
             batch = residual_batch(given, attention_mask, self.cfg)
             enters = cast(Tensor, given)
         self.run.positions, self.run.mask = batch.positions, batch.mask
         real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
         stop = None if stop_at_layer is None else last
         with listening(self.theirs, self.cfg, self._points, self.hook_dict):
-            try:
-                if stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
-                    return self._final_stream(enters, real, start_at_layer)
-                logits = return_type is not None or self._end_watched()
-                out = self.theirs(
-                    enters,
-                    return_type="logits" if logits else None,
-                    attention_mask=real,
-                    start_at_layer=None if start_at_layer is None else first,
-                    stop_at_layer=stop,
-                )
-            except NotImplementedError as error:
-                raise CircuitsError(f"{self.cfg.model_name} cannot run so: {error}") from error
+            if stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
+                return self._final_stream(enters, real, start_at_layer)
+            logits = return_type is not None or self._end_watched()
+            out = self.theirs(
+                enters,
+                return_type="logits" if logits else None,
+                attention_mask=real,
+                start_at_layer=None if start_at_layer is None else first,
+                stop_at_layer=stop,
+            )
         return out if stop is not None else self._answer(out, batch, return_type, loss_per_token)
 
     def _final_stream(self, enters: Tensor, real: Tensor, start: int | None) -> Tensor:
@@ -109,6 +107,13 @@ class AdaptedModel(HookedGPT2):
         with hooked(self._points[f"blocks.{self.cfg.n_layers - 1}.hook_resid_post"], keep):
             self.theirs(enters, return_type=None, attention_mask=real, start_at_layer=start)
         return seen[0]
+
+    def _require_start(self) -> None:
+        if class_of(self.theirs) == BRIDGE and not hasattr(self.theirs, "_setup_start_at_layer"):
+            raise CircuitsError(
+                f"{self.cfg.model_name} cannot start at a layer: a {BRIDGE} can from "
+                "transformer_lens 4.0 on"
+            )
 
     def _end_watched(self) -> bool:
         """Does anybody look at what comes after the blocks?"""
