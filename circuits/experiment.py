@@ -8,6 +8,7 @@ found as a bundle: a folder with the verdict, the tables, each as a `Result`, an
 from __future__ import annotations
 
 import ast
+import html
 import importlib.util
 import json
 import math
@@ -79,6 +80,27 @@ class Check:
         return (self.above is None or min(ends) > self.above) and (
             self.below is None or max(ends) < self.below
         )
+
+    @property
+    def wanted(self) -> str:
+        """What the number has to be, in words.
+
+        >>> Check("it is small", 0.1, above=0, below=0.5).wanted
+        '> 0, < 0.5'
+        """
+        bounds = {">": self.above, "<": self.below}
+        return ", ".join(f"{sign} {_shown(x)}" for sign, x in bounds.items() if x is not None)
+
+    @property
+    def interval(self) -> str:
+        """Its 95 % interval in words, or a dash."""
+        if self.ci_low is None or self.ci_high is None:
+            return "–"
+        return f"{_shown(self.ci_low)} to {_shown(self.ci_high)}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def check(says: str, row: Mapping[str, Any], unit: str = "", **bounds: Any) -> Check:
@@ -196,6 +218,24 @@ class Bundle:
             raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CircuitsError(f"{path} is no experiment's manifest: {error}") from error
+
+    def _repr_html_(self) -> str:
+        outcomes = {True: "holds", False: "<b>fails</b>"}
+        rows = "".join(
+            f"<tr><td>{'control' if c.control else 'evidence'}</td>"
+            f"<td style='text-align:left'>{html.escape(c.says)}</td>"
+            f"<td>{_shown(c.value)} {html.escape(c.unit)}</td><td>{c.interval}</td>"
+            f"<td>{html.escape(c.wanted)}</td><td>{outcomes[c.holds]}</td></tr>"
+            for c in self.finding.checks
+        )
+        head = "<tr><th></th><th></th><th>value</th><th>95 %</th><th>wanted</th><th></th></tr>"
+        outcome = "The claim holds." if self.finding.holds else "The claim does not hold."
+        about = f"{self.model} ({self.checksum[:12]}), seed {self.seed}"
+        return (
+            f"<p><b>{html.escape(self.claim)}</b></p><table>{head}{rows}</table>"
+            f"<p>{outcome}</p><p><small>{html.escape(about)} · "
+            f"<code>{html.escape(self.command)}</code></small></p>"
+        )
 
     def _manifest(self) -> str:
         content = {name: value for name, value in vars(self).items() if name != "finding"}

@@ -144,3 +144,10 @@ def test_a_broken_bundle_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CircuitsError, match="no experiment's manifest"):
         Bundle.load(tmp_path)
+
+
+def test_a_bundle_in_a_notebook(scripts: Path, tmp_path: Path) -> None:
+    page = conduct("sorts", quick=True, out=tmp_path)._repr_html_()
+    assert "Head a0.h0 matters." in page
+    assert "circuits run sorts --quick" in page
+    assert page.count("<tr>") == 3

@@ -44,10 +44,5 @@ def verdict(bundle: Bundle) -> Iterator[RenderableType]:
 
 
 def _cells(one: Check) -> list[Text]:
-    ends = NONE
-    if one.ci_low is not None and one.ci_high is not None:
-        ends = f"{number(one.ci_low)} to {number(one.ci_high)}"
-    bounds = {">": one.above, "<": one.below}
-    wanted = ", ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
     value = f"{number(one.value)} {one.unit}".strip()
-    return [Text(text) for text in (value, ends, str(one.n or NONE), wanted)]
+    return [Text(text) for text in (value, one.interval, str(one.n or NONE), one.wanted)]
