@@ -107,6 +107,36 @@ def lens(tokens: tuple[str, ...] = TOKENS) -> Result:
     )
 
 
+def heads() -> Result:
+    """A report card: four heads, two kinds, one of them without scores."""
+    frame = effects().frame.drop(columns="sure")
+    scored = frame.assign(
+        kind="induction",
+        name=["none", "induction", "none", "induction"],
+        clear=[False, True, False, True],
+        control=0.1,
+        unit="share of attention",
+        behavior="repeated",
+        metric="loss",
+        cost=[0.0, 1.5, -0.2, 0.7],
+        cost_low=[-0.1, 1.2, -0.4, 0.5],
+        cost_high=[0.1, 1.8, 0.1, 0.9],
+        cost_unit="nats per token",
+        note=None,
+    )
+    averaged = ["value", "stderr", "ci_low", "ci_high", "control"]
+    empty = scored.assign(kind="successor", clear=False, note="no series of single tokens")
+    empty[[*averaged, "cost", "cost_low", "cost_high"]] = np.nan
+    return Result(
+        pd.concat([scored, empty]),
+        unit="share of attention",
+        title="Heads of mini",
+        provenance=replace(ABOUT, analysis="heads", command="circuits heads"),
+        axes=("kind", "layer", "head"),
+        view="heatmap",
+    )
+
+
 def saying(result: Result, text: str) -> Result:
     """The same result with this text wherever a text from outside can stand."""
     frame = result.frame.copy()
@@ -114,8 +144,8 @@ def saying(result: Result, text: str) -> Result:
         if name in frame:
             index = frame[name.removesuffix("_token")]
             frame[name] = frame[name].where(index != 1, text)
-    for name in ("after", "token", "token_2", "answer", "component"):
-        if name in frame and name.removesuffix("_2") != "component":
+    for name in ("after", "token", "token_2", "answer", "name", "note"):
+        if name in frame:
             frame[name] = text
     about = replace(
         result.provenance,

@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from page_samples import attention, effects, lens, saying
+from page_samples import attention, effects, heads, lens, saying
 from typer.testing import CliRunner
 
 from circuits.cli import app
@@ -30,7 +30,7 @@ ATTACKS = (
     "--></title><img src=x onerror=alert(1)>",
     "]]>&lt;\u2028\x00\u202e'\"",
 )
-SAMPLES = {"effects": effects, "attention": attention, "lens": lens}
+SAMPLES = {"effects": effects, "attention": attention, "heads": heads, "lens": lens}
 
 
 class Elements(HTMLParser):
@@ -220,6 +220,29 @@ def test_the_lens_viewer_gets_cells_stage_by_stage() -> None:
     assert [column[k] for column in view["tokens"]] == [row["token"], row["token_2"]]
     assert view["shares"][0][k] == pytest.approx(row["probability"], rel=1e-3)
     assert view["numbers"]["kl"]["values"][k] == pytest.approx(row["kl"], rel=1e-3)
+
+
+def test_the_heads_viewer_gets_scores_kind_by_kind() -> None:
+    view = Elements(page(heads())).data["view"]
+    induction, successor = view["kinds"]
+    assert view["heads"] == ["a0.h0", "a0.h1", "a1.h0", "a1.h1"]
+    assert view["names"][1] == "induction"
+    assert induction["clear"] == [False, True, False, True]
+    assert induction["numbers"]["cost"] == [0.0, 1.5, -0.2, 0.7]
+    value = heads().frame["value"][2]
+    assert induction["numbers"]["value"][2] == pytest.approx(value, rel=1e-3)
+    assert induction["about"]["cost_unit"] == "nats per token"
+    assert successor["numbers"]["value"] == [None] * 4
+    assert successor["note"] == "no series of single tokens"
+
+
+def test_what_is_known_of_queries_is_averaged_over_each_head() -> None:
+    frame = attention().frame.assign(entropy_share=0.25, left_out=0.01)
+    frame.loc[frame["component"] == "a1.h1", "entropy_share"] = np.nan
+    view = Elements(page(replace(attention(), frame=frame))).data["view"]
+    spread, left_out = view["averages"].values()
+    assert spread == [0.25, 0.25, 0.25, None]
+    assert left_out == [0.01] * 4
 
 
 def test_inline_is_apart_from_the_notebook() -> None:

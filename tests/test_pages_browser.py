@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from matplotlib.image import imread
-from page_samples import attention, effects, lens, saying
+from page_samples import attention, effects, heads, lens, saying
 
 from circuits.analyses.walkthrough import walkthrough
 from circuits.checkpoints import load
@@ -24,7 +24,12 @@ BROWSER = next(
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
 Open = Callable[..., Any]  # a page's text, and options of the browser's window
 
-SAMPLES = {"effects": partial(effects, 8, 8), "attention": attention, "lens": lens}
+SAMPLES = {
+    "effects": partial(effects, 8, 8),
+    "attention": attention,
+    "heads": heads,
+    "lens": lens,
+}
 ATTACK = "</script><img src=x onerror=document.title='no'>"
 PHONE = {"viewport": {"width": 390, "height": 844}}
 DARK = {"color_scheme": "dark"}
@@ -128,7 +133,7 @@ def test_heads_are_chosen_and_tokens_show_both_directions(visit: Open) -> None:
     tab.locator("#attn-one canvas").hover(position={"x": 2, "y": 80})
     assert tab.locator("#tip").inner_text().startswith("·down (3) looks at The (0): ")
     before = tab.locator("#attn-heads canvas").first.screenshot()
-    tab.get_by_label("leave out the first token").check()
+    tab.get_by_label("without the first token").check()
     assert tab.locator("#attn-heads canvas").first.screenshot() != before
 
 
@@ -153,6 +158,21 @@ def test_the_grid_of_the_lens_is_walked_by_keys(visit: Open) -> None:
     before = tab.locator("#lens-grid").screenshot()
     tab.get_by_label("color by").select_option("kl")
     assert tab.locator("#lens-grid").screenshot() != before
+
+
+def test_a_heads_card_tells_its_scores(visit: Open) -> None:
+    tab = visit(page(heads()))
+    card, grid = tab.locator("#heads-card"), tab.locator("#heads-grid")
+    assert card.locator("h2").inner_text() == "a0.h1: induction"
+    tab.get_by_role("button", name="a1.h0: none").click()
+    assert card.locator("h2").inner_text() == "a1.h0: no clear kind"
+    tab.keyboard.press("ArrowRight")
+    assert card.locator("h2").inner_text() == "a1.h1: induction"
+    assert "induction ✓" in card.inner_text()
+    tab.get_by_label("show").select_option("cost of ablating it: repeated")
+    assert "1.500" in grid.inner_text()
+    tab.get_by_label("show").select_option("score: successor")
+    assert tab.locator("#heads-about").inner_text() == "no series of single tokens"
 
 
 def test_light_and_dark_change_at_once(visit: Open) -> None:

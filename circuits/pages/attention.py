@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuits.pages.numbers import packed_array
+from circuits.pages.numbers import packed_array, rounded
 from circuits.result import Result
 
 NEEDS = ("component", "query", "key", "query_token", "key_token", "value")
+# Columns that tell one number of each query, as a share, and what it means.
+_AVERAGED = {
+    "entropy_share": "how evenly it spreads (0: one token, 100 %: all alike)",
+    "left_out": "left out here, as too small",
+}
 _FINEST = 65535  # weights are told in steps of 1 / 65535
 
 
@@ -36,6 +41,17 @@ def data(result: Result) -> dict[str, Any]:
         "starts": packed_array(np.concatenate([[0], counts.cumsum()]), "u4"),
         "keys": packed_array(keys[by], "u2"),
         "weights": packed_array(np.rint(weights[by] * _FINEST), "u2"),
+        "averages": _averages(frame, names),
+    }
+
+
+def _averages(frame: pd.DataFrame, names: list[str]) -> dict[str, list[float | None]]:
+    """What is known of each query, averaged over each head's: text and numbers, a head each."""
+    queries = frame.drop_duplicates(["component", "query"]).groupby("component", sort=False)
+    return {
+        text: rounded(queries[column].mean().reindex(names).to_numpy(float))
+        for column, text in _AVERAGED.items()
+        if column in frame
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.pages import attention, lens, steps
+from circuits.pages import attention, heads, lens, steps
 from circuits.result import Result
 
 
@@ -30,6 +30,7 @@ class Viewer:
 
 VIEWERS: Mapping[str, Viewer] = {
     "attention": Viewer("attention", attention.data, attention.NEEDS),
+    "heads": Viewer("heads", heads.data, heads.NEEDS),
     "logit_lens": Viewer("lens", lens.data, lens.NEEDS),
     "walkthrough": Viewer("walkthrough", steps.data, steps.NEEDS, hidden=("values", "labels")),
 }

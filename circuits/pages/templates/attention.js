@@ -1,6 +1,6 @@
 // Attention: a square for every head, and one head's text, where a token shows both directions.
 (function () {
-  const { tokens, heads } = DATA.view;
+  const { tokens, heads, averages } = DATA.view;
   const n = tokens.length;
   const starts = unpack(DATA.view.starts, Uint32Array);
   const keys = unpack(DATA.view.keys, Uint16Array);
@@ -9,11 +9,18 @@
   const stretch = document.getElementById("attn-stretch");
   let head = 0, pinned = null;
 
-  // One head as a full square; -1 where a query cannot look, or where nothing is known.
+  // One head as a full square. Without the first token, what is left of a query is shared out,
+  // unless next to nothing is.
   function square(h) {
     const all = new Float32Array(n * n);
     for (let q = 0; q < n; q++)
       for (let k = starts[h * n + q]; k < starts[h * n + q + 1]; k++) all[q * n + keys[k]] = weights[k] / 65535;
+    if (sink.checked)
+      for (let q = 0; q < n; q++) {
+        const left = 1 - all[q * n];
+        all[q * n] = 0;
+        for (let k = 1; k <= q; k++) all[q * n + k] = left > 1e-3 ? all[q * n + k] / left : 0;
+      }
     return all;
   }
   function largest(all) {
@@ -126,7 +133,8 @@
     }
     const mean = (x) => percent(x / (n - 1));
     return el("dl", {}, el("dt", {}, "on average to the first token"), el("dd", {}, mean(first)),
-      el("dt", {}, "to the token before"), el("dd", {}, mean(previous)), el("dt", {}, "to itself"), el("dd", {}, mean(self)));
+      el("dt", {}, "to the token before"), el("dd", {}, mean(previous)), el("dt", {}, "to itself"), el("dd", {}, mean(self)),
+      ...Object.entries(averages).flatMap(([text, shares]) => [el("dt", {}, text), el("dd", {}, percent(shares[head]))]));
   }
   function paintAll() {
     canvases.forEach(draw);
