@@ -323,9 +323,7 @@ def test_a_gpt_2_gives_the_numbers_of_the_native_model() -> None:
     if lens_2:  # where it comes after w and b
         known = [name for name in known if "normalized" not in name]
     for flagged in (False, True):
-        sites = [
-            n for n in native.hook_dict if n.endswith(FLAGGED) == flagged and "attn_in" not in n
-        ]
+        sites = [n for n in known if n.endswith(FLAGGED) == flagged and "attn_in" not in n]
         mine, other = (m.run_with_cache(tokens, names_filter=sites) for m in (adapted, native))
         close(mine[0], other[0])
         for name, value in other[1].items():
