@@ -1,4 +1,4 @@
-"""How report cards of heads and patterns of attention look in a terminal."""
+"""How report cards of heads look in a terminal."""
 
 from __future__ import annotations
 

@@ -143,16 +143,28 @@ def _scatter(result: Result, *, diagonal: bool) -> Figure:
 
 
 def _patterns(result: Result) -> Figure:
-    """A square of attention for each head: axes are head's name, query and key."""
+    """A square of attention for each head: axes are head's name, query and key.
+
+    Pairs without a row count as 0, and queries without any are left empty.
+    """
     name, query, key = result.axes
     frame = result.frame
-    one = frame[frame[name] == frame[name].iloc[0]].drop_duplicates(key).sort_values(key)
+    tokens: dict[Any, str] = {}
+    for axis in (query, key):
+        text = f"{axis}_token" if f"{axis}_token" in frame else axis
+        rows = frame.drop_duplicates(axis)
+        tokens |= dict(zip(rows[axis], rows[text].astype(str), strict=True))
+    order = sorted(tokens)
     grids = {
-        str(head): part.pivot(index=query, columns=key, values="value").to_numpy(float)
+        str(head): part.pivot(index=query, columns=key, values="value")
+        .reindex(columns=order)
+        .fillna(0)
+        .reindex(index=order)
+        .to_numpy(float)
         for head, part in frame.groupby(name, sort=False)
     }
-    tokens = [str(token) for token in one["key_token" if "key_token" in one else key]]
-    return pattern_grid(grids, tokens, title=result.title, unit=result.unit)
+    words = [tokens[place] for place in order]
+    return pattern_grid(grids, words, title=result.title, unit=result.unit)
 
 
 VIEWS: Mapping[str, Callable[[Result], Figure]] = {
