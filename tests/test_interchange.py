@@ -100,6 +100,9 @@ def test_induction_is_previous_then_copied(compiled: HookedGPT2) -> None:
         ["previous", "a0.h0"],
         ["copied", "a1.h0"],
     ]
+    queries = accuracies(interchange(compiled, variable="current", what="q", n=8))
+    assert queries.pop("a1.h0<q>") == 1
+    assert set(queries.values()) == {0.0}
     stream = interchange(compiled, variable="current", n=8).frame
     at_end = stream[stream["position"] == "END"]["value"].tolist()
     assert at_end[:2] == [1, 1]  # until the induction head has read it

@@ -17,7 +17,10 @@ from circuits.result import AVERAGED, Result
 
 WEIGHTS = "weights"
 # Columns that say what a row is about, not what was found there.
-LABELS = ("task", "variable", "subspace", "component", "edge", "stage", "layer", "head", "position")
+LABELS = (
+    *("task", "variable", "subspace", "component", "edge", "stage", "layer", "head", "position"),
+    *("metric", "unit"),
+)
 MEANINGS = {
     "value_a": "of the model",
     "value_b": "of the other model",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from circuits.adapter import adapt
 from circuits.analyses._diff import MEANINGS, WEIGHTS, compared, parts_changed
 from circuits.analyses._options import parsed, required
 from circuits.checkpoints import checksum, load
@@ -67,6 +68,8 @@ def _diff(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     other = given["other"]
     if isinstance(other, str):
         other = load(other, device=model.cfg.device, dtype=model.cfg.dtype)
+    elif not isinstance(other, HookedGPT2):
+        other = adapt(other)
     what = given["analysis"].replace("_", "-")
     if what == WEIGHTS:
         return _of_weights(model, other, given)

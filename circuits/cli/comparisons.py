@@ -127,7 +127,9 @@ def _labels(result: Result) -> list[str]:
     columns = [str(name) for name in result.frame]
     keys = columns[: columns.index("value_a")]
     if "component" in keys or "edge" in keys:
-        keys = [name for name in keys if name not in ("layer", "head", "position", "part")]
+        keys = [
+            name for name in keys if name not in ("layer", "head", "position", "part", "metric")
+        ]
     return [name for name in keys if result.frame[name].nunique() > 1] or keys[:1]
 
 
