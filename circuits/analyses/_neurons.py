@@ -31,7 +31,7 @@ def value_logits(model: HookedGPT2, neuron: Component) -> Tensor:
     if model.cfg.post_norms:
         raise CircuitsError(
             f"{model.cfg.model_name} normalizes what an MLP writes before it is added, so one "
-            "neuron has no direct effect of its own; ask for --show triggers or classes"
+            "neuron has no direct effect of its own; give a text file and ask for contexts"
         )
     layer, index = _place(neuron)
     with torch.no_grad():

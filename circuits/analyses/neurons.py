@@ -43,7 +43,8 @@ MEANINGS = {
     "after": "the text that follows it",
     "context": "all three in short, the token in brackets",
     "next_token": "the token that follows in the text",
-    "effect_next": "logits by which the neuron raises it here, against the vocabulary's mean",
+    "effect_next": "logits by which the neuron raises it here, against the vocabulary's mean; "
+    "empty where an MLP's output is normalized before it is added",
     "value_token": "the token that the neuron raises most, anywhere",
     "effect_value": "logits by which it raises that one here, against the vocabulary's mean",
     "class": "of tokens: word (begins with a space and a letter), inside (letters without a space "
@@ -286,6 +287,9 @@ def _words(model: HookedGPT2, place: Context) -> dict[str, Any]:
 
 def _effects(model: HookedGPT2, one: Component, places: Sequence[Context]) -> list[dict[str, Any]]:
     """What the neuron does to two logits at each place, with the final LayerNorm's scale there."""
+    if model.cfg.post_norms:  # what a neuron writes is normalized together with all others'
+        unknown = {"effect_next": float("nan"), "value_token": "", "effect_value": float("nan")}
+        return [unknown for _ in places]
     logits = value_logits(model, one)
     best = int(logits.argmax())
     name = model.require_tokenizer().token_strings([best])[0]

@@ -115,17 +115,17 @@ def _contexts(frame: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     for group, rows in frame.groupby("group", sort=False):
         table = new_table()
         table.add_column("value", justify="right", no_wrap=True, min_width=7)
-        table.add_column("above", justify="right", no_wrap=True, min_width=5)
+        table.add_column("above", justify="right", no_wrap=True, min_width=6)
         table.add_column(f"{group} contexts", no_wrap=True, width=room)
         table.add_column("next", justify="right", no_wrap=True, min_width=7)
         table.add_column(Text(name), justify="right", no_wrap=True, min_width=7, max_width=12)
         for _, row in rows.iterrows():
+            effects = [row["effect_next"], row["effect_value"]]
             table.add_row(
                 f"{row['value']:.3f}",
                 percent(row["share_below"]),
                 _in_text(row, room),
-                NONE if pd.isna(row["effect_next"]) else f"{row['effect_next']:+.3f}",
-                f"{row['effect_value']:+.3f}",
+                *(NONE if pd.isna(effect) else f"{effect:+.3f}" for effect in effects),
             )
         yield table
     yield Text(
