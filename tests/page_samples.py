@@ -62,7 +62,7 @@ def attention(tokens: tuple[str, ...] = TOKENS, n_layers: int = 2, n_heads: int 
                         rows.append((name, layer, head, query, key, *texts, weight))
     columns = ["component", "layer", "head", "query", "key", "query_token", "key_token", "value"]
     return Result(
-        pd.DataFrame(rows, columns=columns),
+        pd.DataFrame(rows, columns=columns).assign(entropy_share=0.5),
         unit="share",
         title="Attention of mini",
         provenance=replace(ABOUT, analysis="attention", command="circuits attention 'The cat'"),

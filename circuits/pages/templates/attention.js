@@ -31,19 +31,25 @@
   }
   const tint = (all, most) => (q, k) => (k > q || (sink.checked && k === 0) ? NOTHING : sequential(all[q * n + k] / most));
 
+  // A small square: of a long prompt each of its pixels shows the largest weight that falls on it.
+  const side = Math.min(n, 112);
   function draw(canvas, h) {
-    const all = square(h), color = tint(all, largest(all));
-    const context = canvas.getContext("2d");
-    const image = context.createImageData(n, n);
-    for (let q = 0, at = 0; q < n; q++)
-      for (let k = 0; k < n; k++) {
-        const [r, g, b, a = 1] = color(q, k);
-        image.data[at++] = r; image.data[at++] = g; image.data[at++] = b; image.data[at++] = 255 * a;
+    const all = square(h), most = largest(all), small = new Float32Array(side * side).fill(-1);
+    for (let q = 0; q < n; q++)
+      for (let k = sink.checked ? 1 : 0; k <= q; k++) {
+        const at = Math.floor((q * side) / n) * side + Math.floor((k * side) / n);
+        small[at] = Math.max(small[at], all[q * n + k]);
       }
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(side, side);
+    small.forEach((weight, i) => {
+      const [r, g, b, a = 1] = sequential(weight < 0 ? null : weight / most);
+      image.data.set([r, g, b, 255 * a], 4 * i);
+    });
     context.putImageData(image, 0, 0);
   }
 
-  const canvases = heads.map(() => el("canvas", { width: n, height: n, "aria-hidden": "true" }));
+  const canvases = heads.map(() => el("canvas", { width: side, height: side, "aria-hidden": "true" }));
   const buttons = heads.map((name, h) =>
     el("button", { type: "button", "aria-label": `head ${name}`, onclick: () => select(h) }, canvases[h], name));
   const lines = [];
