@@ -9,6 +9,8 @@ import ground_truth
 import pandas as pd
 import pytest
 import torch
+from lens_models import lens_model
+from lens_twin import IGNORE_DEPRECATION
 from torch import Tensor
 from typer.testing import CliRunner
 from word_model import word_model
@@ -339,3 +341,21 @@ def test_the_report_card_in_a_terminal() -> None:
     one = run("--component", "a1.h0", "--kind", "induction", "--kind", "copying")
     assert "a1.h0: induction" in one
     assert one.count("clear") == 2
+
+
+@pytest.mark.filterwarnings(IGNORE_DEPRECATION)
+@pytest.mark.parametrize(
+    ("shape", "lacking"),
+    [
+        ("gpt2", {"successor"}),
+        ("llama", {"successor", "s-inhibition"}),  # rotary positions
+        ("gemma2", {"copying", "ov-copying", "name-copying", "name-mover", "negative"}),
+    ],
+)
+def test_models_of_transformer_lens(shape: str, lacking: set[str]) -> None:
+    pytest.importorskip("transformer_lens.HookedTransformer")
+    card = heads(lens_model(shape), n=1, component=["a1.h3", "a0.h0"]).frame
+    without = set(card.loc[card["value"].isna(), "kind"])
+    assert without == lacking | ({"s-inhibition", "successor"} if shape == "gemma2" else set())
+    assert card.loc[card["value"].isna(), "note"].notna().all()
+    assert (card.loc[card["behavior"].notna(), "cost_n"] == 1).all()

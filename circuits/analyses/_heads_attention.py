@@ -14,6 +14,7 @@ from einops import einsum, rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.decompose import through_ln
 from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
@@ -177,9 +178,9 @@ def eigenvalue_copying(model: HookedGPT2, seed: int) -> Scores:
 
 def _positivity(model: HookedGPT2, layer: int, through: Tensor) -> Tensor:
     """Sum of eigenvalues over sum of moduli, of each head of a layer [h]."""
-    attn, norm = model.blocks[layer].attn, model.blocks[layer].ln1
-    centered = through - through.mean(1, keepdim=True)
-    inner = (centered * norm.w.double()) @ attn.W_V.double()  # [h d e]
+    attn = model.blocks[layer].attn
+    reading = through_ln(model, rearrange(attn.W_V, "h d e -> d (h e)"), layer).double()
+    inner = rearrange(through @ reading, "d (h e) -> h d e", h=model.cfg.n_heads)
     matrix = attn.W_O.double() @ inner  # [h e e]
     values = torch.linalg.eigvals(matrix)
     moduli = values.abs().sum(-1)
@@ -193,9 +194,8 @@ def to_logits(model: HookedGPT2) -> Tensor:
 
     What all logits have in common changes no prediction.
     """
-    weighted = model.ln_final.w[:, None] * model.W_U
-    weighted = weighted - weighted.mean(0)
-    return weighted - weighted.mean(1, keepdim=True)
+    unembed = through_ln(model, model.W_U)
+    return unembed - unembed.mean(1, keepdim=True)
 
 
 def numbers(stack: list[Tensor] | Tensor) -> NDArray[np.float64]:

@@ -52,6 +52,7 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 NAMES = ("name-mover", "s-inhibition", "negative", "name-copying")  # those scored on ioi
+WRITING = (*NAMES, "copying", "ov-copying", "successor")  # those scored by what a head writes
 NONE = "none"
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.analyses._heads_attention import Scores, numbers, start_tokens, to_logits
 from circuits.cache import Cache
+from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble
@@ -160,8 +161,7 @@ def _inhibition(model: HookedGPT2, run: _Run, weights: Tensor) -> Tensor:
         apart = (keys[rows, roles["IO"]] - keys[rows, roles["S1"]]) / model.cfg.d_head**0.5
         # What a query's residual stream has to hold for the movers of this layer to turn to IO.
         wanted = einsum(weights[layer], block.attn.W_Q, apart, "h, h d e, b h e -> b d")
-        wanted = wanted * block.ln1.w
-        wanted = wanted - wanted.mean(-1, keepdim=True)
+        wanted = through_ln(model, wanted.T, layer).T
         wanted = wanted / run.end_scale(f"blocks.{layer}.ln1.hook_scale")
         total[:layer] += einsum(wrote[:layer], wanted, "l b h d, b d -> l b h")
     return total / weights.sum().clamp(min=1e-30)

@@ -48,7 +48,7 @@ from circuits.analyses._heads_attention import (
     prefix_matching,
     random_tokens,
 )
-from circuits.analyses._heads_kinds import NAMES, Kind, chosen_kinds, name_of
+from circuits.analyses._heads_kinds import NAMES, WRITING, Kind, chosen_kinds, name_of
 from circuits.analyses._heads_names import (
     LEAST_PAIRS,
     check_ioi,
@@ -73,6 +73,8 @@ BEHAVIORS = ("repeated", "ioi", "successor")
 MOST_BARS = 40  # scores up to which each is a bar
 NO_REPETITION = "vocabulary or context are too small for random tokens that repeat"
 NO_NAMES = "the vocabulary lacks the names, places or objects of the task ioi"
+NO_WRITING = "a norm stands between heads and stream, so that no head's output is added as it is"
+NO_SHIFT = "positions turn queries and keys, so that no plain product of the two is a score"
 NO_SERIES = "the vocabulary has too few neighbors of a series (days, letters ...) as single tokens"
 MEANINGS = {
     "component": "the head",
@@ -220,6 +222,9 @@ def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str,
     n, seed = tasks.given["n"], tasks.given["seed"]
     tokens = random_tokens(model, n, seed)
     found: dict[str, Scores | str] = {}
+    if model.cfg.post_norms:
+        found = dict.fromkeys(WRITING, NO_WRITING)
+        names = [name for name in names if name not in WRITING]
     if {*names} & {*POSITIONAL, *REPEATING}:
         found |= dict.fromkeys(REPEATING, NO_REPETITION)
         found |= attention_scores(model, tokens)
@@ -238,6 +243,8 @@ def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str,
                 found |= name_scores(model, prompts)
             if NAMES[-1] in names:
                 found[NAMES[-1]] = name_copying(model, prompts)
+    if model.cfg.positional_embedding_type == "rotary" and "s-inhibition" in names:
+        found["s-inhibition"] = NO_SHIFT
     return found
 
 
