@@ -15,7 +15,8 @@ from circuits.result import Result
 NEEDS = ("step", "stage", "layer", "shape", "values", "labels")
 # The stages of the page in order, each with the tensors that it shows.
 START = {"tokens": ("tokens",), "embed": ("embed",), "pos_embed": ("pos_embed",)}
-SUM = {"sum": ("resid_pre",)}
+SUM = {"sum": ("embed", "pos_embed", "resid_pre.0")}
+# Where a sum is shown, its terms come first; the stream before the block is put in by `_stages`.
 BLOCK = {
     "ln1": ("ln1_normalized", "ln1"),
     "qkv": ("q", "k", "v"),
@@ -23,12 +24,12 @@ BLOCK = {
     "pattern": ("pattern",),
     "z": ("z",),
     "attn_out": ("attn_out",),
-    "resid_mid": ("resid_mid",),
+    "resid_mid": ("before", "attn_out", "resid_mid"),
     "ln2": ("ln2_normalized", "ln2"),
     "pre": ("pre",),
     "post": ("post",),
     "mlp_out": ("mlp_out",),
-    "resid_post": ("resid_post",),
+    "resid_post": ("resid_mid", "mlp_out", "resid_post"),
 }
 END = {
     "ln_final": ("ln_final",),
@@ -73,19 +74,23 @@ def _sizes(shape: str) -> list[int]:
 def _stages(known: set[str]) -> list[dict[str, Any]]:
     """The page's stages: kind, block, and which tensors each shows of those that there are."""
     n_layers = 1 + max((int(s.split(".")[1]) for s in known if "." in s), default=-1)
-    stages = [*_of(START, None, known), *_of(SUM, 0, known)]
-    stages = [stage | {"block": None} for stage in stages]
+    stages = [*_of(START, None, known, {}), *_of(SUM, None, known, {})]
     for layer in range(n_layers):
-        stages += _of(BLOCK, layer, known)
-    return [*stages, *_of(END, None, known)]
+        before = f"resid_post.{layer - 1}" if layer else "resid_pre.0"
+        stages += _of(BLOCK, layer, known, {"before": before})
+    return [*stages, *_of(END, None, known, {})]
 
 
 def _of(
-    kinds: Mapping[str, tuple[str, ...]], layer: int | None, known: set[str]
+    kinds: Mapping[str, tuple[str, ...]],
+    layer: int | None,
+    known: set[str],
+    others: Mapping[str, str],
 ) -> Iterator[dict[str, Any]]:
+    """The stages of one part; `others` are tensors of another part under the names used here."""
     for kind, names in kinds.items():
-        found = [name if layer is None else f"{name}.{layer}" for name in names]
-        found = [name for name in found if name in known]
+        full = [others.get(n, n if layer is None else f"{n}.{layer}") for n in names]
+        found = [name for name in full if name in known]
         if found:
             yield {"kind": kind, "block": layer, "tensors": found}
 

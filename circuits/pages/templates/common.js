@@ -126,12 +126,15 @@ function heat({ shape: [rows, columns], color, tell, label, cell = [12, 12], onm
   }
   if (tell || onmove) {
     canvas.tabIndex = 0;
-    canvas.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const i = Math.floor((event.offsetY / canvas.clientHeight) * rows);
       const j = Math.floor((event.offsetX / canvas.clientWidth) * columns);
       move(i, j, [event.clientX, event.clientY]);
-    });
-    canvas.addEventListener("pointerleave", leave);
+    };
+    canvas.addEventListener("pointermove", point);
+    canvas.addEventListener("pointerdown", point);
+    // A lifted finger leaves, too, but what it pointed at is to be read then.
+    canvas.addEventListener("pointerleave", (event) => event.pointerType !== "touch" && leave());
     canvas.addEventListener("blur", leave);
     canvas.addEventListener("keydown", (event) => {
       const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];

@@ -76,7 +76,7 @@
     return null;
   }
 
-  function tensor(name, head) {
+  function tensor(name, head, role) {
     const kind = name.split(".")[0];
     const all = rows(name, pass, head), n = all.length;
     const square = ATTENTION.includes(kind);
@@ -93,7 +93,7 @@
       const source = how(name, head, i, j);
       return `${place}: ${size(all[i][j])}${source ? "\n" + source : ""}`;
     };
-    const title = (TITLES[kind] ?? kind) + (head === null ? "" : `, head ${head}`);
+    const title = (TITLES[kind] ?? kind) + (head === null ? "" : `, head ${head}`) + role;
     const map = heat({ shape: [n, width], color, tell, cell, label: `${title}: ${n} rows, ${width} columns` });
     const names = Array.from({ length: n }, (_, i) => visible(tokens[i], 10));
     const box = labeled(map.box, cell, cell[1] >= 8 ? names : null, square && cell[0] >= 10 ? names : null);
@@ -105,11 +105,13 @@
     return el("figure", {}, el("figcaption", {}, title, " ", el("span", { class: "dim" }, `${sizes}${cut} `), bar.box), el("div", { class: "scroll" }, box));
   }
 
+  const isStream = (name) => name.startsWith("resid");
   function tensorsOf({ tensors: names }) {
-    return names.flatMap((name) => {
+    return names.flatMap((name, k) => {
+      const role = !isStream(name) || names.length < 2 ? "" : k ? ", after" : ", before";
       const { shape } = shapeOf(name);
       const heads = ATTENTION.includes(name.split(".")[0]) ? shape[0] : shape.length === 3 ? shape[1] : 0;
-      return heads ? Array.from({ length: heads }, (_, h) => tensor(name, h)) : [tensor(name, null)];
+      return heads ? Array.from({ length: heads }, (_, h) => tensor(name, h, "")) : [tensor(name, null, role)];
     });
   }
 
