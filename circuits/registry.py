@@ -61,6 +61,7 @@ _OBJECTS = {
     "Progress",
     "Prompts",
     "Tensor",
+    "TunedLens",
 }
 _OBJECT = object()
 _ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Google's style

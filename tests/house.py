@@ -34,6 +34,7 @@ ORDER = (
     "checkpoints",
     "adapter",
     "weights",
+    "tuned_lens",
     "interventions",
     "metrics",
     "prompts",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 from word_model import word_model
 
 from circuits.analyses.logit_lens import logit_lens
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
+from circuits.cli import app
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
+from circuits.tuned_lens import TunedLens
 
 PROMPT = "When Mary and John gave the"
 
@@ -114,6 +118,57 @@ def test_an_empty_prompt_is_the_start_token(words: HookedGPT2) -> None:
     assert frame["after"].unique().tolist() == ["<|endoftext|>"]
 
 
+def test_tokens_are_followed_through_the_stages(words: HookedGPT2) -> None:
+    found = logit_lens(words, PROMPT, positions=3, token=[" Mary", " John", " Mary"])
+    assert found.frame["target"].unique().tolist() == [" Mary", " John"]
+    assert found.view == "curves"
+    plain = {row["stage"]: row for row in rows_at(words, 3, top=words.cfg.d_vocab)}
+    with torch.no_grad():
+        _, cache = words.run_with_cache(PROMPT)
+        for row in found.frame.to_dict("records"):
+            logits = words.unembed(words.ln_final(cache[row["site"]]))[0, 3]
+            token = words.to_single_token(row["target"])
+            assert row["target_logit"] == pytest.approx(float(logits[token]), abs=1e-12)
+            assert row["value"] == pytest.approx(float(logits.softmax(-1)[token]), abs=1e-12)
+            assert row["target_rank"] == 1 + int((logits > logits[token]).sum())
+            assert row["kl"] == pytest.approx(plain[row["stage"]]["kl"], abs=1e-12)
+    lines = found.plot().axes[0].get_lines()
+    assert len(lines) == 2
+    assert lines[0].get_ydata() == pytest.approx(found.frame["value"][::2].to_numpy())
+
+
+def test_tokens_at_several_positions(words: HookedGPT2) -> None:
+    found = logit_lens(words, PROMPT, positions="all", token=" Mary")
+    assert found.axes == ("position", "target", "stage")
+    alone = logit_lens(words, PROMPT, positions=2, token=" Mary").frame
+    same = found.frame[found.frame["position"] == 2]
+    assert same["value"].tolist() == pytest.approx(alone["value"].tolist(), abs=1e-12)
+
+
+def test_a_lens_of_another_model_is_refused(words: HookedGPT2, tmp_path: Path) -> None:
+    lens = TunedLens.untrained(word_model(n_ctx=16))
+    for given in (lens, lens.save(tmp_path / "other.safetensors")):
+        with pytest.raises(CircuitsError, match="trained for 'tiny'.*train one for it"):
+            logit_lens(words, PROMPT, lens=given)
+    with pytest.raises(CircuitsError, match="cannot read a lens"):
+        logit_lens(words, PROMPT, lens=tmp_path / "none.safetensors")
+
+
+def test_an_untrained_lens_is_the_logit_lens(words: HookedGPT2) -> None:
+    plain = logit_lens(words, PROMPT, positions="all")
+    tuned = logit_lens(words, PROMPT, positions="all", lens=TunedLens.untrained(words))
+    assert tuned.frame.equals(plain.frame)
+    assert (plain.title, tuned.title) == ("Logit lens on tiny", "Tuned lens on tiny")
+
+
+def test_followed_tokens_in_the_terminal() -> None:
+    args = ["logit-lens", "aAbBcdeBfg.", "--model", "compiled", "--token", "A", "--token", "B"]
+    out = CliRunner().invoke(app, args, prog_name="circuits").stdout
+    line = next(line.split() for line in out.splitlines() if line.split()[:1] == ["a2"])
+    assert line[:4] == ["a2", "99.9%", "1", "10.00"]
+    assert "takes over after a2" in out
+
+
 def test_the_model_is_left_as_it_was(words: HookedGPT2) -> None:
     before = checksum(words)
     first = logit_lens(words, PROMPT).to_json()
@@ -137,6 +192,7 @@ def test_half_precision_is_read_in_full(words: HookedGPT2) -> None:
         ({"positions": "first"}, "no position 'first'"),
         ({"top": 0}, "top=0: list 1 to"),
         ({"top": 10**6}, "top=1000000: list 1 to"),
+        ({"token": " Mary and"}, "one token is needed"),
     ],
 )
 def test_what_cannot_be_asked(words: HookedGPT2, options: dict[str, Any], message: str) -> None:

@@ -20,7 +20,7 @@ from circuits.hooks import position_axis
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
 
-POS = "hook_pos_embed"  # models with rotary positions have none
+POS = "hook_pos_embed"
 OTHER = "other"
 MOST_FLOATS = 2**26  # of the values that are kept at a time
 
@@ -55,7 +55,8 @@ class Split:
         inside += ["attn.hook_pattern", "attn.hook_v"] if self.heads else []
         inside += ["mlp.hook_post"] if self.what == "neurons" else []
         layers = range(model.cfg.n_layers)
-        found = ["hook_embed", *([POS] if POS in model.hook_dict else [])]
+        learned = model.cfg.positional_embedding_type == "standard"  # added to the stream
+        found = ["hook_embed", *([POS] if learned else [])]
         found += [f"blocks.{layer}.{site}" for layer in layers for site in inside]
         return [*found, f"blocks.{layers[-1]}.hook_resid_post"]
 

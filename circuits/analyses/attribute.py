@@ -71,7 +71,8 @@ def attribute(
     LayerNorm's scale held each adds LN(c) (W_U[:, answer] - W_U[:, distractor]), in logits. All
     rows together are the logit difference. Without a distractor the answer is compared with the
     mean over all tokens, for a logit alone may be shifted without any effect. Prompts that ask for
-    more than one token (repeated ones) are read at each of them, and the mean is taken.
+    more than one token (repeated ones) are read at each of them, and the mean is taken. Logits are
+    those before a soft cap, where a model has one.
 
     Holding the scale is an approximation: the column recomputed says how much is really lost when
     the part is taken out of the stream, and error by how much the two differ.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,6 +16,7 @@ from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.registry import analysis, asked
 from circuits.result import Result, provenance
+from circuits.tuned_lens import Stage, TunedLens, lens_logits, stages
 
 MEANINGS = {
     "position": "index of the token after which the prediction is made",
@@ -29,6 +32,10 @@ MEANINGS = {
     "takes_over": "whether the answer is most likely from this stage on, and was not before",
     "token": "most likely token at this stage",
     "probability": "of that token",
+    "target": "the token that was asked for",
+    "value": "the target's probability at this stage",
+    "target_rank": "its place at this stage; 1 is the most likely token",
+    "target_logit": "its logit at this stage",
 }
 
 
@@ -39,49 +46,87 @@ def logit_lens(
     *,
     positions: Literal["last", "all"] | int = "last",
     top: int = 5,
+    token: str | Sequence[str] | None = None,
+    lens: str | Path | TunedLens | None = None,
 ) -> Result:
     """What would each layer say, if it were the last?
 
     The residual stream after the embeddings and after every attention layer and MLP goes through
     the final LayerNorm and the unembedding: LN(resid) W_U + b_U. Shown are the top tokens, what
     becomes of the final answer, and from which stage on it is on top. The last stage is the model.
+    With tokens of your own, their probability, rank and logit are followed through the stages. A
+    tuned lens translates each stage before it is read (Belrose et al. 2023; see tune-lens).
 
     $ circuits logit-lens "When Mary and John went to the garden, John gave a letter to"
     $ circuits logit-lens "Once upon a time" --positions all --figure lens.png
     $ circuits logit-lens "Once upon a time there was" --positions 3 --top 10 --csv
+    $ circuits logit-lens "When Mary and John went out, John gave it to" --token " Mary"
+    $ circuits logit-lens "Once upon a time" --lens lens.safetensors
 
     Args:
         prompt: The text to read (on a command line after -- if it begins with a dash).
         positions: After which tokens to predict: the last, all, or one by its index (the start
             token is 0, -1 the last).
         top: How many of the most likely tokens to list.
+        token: A token to follow through the stages; repeat it for several.
+        lens: A tuned lens of this model, from tune-lens. Without it, the logit lens.
 
     Raises:
-        CircuitsError: for a position that the prompt does not have, or a prompt that is too long.
+        CircuitsError: for a position that the prompt does not have, a prompt that is too long, and
+            another model's lens.
 
     >>> from circuits.checkpoints import load
     >>> lens = logit_lens(load("compiled"), "aAbBcdeBfg.")
     >>> lens.frame.loc[lens.frame["takes_over"], ["stage", "answer"]].values.tolist()
     [['a2', 'A']]
     """
-    given = dict(locals())
+    return _logit_lens(model, dict(locals()))
+
+
+def _logit_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
+    top, lens = given["top"], given["lens"]
     if not 1 <= top <= model.cfg.d_vocab:
         raise CircuitsError(f"top={top}: list 1 to {model.cfg.d_vocab} tokens")
-    tokens = as_batch(model, prompt).tokens
-    chosen = _chosen(positions, tokens.shape[1])
+    if isinstance(lens, str | Path):
+        lens = TunedLens.load(lens, model)
+    elif lens is not None:
+        lens.check(model)
+    tokens = as_batch(model, given["prompt"]).tokens
+    chosen = _chosen(given["positions"], tokens.shape[1])
     words = model.require_tokenizer().token_strings(tokens[0].tolist())
+    targets = _targets(model, given["token"])
+    look = _Look(model, chosen, [words[i] for i in chosen], top, targets)
     with torch.inference_mode():
-        frame = pd.DataFrame(_rows(model, tokens, chosen, words, top))
+        frame = pd.DataFrame(_rows(look, tokens, lens))
     frame = frame.astype({"layer": "Int64"}).sort_values(["position"], kind="stable")
+    kind = "Logit lens" if lens is None else "Tuned lens"
+    followed = ("target", "stage") if len(chosen) == 1 else ("position", "target", "stage")
     return Result(
         frame,
         unit="probability",
-        title=f"Logit lens on {model.cfg.model_name}",
+        title=f"{kind} on {model.cfg.model_name}",
         provenance=provenance(model, "logit_lens", **asked("logit_lens", given)),
-        axes=("stage", "position"),
-        view="lens",
+        axes=followed if targets else ("stage", "position"),
+        view="curves" if targets else "lens",
         meanings=MEANINGS | _numbered(top),
     )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is looked at: which positions, how many tokens, and which in particular?"""
+
+    model: HookedGPT2
+    chosen: Sequence[int]
+    words: Sequence[str]
+    top: int
+    targets: Sequence[int]
+
+
+def _targets(model: HookedGPT2, token: str | Sequence[str] | None) -> list[int]:
+    """The tokens to follow, each once."""
+    texts = [token] if isinstance(token, str) else token or ()
+    return list(dict.fromkeys(model.to_single_token(text) for text in texts))
 
 
 def _chosen(positions: str | int, n: int) -> list[int]:
@@ -96,63 +141,78 @@ def _chosen(positions: str | int, n: int) -> list[int]:
     return [index % n]
 
 
-def _stages(model: HookedGPT2) -> Iterator[tuple[str, str, int | None]]:
-    """Each stage's name, site and layer, in the order of computation."""
-    yield "embed", "blocks.0.hook_resid_pre", None
-    for layer in range(model.cfg.n_layers):
-        yield f"a{layer}", f"blocks.{layer}.hook_resid_mid", layer
-        yield f"m{layer}", f"blocks.{layer}.hook_resid_post", layer
-
-
-def _rows(
-    model: HookedGPT2, tokens: Tensor, chosen: Sequence[int], words: Sequence[str], top: int
-) -> list[dict[str, Any]]:
-    """One row for each stage and position."""
-    stages = list(_stages(model))
+def _rows(look: _Look, tokens: Tensor, lens: TunedLens | None) -> list[dict[str, Any]]:
+    """One row for each stage and position, or of targets for each of them."""
+    model, listed = look.model, stages(look.model)
     _, cache = model.run_with_cache(
         tokens,
-        names_filter=[site for _, site, _ in stages],
-        pos_slice=list(chosen),
+        names_filter=[stage.site for stage in listed],
+        pos_slice=list(look.chosen),
         stop_at_layer=model.cfg.n_layers,
     )
-    final = _log_probs(model, cache[stages[-1][1]])
-    answers = final.argmax(-1)
-    names = model.require_tokenizer().token_strings
+    final = lens_logits(model, cache[listed[-1].site])[0].log_softmax(-1)
     rows: list[dict[str, Any]] = []
-    for stage, site, layer in stages:
-        log_probs = _log_probs(model, cache[site])
-        numbers = _numbers(log_probs, final, answers)
-        best = log_probs.topk(top)
-        for i, position in enumerate(chosen):
-            row = {"position": position, "after": words[position], "stage": stage, "site": site}
-            row |= {"layer": layer, "answer": names([int(answers[i])])[0]}
-            row |= {name: values[i].item() for name, values in numbers.items()}
-            for place, token in enumerate(best.indices[i].tolist()):
-                row |= {_column("token", place): names([token])[0]}
-                row |= {_column("probability", place): float(best.values[i, place].exp())}
-            rows.append(row)
-    return _mark_takeover(rows, len(chosen))
+    for stage in listed:
+        stream = cache[stage.site]
+        logits = lens_logits(model, stream if lens is None else lens(stage.site, stream))[0]
+        rows += _stage_rows(look, stage, logits, final)
+    rows = _mark_takeover(rows, len(look.chosen))
+    if not look.targets:
+        return rows
+    return [{**row, **target} for row in rows for target in row.pop("targets")]
 
 
-def _log_probs(model: HookedGPT2, stream: Tensor) -> Tensor:
-    """The stream of the only prompt, read as the last layer's: [1 p d] -> [p v]."""
-    logits: Tensor = model.unembed(model.ln_final(stream))[0]
-    is_half = logits.dtype in (torch.float16, torch.bfloat16)
-    return (logits.float() if is_half else logits).log_softmax(-1)
+def _stage_rows(look: _Look, stage: Stage, logits: Tensor, final: Tensor) -> list[dict[str, Any]]:
+    """What this stage says at each position: logits [p v], and the last one's predictions [p v]."""
+    names = look.model.require_tokenizer().token_strings
+    log_probs, answers = logits.log_softmax(-1), final.argmax(-1)
+    numbers, best = _numbers(log_probs, final, answers), log_probs.topk(look.top)
+    followed = [_followed(names([token])[0], token, logits) for token in look.targets]
+    rows = []
+    for i, (position, after) in enumerate(zip(look.chosen, look.words, strict=True)):
+        row = {"position": position, "after": after, "stage": stage.name, "site": stage.site}
+        row |= {"layer": stage.layer, "answer": names([int(answers[i])])[0]}
+        row |= {name: values[i].item() for name, values in numbers.items()}
+        for place, token in enumerate(best.indices[i].tolist()):
+            row |= {_column("token", place): names([token])[0]}
+            row |= {_column("probability", place): float(best.values[i, place].exp())}
+        if followed:
+            row["targets"] = [
+                {name: x if isinstance(x, str) else x[i].item() for name, x in one.items()}
+                for one in followed
+            ]
+        rows.append(row)
+    return rows
+
+
+def _followed(name: str, token: int, logits: Tensor) -> dict[str, Any]:
+    """What becomes of one token at each position, given this stage's logits [p v]."""
+    ids = torch.full_like(logits[:, 0], token, dtype=torch.long)
+    log_probs = logits.log_softmax(-1)
+    return {
+        "target": name,
+        "value": log_probs[:, token].exp(),
+        "target_rank": _ranks(log_probs, ids),
+        "target_logit": logits[:, token],
+    }
 
 
 def _numbers(log_probs: Tensor, final: Tensor, answers: Tensor) -> Mapping[str, Tensor]:
     """What becomes of the answers [p], given this stage's and the last one's predictions [p v]."""
-    own = log_probs.gather(1, answers[:, None])
-    # Equal probabilities are ordered by token id, as argmax orders them.
-    before = torch.arange(log_probs.shape[1], device=answers.device) < answers[:, None]
-    ahead = (log_probs > own) | ((log_probs == own) & before)
     return {
-        "answer_rank": ahead.sum(-1) + 1,
-        "answer_probability": own[:, 0].exp(),
+        "answer_rank": _ranks(log_probs, answers),
+        "answer_probability": log_probs.gather(1, answers[:, None])[:, 0].exp(),
         "entropy": -(log_probs.exp() * log_probs).sum(-1),
         "kl": (final.exp() * (final - log_probs)).sum(-1),
     }
+
+
+def _ranks(log_probs: Tensor, ids: Tensor) -> Tensor:
+    """The place of one token at each position: [p v], [p] -> [p]; 1 is the most likely."""
+    own = log_probs.gather(1, ids[:, None])
+    # Equal probabilities are ordered by token id, as argmax orders them.
+    before = torch.arange(log_probs.shape[1], device=ids.device) < ids[:, None]
+    return ((log_probs > own) | ((log_probs == own) & before)).sum(-1) + 1
 
 
 def _mark_takeover(rows: list[dict[str, Any]], n_positions: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from circuits.cli.tables import MOST_ROWS, NONE, more, new_table, number, percent
+from circuits.cli.terminal import visible
 from circuits.result import Result
 
 _WIDE = 20  # cells of the longest bar
@@ -80,6 +81,59 @@ def reasons(result: Result, width: int) -> Iterator[RenderableType]:
         )
 
 
+def trajectories(frame: pd.DataFrame) -> Iterator[RenderableType]:
+    """What becomes of the tokens that were asked for, stage by stage."""
+    for position, rows in frame.groupby("position", sort=False):
+        yield Text(f"\nafter {visible(str(rows['after'].iloc[0]))} ({position})", "bold")
+        table = new_table()
+        table.add_column("after", no_wrap=True)
+        names = [str(name) for name in rows["target"].unique()]
+        for name in names:
+            table.add_column(Text(f"p({visible(name)})"), justify="right", no_wrap=True)
+            table.add_column("rank", justify="right", no_wrap=True)
+            table.add_column("logit", justify="right", no_wrap=True)
+        for stage, at in rows.groupby("stage", sort=False):
+            cells = [
+                cell
+                for _, row in at.iterrows()
+                for cell in (
+                    percent(row["value"]),
+                    str(row["target_rank"]),
+                    f"{row['target_logit']:.2f}",
+                )
+            ]
+            table.add_row(str(stage), *cells)
+        yield table
+
+
+def tuning(result: Result, width: int) -> Iterator[RenderableType]:
+    """The KL of each stage before and after training."""
+    frame = result.frame
+    table = new_table()
+    table.add_column("after", no_wrap=True)
+    for name in ("logit lens, 95 %", "tuned lens, 95 %", "gain"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=_WIDE)
+    both = {str(name): rows.set_index("stage") for name, rows in frame.groupby("lens")}
+    largest = float(frame["value"].max())
+    for stage, row in both["tuned"].iterrows():
+        table.add_row(
+            str(stage),
+            _with_interval(both["logit"].loc[str(stage)], ""),
+            _with_interval(row, ""),
+            f"{row['gain']:.0%}" if row["value"] else NONE,
+            bar(row["value"], largest),
+        )
+    yield table
+    first, arguments = frame.iloc[0], result.provenance.arguments
+    yield Text(
+        f"KL(final || stage) in nats on {first['n']} windows that were held out; trained on "
+        f"{first['trained']} windows of {first['width']} tokens, {first['text']}. The lens is in "
+        f"{arguments['out']}: circuits logit-lens PROMPT --lens {arguments['out']}",
+        style="dim",
+    )
+
+
 def _grid(frame: pd.DataFrame, width: int) -> RenderableType:
     """Query parts by key parts, with the sums of rows and columns."""
     order = {"index": frame["query_part"].unique(), "columns": frame["key_part"].unique()}
@@ -121,10 +175,10 @@ def bar(value: float, largest: float) -> Text:
     return Text("━" * n, style="blue" if value > 0 else "dark_orange3")
 
 
-def _with_interval(row: pd.Series[Any]) -> Text:
+def _with_interval(row: pd.Series[Any], sign: str = "+") -> Text:
     half = (row["ci_high"] - row["ci_low"]) / 2
     known = "" if pd.isna(half) else f" ± {number(half)}"
-    return Text.assemble((number(row["value"], "+"), "bold"), known)
+    return Text.assemble((number(row["value"], sign), "bold"), known)
 
 
 def _over(n: int) -> str:

@@ -37,8 +37,11 @@ def show(result: Result, console: Console) -> None:
 
 
 def lens(result: Result, width: int) -> Iterator[RenderableType]:
-    """One position as a table of stages; several as a grid of top tokens."""
+    """One position as a table of stages; several as a grid of top tokens; targets by themselves."""
     frame = result.frame
+    if "target" in frame:
+        yield from residual.trajectories(frame)
+        frame = frame.drop_duplicates(["position", "stage"])
     if frame["position"].nunique() == 1:
         yield _stages(frame, width)
         yield _takeover(frame)
@@ -62,6 +65,7 @@ VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
     "patch": effects.patching,
     "paths": effects.patching,
     "qk": weights.tokens,
+    "tune_lens": residual.tuning,
     "why": residual.reasons,
     "walkthrough": walkthrough.walk,
 }

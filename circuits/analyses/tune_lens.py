@@ -1,0 +1,172 @@
+"""How far can each layer's prediction be brought to the final one? Train a tuned lens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from circuits.analyses._text import TextFile
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+from circuits.registry import Progress, analysis, asked
+from circuits.result import Result, mean_interval, provenance
+from circuits.tuned_lens import TunedLens, divergence, stages, train_tuned_lens
+
+HELD_OUT = 10  # one window of so many is not trained on
+TOGETHER = 64  # windows sampled at a time
+MEANINGS = {
+    "lens": "logit (as it is) or tuned (after training)",
+    "stage": "which residual stream is read: after the embeddings, attention layer a0, MLP m0 ...",
+    "site": "the hook site of that stream",
+    "layer": "the layer it leaves; empty for the embeddings",
+    "value": "KL(final || stage) on the windows that were held out, mean over n",
+    "n": "windows that were held out",
+    "gain": "of the logit lens's KL, the share that training took away",
+    "trained": "windows that were trained on",
+    "width": "tokens in each window",
+    "text": "where the windows come from",
+}
+
+
+@analysis
+def tune_lens(
+    model: HookedGPT2,
+    out: str | Path,
+    *,
+    file: str | Path | None = None,
+    n: int = 64,
+    context: int | None = None,
+    steps: int = 100,
+    lr: float = 0.002,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """How much closer does a tuned lens come to the final prediction?
+
+    For each stage of the residual stream h an affine map h + h A + b is trained, so that
+    LN(h + h A + b) W_U + b_U comes close to the model's final prediction (Belrose et al. 2023): KL
+    is minimized, starting from the logit lens. The lens is written to a file, for logit-lens
+    --lens. Of the text, every tenth window is held out; the table shows the KL there, before and
+    after.
+
+    The package comes with no text. Without a file of yours, the model writes it: sampled from the
+    start token, at temperature 1. A lens trained so knows the model's own language.
+
+    $ circuits tune-lens lens.safetensors
+    $ circuits tune-lens lens.safetensors --file book.txt -n 500 --steps 250
+
+    Args:
+        out: The file to write the lens to, .safetensors.
+        file: Your own text, UTF-8.
+        n: How many windows of text to read or to sample, at most.
+        context: Tokens in a window. Without it, the model's context.
+        steps: Steps of training, 256 tokens each.
+        lr: The first step's size (Adam); it falls to 0.
+        seed: The same seed samples the same text, and trains the same lens.
+
+    Raises:
+        CircuitsError: for a file that cannot be written or read, or has less than two windows.
+
+    >>> import tempfile
+    >>> from circuits.checkpoints import load
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "lens.safetensors")
+    ...     found = tune_lens(load("mini"), file, n=10, context=8, steps=3)
+    >>> bool((found.frame["gain"].dropna()[:-1] > 0).all())
+    True
+    """
+    return _tune_lens(model, dict(locals()))
+
+
+def _tune_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
+    out = _writable(Path(given["out"]))
+    if given["n"] < 2:
+        raise CircuitsError(f"n={given['n']} windows: at least one to train on, one to hold out")
+    text = "sampled from the model" if given["file"] is None else Path(given["file"]).name
+    tokens = _sampled(model, given) if given["file"] is None else _read(model, given)
+    held_out = torch.arange(len(tokens)) % HELD_OUT == min(HELD_OUT, len(tokens)) - 1
+    training = {name: given[name] for name in ("steps", "lr", "seed", "progress")}
+    lens = train_tuned_lens(model, tokens[~held_out], **training)
+    lens.save(out)
+    frame = pd.concat(
+        [
+            _table(model, name, one, tokens[held_out])
+            for name, one in (("logit", TunedLens.untrained(model)), ("tuned", lens))
+        ]
+    )
+    before = frame["value"].iloc[: len(frame) // 2].to_numpy()
+    after = frame["value"].iloc[len(frame) // 2 :].to_numpy()
+    gain = 1 - np.divide(after, before, out=np.ones_like(after), where=before > 0)
+    frame["gain"] = np.concatenate([np.full_like(gain, np.nan), gain])
+    frame["trained"], frame["width"] = int((~held_out).sum()), tokens.shape[1]
+    frame["text"] = text
+    return Result(
+        frame.astype({"layer": "Int64"}),
+        unit="nats, KL(final || stage)",
+        title=f"How close does each stage come to the final prediction? ({model.cfg.model_name})",
+        provenance=provenance(model, "tune_lens", **asked("tune_lens", given)),
+        axes=("lens", "stage"),
+        view="curves",
+        meanings=MEANINGS,
+    )
+
+
+def _table(model: HookedGPT2, name: str, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
+    """A row for each stage: its KL with its interval over windows."""
+    found = divergence(model, tokens, lens).clamp(min=0)  # rounding may leave less than nothing
+    places = {"stage": "name", "site": "site", "layer": "layer"}
+    listed = stages(model)
+    columns = {column: [getattr(one, of) for one in listed] for column, of in places.items()}
+    intervals = mean_interval(found.double().cpu().numpy())
+    table: pd.DataFrame = pd.DataFrame({"lens": name, **columns, **intervals})
+    return table
+
+
+def _writable(out: Path) -> Path:
+    """Before minutes of training, not after."""
+    if out.suffix != ".safetensors":
+        raise CircuitsError(f"{out}: the lens is a safetensors file; end its name .safetensors")
+    if out.is_dir() or not out.parent.is_dir():
+        reason = "is a folder" if out.is_dir() else f"cannot be written: there is no {out.parent}"
+        raise CircuitsError(f"{out} {reason}; choose another file")
+    return out
+
+
+def _read(model: HookedGPT2, given: Mapping[str, Any]) -> Tensor:
+    """The file's first windows, all of the same length: [b p]"""
+    windows = TextFile(model, Path(given["file"]), given["context"], given["n"])
+    rows = [tokens for tokens, _ in windows]
+    whole = [tokens for tokens in rows if tokens.shape[1] == windows.width]
+    if sum(map(len, whole)) < 2:
+        raise CircuitsError(
+            f"{given['file']} has less than two windows of {windows.width} tokens; give a longer "
+            "text, or a smaller context"
+        )
+    return torch.cat(whole)
+
+
+def _sampled(model: HookedGPT2, given: Mapping[str, Any]) -> Tensor:
+    """Text of the model's own: [b p], each row from a start token, or from any where none is."""
+    width = given["context"] or model.cfg.n_ctx
+    if not 2 <= width <= model.cfg.n_ctx:
+        raise CircuitsError(
+            f"context={width}: a window of {model.cfg.model_name} has 2 to {model.cfg.n_ctx} tokens"
+        )
+    generator = torch.Generator().manual_seed(given["seed"])
+    start = torch.randint(model.cfg.d_vocab, (given["n"], 1), generator=generator)
+    bos = None if model.tokenizer is None else model.tokenizer.bos_id
+    if model.cfg.default_prepend_bos and bos is not None:
+        start = torch.full_like(start, bos)
+    options: dict[str, Any] = {"max_new_tokens": width - 1, "stop_at_eos": False}
+    return torch.cat(
+        [
+            model.generate(rows.to(model.W_E.device), seed=given["seed"] + i, **options)
+            for i, rows in enumerate(start.split(TOGETHER))
+        ]
+    )

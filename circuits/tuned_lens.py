@@ -1,0 +1,236 @@
+"""A lens for each stage of the residual stream: what would it say, in its own basis?
+
+The logit lens reads every stage as if it were the last. A tuned lens first translates it, by an
+affine map that is trained so that the prediction comes closest to the model's final one (Belrose et
+al. 2023). Shapes: b prompts, p positions, n tokens, d = d_model, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from circuits.checkpoints import checksum
+from circuits.errors import CircuitsError
+from circuits.model import HookedGPT2
+
+TOKENS = 256  # that every step of training learns from
+FORMAT = "circuits tuned lens"
+
+
+class Stage(NamedTuple):
+    """A residual stream that can be read: a0 is what attention layer 0 leaves."""
+
+    name: str
+    site: str
+    layer: int | None
+
+
+def stages(model: HookedGPT2) -> list[Stage]:
+    """Which residual streams are there? After the embeddings, and after every part.
+
+    >>> from circuits.checkpoints import load
+    >>> [stage.name for stage in stages(load("sort-abc"))]
+    ['embed', 'a0', 'm0', 'a1', 'm1', 'a2', 'm2']
+    """
+    found = [Stage("embed", "blocks.0.hook_resid_pre", None)]
+    for layer in range(model.cfg.n_layers):
+        for name, site in ((f"a{layer}", "resid_mid"), (f"m{layer}", "resid_post")):
+            stage = Stage(name, f"blocks.{layer}.hook_{site}", layer)
+            # Where attention and MLP read the same stream, there is none between them.
+            found += [stage] if stage.site in model.hook_dict else []
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class TunedLens:
+    """What does the stream h of a stage mean, in the basis of the last: h + h A + b.
+
+    Attributes:
+        maps: for each site, A [d d] and b [d]; what has none, as the last stage, stays as it is.
+        model: name of the model it was trained for.
+        checksum: of that model's weights.
+    """
+
+    maps: dict[str, tuple[Tensor, Tensor]]
+    model: str
+    checksum: str
+
+    def __call__(self, site: str, stream: Tensor) -> Tensor:
+        """The stream [... d] of this site, translated."""
+        if site not in self.maps:
+            return stream
+        A, b = (one.to(stream) for one in self.maps[site])
+        return stream + stream @ A + b
+
+    @classmethod
+    def untrained(cls, model: HookedGPT2) -> TunedLens:
+        """The lens that changes nothing: the logit lens."""
+        d, device = model.cfg.d_model, model.W_E.device
+        dtype = torch.promote_types(model.cfg.dtype or torch.float32, torch.float32)
+        maps = {
+            stage.site: (
+                torch.zeros(d, d, device=device, dtype=dtype),
+                torch.zeros(d, device=device, dtype=dtype),
+            )
+            for stage in stages(model)[:-1]
+        }
+        return cls(maps, model.cfg.model_name, checksum(model))
+
+    def check(self, model: HookedGPT2) -> None:
+        """Was it trained for this model?
+
+        Raises:
+            CircuitsError: when it was not.
+        """
+        if self.checksum != (own := checksum(model)):
+            raise CircuitsError(
+                f"the lens was trained for {self.model!r} (weights {self.checksum[:12]}), and this "
+                f"is {model.cfg.model_name!r} (weights {own[:12]}); train one for it: "
+                "circuits tune-lens"
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the lens to one safetensors file. Returns the path.
+
+        Raises:
+            CircuitsError: when the file cannot be written; nothing half-written is left.
+        """
+        path = Path(path)
+        tensors: dict[str, Tensor] = {}
+        for site, (A, b) in self.maps.items():
+            tensors |= {f"{site}.A": A.cpu().contiguous(), f"{site}.b": b.cpu().contiguous()}
+        about = {"format": FORMAT, "model": self.model, "checksum": self.checksum}
+        partial = path.with_name(path.name + ".partial")
+        try:
+            save_file(tensors, partial, metadata={"about": json.dumps(about)})
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise CircuitsError(f"cannot write the lens to {path}: {error}") from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, model: HookedGPT2) -> TunedLens:
+        """Read the lens that `save` wrote, and that was trained for this model.
+
+        Raises:
+            CircuitsError: when the file is missing, damaged, no lens, or another model's.
+        """
+        try:
+            with safe_open(str(path), "pt", device=str(model.W_E.device)) as file:
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise CircuitsError(f"cannot read a lens from {path}: {error}") from error
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise CircuitsError(f"{path} is no tuned lens; train one: circuits tune-lens {path}")
+        sites = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
+        maps = {site: (tensors[f"{site}.A"], tensors[f"{site}.b"]) for site in sites}
+        lens = cls(maps, str(about["model"]), str(about["checksum"]))
+        lens.check(model)
+        return lens
+
+
+def train_tuned_lens(
+    model: HookedGPT2,
+    tokens: Tensor,
+    *,
+    steps: int = 100,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> TunedLens:
+    """Which maps bring every stage's prediction closest to the final one?
+
+    Starts from the logit lens and minimizes KL(final || stage) by Adam, whose step falls linearly
+    from `lr` to 0. Every step takes 256 tokens, drawn by `seed` from `tokens` [b p]: rows without
+    padding. The model stays as it is. Source: Belrose et al. 2023, section 3.
+
+    Raises:
+        CircuitsError: for no tokens, and steps or lr that are not above 0.
+    """
+    if steps < 1 or not lr > 0:
+        raise CircuitsError(f"steps={steps} and lr={lr}: train at least 1 step, with lr above 0")
+    if tokens.ndim != 2 or not tokens.numel():
+        raise CircuitsError(f"the tokens have shape {tuple(tokens.shape)}; give rows of them [b p]")
+    lens = TunedLens.untrained(model)
+    weights = [one.requires_grad_() for pair in lens.maps.values() for one in pair]
+    adam = torch.optim.Adam(weights, lr=lr)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        streams, final = _drawn(model, tokens, generator)
+        for group in adam.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        for site, (A, b) in lens.maps.items():
+            with torch.enable_grad():
+                said = lens_logits(model, lens(site, streams[site]))
+                loss = F.cross_entropy(said, final)  # KL but for what no map can change
+            # Of the maps alone: the model's weights need no gradient.
+            A.grad, b.grad = torch.autograd.grad(loss, [A, b])
+        adam.step()
+        if progress is not None:
+            progress(step + 1, steps)
+    for one in weights:
+        one.requires_grad_(False).grad = None
+    return lens
+
+
+def lens_logits(model: HookedGPT2, stream: Tensor) -> Tensor:
+    """What does the model say after this stream, as if it were the last? [... d] -> [... v]
+
+    Half precision is raised to single: rounding would hide small probabilities.
+    """
+    dtype = model.W_E.dtype
+    logits: Tensor = model.unembed(model.ln_final(stream.to(dtype)))
+    return logits.float() if dtype.itemsize < 4 else logits
+
+
+def divergence(model: HookedGPT2, tokens: Tensor, lens: TunedLens) -> Tensor:
+    """How far is each stage's prediction from the final one? KL(final || stage) in nats, [s b].
+
+    The mean over the positions of each row of `tokens` [b p], which has no padding.
+    """
+    found = []
+    for row in tokens:
+        with torch.inference_mode():
+            streams = _streams(model, row[None])
+            final = lens_logits(model, list(streams.values())[-1]).log_softmax(-1)
+            kls = []
+            for site, stream in streams.items():
+                said = lens_logits(model, lens(site, stream)).log_softmax(-1)
+                kls.append(F.kl_div(said, final, reduction="sum", log_target=True) / len(row))
+            found.append(torch.stack(kls))
+    return torch.stack(found, 1)
+
+
+def _drawn(
+    model: HookedGPT2, tokens: Tensor, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The streams of some tokens, each [n d], and the final probabilities [n v]."""
+    n_rows = min(len(tokens), max(4, -(-TOKENS // tokens.shape[1])))
+    rows = torch.randperm(len(tokens), generator=generator)[:n_rows]
+    places = torch.randperm(n_rows * tokens.shape[1], generator=generator)[:TOKENS]
+    with torch.no_grad():
+        streams = _streams(model, tokens[rows.to(tokens.device)])
+        picked = {site: stream[places.to(stream.device)] for site, stream in streams.items()}
+        return picked, lens_logits(model, list(picked.values())[-1]).softmax(-1)
+
+
+def _streams(model: HookedGPT2, tokens: Tensor) -> dict[str, Tensor]:
+    """Every stage's stream of these tokens, in single precision at least: [n d]"""
+    sites = [stage.site for stage in stages(model)]
+    _, cache = model.run_with_cache(tokens, names_filter=sites, stop_at_layer=model.cfg.n_layers)
+    dtype = torch.promote_types(model.W_E.dtype, torch.float32)
+    return {site: cache[site].flatten(0, 1).to(dtype) for site in sites}
