@@ -191,6 +191,12 @@ def test_the_model_is_left_as_it_was(words: HookedGPT2, tmp_path: Path) -> None:
     assert not [name for name, hook in words.hook_dict.items() if hook.watched]
 
 
+def test_the_text_is_known_again(words: HookedGPT2, tmp_path: Path) -> None:
+    first, other = (icl(words, file=write(tmp_path, TEXT + end)).provenance for end in "xy")
+    assert first.prompts != other.prompts
+    assert (first.task, first.n_prompts, first.prepend_bos) == ("text.txt", 14, True)
+
+
 def test_progress_is_told_in_bytes(words: HookedGPT2, tmp_path: Path) -> None:
     path = write(tmp_path, TEXT)
     told: list[tuple[int, int]] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
 from circuits.prompts.prompts import start_tokens
+from circuits.result import Provenance
 from circuits.sweep.moments import Moments, moments
 
 PIECE = 1 << 16  # characters read at a time
@@ -130,6 +132,21 @@ class TextFile:
                     yield text[:cut], raw.tell()
                     text = text[cut:]
             yield text, raw.tell()
+
+
+def read_from(source: Provenance, text: TextFile, n_windows: int | None = None) -> Provenance:
+    """The same provenance, with the file's name and contents (a hash of its bytes)."""
+    digest = hashlib.sha256()
+    with text.path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return replace(
+        source,
+        task=text.path.name,
+        prompts=digest.hexdigest()[:16],
+        n_prompts=n_windows,
+        prepend_bos=bool(text.start),
+    )
 
 
 def losses(model: HookedGPT2, tokens: Tensor) -> NDArray[np.float64]:

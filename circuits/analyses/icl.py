@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.analyses._text import TextFile, averaged, losses
+from circuits.analyses._text import TextFile, averaged, losses, read_from
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, repeated
@@ -147,7 +147,7 @@ def _of_text(model: HookedGPT2, text: TextFile, given: Mapping[str, Any]) -> Res
         ends = ((name, "value"), (f"{name}_low", "ci_low"), (f"{name}_high", "ci_high"))
         columns |= {column: float(found[part][row]) for column, part in ends}
     columns["score_of"] = f"{_named(late)} minus {_named(early)}"
-    return _result(model, pd.DataFrame(columns), str(text.path.name), given, None)
+    return _result(model, pd.DataFrame(columns), text.path.name, given, text)
 
 
 def _over_windows(
@@ -207,9 +207,12 @@ def _result(
     frame: pd.DataFrame,
     what: str,
     given: Mapping[str, Any],
-    prompts: Prompts | None,
+    data: Prompts | TextFile,
 ) -> Result:
+    prompts = data if isinstance(data, Prompts) else None
     source = provenance(model, "icl", prompts=prompts, **asked("icl", given))
+    if isinstance(data, TextFile):
+        source = read_from(source, data, int(frame["n"].iloc[0]))
     return Result(
         frame,
         unit="nats",

@@ -13,7 +13,7 @@ import torch
 from circuits import components, decompose
 from circuits.analyses._neuron_text import Context, Contexts, by_class, contexts, overview
 from circuits.analyses._neurons import triggers, value_logits, values
-from circuits.analyses._text import BATCH, TextFile
+from circuits.analyses._text import BATCH, TextFile, read_from
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
@@ -141,6 +141,7 @@ def _neurons(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     most = model.cfg.d_vocab if show in ("values", "triggers") else None
     if top < 1 or (most is not None and top > most):
         raise CircuitsError(f"top={top}: list 1 to {most or 'any number of'} rows")
+    source = provenance(model, "neurons", **asked("neurons", given))
     if one is not None and show == "values":
         frame = values(model, one, top)
     elif one is not None and show == "triggers":
@@ -148,9 +149,9 @@ def _neurons(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     else:
         text = TextFile(model, Path(given["file"]), given["context"], given["n"])
         frame = _on_text(model, text, one, show, given)
+        source = read_from(source, text)
     what = f"does {one}" if one is not None else "do all neurons"
     what += f" of layer {layer}" if layer is not None else ""
-    source = provenance(model, "neurons", **asked("neurons", given))
     return Result(
         frame,
         unit=UNITS[show],
