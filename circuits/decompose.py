@@ -110,7 +110,7 @@ def stack_head_results(
     b_O. With `incl_remainder` the last row is the rest of the stream.
     """
     end = _layer(cache.model, layer)
-    _require_sums(cache.model)
+    require_sums(cache.model)
     parts: list[Tensor] = []
     labels: list[str] = []
     for i in range(end):
@@ -142,7 +142,7 @@ def stack_neuron_results(
     [d, out] the projection [layer * neuron, b, p, out], without the large intermediate. A neuron's
     result is its activation times its row of W_out, without b_out.
     """
-    _require_sums(cache.model)
+    require_sums(cache.model)
     parts: list[Tensor] = []
     labels: list[str] = []
     for i in range(_layer(cache.model, layer)):
@@ -324,11 +324,16 @@ def _embeds(model: HookedGPT2) -> list[str]:
     return ["embed", "pos_embed"] if standard else ["embed"]
 
 
-def _require_sums(model: HookedGPT2) -> None:
+def require_sums(model: HookedGPT2) -> None:
+    """Is the stream a sum of what heads and neurons write?
+
+    Raises:
+        CircuitsError: where a layer's output passes a norm on its way.
+    """
     if model.cfg.post_norms:
         raise CircuitsError(
             f"{model.cfg.model_name} normalizes what a layer writes before it is added, so the "
-            "stream is no sum of heads or neurons; ask for whole layers (decompose_resid)"
+            "stream is no sum of heads or neurons; ask for whole layers, or ablate and patch heads"
         )
 
 

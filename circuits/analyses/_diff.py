@@ -200,14 +200,16 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 def _parts(model: HookedGPT2) -> Iterator[tuple[str, str, list[Tensor]]]:
     """All weights of a model, each once: layer, part, tensors."""
     yield "ends", "embed", [model.W_E]
-    yield "ends", "pos", [model.W_pos]
+    if model.cfg.positional_embedding_type == "standard":
+        yield "ends", "pos", [model.W_pos]
     per_head = [getattr(model, f"{kind}_{slot}") for kind in "Wb" for slot in "QKV"]
     per_head.append(model.W_O)
     for layer, block in enumerate(model.blocks):
         for head in range(model.cfg.n_heads):
             yield str(layer), f"h{head}", [weight[layer, head] for weight in per_head]
         yield str(layer), "a", [model.b_O[layer], block.ln1.w, block.ln1.b]
-        mlp = [getattr(model, name)[layer] for name in ("W_in", "b_in", "W_out", "b_out")]
+        names = ("W_in", "b_in", "W_out", "b_out", *["W_gate"] * model.cfg.gated_mlp)
+        mlp = [getattr(model, name)[layer] for name in names]
         yield str(layer), "m", [*mlp, block.ln2.w, block.ln2.b]
     norm: list[Tensor] = [model.ln_final.w, model.ln_final.b]
     yield "ends", "logits", norm if model.cfg.tied else [*norm, model.W_U, model.b_U]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from circuits.analyses._weights import centered, wide
+from circuits.decompose import require_sums
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
 
@@ -48,7 +49,11 @@ def readings(model: HookedGPT2) -> Iterator[Readings]:
     """What does each head read from each earlier one? By slot, and by the receiver's layer.
 
     LayerNorm's weights belong to the head that reads, and its centering to what is written.
+
+    Raises:
+        CircuitsError: for a model in which heads do not add up.
     """
+    require_sums(model)
     writers = _matrices(model, lambda own: (own("W_V"), centered(model, wide(own.attn.W_O))))
     written = writers.collapse_l()  # S V^T: the sender's own input does not matter
     for slot in SLOTS:

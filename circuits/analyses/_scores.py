@@ -42,7 +42,13 @@ class Side:
 
 
 def run(model: HookedGPT2, prompts: Prompts, head: Component, *, sources: bool) -> Cache:
-    """What passes the sites that the score of this head depends on?"""
+    """What passes the sites that the score of this head depends on?
+
+    Raises:
+        CircuitsError: where positions act on queries and keys.
+    """
+    if model.cfg.positional_embedding_type != "standard":
+        raise _no_product(model)
     layer = head.layer or 0
     sites = ["blocks.0.hook_resid_pre", "hook_embed"]
     sites += [name for name in ("hook_pos_embed",) if name in model.hook_dict]
@@ -133,10 +139,14 @@ def require_product(model: HookedGPT2, found: Tensor, expected: Tensor, size: Te
     """
     slack = 1e4 * torch.finfo(model.cfg.dtype or torch.float32).eps
     if bool(((found - expected).abs() > slack * (1 + size)).any()):
-        raise CircuitsError(
-            f"the attention scores of {model.cfg.model_name} are more than queries times keys over "
-            "the root of d_head (rotary positions, or another scale), so they cannot be taken apart"
-        )
+        raise _no_product(model)
+
+
+def _no_product(model: HookedGPT2) -> CircuitsError:
+    return CircuitsError(
+        f"the attention scores of {model.cfg.model_name} are more than queries times keys over "
+        "the root of d_head (rotary positions, or another scale), so they cannot be taken apart"
+    )
 
 
 def _named(label: str) -> str:

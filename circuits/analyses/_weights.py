@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuits import components
 from circuits.components import Component
+from circuits.decompose import require_sums
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
@@ -51,7 +52,12 @@ class Circuit:
 
 
 def ov_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
-    """What attending to a token adds to the logit of each: W_E W_V W_O W_U, norms folded in."""
+    """What attending to a token adds to the logit of each: W_E W_V W_O W_U, norms folded in.
+
+    Raises:
+        CircuitsError: for a model in which heads do not add up.
+    """
+    require_sums(model)
     *scales, last = typical_scales(model)
     final = wide(model.ln_final.w) / last
     inner = FactoredMatrix(

@@ -14,6 +14,7 @@ from circuits.analyses._direct import Part, Split, decomposed, neuron_pushes, sc
 from circuits.analyses._effects import source_of, unit_of
 from circuits.analyses._grid import places
 from circuits.analyses._prompts import Batch, chosen
+from circuits.decompose import require_sums
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
@@ -130,6 +131,8 @@ def _check(model: HookedGPT2, given: Mapping[str, Any]) -> None:
     what, top = given["what"], given["top"]
     if what not in WORDS:
         raise CircuitsError(f"what={what!r}: choose {', '.join(WORDS)}{nearest(str(what), WORDS)}")
+    if what != "layers":
+        require_sums(model)
     if given["positions"] is not None and what != "heads":
         raise CircuitsError(
             f"positions says where heads read from, and what={what!r} has no heads; choose heads"

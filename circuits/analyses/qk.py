@@ -43,7 +43,8 @@ def qk(
     matrix; its scale depends on the context and is held at its median over random tokens. Biases of
     the query (b_Q, and ln1's) ask every key for something, which is part of the entries. Those of
     the key give all keys the same score, to which softmax is blind: they are left out, and scores
-    are relative to the mean of their row.
+    are relative to the mean of their row. Where positions rotate queries and keys, the entries are
+    the scores of keys at the query's own position.
 
     $ circuits qk --figure matching.png
     $ circuits qk a0.h3
