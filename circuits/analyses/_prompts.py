@@ -49,9 +49,7 @@ def _whole(model: HookedGPT2, given: Mapping[str, Any]) -> list[Prompts]:
         return [_own(model, given)]
     if isinstance(given["task"], Prompts):
         return [given["task"]]
-    names = [given["task"]]
-    if given["task"] is None:
-        names = suitable_tasks(model, USUAL) or suitable_tasks(model)
+    names = suitable_tasks(model, USUAL) if given["task"] is None else [given["task"]]
     if not names:
         raise CircuitsError(
             f"no task suits {model.cfg.model_name}, for its vocabulary or context; give a prompt "
