@@ -18,8 +18,8 @@ class Kind:
         name: of the kind.
         unit: of its score.
         behavior: the prompts on which ablating such a head is expected to cost something.
-        margin: by how much the lower end of the score's interval has to exceed the control for a
-            head to be of this kind.
+        margin: by how much the lower end of the score's interval has to exceed the control, and 0,
+            for a head to be of this kind.
         group: a head of several kinds is called by one of the first group among them: what it does
             with any text (0), with names or series (1), where else it looks (2), what it would
             write (3).

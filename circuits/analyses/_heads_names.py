@@ -138,15 +138,15 @@ def _moved_names(model: HookedGPT2, run: _Run) -> Tensor:
 
 
 def _suppression(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
-    """[l b h], in logits: what the moved names lose; what other prompts' names lose, as control"""
+    """[l b h], in logits: what the moved names lose; what the other name loses, as control"""
     unembed, rows = to_logits(model).T, torch.arange(len(run.prompts))
     scale = run.end_scale("ln_final.hook_scale")
     lost: list[Tensor] = []
     other: list[Tensor] = []
-    for role in ("IO", "S1"):
+    for role, twin in (("IO", "S1"), ("S1", "IO")):
         wrote = run.wrote(model, role) / scale[..., None]
-        names = run.prompts.tokens[rows, run.prompts.roles[role]]
-        for out, tokens in ((lost, names), (other, names.roll(1))):
+        for out, name in ((lost, role), (other, twin)):
+            tokens = run.prompts.tokens[rows, run.prompts.roles[name]]
             out.append(-einsum(wrote, unembed[tokens], "l b h d, b d -> l b h"))
     return torch.stack(lost).sum(0), torch.stack(other).sum(0)
 
@@ -172,40 +172,37 @@ def name_copying(model: HookedGPT2, prompts: Prompts) -> Scores:
 
     What enters layer 1 at IO and S1 (in layer 0: the embedding) goes through each head's values and
     outputs as if it were attended to, then through the final LayerNorm and the unembedding (Wang et
-    al. 2022). Control: the name of another prompt.
+    al. 2022). Control: the prompt's other name.
     """
     sites = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"]
     options = {"names_filter": sites, "stop_at_layer": 1, "attention_mask": prompts.mask}
     _, cache = model.run_with_cache(prompts.tokens, **options)
     rows = torch.arange(len(prompts))
+    io, s = (prompts.tokens[rows, prompts.roles[role]] for role in ("IO", "S1"))
     values: list[Tensor] = []
     controls: list[Tensor] = []
     for layer in range(model.cfg.n_layers):
         stream = cache[sites[min(layer, 1)]]
         hits = [
-            _among_top(model, layer, stream[rows, prompts.roles[role]], _at(prompts, role))
-            for role in ("IO", "S1")
+            _among_top(model, layer, stream[rows, prompts.roles[role]], both)
+            for role, *both in (("IO", io, s), ("S1", s, io))
         ]
         for out, which in ((values, 0), (controls, 1)):
             out.append((hits[0][which] + hits[1][which]) / 2)
     return _scores(torch.stack(values), torch.stack(controls))
 
 
-def _at(prompts: Prompts, role: str) -> Tensor:
-    return prompts.tokens[torch.arange(len(prompts)), prompts.roles[role]]
-
-
 def _among_top(
-    model: HookedGPT2, layer: int, stream: Tensor, tokens: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Are each token, and another prompt's, among the top 5? Of streams [b d]: [b h] each."""
+    model: HookedGPT2, layer: int, stream: Tensor, tokens: Sequence[Tensor]
+) -> list[Tensor]:
+    """Are these tokens [b] among the top 5? Of streams [b d]: [b h] for each of the tokens."""
     wrote = _through_heads(model, layer, stream)
     found = []
     for head in range(wrote.shape[1]):  # a vocabulary's logits for one head at a time
         logits = model.unembed(model.ln_final.plain(wrote[:, head])[:, None])[:, 0]
-        own = [logits.gather(1, t[:, None]) for t in (tokens, tokens.roll(1))]
+        own = [logits.gather(1, each[:, None]) for each in tokens]
         found.append([((logits > each).sum(-1) < TOP).float() for each in own])
-    return tuple(torch.stack(each, 1) for each in zip(*found, strict=True))  # type: ignore[return-value]
+    return [torch.stack(each, 1) for each in zip(*found, strict=True)]
 
 
 def _through_heads(model: HookedGPT2, layer: int, stream: Tensor) -> Tensor:

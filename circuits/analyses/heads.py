@@ -80,7 +80,7 @@ MEANINGS = {
     "component": "the head",
     "kind": "which kind of head this row is about",
     "name": "what the head is called: of all kinds that are clear, the first as the docstring says",
-    "clear": "whether the score exceeds its control by the kind's margin, interval included",
+    "clear": "whether the score's interval exceeds the control, and 0, by the kind's margin",
     "value": "the score, mean over n draws of random tokens, prompts or items",
     "control": "the same score where what the kind is about is absent",
     "unit": "of value and control",
@@ -117,10 +117,11 @@ def heads(
     What would be written: copying, ov-copying, name-copying, successor. Names (the task ioi):
     name-mover, s-inhibition, negative.
 
-    A head is of a kind if the lower end of the score's interval exceeds the control by the kind's
-    margin: 0.25 of its unit, 0.5 for first-token and the three kinds of copying. Its name is that
-    of a kind that shows on any text (induction, duplicate-token, previous-token), else of names and
-    series, else of where it looks, else of what it would write; among these, of the largest excess.
+    A head is of a kind if the lower end of the score's interval exceeds the control, and 0, by the
+    kind's margin: 0.25 of its unit, 0.5 for first-token and the three kinds of copying. Its name is
+    that of a kind that shows on any text (induction, duplicate-token, previous-token), else of
+    names and series, else of where it looks, else of what it would write; among these, of the
+    largest excess.
 
     $ circuits heads
     $ circuits heads --kind induction --kind previous-token --figure heads.png
@@ -316,7 +317,7 @@ def _rows(
         }
     )
     # What is not drawn has no interval: the score itself is compared.
-    excess = frame["ci_low"].fillna(frame["value"]) - frame["control"]
+    excess = frame["ci_low"].fillna(frame["value"]) - frame["control"].clip(lower=0)
     frame.insert(4, "clear", excess > kind.margin)
     frame["excess"], frame["note"] = excess, note
     cost = costs.get(kind.behavior)
