@@ -51,7 +51,7 @@ ASKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 # Where the architecture has no such thing: what the error says.
 NO_SUM, NO_PRODUCT = "normalizes what", "more than queries times keys"
 REFUSED = {
-    **{(name, "gemma2"): NO_SUM for name in ("attribute", "composition", "neurons", "ov", "paths")},
+    **{(name, "gemma2"): NO_SUM for name in ("attribute", "neurons", "paths")},
     **{("why", shape): NO_PRODUCT for shape in ("llama", "gemma", "gemma2", "pythia")},
     **{("walkthrough", shape): "keeps no keys and values" for shape in SHAPES},
 }

@@ -239,3 +239,9 @@ def test_points_in_a_plane_have_no_diagonal() -> None:
         for diagonal in (False, True)
     ]
     assert lines == [2, 3]  # both axes, and the diagonal
+
+
+def test_labels_that_do_not_fit_side_by_side_are_turned() -> None:
+    for label, angle in {"a1.h0": 0, "a1.h0<k>@END": 90}.items():
+        (axes, _) = heatmap(np.ones((2, 9)), columns=[label] * 9).axes
+        assert {tick.get_rotation() for tick in axes.get_xticklabels()} == {angle}

@@ -223,7 +223,7 @@ def test_mini_has_heads_that_copy(mini: HookedGPT2) -> None:
 def test_on_the_command_line() -> None:
     run = partial(CliRunner().invoke, app, prog_name="circuits")
     out = run(["ov", "a1.h0", "--model", "compiled", "--tokens", "C", "--top", "2"]).stdout
-    assert "What would a1.h0 write? (pairs, compiled)" in out
+    assert "What would a1.h0 write? (compiled)" in out
     assert "+9.629" in out
     out = run(["ov", "--model", "compiled"]).stdout
     assert "+1.00" in out

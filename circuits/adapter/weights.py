@@ -144,6 +144,7 @@ class AdaptedBlock:
 
     ln1 = property(lambda self: self._norm("ln1"), doc="What attention reads passes it.")
     ln2 = property(lambda self: self._norm("ln2"), doc="What the MLP reads passes it.")
+    ln1_post = property(lambda self: self._norm("ln1_post"), doc="What attention writes passes it.")
 
     @property
     def attn(self) -> AdaptedAttention:

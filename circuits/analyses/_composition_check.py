@@ -71,7 +71,7 @@ def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) ->
         unit=unit_of(frame),
         title=f"Do heads read each other where they could? ({model.cfg.model_name})",
         provenance=source_of(model, "composition", batches, given, counts),
-        axes=("edge", "z", "value"),
+        axes=("edge", "z", "share"),
         view="plane",
         meanings=MEANINGS,
     )

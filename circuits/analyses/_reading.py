@@ -6,15 +6,14 @@ W_V W_O (values). Shapes: l layer, h head, d = d_model, e = d_head; singular dir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from circuits.analyses._weights import centered, wide
-from circuits.decompose import require_sums
+from circuits.analyses._weights import centered, wide, writing
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
 
@@ -49,12 +48,8 @@ def readings(model: HookedGPT2) -> Iterator[Readings]:
     """What does each head read from each earlier one? By slot, and by the receiver's layer.
 
     LayerNorm's weights belong to the head that reads, and its centering to what is written.
-
-    Raises:
-        CircuitsError: for a model in which heads do not add up.
     """
-    require_sums(model)
-    writers = _matrices(model, lambda own: (own("W_V"), centered(model, wide(own.attn.W_O))))
+    writers = FactoredMatrix(_folded(model, "W_V"), writing(model))
     written = writers.collapse_l()  # S V^T: the sender's own input does not matter
     for slot in SLOTS:
         read = _readers(model, slot, writers).collapse_r()
@@ -62,29 +57,17 @@ def readings(model: HookedGPT2) -> Iterator[Readings]:
             yield _of_layer(model, slot, layer, written[:layer], read[layer])
 
 
-class _Folded:
-    """One block's weights, those that read multiplied by ln1's."""
-
-    def __init__(self, block: Any) -> None:
-        self.attn, self._norm = block.attn, wide(block.ln1.w)
-
-    def __call__(self, name: str) -> Tensor:
-        return self._norm[:, None] * wide(getattr(self.attn, name))
-
-
-def _matrices(
-    model: HookedGPT2, factors: Callable[[_Folded], tuple[Tensor, Tensor]]
-) -> FactoredMatrix:
-    both = [factors(_Folded(block)) for block in model.blocks]
-    A, B = (torch.stack(parts) for parts in zip(*both, strict=True))
-    return FactoredMatrix(A, B)
-
-
 def _readers(model: HookedGPT2, slot: Reads, writers: FactoredMatrix) -> FactoredMatrix:
     if slot == "v":
         return writers
-    names = ("W_Q", "W_K") if slot == "q" else ("W_K", "W_Q")
-    return _matrices(model, lambda own: (own(names[0]), own(names[1]).mT))
+    first, second = ("W_Q", "W_K") if slot == "q" else ("W_K", "W_Q")
+    return FactoredMatrix(_folded(model, first), _folded(model, second).mT)
+
+
+def _folded(model: HookedGPT2, name: str) -> Tensor:
+    """One kind of the weights that read [l h d e], multiplied by ln1's."""
+    both = [(wide(block.ln1.w), wide(getattr(block.attn, name))) for block in model.blocks]
+    return torch.stack([norm[:, None] * weight for norm, weight in both])
 
 
 def _of_layer(

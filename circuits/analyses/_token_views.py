@@ -154,9 +154,8 @@ def in_result(
         "heads": (("layer", "head"), "heatmap"),
     }[show]
     head = None if given["head"] is None else str(one_head(model, given["head"]))
-    what = {"eigenvalues": f"eigenvalues, {kind.score}", "heads": f"{kind.score} score"}
     units = {"diagonal": "share of tokens", "heads": f"{kind.score} score"}
-    embedding = ", effective embedding" if given["effective"] else ""
+    embedding = ", after MLP 0" if given["effective"] else ""
     own = {
         kind.row: f"token at the {kind.row}",
         kind.column: f"token at the {kind.column}",
@@ -165,8 +164,7 @@ def in_result(
     return Result(
         frame,
         unit=units.get(show, kind.unit),
-        title=f"{kind.question.format(head or 'each head')} "
-        f"({what.get(show, show)}{embedding}, {model.cfg.model_name})",
+        title=f"{kind.question.format(head or 'each head')} ({model.cfg.model_name}{embedding})",
         provenance=provenance(
             model, kind.analysis, **asked(kind.analysis, {**given, "head": head, "model": model})
         ),
@@ -262,7 +260,7 @@ def _directions(
                 words((sign * side[:, i]).topk(min(MOST_READ, len(side))).indices.tolist())
                 for side in (U, V)
             ]
-            ends = [" ".join(token.strip() or repr(token) for token in side[:3]) for side in read]
+            ends = [" ".join(token.strip() or repr(token) for token in side[:2]) for side in read]
             row = {"reading": f"{i + 1}{name} {' → '.join(ends)}", "direction": i + 1, "sign": name}
             row |= {"value": S[i].item(), "share": shares[i].item()}
             for side, tokens in zip((kind.row, kind.column), read, strict=True):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from circuits import components
 from circuits.components import Component
-from circuits.decompose import require_sums
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
@@ -52,12 +52,7 @@ class Circuit:
 
 
 def ov_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
-    """What attending to a token adds to the logit of each: W_E W_V W_O W_U, norms folded in.
-
-    Raises:
-        CircuitsError: for a model in which heads do not add up.
-    """
-    require_sums(model)
+    """What attending to a token adds to the logit of each: W_E W_V W_O W_U, norms folded in."""
     *scales, last = typical_scales(model)
     final = wide(model.ln_final.w) / last
     inner = FactoredMatrix(
@@ -67,7 +62,7 @@ def ov_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
                 for block, scale in zip(model.blocks, scales, strict=True)
             ]
         ),
-        torch.stack([centered(model, wide(block.attn.W_O)) * final for block in model.blocks]),
+        writing(model) * final,
     )
     unembed = wide(model.W_U).T
     return Circuit(embedding(model, effective=effective), inner, unembed - unembed.mean(0))
@@ -114,15 +109,34 @@ def embedding(model: HookedGPT2, *, effective: bool) -> Tensor:
 
 
 def typical_scales(model: HookedGPT2) -> list[Tensor]:
-    """What do ln1 of each layer and ln_final divide by? The median over random tokens (seed 0).
+    """What do ln1 of each layer and ln_final divide by? Its median over random tokens."""
+    sites = [f"blocks.{layer}.ln1.hook_scale" for layer in range(model.cfg.n_layers)]
+    return _medians(model, [*sites, "ln_final.hook_scale"])
+
+
+def writing(model: HookedGPT2) -> Tensor:
+    """W_O of all layers [l h e d], as a later norm sees what is written, but for that norm's scale.
+
+    Where a norm follows the attention layer (Gemma 2), it is folded in, its scale at its median.
+    """
+    written = torch.stack([centered(model, wide(block.attn.W_O)) for block in model.blocks])
+    if not model.cfg.post_norms:
+        return written
+    sites = [f"blocks.{layer}.ln1_post.hook_scale" for layer in range(model.cfg.n_layers)]
+    blocks = cast(list[Any], model.blocks)
+    pairs = zip(blocks, _medians(model, sites), strict=True)
+    weights = torch.stack([wide(block.ln1_post.w) / scale for block, scale in pairs])
+    return centered(model, written * weights[:, None, None])
+
+
+def _medians(model: HookedGPT2, sites: list[str]) -> list[Tensor]:
+    """The median at each site over random tokens (seed 0).
 
     The first position, which many models fill with a constant, is left out if there are others.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (N_SAMPLES, min(model.cfg.n_ctx, LONGEST_SAMPLE))
     tokens = torch.randint(model.cfg.d_vocab, shape, generator=generator)
-    sites = [f"blocks.{layer}.ln1.hook_scale" for layer in range(model.cfg.n_layers)]
-    sites.append("ln_final.hook_scale")
     _, cache = model.run_with_cache(
         tokens.to(model.cfg.device), names_filter=sites, return_type=None
     )

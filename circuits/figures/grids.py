@@ -32,6 +32,7 @@ from circuits.figures.style import (
 
 _MOST_NUMBERED = 16  # columns up to which a cell has room for its number
 _MOST_ACROSS = 3  # panels in a row
+_CHARACTER = 0.08  # width of one in a label, in inches
 
 
 @rc_context(STYLE)
@@ -105,6 +106,9 @@ def heatmaps(
         ax.set(ylabel=axes[0], xlabel=axes[1])
         for axis, n, labels in zip((ax.yaxis, ax.xaxis), shapes[i], (rows, columns), strict=True):
             label_axis(axis, n, labels[name] if isinstance(labels, Mapping) else labels)
+        shown = [tick.get_text() for tick in ax.get_xticklabels()]
+        if len(shown) * max(map(len, shown)) * _CHARACTER > widths[i % across] - 1.9:
+            ax.tick_params(axis="x", labelrotation=90)
         signs |= dict.fromkeys(_draw_grid(figure, ax, panel, limits[panel[2]] or 1.0))
     if title:
         figure.suptitle(drawable(title, 400), x=0.01, ha="left", fontsize=12)
