@@ -90,10 +90,15 @@ class Reading:
         """[r d], what `onto` is before LayerNorm, but for its scale."""
         return through_ln(self.model, self.onto.T).T
 
+    @property
+    def scale(self) -> Tensor:
+        """[r], that of the final LayerNorm."""
+        centered = center(self.model, self.stream)
+        return (centered.pow(2).mean(-1) + self.model.cfg.eps).sqrt()
+
     def pushes(self, parts: Tensor) -> Tensor:
         """What parts [k r d] add, with LayerNorm's scale held: [k r]"""
-        scale = (center(self.model, self.stream).pow(2).mean(-1) + self.model.cfg.eps).sqrt()
-        return einsum(parts, self.direction, "k r d, r d -> k r") / scale
+        return einsum(parts, self.direction, "k r d, r d -> k r") / self.scale
 
     def per_prompt(self, values: Tensor) -> Tensor:
         """The mean over the places of each prompt: [k r] -> [k b]"""
@@ -159,8 +164,8 @@ def neuron_pushes(model: HookedGPT2, prompts: Prompts) -> Iterator[Tensor]:
         read = _reading(model, prompts_now, values)
         found = []
         for layer in range(model.cfg.n_layers):
-            # Only what it writes along one direction: W_out is never multiplied out.
-            toward = read.pushes(wide(model.blocks[layer].mlp.W_out)[:, None])  # [neuron r]
+            # Only what they write along the direction: [neuron r], and never [neuron r d].
+            toward = wide(model.blocks[layer].mlp.W_out) @ read.direction.T / read.scale
             post = _taken(values, f"blocks.{layer}.mlp.hook_post", read)
             found.append(read.per_prompt(toward * post.T))
         yield torch.stack(found)
