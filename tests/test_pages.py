@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from page_samples import attention, effects, heads, lens, saying
@@ -220,6 +221,25 @@ def test_the_lens_viewer_gets_cells_stage_by_stage() -> None:
     assert [column[k] for column in view["tokens"]] == [row["token"], row["token_2"]]
     assert view["shares"][0][k] == pytest.approx(row["probability"], rel=1e-3)
     assert view["numbers"]["kl"]["values"][k] == pytest.approx(row["kl"], rel=1e-3)
+
+
+def test_the_lens_follows_tokens() -> None:
+    frame = lens().frame
+    asked = [frame.assign(target=t, value=frame["kl"] / n) for t, n in ((" on", 2), ("<", 4))]
+    many = pd.concat(asked).sort_values(["position"], kind="stable")
+    curves = {"view": "curves", "axes": ("position", "target", "stage")}
+    few = many[many["position"] < 2]
+    elements = Elements(page(replace(lens(), frame=few, **curves)))
+    view = elements.data["view"]
+    assert view["tokens"] == Elements(page(_before(2))).data["view"]["tokens"]
+    followed = view["numbers"]["target_1_probability"]
+    assert followed["name"] == "probability of '<'"
+    assert followed["values"] == [x / 4 for x in view["numbers"]["kl"]["values"]]
+    assert "svg" in dict(elements.found)
+
+
+def _before(position: int) -> Result:
+    return replace(lens(), frame=lens().frame.query("position < @position"))
 
 
 def test_the_heads_viewer_gets_scores_kind_by_kind() -> None:

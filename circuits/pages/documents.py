@@ -52,7 +52,8 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
     viewer = VIEWERS.get(result.provenance.analysis)
     if viewer is not None and not viewer.suits(result):
         viewer = None
-    figure, no_figure = ("", "") if viewer else _figure(result)
+    shown = viewer is not None and viewer.view == result.view
+    figure, no_figure = ("", "") if shown else _figure(result)
     table, meanings = _table(result, rows, () if viewer is None else viewer.hidden)
     data: dict[str, Any] = {"palette": _palette(), "table": table}
     if viewer is not None:

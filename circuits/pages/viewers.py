@@ -15,12 +15,14 @@ class Viewer:
     """A template with its script, and what they show of a result.
 
     `name` is the file name of the template, script and style sheet. `data` makes what the script
-    reads; `needs` are the columns it takes, `hidden` those that the table leaves out.
+    reads; `needs` are the columns it takes, `hidden` those that the table leaves out. It stands for
+    the figure of one `view`; a result with another one shows its figure, too.
     """
 
     name: str
     data: Callable[[Result], Mapping[str, Any]]
     needs: tuple[str, ...]
+    view: str
     hidden: tuple[str, ...] = ()
 
     def suits(self, result: Result) -> bool:
@@ -29,8 +31,8 @@ class Viewer:
 
 
 VIEWERS: Mapping[str, Viewer] = {
-    "attention": Viewer("attention", attention.data, attention.NEEDS),
-    "heads": Viewer("heads", heads.data, heads.NEEDS),
-    "logit_lens": Viewer("lens", lens.data, lens.NEEDS),
-    "walkthrough": Viewer("walkthrough", steps.data, steps.NEEDS, hidden=("values", "labels")),
+    "attention": Viewer("attention", attention.data, attention.NEEDS, "patterns"),
+    "heads": Viewer("heads", heads.data, heads.NEEDS, "heatmap"),
+    "logit_lens": Viewer("lens", lens.data, lens.NEEDS, "lens"),
+    "walkthrough": Viewer("walkthrough", steps.data, steps.NEEDS, "heatmap", ("values", "labels")),
 }

@@ -71,7 +71,7 @@
   function paint() {
     const kind = choose.value;
     numbers[kind].values.forEach((x, k) => {
-      const color = sequential(x === null ? null : strength[kind](x));
+      const color = sequential(x === null ? null : (strength[kind] ?? ((share) => share))(x));
       cells[k].style.background = css(color);
       cells[k].style.color = inkOn(color);
     });
