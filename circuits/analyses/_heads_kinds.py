@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from circuits.errors import CircuitsError, nearest
 
-ATTENTION, COPYING = "share of attention", "copying, -1 to 1"
+ATTENTION, COPYING = "share of attention", "copying score"
 
 
 @dataclass(frozen=True)

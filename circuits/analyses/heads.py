@@ -109,13 +109,13 @@ def heads(
     memory: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """What kind of head is each? A report card.
+    """What kind of head is each?
 
-    Every head gets a score for every kind, with a control, a 95 % interval over independent draws,
-    and the cost of ablating it on the behavior that the kind is named for. Attention on random
-    tokens: induction, duplicate-token, previous-token, current-token, first-token, prefix-matching.
-    What would be written: copying, ov-copying, name-copying, successor. Names (the task ioi):
-    name-mover, s-inhibition, negative.
+    A report card: every head gets a score for every kind, with a control, a 95 % interval over
+    independent draws, and the cost of ablating it on the behavior that the kind is named for.
+    Attention on random tokens: induction, duplicate-token, previous-token, current-token,
+    first-token, prefix-matching. What would be written: copying, ov-copying, name-copying,
+    successor. Names (the task ioi): name-mover, s-inhibition, negative.
 
     A head is of a kind if the lower end of the score's interval exceeds the control, and 0, by the
     kind's margin: 0.25 of its unit, 0.5 for first-token and the three kinds of copying. Its name is
@@ -123,12 +123,12 @@ def heads(
     names and series, else of where it looks, else of what it would write; among these, of the
     largest excess.
 
-    $ circuits heads
+    $ circuits heads -n 20
     $ circuits heads --kind induction --kind previous-token --figure heads.png
     $ circuits heads --component a1.h0 --component a5.h3 --method mean
 
     Args:
-        kind: Only these kinds: induction, name-mover ... Repeat it for several.
+        kind: Only this kind, one of those above. Repeat it for several.
         component: Only these heads: a5.h3. Repeat it for several.
         n: How many independent draws of random tokens, and prompts of each task.
         seed: The same seed draws the same random tokens and prompts.
