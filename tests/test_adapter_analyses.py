@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ ASKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "patch": ((), IOI),
     "paths": ((), {"to": "logits", **IOI}),
     "qk": (("a0.h1",), {}),
+    "tune-lens": (("lens.safetensors",), {"file": "text.txt", "context": 8, "steps": 2}),
     "walkthrough": ((TEXT,), {}),
     "why": (("a1.h1", TEXT), {}),
 }
@@ -60,6 +62,13 @@ REFUSED = {
 @cache
 def theirs(shape: str) -> Any:
     return lens_model(shape, dtype=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files are read and written."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(f"{TEXT}. " * 5)
 
 
 def ask(name: str, model: Any) -> Result:
