@@ -86,6 +86,11 @@ class ModelConfig:
         return False
 
     @property
+    def keeps_keys(self) -> bool:
+        """Can a pass go on from the keys and values of an earlier one?"""
+        return True
+
+    @property
     def n_params(self) -> int:
         """How many numbers does the checkpoint hold? (tied weights counted once)
 

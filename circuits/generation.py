@@ -145,7 +145,8 @@ def stream(
     prompts = _prompts(model, given, prepend_bos, max_new_tokens)
     rows = [_Row(prompt, model.tokenizer, stops) for prompt in prompts]
     noise = random_numbers(prompts, max_new_tokens, seed).to(model.W_E.device)
-    return _steps(model, rows, sampler, noise, KVCache() if use_past_kv_cache else None, fwd_hooks)
+    cache = KVCache() if use_past_kv_cache and model.cfg.keeps_keys else None
+    return _steps(model, rows, sampler, noise, cache, fwd_hooks)
 
 
 def generate(
@@ -299,7 +300,7 @@ def _next_logits(
     options: dict[str, Any] = {"padding_side": "left", "past_kv_cache": cache}
     # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
-        if any(model.hook_dict[name].watched for name in _END_SITES):
+        if any(hook.watched for name, hook in model.hook_dict.items() if name in _END_SITES):
             logits: Tensor = model(given, **options)[:, -1]
         else:  # the same, without unembedding the rest of the prompt
             resid = model(given, stop_at_layer=model.cfg.n_layers, **options)

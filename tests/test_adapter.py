@@ -18,6 +18,7 @@ from circuits.adapter.vocabulary import TheirTokenizer
 from circuits.checkpoints import checksum, load
 from circuits.decompose import logit_bias
 from circuits.errors import CircuitsError, SiteError, TokenError
+from circuits.generation import KVCache
 from circuits.hooks import site_names
 
 pytest.importorskip("transformer_lens.HookedTransformer")
@@ -252,7 +253,7 @@ def test_what_is_not_there_is_one_clear_error() -> None:
         (lambda: model.run_with_cache(TOKENS, names_filter="hook_pos_embed"), "no site 'hook_pos"),
         (lambda: model.run_with_cache(TOKENS, names_filter="blocks.9.attn.hook_z"), "0 to 1"),
         (lambda: model.run_with_cache(TOKENS, names_filter="blocks.0.attn.hook_y"), "did you mean"),
-        (lambda: model.generate("Mary"), "theirs.generate"),
+        (lambda: model(TOKENS, past_kv_cache=KVCache()), "keeps no keys and values"),
         (lambda: given("pythia").W_gate, "no W_gate"),
         (lambda: given("pythia").run_with_cache(TOKENS, names_filter="resid_mid1"), "no site"),
         (
@@ -296,6 +297,22 @@ def test_text_goes_through_their_vocabulary() -> None:
     bare = adapt(lens_model("gemma", words=False))
     with pytest.raises(TokenError, match="has no tokenizer"):
         bare.to_tokens(text)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_text_is_generated_as_theirs(shape: str) -> None:
+    model = given(shape)
+    prompt = TOKENS[:1, :4]
+    expected = prompt
+    for _ in range(5):
+        best = model.theirs(expected)[:, -1].argmax(-1, keepdim=True)
+        expected = torch.cat([expected, best], 1)
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "stop_at_eos": False}
+    assert torch.equal(model.generate(prompt, **options), expected)
+    rows = [prompt[0].tolist(), [5]]
+    both = model.generate(rows, return_type="tokens", **options)
+    alone = [model.generate([row], return_type="tokens", **options)[0] for row in rows]
+    assert [list(map(int, row)) for row in both] == [list(map(int, row)) for row in alone]
 
 
 def test_sentence_pieces_keep_the_space_before_a_word() -> None:

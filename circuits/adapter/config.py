@@ -35,6 +35,7 @@ class AdaptedConfig(ModelConfig):
         parallel: whether attention and MLP read the same stream (GPT-J, Pythia).
         logits_soft_cap: the logits are this times tanh(logits / this); 0 for none.
         n_weights: how many numbers it holds.
+        keeps_keys: never: there is no key-value cache.
     """
 
     n_key_value_heads: int | None = None
@@ -44,6 +45,7 @@ class AdaptedConfig(ModelConfig):
     parallel: bool = False
     logits_soft_cap: float = 0.0
     n_weights: int = 0
+    keeps_keys: bool = False
 
     def __post_init__(self) -> None:
         """Nothing: the library that built the model has checked these."""

@@ -17,11 +17,6 @@ from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint, Run
 from circuits.model import HookedGPT2
 
-_NO_CACHE = (
-    "{} keeps no keys and values here: generate text with the transformer_lens model itself "
-    "(model.theirs.generate)"
-)
-
 
 class AdaptedModel(HookedGPT2):
     """Their model, where one of ours is wanted.
@@ -71,7 +66,9 @@ class AdaptedModel(HookedGPT2):
             CircuitsError: for sites that the model cannot show, and for a key-value cache.
         """
         if how.pop("past_kv_cache", None) is not None:
-            raise CircuitsError(_NO_CACHE.format(self.cfg.model_name))
+            raise CircuitsError(
+                f"{self.cfg.model_name} keeps no keys and values here; leave past_kv_cache out"
+            )
         first, last = check_layers(start_at_layer, stop_at_layer, self.cfg.n_layers)
         if start_at_layer is None:
             batch = as_batch(self, given, attention_mask=attention_mask, **how)
@@ -119,14 +116,6 @@ class AdaptedModel(HookedGPT2):
         """Does anybody look at what comes after the blocks?"""
         sites = (name for name in self.hook_dict if name.startswith(("ln_final.", "unembed.")))
         return any(self.hook_dict[name].watched for name in sites)
-
-    def generate(self, given: ModelInput, **options: Any) -> Any:
-        """Never: their model generates text itself.
-
-        Raises:
-            CircuitsError: saying so.
-        """
-        raise CircuitsError(_NO_CACHE.format(self.cfg.model_name))
 
     @property
     def W_E(self) -> Tensor:  # type: ignore[override]
