@@ -153,6 +153,8 @@ def test_some_pairs_only(compiled: HookedGPT2) -> None:
     every = composition(compiled)
     assert every.axes == ("slot", "sender", "receiver")
     assert every.plot().axes
+    for result in (apart, every):
+        assert set(result.frame.columns) <= set(result.meanings)
 
 
 def test_path_patching_decides(compiled: HookedGPT2) -> None:
@@ -166,10 +168,11 @@ def test_path_patching_decides(compiled: HookedGPT2) -> None:
     assert patched["a1.h1->a2.h0<q>"] == pytest.approx(-10 / 3, abs=2e-3)
     assert patched["a0.h0->a1.h0<k>"] == pytest.approx(10, abs=2e-3)
     assert patched[frame["chosen"] == "random"].tolist() == pytest.approx([10] * 3, abs=2e-3)
-    # Ranks of z against those of sizes, 6 5 4 3 2 1 against two large ones and noise.
-    assert -1 <= frame["agreement"].iloc[0] <= 1
+    agreement = frame["z"].rank().corr(frame["size"].rank())
+    assert frame["agreement"].unique() == pytest.approx([agreement])
     assert 0 < frame["p_value"].iloc[0] <= 1
     assert found.plot().axes
+    assert set(found.frame.columns) <= {*found.meanings, "stderr", "ci_low", "ci_high", "n"}
 
 
 def test_the_check_has_intervals_and_a_seed(words: HookedGPT2) -> None:

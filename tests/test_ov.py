@@ -161,6 +161,7 @@ def test_every_view_has_a_figure_and_a_command(words: HookedGPT2) -> None:
     for show, axis in {"pairs": "logits", "directions": "logits", "eigenvalues": "real"}.items():
         result = ov(words, "a0.h1", show=show, top=3)  # type: ignore[arg-type]
         assert result.plot().axes[0].get_xlabel() == axis
+        assert set(result.frame.columns) <= set(result.meanings)
         assert result.provenance.command.startswith(f"circuits ov a0.h1 --show {show} --top 3")
     assert ov(words, Component("head", 0, 1), show="diagonal").plot().axes
     every = ov(words)

@@ -143,6 +143,7 @@ def test_every_view_has_a_figure_and_a_command(words: HookedGPT2) -> None:
         result = qk(words, "a0.h1", show=show, top=3)  # type: ignore[arg-type]
         assert result.plot().axes
         assert result.provenance.arguments["head"] == "a0.h1"
+        assert set(result.frame.columns) <= set(result.meanings)
     assert qk(words).plot().axes
     assert checksum(words) == before
 

@@ -24,6 +24,7 @@ from circuits.analyses._effects import (
 )
 from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
 from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
@@ -32,7 +33,9 @@ from circuits.sweep import cell
 
 SHUFFLES = 10_000
 _OTHER_PROMPTS = ("prompt", "corrupted", "file", "answer", "distractor")  # only tasks are asked
-MEANINGS = EFFECT_MEANINGS | {
+MEANINGS = {
+    **SCORE_MEANINGS,
+    **EFFECT_MEANINGS,
     "edge": "who reads whom: sender->receiver<slot>; patched was this edge alone",
     "chosen": "whether the pair stands out by z (top) or was drawn from the others (random)",
     "excess": "composition score minus its baseline",

@@ -19,6 +19,20 @@ from circuits.model import HookedGPT2
 
 Reads = Literal["q", "k", "v"]
 SLOTS: tuple[Reads, ...] = ("q", "k", "v")
+MEANINGS = {
+    "edge": "who reads whom: sender->receiver<slot>",
+    "slot": "through which input the receiver reads: q, k or v",
+    "sender": "the head that writes",
+    "receiver": "the head that reads",
+    "score": "|W_A W_B| / (|W_A| |W_B|), Frobenius norms",
+    "baseline": "root mean square of the score if what the sender writes were turned at random",
+    "value": "score minus baseline",
+    "z": "standard deviations by which the squared score exceeds that of a random turn; "
+    "empty where a head is zero",
+    "direction": "number of the sender's singular direction; 1 is the largest",
+    "strength": "share of the sender's squared norm that lies in this direction",
+    "share": "of the pair's squared score that comes through this direction",
+}
 
 
 @dataclass(frozen=True, eq=False)

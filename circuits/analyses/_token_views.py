@@ -49,6 +49,14 @@ MEANINGS = {
     "best": "share of queries whose highest score is at this offset",
     "queries": "how many have a key at this offset; value is their mean",
 }
+VALUES = {
+    "pairs": "the matrix' entry, relative to the mean of its row",
+    "diagonal": "share of tokens whose own entry is there",
+    "eigenvalues": "size of the eigenvalue",
+    "directions": "the singular value",
+    "positions": "score relative to the mean of the query's keys, mean over queries",
+    "heads": "sum of all eigenvalues over the sum of their sizes, from -1 to 1",
+}
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ def in_result(
     units = {"diagonal": "share of tokens", "heads": f"{kind.score} score"}
     embedding = ", after MLP 0" if given["effective"] else ""
     own = {
+        "value": VALUES[show],
         kind.row: f"token at the {kind.row}",
         kind.column: f"token at the {kind.column}",
         "pair": f"{kind.row} and {kind.column}",
@@ -190,7 +199,8 @@ def _pairs(
     mean = (matrix.A.mean(0) @ matrix.B.mean(1)).item()
     square = (matrix.norm() ** 2).item() / matrix.ldim**2
     deviation = max(square - mean**2, 0.0) ** 0.5
-    parts = [(torch.arange(matrix.ldim), matrix)] if rows is None else []
+    every = torch.arange(matrix.ldim, device=matrix.A.device)
+    parts = [(every, matrix)] if rows is None else []
     parts += [(row[None], matrix[row[None]]) for row in (() if rows is None else rows)]
     for names, part in parts:
         for sign, (values, at, columns) in zip((1, -1), extremes(part, top), strict=True):

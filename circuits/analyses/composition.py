@@ -11,7 +11,7 @@ import torch
 from circuits import components
 from circuits.analyses._composition_check import patched
 from circuits.analyses._effects import parts_of
-from circuits.analyses._reading import SLOTS, Readings, Reads, readings
+from circuits.analyses._reading import MEANINGS, SLOTS, Readings, Reads, readings
 from circuits.analyses._weights import one_head
 from circuits.components import Component
 from circuits.errors import CircuitsError
@@ -20,20 +20,6 @@ from circuits.prompts import Prompts
 from circuits.registry import Progress, analysis, asked
 from circuits.result import Result, provenance
 
-MEANINGS = {
-    "edge": "who reads whom: sender->receiver<slot>",
-    "slot": "through which input the receiver reads: q, k or v",
-    "sender": "the head that writes",
-    "receiver": "the head that reads",
-    "score": "|W_A W_B| / (|W_A| |W_B|), Frobenius norms",
-    "baseline": "root mean square of the score if what the sender writes were turned at random",
-    "value": "score minus baseline",
-    "z": "standard deviations by which the squared score exceeds that of a random turn; "
-    "empty where a head is zero",
-    "direction": "number of the sender's singular direction; 1 is the largest",
-    "strength": "share of the sender's squared norm that lies in this direction",
-    "share": "of the pair's squared score that comes through this direction",
-}
 _CHECKED = ("task", "metric", "n")
 
 
@@ -145,7 +131,9 @@ def _pairs(found: Readings) -> pd.DataFrame:
     senders = [f"a{layer}.h{head}" for layer in range(layers) for head in range(heads)]
     receivers = [f"a{found.layer}.h{head}" for head in range(readers)]
     names = [(sender, receiver) for sender in senders for receiver in receivers]
-    score, baseline = found.score.flatten().numpy(), found.baseline.flatten().numpy()
+    score, baseline, z = (
+        column.flatten().cpu().numpy() for column in (found.score, found.baseline, found.z)
+    )
     frame: pd.DataFrame = pd.DataFrame(
         {
             "edge": [f"{sender}->{receiver}<{found.slot}>" for sender, receiver in names],
@@ -155,7 +143,7 @@ def _pairs(found: Readings) -> pd.DataFrame:
             "score": score,
             "baseline": baseline,
             "value": score - baseline,
-            "z": found.z.flatten().numpy(),
+            "z": z,
         }
     )
     return frame
