@@ -102,7 +102,7 @@ def heads(
     *,
     kind: str | Sequence[str] | None = None,
     component: str | Component | Sequence[str | Component] | None = None,
-    n: int = 10,
+    n: int = 20,
     seed: int = 0,
     method: Literal["zero", "mean"] = "zero",
     ioi: Prompts | None = None,
@@ -123,7 +123,7 @@ def heads(
     names and series, else of where it looks, else of what it would write; among these, of the
     largest excess.
 
-    $ circuits heads -n 20
+    $ circuits heads -n 50
     $ circuits heads --kind induction --kind previous-token --figure heads.png
     $ circuits heads --component a1.h0 --component a5.h3 --method mean
 
