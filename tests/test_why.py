@@ -22,6 +22,7 @@ from circuits.cli import app
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
+from circuits.hooks import HookPoint
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 
@@ -221,6 +222,27 @@ def test_mini_name_movers_are_told_too(mini: HookedGPT2) -> None:
     assert first["query_part"].startswith("a")  # a head, not the token itself
     assert first["key_part"] == "m0"
     assert frame["weight"].iloc[0] > 0.5
+
+
+def test_what_a_head_tells_an_mlp_is_the_mlps(mini: HookedGPT2) -> None:
+    prompts = make("repeated", mini, 5)
+    frame = why(mini, "a1.h0", task=prompts, query=40, key=16, against="mean").frame
+    grid = pairs(frame)
+    assert frame["weight"].iloc[0] > 0.9
+    assert grid.at["m0", "m0"] > 0.9 * frame["total"].iloc[0]
+    # a0.h6 itself adds little, and without it nothing is left: m0 passes on what it said.
+    assert grid["a0.h6"].abs().max() < 0.1 * frame["total"].iloc[0]
+    weights = []
+
+    def silence(z: torch.Tensor, hook: HookPoint) -> None:
+        z[:, :, 6] = 0
+
+    def keep(pattern: torch.Tensor, hook: HookPoint) -> None:
+        weights.append(float(pattern[:, 0, 40, 16].mean()))
+
+    with torch.no_grad(), mini.hooks([("blocks.0.attn.hook_z", silence), ("pattern1", keep)]):
+        mini(prompts.tokens)
+    assert weights[0] < 0.1
 
 
 # --- what can be asked ----------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def attribute(
     more than one token (repeated ones) are read at each of them, and the mean is taken. Logits are
     those before a soft cap, where a model has one.
 
+    These are direct pushes: what a part makes later parts do is theirs (see ablate, paths).
     Holding the scale is an approximation: the column recomputed says how much is really lost when
     the part is taken out of the stream, and error by how much the two differ.
 

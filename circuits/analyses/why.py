@@ -60,6 +60,9 @@ def why(
     pairs of parts, (LN(x_i) W_Q) (LN(x_j) W_K) / sqrt(d_head), with the scale that LayerNorm really
     has at the query and at the key (Elhage et al. 2021, QK circuits and K-composition).
 
+    Parts speak for themselves: what a head tells an MLP, and the MLP passes on, is the MLP's. To
+    follow such a path, see paths --to a5.h3<k>.
+
     Softmax only sees differences between keys: what the query alone contributes is the same for
     all. Compare the key with the mean over all others, or with another: the difference of two
     scores is the logarithm of the ratio of their weights.
