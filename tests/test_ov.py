@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
 from circuits.analyses import _weights
+from circuits.analyses._heads_attention import eigenvalue_copying
 from circuits.analyses._weights import ov_circuit, trace_share, typical_scales
 from circuits.analyses.ov import ov
 from circuits.checkpoints import checksum
@@ -92,6 +93,18 @@ def test_copying_in_the_compiled_model(compiled: HookedGPT2) -> None:
         one = ov(compiled, head, show="eigenvalues").frame
         assert one["copying"].unique() == pytest.approx([score], abs=1e-5)
         assert one["value"].max() == pytest.approx(10 * score, abs=1e-3)
+
+
+def test_rounding_copies_nothing(compiled: HookedGPT2) -> None:
+    # Folding leaves the heads that write where W_U is blind with entries of 1e-8.
+    scores = ov(folded(compiled)).frame.set_index("component")["value"]
+    assert scores[["a1.h0", "a2.h0"]].tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert scores.drop(["a1.h0", "a2.h0"]).eq(0).all()
+
+
+def test_the_report_card_and_the_weights_agree(words: HookedGPT2) -> None:
+    card = eigenvalue_copying(words, 0).value[..., 0]
+    assert ov(words).frame["value"].tolist() == pytest.approx(card.flatten().tolist())
 
 
 def test_the_diagonal_of_the_compiled_model(compiled: HookedGPT2) -> None:

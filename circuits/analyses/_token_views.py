@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from circuits import components
-from circuits.analyses._weights import Circuit, extremes, one_head, own_ranks, trace_share
+from circuits.analyses._weights import (
+    Circuit,
+    eigenvalues,
+    extremes,
+    one_head,
+    own_ranks,
+    trace_share,
+)
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.factored import FactoredMatrix
@@ -239,10 +246,10 @@ def _diagonal(matrix: FactoredMatrix, rows: Tensor | None) -> pd.DataFrame:
 
 def _eigenvalues(matrix: FactoredMatrix, kind: Kind) -> pd.DataFrame:
     """All of them but the zeros, largest first."""
-    found = matrix.eigenvalues
+    found = eigenvalues(matrix)
     order = found.abs().argsort(descending=True, stable=True)
     found = found[order]
-    shuffled = matrix[:, _shuffled(matrix.rdim)].eigenvalues
+    shuffled = eigenvalues(matrix[:, _shuffled(matrix.rdim)])
     frame: pd.DataFrame = pd.DataFrame(
         {
             "eigenvalue": [f"λ{i}" for i in range(1, len(found) + 1)],

@@ -19,6 +19,7 @@ from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
 
 CHUNK = 2**24  # entries of a token-to-token matrix that are held at a time
+ROUNDING = 1e-6  # of a product's entries, in single precision, against its factors' norms
 N_SAMPLES, LONGEST_SAMPLE = 4, 128  # sequences of random tokens, and their length
 
 
@@ -42,7 +43,7 @@ class Circuit:
         """Of all heads' matrices [l h e], but for zeros; `order` [v] shuffles their columns."""
         right = self.right if order is None else self.right[order]
         # A B has the eigenvalues of B A, so the tokens can be summed over first.
-        return FactoredMatrix(right.T @ self.left @ self.inner.A, self.inner.B).eigenvalues
+        return eigenvalues(FactoredMatrix(right.T @ self.left @ self.inner.A, self.inner.B))
 
     def spread(self) -> Tensor:
         """The root mean square of all entries [l h]."""
@@ -168,13 +169,20 @@ def one_head(model: HookedGPT2, head: str | Component) -> Component:
     return components.check(part, model.cfg)
 
 
-def trace_share(eigenvalues: Tensor) -> Tensor:
+def eigenvalues(matrix: FactoredMatrix) -> Tensor:
+    """Those of a matrix [... e], where what is mere rounding is 0: A may write where B is blind."""
+    found = matrix.eigenvalues
+    sizes = [torch.linalg.matrix_norm(factor) for factor in matrix.pair]
+    return torch.where(found.abs() > ROUNDING * (sizes[0] * sizes[1])[..., None], found, 0.0)
+
+
+def trace_share(values: Tensor) -> Tensor:
     """The sum over the sum of sizes [...]: 1 when all are positive, -1 when negative; 0 for none.
 
     For the full OV circuit it is the copying score (Elhage et al. 2021).
     """
-    size = eigenvalues.abs().sum(-1)
-    return torch.where(size > 0, eigenvalues.real.sum(-1) / size, 0.0)
+    size = values.abs().sum(-1)
+    return torch.where(size > 0, values.real.sum(-1) / size, 0.0)
 
 
 def chunks(matrix: FactoredMatrix, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
