@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from circuits.adapter import adapt
     from circuits.cache import Cache
     from circuits.checkpoints import bundled_models, checksum, load, save
     from circuits.components import Component
@@ -45,6 +46,7 @@ __all__ = [
     "SiteError",
     "TokenError",
     "Tokenizer",
+    "adapt",
     "bundled_models",
     "checksum",
     "get_act_name",
@@ -55,6 +57,7 @@ __all__ = [
 
 # The module of every public name. Editors and mypy read the block above; a test compares the two.
 _HOME = {
+    "adapter": ["adapt"],
     "cache": ["Cache"],
     "checkpoints": ["bundled_models", "checksum", "load", "save"],
     "components": ["Component"],

@@ -119,9 +119,10 @@ def _adapting(function: Function, adapted: Callable[[Any], Any]) -> Function:
 
 def _adapted(model: Any) -> Any:
     """The model in our words, if it is one of transformer_lens, which is not imported for it."""
-    if not type(model).__module__.startswith("transformer_lens."):
-        return model
-    return import_module("circuits.adapter").adapt(model)
+    kinds = type(model).__mro__
+    if any(kind.__module__.startswith("transformer_lens.") for kind in kinds):
+        return import_module("circuits.adapter").adapt(model)
+    return model
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ NO_SUM, NO_PRODUCT = "normalizes what", "more than queries times keys"
 REFUSED = {
     **{(name, "gemma2"): NO_SUM for name in ("attribute", "neurons", "paths")},
     **{("why", shape): NO_PRODUCT for shape in ("llama", "gemma", "gemma2", "pythia")},
-    **{("walkthrough", shape): "keeps no keys and values" for shape in SHAPES},
+    ("walkthrough", "pythia"): "'blocks.0.hook_resid_mid' does not exist",
 }
 
 
