@@ -54,6 +54,7 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Open]:
         context = browser.new_context(**options)
         contexts.append(context)
         tab = context.new_page()
+        tab.set_default_timeout(10_000)
         tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
         tab.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         tab.on(
@@ -116,6 +117,15 @@ def test_the_table_sorts_finds_and_turns(visit: Open) -> None:
     assert tab.locator("#table tbody tr").count() == 1
     assert "1 rows" in tab.get_by_role("status").inner_text()
     assert tab.get_by_role("button", name="stderr").get_attribute("title").startswith("standard")
+
+
+def test_a_large_figure_is_shown_at_full_size(visit: Open) -> None:
+    tab = visit(page(effects(4, 30)), viewport={"width": 700, "height": 600})
+    drawn = tab.locator(".figure svg")
+    small = drawn.bounding_box()["width"]
+    tab.get_by_role("button", name="figure at full size").click()
+    assert drawn.bounding_box()["width"] > small * 4 / 3
+    assert fits(tab)
 
 
 def test_heads_are_chosen_and_tokens_show_both_directions(visit: Open) -> None:

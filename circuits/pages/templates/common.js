@@ -201,3 +201,14 @@ function roving(buttons, across, choose) {
     });
   });
 }
+
+// A figure that had to be made much smaller than it was drawn can be seen at its full size.
+(function () {
+  const figure = document.querySelector(".figure"), svg = figure?.querySelector("svg");
+  const drawn = parseFloat(svg?.getAttribute("width")) * 4 / 3; // points to pixels
+  if (!svg || svg.getBoundingClientRect().width > 0.75 * drawn) return;
+  const button = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
+    button.setAttribute("aria-pressed", figure.classList.toggle("full"));
+  } }, "figure at full size");
+  figure.before(el("div", { class: "bar" }, button));
+})();
