@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from circuits.adapter import AdaptedModel
 from circuits.batch import ModelInput, as_batch
+from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2, LayerNorm
 
 
@@ -59,6 +61,7 @@ def fold_layer_norm(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, 
 
     Raises:
         TokenError: for tokens that the model cannot take.
+        CircuitsError: for a model of transformer_lens.
 
     >>> from circuits.config import ModelConfig
     >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=4, d_vocab=9))
@@ -161,6 +164,11 @@ def _rewrite(
     *,
     untie: bool,
 ) -> tuple[HookedGPT2, Certificate]:
+    if isinstance(model, AdaptedModel):
+        raise CircuitsError(
+            f"{model.cfg.model_name} is a model of transformer_lens, which can process its weights "
+            "itself when it loads them"
+        )
     with torch.no_grad():
         new = _wide_copy(model, untie=untie)
         for step in steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from circuits.adapter import AdaptedModel, adapt
 from circuits.adapter.vocabulary import TheirTokenizer
-from circuits.checkpoints import checksum, load
+from circuits.checkpoints import checksum, load, save
 from circuits.decompose import logit_bias
 from circuits.errors import CircuitsError, SiteError, TokenError
 from circuits.generation import KVCache
 from circuits.hooks import site_names
+from circuits.weights import process
 
 pytest.importorskip("transformer_lens.HookedTransformer")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
@@ -359,6 +361,14 @@ def test_who_it_is_is_known_by_its_weights() -> None:
         "transformer_lens HookedTransformer",
     )
     assert adapt(model) is model
+
+
+def test_their_weights_are_neither_saved_nor_rewritten_here(tmp_path: Path) -> None:
+    with pytest.raises(CircuitsError, match="another library's"):
+        save(given("llama"), tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(CircuitsError, match="process its weights itself"):
+        process(given("gpt2"), [[1, 2]])
 
 
 @pytest.mark.parametrize(

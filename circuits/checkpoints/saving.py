@@ -39,9 +39,14 @@ def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | No
         The folder.
 
     Raises:
-        CheckpointError: when the folder holds other files or cannot be written, or a weight does
-            not fit the precision.
+        CheckpointError: when the folder holds other files or cannot be written, a weight does not
+            fit the precision, or the weights are those of an adapted model.
     """
+    if type(model) is not HookedGPT2:  # an adapted one
+        raise CheckpointError(
+            f"the weights of {model.cfg.model_name} are another library's ({model.source}); save "
+            "them with that"
+        )
     folder = Path(folder).expanduser()
     tensors = _tensors(model, None if dtype is None else find_dtype(dtype))
     target = folder.resolve()
