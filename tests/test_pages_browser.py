@@ -15,6 +15,7 @@ from page_samples import attention, effects, heads, lens, saying
 
 from circuits.analyses.walkthrough import walkthrough
 from circuits.checkpoints import load
+from circuits.model import HookedGPT2
 from circuits.pages import inline, page, save_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -100,6 +101,16 @@ def test_prompts_stay_text(visit: Open, sample: str) -> None:
     assert tab.title() == ATTACK
     assert tab.locator("img, script:not([type])").count() == 1
     assert ATTACK in tab.locator("pre").inner_text()
+
+
+def test_a_script_from_elsewhere_does_not_run(browser: Any, tmp_path: Path) -> None:
+    """Were a text ever not escaped: the page's policy has the hash of its own script alone."""
+    html = page(effects(8, 8)).replace("</main>", "<script>document.title = 'x'</script></main>")
+    tab = browser.new_page()
+    tab.goto(save_page(html, tmp_path / "page.html").as_uri())
+    assert tab.title() == effects().title
+    assert tab.locator("#table tbody tr").count() == 50
+    tab.close()
 
 
 def test_the_table_sorts_finds_and_turns(visit: Open) -> None:
@@ -277,3 +288,11 @@ def test_a_finger_reads_a_cell(visit: Open, walk: str) -> None:
     assert tab.locator("#tip").inner_text().startswith("C (0), dimension 0: ")
     tab.locator("#walk-stage h2").tap()
     assert tab.locator("#tip").is_hidden()
+
+
+def test_an_unlikely_choice_is_shown(visit: Open, mini: HookedGPT2) -> None:
+    tab = visit(page(walkthrough(mini, "Once", steps=1, temperature=5.0, seed=0)))
+    tab.keyboard.press("End")
+    written = tab.locator("#walk-written").inner_text()
+    assert tab.locator(".walk-choice .token.chosen").all_inner_texts() == [written]
+    assert tab.locator(".walk-choice .token").count() == 11

@@ -128,9 +128,13 @@
   // The likeliest tokens with bars; in the end with the chosen one marked.
   function choice(kind) {
     const name = kind === "logits" ? "logits" : "probabilities";
-    const { at, shape, labels } = byName.get(`${pass} ${name}`);
-    const values = numbers.subarray(at, at + shape[0]);
-    const chosen = kind === "next" ? byName.get(`${pass} next`).labels[0] : null;
+    const { at, shape, labels: likeliest } = byName.get(`${pass} ${name}`);
+    const next = byName.get(`${pass} next`), chosen = kind === "next" ? next.labels[0] : null;
+    const labels = [...likeliest], values = [...numbers.subarray(at, at + shape[0])];
+    if (chosen !== null && !labels.includes(chosen)) { // drawn by chance, and none of the likeliest
+      labels.push(chosen);
+      values.push(numbers[next.at]);
+    }
     const [low, high] = kind === "logits" ? [Math.min(0, ...values), Math.max(0, ...values)] : [0, 1];
     return el("div", { class: "walk-choice" }, ...labels.flatMap((label, i) => {
       const mark = label === chosen ? " chosen" : "";
