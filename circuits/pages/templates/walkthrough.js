@@ -76,15 +76,24 @@
     return null;
   }
 
-  function tensor(name, head, role) {
+  // The largest number of a tensor, all its heads together: one scale for what is to be compared.
+  function largest(name) {
+    let most = 1e-9;
+    for (let step = 0; step <= pass; step++) {
+      const { shape, at } = byName.get(`${step} ${name}`);
+      const end = at + shape.reduce((a, b) => a * b, 1);
+      for (let k = at; k < end; k++) if (Math.abs(numbers[k]) > most) most = Math.abs(numbers[k]); // never for NaN
+    }
+    return most;
+  }
+
+  function tensor(name, head, role, most) {
     const kind = name.split(".")[0];
     const all = rows(name, pass, head), n = all.length;
     const square = ATTENTION.includes(kind);
     const { shape, whole } = shapeOf(name);
     const width = square ? n : shape.at(-1);
     const masked = (i, j) => square && j > i;
-    let most = 1e-9;
-    all.forEach((row, i) => row.forEach((x, j) => { if (!masked(i, j) && Math.abs(x) > most) most = Math.abs(x); }));
     const color = (i, j) => (masked(i, j) ? NOTHING : kind === "pattern" ? sequential(all[i][j]) : diverging(all[i][j] / most));
     const cell = square ? Array(2).fill(Math.max(7, Math.min(26, Math.floor(300 / n)))) : [Math.max(2, Math.min(12, Math.floor(620 / width))), Math.max(8, Math.min(22, Math.floor(420 / n)))];
     const tell = (i, j) => {
@@ -107,11 +116,14 @@
 
   const isStream = (name) => name.startsWith("resid");
   function tensorsOf({ tensors: names }) {
+    const isSum = names.length > 1 && isStream(names.at(-1));
+    const together = Math.max(...names.map(largest)); // the terms of a sum have one scale
     return names.flatMap((name, k) => {
+      const most = isSum ? together : largest(name);
       const role = !isStream(name) || names.length < 2 ? "" : k ? ", after" : ", before";
       const { shape } = shapeOf(name);
       const heads = ATTENTION.includes(name.split(".")[0]) ? shape[0] : shape.length === 3 ? shape[1] : 0;
-      return heads ? Array.from({ length: heads }, (_, h) => tensor(name, h, "")) : [tensor(name, null, role)];
+      return heads ? Array.from({ length: heads }, (_, h) => tensor(name, h, "", most)) : [tensor(name, null, role, most)];
     });
   }
 
