@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from every_analysis import IOI, TEXT, answer, write_files
 from lens_models import SHAPES, WORDS, lens_model, state
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from numpy.testing import assert_allclose
@@ -22,34 +23,12 @@ from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
 from circuits.errors import CircuitsError
 from circuits.prompts import make
-from circuits.registry import analyses, find
+from circuits.registry import analyses
 from circuits.result import Result
 
 pytest.importorskip("transformer_lens.HookedTransformer")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
 
-TEXT = "When Mary and John went to the garden, John gave a letter to"
-IOI: dict[str, Any] = {"task": "ioi", "n": 4}
-# What each analysis is asked; those that are not named take the model alone.
-ASKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    "ablate": ((), {"all_heads": True, **IOI}),
-    "approximate": ((), {"what": "head", **IOI}),
-    "attention": ((TEXT,), {}),
-    "attribute": ((), IOI),
-    "attribution": ((), {"what": "head", **IOI}),
-    "heads": ((), {"n": 3}),
-    "icl": ((), {"n": 2, "length": 8}),
-    "interchange": ((), {"component": "a1", **IOI}),
-    "logit-lens": ((TEXT,), {}),
-    "neurons": (("m0.n3",), {}),
-    "ov": (("a0.h1",), {}),
-    "patch": ((), IOI),
-    "paths": ((), {"to": "logits", **IOI}),
-    "qk": (("a0.h1",), {}),
-    "tune-lens": (("lens.safetensors",), {"file": "text.txt", "context": 8, "steps": 2}),
-    "walkthrough": ((TEXT,), {}),
-    "why": (("a1.h1", TEXT), {}),
-}
 # Where the architecture has no such thing: what the error says.
 NO_SUM, NO_PRODUCT = "normalizes what", "more than queries times keys"
 REFUSED = {
@@ -68,17 +47,16 @@ def theirs(shape: str) -> Any:
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where files are read and written."""
     monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(f"{TEXT}. " * 5)
+    write_files()
 
 
 def ask(name: str, model: Any) -> Result:
-    given, options = ASKED.get(name, ((), {}))
+    other = None
     if name == "diff":
         other = lens_model(model.cfg.model_name.removeprefix("tiny-"), dtype=torch.float32)
         with torch.no_grad():
             other.blocks[0].mlp.W_in += 0.1
-        given = (other,)
-    return find(name).load()(model, *given, **options)
+    return answer(name, model, other)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import slow_sweep
 import torch
 from bridge_models import SHAPES, bridge, built
 from einops import einsum
+from every_analysis import answer, write_files
 from lens_models import WORDS, state
 from numpy.testing import assert_allclose
 from random_sweeps import random_prompts
@@ -20,6 +22,7 @@ from circuits.analyses.ablate import ablate
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, SiteError
 from circuits.metrics import METRICS
+from circuits.registry import analyses
 from circuits.sweep import Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import attribute
 
@@ -199,3 +202,20 @@ def test_text_goes_through_their_vocabulary() -> None:
     close(model("When Mary and John"), model.theirs("When Mary and John"))
     with pytest.raises(CircuitsError, match="no W_pos"):
         _ = model.W_pos
+
+
+@pytest.mark.parametrize("name", analyses())
+def test_every_analysis_answers_or_says_why_not(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files()
+    model, before = bridge("Llama"), state(bridge("Llama"))
+    if name == "why":
+        with pytest.raises(CircuitsError, match="more than queries times keys"):
+            answer(name, model)
+    else:
+        found = answer(name, model, bridge.__wrapped__("Llama"))
+        assert len(found.frame)
+        assert found.provenance.source == "transformer_lens TransformerBridge"
+    assert state(model) == before

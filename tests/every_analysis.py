@@ -1,0 +1,43 @@
+"""One question to every analysis, for models of the words of `lens_models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from circuits.registry import find
+from circuits.result import Result
+
+TEXT = "When Mary and John went to the garden, John gave a letter to"
+IOI: dict[str, Any] = {"task": "ioi", "n": 4}
+# What each analysis is asked; those that are not named take the model alone.
+ASKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "ablate": ((), {"all_heads": True, **IOI}),
+    "approximate": ((), {"what": "head", **IOI}),
+    "attention": ((TEXT,), {}),
+    "attribute": ((), IOI),
+    "attribution": ((), {"what": "head", **IOI}),
+    "heads": ((), {"n": 3}),
+    "icl": ((), {"n": 2, "length": 8}),
+    "interchange": ((), {"component": "a1", **IOI}),
+    "logit-lens": ((TEXT,), {}),
+    "neurons": (("m0.n3",), {}),
+    "ov": (("a0.h1",), {}),
+    "patch": ((), IOI),
+    "paths": ((), {"to": "logits", **IOI}),
+    "qk": (("a0.h1",), {}),
+    "tune-lens": (("lens.safetensors",), {"file": "text.txt", "context": 8, "steps": 2}),
+    "walkthrough": ((TEXT,), {}),
+    "why": (("a1.h1", TEXT), {}),
+}
+
+
+def write_files() -> None:
+    """Those that the questions name."""
+    Path("text.txt").write_text(f"{TEXT}. " * 5)
+
+
+def answer(name: str, model: Any, other: Any = None) -> Result:
+    """What the analysis says; `other` is what ``diff`` compares with."""
+    given, options = ASKED.get(name, ((), {}))
+    return find(name).load()(model, *((other,) if name == "diff" else given), **options)
