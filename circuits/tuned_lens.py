@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -104,9 +104,11 @@ class TunedLens:
         """Write the lens to one safetensors file. Returns the path.
 
         Raises:
-            CircuitsError: when the file cannot be written; nothing half-written is left.
+            CircuitsError: when the file cannot be written, or holds something else than a lens;
+                nothing half-written is left.
         """
         path = Path(path)
+        require_place(path)
         tensors: dict[str, Tensor] = {}
         for site, (A, b) in self.maps.items():
             tensors |= {f"{site}.A": A.cpu().contiguous(), f"{site}.b": b.cpu().contiguous()}
@@ -130,17 +132,40 @@ class TunedLens:
         """
         try:
             with safe_open(str(path), "pt", device=str(model.W_E.device)) as file:
-                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                about = _about(file)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise CircuitsError(f"cannot read a lens from {path}: {error}") from error
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise CircuitsError(f"{path} is no tuned lens; train one: circuits tune-lens {path}")
+        if about is None:
+            raise CircuitsError(
+                f"{path} is no tuned lens; train one into a new file: circuits tune-lens NEW"
+            )
         sites = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
         maps = {site: (tensors[f"{site}.A"], tensors[f"{site}.b"]) for site in sites}
         lens = cls(maps, str(about["model"]), str(about["checksum"]))
         lens.check(model)
         return lens
+
+
+def _about(file: Any) -> dict[str, Any] | None:
+    """What an open safetensors file says about the lens in it; None if it holds none."""
+    about = json.loads((file.metadata() or {}).get("about", "{}"))
+    return about if isinstance(about, dict) and about.get("format") == FORMAT else None
+
+
+def require_place(path: Path) -> None:
+    """May a lens be written here? An earlier lens is replaced, nothing else is.
+
+    Raises:
+        CircuitsError: when the file holds something else.
+    """
+    if not path.exists():
+        return
+    with suppress(OSError, SafetensorError, json.JSONDecodeError):
+        with safe_open(str(path), "pt") as file:
+            if _about(file) is not None:
+                return
+    raise CircuitsError(f"{path} holds something else than a tuned lens; choose a new file")
 
 
 def train_tuned_lens(

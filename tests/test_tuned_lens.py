@@ -142,6 +142,16 @@ def test_files_that_are_no_lens_of_this_model(
         lens.save(tmp_path / "nowhere" / "lens.safetensors")
 
 
+def test_only_a_lens_is_replaced(lens: TunedLens, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(2)}, path)
+    before = path.read_bytes()
+    with pytest.raises(CircuitsError, match="something else than a tuned lens"):
+        lens.save(path)
+    assert path.read_bytes() == before
+    assert lens.save(lens.save(tmp_path / "lens.safetensors")).is_file()
+
+
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),
     [

@@ -16,7 +16,7 @@ from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.registry import Progress, analysis, asked
 from circuits.result import Result, mean_interval, provenance
-from circuits.tuned_lens import TunedLens, divergence, stages, train_tuned_lens
+from circuits.tuned_lens import TunedLens, divergence, require_place, stages, train_tuned_lens
 
 HELD_OUT = 10  # one window of so many is not trained on
 TOGETHER = 64  # windows sampled at a time
@@ -135,6 +135,7 @@ def _writable(out: Path) -> Path:
     if out.is_dir() or not out.parent.is_dir():
         reason = "is a folder" if out.is_dir() else f"cannot be written: there is no {out.parent}"
         raise CircuitsError(f"{out} {reason}; choose another file")
+    require_place(out)
     return out
 
 
