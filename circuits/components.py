@@ -263,6 +263,8 @@ def check(component: Component, cfg: ModelConfig) -> Component:
             f"{cfg.model_name} has {cfg.positional_embedding_type} positions, which act inside "
             "attention: nothing is added to the stream for them, so there is no 'pos'"
         )
+    if component.kind in ("mlp", "neuron") and cfg.attn_only:
+        raise CircuitsError(f"there is no {component}: {cfg.model_name} has attention layers only")
     at = component.position
     if isinstance(at, int) and not -cfg.n_ctx <= at < cfg.n_ctx:
         raise CircuitsError(
@@ -286,7 +288,7 @@ def all_mlps(cfg: ModelConfig) -> list[Component]:
     >>> [str(c) for c in all_mlps(ModelConfig(2, n_heads=2, d_model=8, n_ctx=4, d_vocab=9))]
     ['m0', 'm1']
     """
-    return [Component("mlp", i) for i in range(cfg.n_layers)]
+    return [Component("mlp", i) for i in range(cfg.n_layers) if not cfg.attn_only]
 
 
 def _takes(kind: Kind) -> list[str]:

@@ -86,6 +86,11 @@ class ModelConfig:
         return False
 
     @property
+    def attn_only(self) -> bool:
+        """Are there no MLPs?"""
+        return False
+
+    @property
     def keeps_keys(self) -> bool:
         """Can a pass go on from the keys and values of an earlier one?"""
         return True

@@ -85,7 +85,7 @@ def decompose_resid(
     for i in range(end):
         if mode != "mlp":
             names.append(("attn_out", i))
-        if mode != "attn":
+        if mode != "attn" and not cache.model.cfg.attn_only:
             names.append(("mlp_out", i))
     if mlp_input and mode != "mlp":
         names.append(("attn_out", end))
@@ -184,13 +184,14 @@ def get_full_resid_decomposition(
 
     heads, labels = stack_head_results(cache, end + mlp_input, pos_slice=pos_slice)
     parts = [finish(heads)]
-    if end and not expand_neurons:
+    end_of_mlps = 0 if cache.model.cfg.attn_only else end
+    if end_of_mlps and not expand_neurons:
         mlps, mlp_labels = decompose_resid(
             cache, end, mode="mlp", pos_slice=pos_slice, incl_embeds=False
         )
         parts.append(finish(mlps))
         labels += mlp_labels
-    elif end:
+    elif end_of_mlps:
         if matrix is None:
             neurons, neuron_labels = stack_neuron_results(cache, end, pos_slice=pos_slice)
             parts.append(finish(neurons))
@@ -313,7 +314,7 @@ def accumulated_bias(
     total = torch.zeros_like(model.ln_final.b)
     for i in range(layer):
         total = total + model.blocks[i].attn.b_O
-        if mlp_biases:
+        if mlp_biases and not model.cfg.attn_only:
             total = total + model.blocks[i].mlp.b_out
     return total + model.blocks[layer].attn.b_O if mlp_input else total
 

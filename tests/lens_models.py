@@ -41,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rotary_dim": 2,
         "parallel_attn_mlp": True,
     },
+    "attn-only": {"act_fn": None, "normalization_type": "LN", "attn_only": True},
     "gpt2": {"act_fn": "gelu_new", "normalization_type": "LN"},
 }
 

@@ -64,7 +64,8 @@ def test_padded_prompts_equal_those_run_alone(shape: str, side: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_site_shows_what_theirs_does(shape: str) -> None:
     model, theirs = given(shape), lens_model(shape)
-    theirs.set_use_hook_mlp_in(True)
+    if not model.cfg.attn_only:
+        theirs.set_use_hook_mlp_in(True)
     _, cache = model.run_with_cache(TOKENS)
     _, expected = theirs.run_with_cache(TOKENS)
     assert {name.rpartition(".")[2] for name in cache} >= {"hook_embed", "hook_z", "hook_pattern"}
@@ -83,7 +84,7 @@ def test_costly_sites_are_switched_on_while_watched(shape: str, site: str) -> No
     model = given(shape)
     full = f"blocks.1.{'attn.' * (site == 'hook_result')}{site}"
     if full not in model.hook_dict:
-        assert (shape, site) == ("pythia", "hook_mlp_in")
+        assert (shape in ("pythia", "attn-only"), site) == (True, "hook_mlp_in")
         return
     before = state(model.theirs)
     logits, cache = model.run_with_cache(TOKENS, names_filter=full)
@@ -136,8 +137,9 @@ def test_plain_maps_are_those_of_the_forward_pass(shape: str) -> None:
         TOKENS, names_filter=lambda name: ".ln1." not in name and not name.endswith("attn_in")
     )
     for layer, block in enumerate(model.blocks):
-        read = cache["resid_pre" if model.cfg.parallel else "resid_mid", layer]
-        close(block.mlp.plain(block.ln2.plain(read)), cache["mlp_out", layer])
+        if not model.cfg.attn_only:
+            read = cache["resid_pre" if model.cfg.parallel else "resid_mid", layer]
+            close(block.mlp.plain(block.ln2.plain(read)), cache["mlp_out", layer])
         normed = block.ln1.plain(cache["resid_pre", layer])
         for name, weight, bias in (
             ("q", block.attn.W_Q, block.attn.b_Q),
@@ -155,7 +157,8 @@ def test_plain_maps_are_those_of_the_forward_pass(shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_weights_are_theirs_under_our_names(shape: str) -> None:
     model = given(shape)
-    names = "W_E W_U b_U W_Q W_K W_V W_O b_Q b_K b_V b_O W_in b_in W_out b_out".split()
+    names = "W_E W_U b_U W_Q W_K W_V W_O b_Q b_K b_V b_O".split()
+    names += [] if model.cfg.attn_only else ["W_in", "b_in", "W_out", "b_out"]
     if model.cfg.gated_mlp:
         names.append("W_gate")
     for name in names:
@@ -205,7 +208,7 @@ def test_gradients_at_sites_are_theirs(shape: str) -> None:
         "hook_embed",
         "blocks.0.hook_resid_pre",
         "blocks.0.attn.hook_z",
-        "blocks.1.hook_mlp_out",
+        "blocks.1.hook_attn_out",
     ]
     loss, cache = model.run_with_cache(
         TOKENS, return_type="loss", incl_bwd=True, names_filter=sites
@@ -257,6 +260,7 @@ def test_what_is_not_there_is_one_clear_error() -> None:
         (lambda: model.run_with_cache(TOKENS, names_filter="blocks.0.attn.hook_y"), "did you mean"),
         (lambda: model(TOKENS, past_kv_cache=KVCache()), "keeps no keys and values"),
         (lambda: given("pythia").W_gate, "no W_gate"),
+        (lambda: given("attn-only").W_in, "no mlp"),
         (lambda: given("pythia").run_with_cache(TOKENS, names_filter="resid_mid1"), "no site"),
         (
             lambda: model.run_with_cache(

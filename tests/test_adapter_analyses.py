@@ -34,7 +34,8 @@ NO_SUM, NO_PRODUCT = "normalizes what", "more than queries times keys"
 REFUSED = {
     **{(name, "gemma2"): NO_SUM for name in ("attribute", "neurons", "paths")},
     **{("why", shape): NO_PRODUCT for shape in ("llama", "gemma", "gemma2", "pythia")},
-    ("walkthrough", "pythia"): "'blocks.0.hook_resid_mid' does not exist",
+    ("neurons", "attn-only"): "attention layers only",
+    **{("walkthrough", shape): "'blocks.0.hook_resid_mid'" for shape in ("pythia", "attn-only")},
 }
 
 
@@ -55,7 +56,7 @@ def ask(name: str, model: Any) -> Result:
     if name == "diff":
         other = lens_model(model.cfg.model_name.removeprefix("tiny-"), dtype=torch.float32)
         with torch.no_grad():
-            other.blocks[0].mlp.W_in += 0.1
+            other.blocks[0].attn.W_Q += 0.1
     return answer(name, model, other)
 
 

@@ -73,7 +73,10 @@ def test_a_gpt_2_gives_what_the_engine_gives(data: st.DataObject) -> None:
     assert (found.changed >= expected.changed).all()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+WITH_MLPS = [shape for shape in SHAPES if shape != "attn-only"]
+
+
+@pytest.mark.parametrize("shape", WITH_MLPS)
 def test_every_kind_of_cell_equals_a_plain_run_with_hooks(shape: str) -> None:
     model = adapted(shape)
     cells: list[Any] = [*PARTS, ("a0.h1", "m1", "a1.h1<q>")]
@@ -81,6 +84,13 @@ def test_every_kind_of_cell_equals_a_plain_run_with_hooks(shape: str) -> None:
     if model.cfg.post_norms:
         edges = [edge for edge in edges if ".h" not in edge.split("->")[0]]
     check(model, asked(model, *cells, *edges, *(() if model.cfg.parallel else MID[:2])))
+
+
+def test_attention_layers_can_be_alone() -> None:
+    model = adapted("attn-only")
+    cells = [name for name in (*PARTS, *EDGES) if "m" not in name.lower().replace("mid", "")]
+    assert len(cells) == 14
+    check(model, asked(model, *cells))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,6 +147,7 @@ def test_what_cannot_be_written_is_one_clear_error() -> None:
         ("llama", "a0.h9", "no head 9"),
         ("llama", "a99", "no layer 99"),
         ("llama", "m0.n99", "no neuron 99"),
+        ("attn-only", "m0", "there is no m0: tiny-attn-only has attention layers only"),
         ("pythia", "resid_mid.0", "no site 'blocks.0.hook_resid_mid'"),
         ("pythia", "a0->m0", "no site 'blocks.0.hook_mlp_in'"),
         ("gemma2", "a0.h1->m1", "normalizes what.*start the path at a0"),
@@ -186,7 +197,7 @@ def test_gradients_of_a_gpt_2_are_the_engine_s(metric: str) -> None:
         assert_allclose(getattr(found, what), getattr(expected, what), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", WITH_MLPS)
 def test_gradients_are_the_slope_of_a_small_patch(shape: str) -> None:
     """A millionth of the way from the base run to the source's."""
     model = adapted(shape)

@@ -8,8 +8,8 @@ analysis adapts such a model by itself. What is different there:
   besides, after the rotation (``hook_q``, ``hook_k`` are before it); a gated MLP has
   ``hook_pre_linear``, and its ``hook_pre`` is the gate's; a norm behind a layer has
   ``ln1_post.hook_scale`` and so on. Where positions do not enter the stream there is no
-  ``hook_pos_embed``, no component ``pos`` and no ``W_pos``; where attention and MLP are parallel no
-  ``hook_resid_mid``. Asking for one is an error that says so.
+  ``hook_pos_embed``, no component ``pos`` and no ``W_pos``; where attention and MLP are parallel,
+  or there is no MLP, no ``hook_resid_mid``. Asking for one is an error that says so.
 - Heads that share keys and values (grouped queries) each have them, repeated. A
   ``TransformerBridge`` can only write the same to all heads of a group. Its ``hook_attn_scores``
   have the lowest number, not minus infinity, where a query may not look.
@@ -18,6 +18,8 @@ analysis adapts such a model by itself. What is different there:
   ``HookedTransformer``, one of them together with ``ln1.hook_scale``.
 - RMSNorm does not center, and its bias is zero. ``unembed`` includes a soft cap of the logits,
   ``unembed.hook_out`` and W_U do not: what is attributed to parts is the logit before the cap.
+- W_Q and W_K do not say all about a score: rotation, norms of queries and keys, a soft cap and
+  other scales than the root of d_head come between. ``hook_attn_scores`` has all of it.
 - Where a norm follows a layer (``cfg.post_norms``, Gemma 2), what its heads and neurons write is
   normalized before it is added: ``hook_attn_out`` is what is added, and is not the sum of heads.
 - A ``HookedTransformer`` of 2.x has no ``unembed.hook_in`` and ``hook_out``, and there

@@ -33,6 +33,7 @@ class AdaptedConfig(ModelConfig):
         post_norms: whether a norm stands between a layer and the stream, so that what its heads or
             neurons write is not added as it is (Gemma 2).
         parallel: whether attention and MLP read the same stream (GPT-J, Pythia).
+        attn_only: whether there are no MLPs.
         logits_soft_cap: the logits are this times tanh(logits / this); 0 for none.
         n_weights: how many numbers it holds.
         keeps_keys: never: there is no key-value cache.
@@ -43,6 +44,7 @@ class AdaptedConfig(ModelConfig):
     gated_mlp: bool = False
     post_norms: bool = False
     parallel: bool = False
+    attn_only: bool = False
     logits_soft_cap: float = 0.0
     n_weights: int = 0
     keeps_keys: bool = False
@@ -85,7 +87,7 @@ def config_of(theirs: nn.Module, *, tied: bool) -> AdaptedConfig:
         tied=tied,
         model_name=cfg.model_name,
         default_prepend_bos=cfg.default_prepend_bos,
-        act_fn=str(cfg.act_fn),
+        act_fn=cfg.act_fn,
         normalization_type=cfg.normalization_type,
         device=torch.device(cfg.device),
         dtype=cfg.dtype,
@@ -94,6 +96,7 @@ def config_of(theirs: nn.Module, *, tied: bool) -> AdaptedConfig:
         gated_mlp=bool(cfg.gated_mlp),
         post_norms=any(hasattr(block, "ln1_post") for block in _blocks(theirs)),
         parallel=bool(cfg.parallel_attn_mlp),
+        attn_only=bool(cfg.attn_only),
         logits_soft_cap=max(0.0, getattr(cfg, "output_logits_soft_cap", None) or 0.0),
         n_weights=sum(weight.numel() for weight in theirs.parameters()),
     )

@@ -38,17 +38,18 @@ _MID = "hook_resid_mid"
 def points_of(theirs: Any, cfg: AdaptedConfig) -> Points:
     """Which sites can be offered, in the order of the forward pass?"""
     has, bridged = theirs.hook_dict, class_of(theirs) == BRIDGE
-    absent = {_MID, "hook_mlp_in"} if cfg.parallel else set()
+    absent = {_MID, "hook_mlp_in"} if cfg.parallel or cfg.attn_only else set()
     if cfg.n_key_value_heads and not bridged:
         absent.add("hook_attn_in")
     if cfg.positional_embedding_type != "standard":
         absent.add("hook_pos_embed")
+    prefixes = ("hook_mlp", "mlp.", "ln2.") if cfg.attn_only else ()
     found: Points = {}
     for site in site_names(cfg.n_layers):
         block, own = _split(site)
         for name in (own, *_MORE.get(own, ())):
             theirs_name = "embed.hook_in" if bridged and name == "hook_tokens" else block + name
-            if name not in absent and theirs_name in has:
+            if name not in absent and theirs_name in has and not name.startswith(prefixes):
                 found[block + name] = has[theirs_name]
     return found
 

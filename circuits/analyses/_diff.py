@@ -208,6 +208,8 @@ def _parts(model: HookedGPT2) -> Iterator[tuple[str, str, list[Tensor]]]:
         for head in range(model.cfg.n_heads):
             yield str(layer), f"h{head}", [weight[layer, head] for weight in per_head]
         yield str(layer), "a", [model.b_O[layer], block.ln1.w, block.ln1.b]
+        if model.cfg.attn_only:
+            continue
         names = ("W_in", "b_in", "W_out", "b_out", *["W_gate"] * model.cfg.gated_mlp)
         mlp = [getattr(model, name)[layer] for name in names]
         yield str(layer), "m", [*mlp, block.ln2.w, block.ln2.b]

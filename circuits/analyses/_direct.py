@@ -51,7 +51,8 @@ class Split:
 
     def sites(self, model: HookedGPT2) -> list[str]:
         """What has to be known of a run."""
-        inside = ["attn.hook_z" if self.what == "heads" else "hook_attn_out", "hook_mlp_out"]
+        inside = ["attn.hook_z" if self.what == "heads" else "hook_attn_out"]
+        inside += [] if model.cfg.attn_only else ["hook_mlp_out"]
         inside += ["attn.hook_pattern", "attn.hook_v"] if self.heads else []
         inside += ["mlp.hook_post"] if self.what == "neurons" else []
         layers = range(model.cfg.n_layers)
@@ -228,6 +229,8 @@ def _parts(
         else:
             wrote = _taken(values, f"blocks.{layer}.hook_attn_out", read)
             yield [Part(f"a{layer}", f"a{layer}", layer)], wrote[None]
+        if model.cfg.attn_only:
+            continue
         wrote = _taken(values, f"blocks.{layer}.hook_mlp_out", read)
         if split.what != "neurons":
             yield [Part(f"m{layer}", f"m{layer}", layer)], wrote[None]

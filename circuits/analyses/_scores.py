@@ -52,7 +52,7 @@ def run(model: HookedGPT2, prompts: Prompts, head: Component, *, sources: bool) 
     layer = head.layer or 0
     sites = ["blocks.0.hook_resid_pre", "hook_embed"]
     sites += [name for name in ("hook_pos_embed",) if name in model.hook_dict]
-    inside = ["attn.hook_z", "hook_mlp_out"]
+    inside = ["attn.hook_z", *([] if model.cfg.attn_only else ["hook_mlp_out"])]
     inside += ["attn.hook_pattern", "attn.hook_v"] if sources else []
     sites += [f"blocks.{i}.{site}" for i in range(layer) for site in inside]
     own = ("ln1.hook_scale", "attn.hook_attn_scores", "attn.hook_pattern")
