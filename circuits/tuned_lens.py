@@ -161,10 +161,10 @@ def require_place(path: Path) -> None:
     """
     if not path.exists():
         return
-    with suppress(OSError, SafetensorError, json.JSONDecodeError):
-        with safe_open(str(path), "pt") as file:
-            if _about(file) is not None:
-                return
+    unreadable = suppress(OSError, SafetensorError, json.JSONDecodeError)
+    with unreadable, safe_open(str(path), "pt") as file:
+        if _about(file) is not None:
+            return
     raise CircuitsError(f"{path} holds something else than a tuned lens; choose a new file")
 
 
