@@ -176,8 +176,7 @@ def _is_tied(theirs: Any) -> bool:
 @torch.no_grad()
 def _embedding_scale(theirs: Any) -> float:
     """By what is a row of W_E multiplied on its way into the stream? Gemma's are, in a bridge."""
-    weight = theirs.W_E
-    row = theirs.embed(torch.zeros(1, 1, dtype=torch.long, device=weight.device))[0, 0]
-    largest = weight[0].abs().argmax()
-    scale = float(row[largest] / weight[0, largest])
-    return scale if torch.isfinite(torch.tensor(scale)) else 1.0
+    weight = theirs.W_E[:64]  # a single row may be zeros, as a padding token's
+    tokens = torch.arange(len(weight), device=weight.device)
+    row, column = divmod(int(weight.abs().argmax()), weight.shape[1])
+    return float(theirs.embed(tokens[None])[0, row, column] / weight[row, column])
