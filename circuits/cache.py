@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from circuits import decompose
 from circuits.errors import CircuitsError, SiteError, nearest
+from circuits.files import whole
 from circuits.hooks import (
     HookPoint,
     Hooks,
@@ -137,14 +137,8 @@ class Cache(Mapping[str, Tensor]):
             "model": self.model.cfg.model_name,
             "has_batch_dim": json.dumps(self.has_batch_dim),
         }
-        partial = path.with_name(path.name + ".partial")
-        try:
+        with whole(path, SafetensorError) as partial:
             save_file(tensors, partial, metadata=about)
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise CircuitsError(f"cannot write the cache to {path}: {error}") from error
 
     @classmethod
     def load(cls, path: str | Path, model: HookedGPT2) -> Cache:

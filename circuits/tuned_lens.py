@@ -22,6 +22,7 @@ from torch import Tensor
 
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
+from circuits.files import whole
 from circuits.model import HookedGPT2
 
 TOKENS = 256  # that every step of training learns from
@@ -113,14 +114,8 @@ class TunedLens:
         for site, (A, b) in self.maps.items():
             tensors |= {f"{site}.A": A.cpu().contiguous(), f"{site}.b": b.cpu().contiguous()}
         about = {"format": FORMAT, "model": self.model, "checksum": self.checksum}
-        partial = path.with_name(path.name + ".partial")
-        try:
+        with whole(path, SafetensorError) as partial:
             save_file(tensors, partial, metadata={"about": json.dumps(about)})
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise CircuitsError(f"cannot write the lens to {path}: {error}") from error
         return path
 
     @classmethod

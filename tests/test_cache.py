@@ -308,7 +308,7 @@ def test_a_cache_of_another_model(tmp_path: Path, cache: Cache) -> None:
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path: Path, cache: Cache) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(CircuitsError, match="cannot write the cache to"):
+    with pytest.raises(CircuitsError, match="cannot be written"):
         cache.save(tmp_path / "cache")
     assert list(tmp_path.iterdir()) == []
 
@@ -317,6 +317,6 @@ def test_places_that_cannot_be_written(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for place in ("missing/cache", "file/cache", "folder"):
-        with pytest.raises(CircuitsError, match=f"cannot write the cache to .*{place}"):
+        with pytest.raises(CircuitsError, match=f"{place} cannot be written"):
             cache.save(tmp_path / place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

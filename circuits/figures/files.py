@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -13,6 +11,7 @@ from matplotlib.figure import Figure
 
 from circuits.errors import CircuitsError
 from circuits.figures.style import STYLE
+from circuits.files import whole
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -29,16 +28,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     suffix = figure_format(path)
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    # The suffix stays last, for matplotlib to see.
-    partial = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
-    try:
+    with whole(path) as partial:
         figure.savefig(partial, dpi=200, metadata=metadata[suffix], facecolor="white")
-        partial.replace(path)
-    except OSError as error:
-        raise CircuitsError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # it was moved, or could not be made
-            partial.unlink()
     return path
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from circuits.errors import CircuitsError
+from circuits.files import whole
 
 SUFFIXES = (".html", ".htm")
 
@@ -18,16 +17,9 @@ def save_page(html: str, path: str | Path) -> Path:
         CircuitsError: for another kind of file, or a place that cannot be written.
     """
     path = require_page(path)
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    with whole(path) as partial:
         # A broken character (half of a surrogate pair) shows as one; it does not stop the rest.
         partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
-        partial.replace(path)
-    except OSError as error:
-        raise CircuitsError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # it was moved, or could not be made
-            partial.unlink()
     return path
 
 
