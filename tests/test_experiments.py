@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from circuits.checkpoints import load
+from circuits.config import ModelConfig
 from circuits.experiment import Finding, experiments, script
+from circuits.model import HookedGPT2
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -60,3 +62,42 @@ def test_effective_rank_counts_equal_directions() -> None:
     rank = script("residual_stream").effective_rank
     assert rank(torch.tensor([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
     assert rank(torch.tensor([1.0, 0.0])) == pytest.approx(1)
+
+
+def test_memories_are_read_by_layer() -> None:
+    module = script("memories")
+    found = module.run(load("mini"), seed=1, quick=True)
+    assert found.holds
+    explained = found.tables["explained"].frame.pivot(index="by", columns="layer", values="value")
+    assert (explained.loc["shuffled"].abs() < 0.02).all()
+    assert explained.loc["last token", 0] > 0.4 > explained.loc["prediction", 0]
+    triggers = found.tables["triggers"].frame
+    assert (triggers["value"] > triggers["control"]).all()
+    examples = found.tables["examples"].frame
+    assert len(examples) == 8 * module.EXAMPLES
+    assert examples["value"].between(0, module.TRIGGERS).all()
+    assert set(found.tables["effects"].frame["n"]) == {module.COUNTED}
+
+
+def test_memories_are_not_found_in_random_weights() -> None:
+    mini = load("mini")
+    cfg = ModelConfig(2, 4, 32, d_vocab=mini.cfg.d_vocab, n_ctx=64)
+    untrained = HookedGPT2.random(cfg, tokenizer=mini.tokenizer)
+    module = script("memories")
+    checks = {check.says: check for check in module.run(untrained, quick=True).checks}
+    assert not checks["m1: explained variance, last token minus prediction"].holds
+    assert not checks["m1: what follows is promoted by the value"].holds
+
+
+def test_variance_is_between_groups() -> None:
+    between = script("memories").between
+    groups = torch.tensor([0, 0, 1, 1, 2])  # the last is alone, and says nothing
+    values = torch.tensor([[1.0, 1.0], [1.0, 2.0], [3.0, 1.0], [3.0, 2.0], [9.0, 9.0]])
+    # within: 0 and 0.5; in all: mean squares 4 / 3 and 1 / 3
+    assert between(values, groups).tolist() == pytest.approx([1, -0.5])
+
+
+def test_pairs_of_triggers_are_counted() -> None:
+    shared = script("memories").shared
+    assert shared(torch.tensor([[1, 1], [1, 2], [1, 3]])).tolist() == [1, 0]
+    assert shared(torch.tensor([[1], [1], [2]])).tolist() == pytest.approx([1 / 3])
