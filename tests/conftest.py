@@ -89,6 +89,31 @@ def mini() -> Iterator[HookedGPT2]:
     assert not [name for name, hook in model.hook_dict.items() if hook.watched]
 
 
+@pytest.fixture(scope="session")
+def compiled() -> Iterator[HookedGPT2]:
+    """The model whose circuits are known exactly; whoever changes it breaks the run."""
+    from circuits.checkpoints import checksum
+    from circuits.checkpoints.compiled import build
+
+    model = build(n_layers=3)
+    before = checksum(model)
+    yield model
+    assert checksum(model) == before
+
+
+@pytest.fixture(scope="session")
+def words() -> Iterator[HookedGPT2]:
+    """A random model in float64 that knows enough words for the tasks; nobody changes it."""
+    from word_model import word_model
+
+    from circuits.checkpoints import checksum
+
+    model = word_model().double()
+    before = checksum(model)
+    yield model
+    assert checksum(model) == before
+
+
 @pytest.fixture
 def tiny() -> HookedGPT2:
     """A fresh random model of two layers in float64, to do anything with."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
-from word_model import letter_model, word_model
+from word_model import letter_model
 
 from circuits.analyses import attention as analysis
 from circuits.analyses.attention import attention
@@ -23,11 +23,6 @@ from circuits.result import Result
 
 PROMPT = "When Mary and John gave the"
 IOI = "aAbBcdeBfg."
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,6 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
-
-
 def asked(cfg: ModelConfig, seed: int, *, paired: bool) -> Prompts:
     """Three random prompts of different lengths; answers at END, or every token is asked for."""
     n_pos = min(cfg.n_ctx, 5)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from word_model import word_model
 
 from circuits.analyses.attribution import attribution
 from circuits.analyses.patch import patch
@@ -23,11 +22,6 @@ IOI: dict[str, Any] = {
     "distractor": "B",
 }
 CIRCUIT = {"a0.h1", "a1.h1", "a2.h0"}
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
 
 
 def test_a_soft_circuit_is_found_by_its_gradient() -> None:

@@ -10,13 +10,12 @@ import pytest
 import torch
 from random_models import TINY, randomized
 from typer.testing import CliRunner
-from word_model import letter_model, word_model
+from word_model import letter_model
 
 from circuits.analyses._composition_check import _correlation
 from circuits.analyses._reading import readings
 from circuits.analyses.composition import composition
 from circuits.checkpoints import checksum
-from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.components import parse_edge
 from circuits.config import ModelConfig
@@ -31,16 +30,6 @@ KNOWN = {  # on the compiled model; every other pair is 0
     "a0.h1->a1.h1<k>": 0.707,
     "a1.h1->a2.h0<q>": 0.124,
 }
-
-
-@pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
 
 
 def scores(model: HookedGPT2, column: str = "score", **options: Any) -> dict[str, float]:

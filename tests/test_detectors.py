@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from word_model import word_model
 
 from circuits.checkpoints.compiled import build
 from circuits.detectors import (
@@ -28,16 +27,6 @@ from circuits.model import HookedGPT2
 
 NAMES = ("previous_token_head", "duplicate_token_head", "induction_head")
 close = partial(torch.testing.assert_close, atol=1e-6, rtol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
 
 
 def looking_back(by: int, n: int = 25, copies: int = 2) -> tuple[Tensor, Tensor]:

@@ -33,11 +33,6 @@ from circuits.result import Result
 
 
 @pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
-
-
-@pytest.fixture(scope="module")
 def without(words: HookedGPT2) -> HookedGPT2:
     """The same model without head 1.0."""
     model = copy.deepcopy(words)

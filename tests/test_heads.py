@@ -20,7 +20,6 @@ from circuits.analyses import _heads_names as names
 from circuits.analyses._heads_kinds import KINDS, name_of
 from circuits.analyses.heads import heads
 from circuits.checkpoints import checksum, load
-from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -29,16 +28,6 @@ from circuits.prompts import Example, Prompts, assemble, make
 from circuits.tokenizer import Tokenizer
 
 LN_V = math.log(27)
-
-
-@pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
 
 
 @pytest.fixture(scope="module")

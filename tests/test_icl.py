@@ -21,7 +21,6 @@ from word_model import letter_model, word_model
 from circuits.analyses._text import PIECE, TextFile, losses
 from circuits.analyses.icl import icl
 from circuits.checkpoints import checksum
-from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
@@ -34,11 +33,6 @@ CHANCE, KNOWN = math.log(27), 0.0012  # the compiled model's losses, on the firs
 @pytest.fixture(scope="module")
 def words() -> HookedGPT2:
     return word_model(n_ctx=32)
-
-
-@pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
 
 
 def write(folder: Path, text: str) -> Path:

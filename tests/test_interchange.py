@@ -13,7 +13,6 @@ from illusion import GRAPH, RUMOR, TRUTH, illusory_model, letters
 from lens_twin import IGNORE_DEPRECATION
 from torch import Tensor
 from typer.testing import CliRunner
-from word_model import word_model
 
 from circuits.adapter import adapt
 from circuits.alignment import (
@@ -41,11 +40,6 @@ from circuits.result import Result
 
 
 @pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
-
-
-@pytest.fixture(scope="module")
 def gifts(compiled: HookedGPT2) -> Prompts:
     """Mini-IOI sentences with their roles."""
     places = (ground_truth.IO_AT, ground_truth.S1_AT, ground_truth.S2_AT, ground_truth.END_AT)
@@ -53,11 +47,6 @@ def gifts(compiled: HookedGPT2) -> Prompts:
     rows = [ground_truth.mini_ioi(compiled, seed)[0][0].tolist() for seed in range(12)]
     examples = [Example("", row, row[2], row[4], roles=roles) for row in rows]
     return assemble(compiled, examples, task="ioi", metric="logit_diff", prepend_bos=True)
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
 
 
 def accuracies(result: Result, column: str = "value") -> dict[str, float]:

@@ -22,11 +22,6 @@ from circuits.tuned_lens import TunedLens
 PROMPT = "When Mary and John gave the"
 
 
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
-
-
 def rows_at(model: HookedGPT2, position: int, **options: Any) -> list[dict[str, Any]]:
     frame = logit_lens(model, PROMPT, positions=position, **options).frame
     return list(frame.to_dict("records"))

@@ -11,14 +11,13 @@ import torch
 from random_models import random_tokens, randomized
 from torch import Tensor
 from typer.testing import CliRunner
-from word_model import letter_model, word_model
+from word_model import letter_model
 
 from circuits.analyses import _weights
 from circuits.analyses._heads_attention import eigenvalue_copying
 from circuits.analyses._weights import eigenvalues, ov_circuit, trace_share, typical_scales
 from circuits.analyses.ov import ov
 from circuits.checkpoints import checksum
-from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.components import Component
 from circuits.errors import CircuitsError, TokenError
@@ -28,16 +27,6 @@ from circuits.weights import process
 
 close = partial(torch.testing.assert_close, atol=1e-9, rtol=1e-9)
 HEAD = Component("head", 1, 1)
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
-
-
-@pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
 
 
 def folded(model: HookedGPT2) -> HookedGPT2:

@@ -29,11 +29,6 @@ def model() -> HookedGPT2:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
-
-
-@pytest.fixture(scope="module")
 def letters() -> HookedGPT2:
     return letter_model()
 

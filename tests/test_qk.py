@@ -10,7 +10,6 @@ import torch
 from random_models import TINY, random_tokens, randomized
 from torch import Tensor
 from typer.testing import CliRunner
-from word_model import word_model
 
 from circuits.analyses._weights import (
     position_circuit,
@@ -20,7 +19,6 @@ from circuits.analyses._weights import (
 )
 from circuits.analyses.qk import VIEWS, qk
 from circuits.checkpoints import checksum
-from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.components import Component
 from circuits.errors import CircuitsError, TokenError
@@ -29,16 +27,6 @@ from circuits.weights import process
 
 close = partial(torch.testing.assert_close, atol=1e-9, rtol=1e-9)
 HEAD = Component("head", 1, 2)
-
-
-@pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
-
-
-@pytest.fixture(scope="module")
-def compiled() -> HookedGPT2:
-    return build(n_layers=3)
 
 
 def dense(model: HookedGPT2, head: Component, stream: str) -> Tensor:

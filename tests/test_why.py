@@ -31,11 +31,6 @@ IOI = "aAbBcdeBfg."  # A is token 2, B 4 and 8; the end 11
 
 
 @pytest.fixture(scope="module")
-def words() -> HookedGPT2:
-    return word_model().double()
-
-
-@pytest.fixture(scope="module")
 def compiled() -> HookedGPT2:
     return build().double()
 
