@@ -1,8 +1,14 @@
-"""Claim: a GPT-2 of 85,000 parameters learns to sort six letters, also words it never saw.
+"""Does a GPT-2 of 85,000 parameters learn to sort six letters, also in words it never saw?
 
 Trains the bundled model `sort-abc`, in about 20 seconds of one CPU core:
 
     python experiments/train_sort.py --out circuits/models/sort-abc
+
+As an experiment it trains a model in the same way, and writes none: what speaks against the claim
+are mistakes in words that were held out, or an untrained model that makes none. The bundled model
+is asked for the words that its own training held out.
+
+    circuits run train_sort
 
 The model reads a word of six letters A, B, C and continues with the same letters in order:
 CABACA, then AAABCC. Its input is 11 tokens, the word and the first five letters of the answer; the
@@ -16,18 +22,29 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from circuits.alignment import share_interval
 from circuits.checkpoints import checksum, save
 from circuits.config import ModelConfig
+from circuits.experiment import Check, Finding, check, table
 from circuits.model import HookedGPT2
+from circuits.prompts import make
 from circuits.tokenizer import Tokenizer
 
+CLAIM = (
+    "A GPT-2 of 85,000 parameters learns in 600 steps to sort six letters, also in words that it "
+    "never saw."
+)
+MODEL = "sort-abc"
 LETTERS, LENGTH = "ABC", 6
 CFG = ModelConfig(
     n_layers=3,
@@ -40,11 +57,82 @@ CFG = ModelConfig(
 )
 SEED = 0
 HELD_OUT = 146  # of the 729 words
-STEPS, ROWS = 600, 128
+STEPS, QUICK_STEPS, ROWS = 600, 250, 128
 LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS = 1e-3, 0.1, 50
 EVAL_STEPS = (1, 10, 20, 30, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 600)
 
+SORTED, GUESSED = 0.9, 0.1  # of the words: nearly all of them, hardly any
+
 Line = dict[str, float]
+
+
+def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
+    """Train one, and ask it, an untrained one and the bundled one for words they never saw."""
+    make("sorting", model, 1)  # says so if the model has other letters
+    with repeatable():
+        trained, curve = train(seed, QUICK_STEPS if quick else STEPS, say=None)
+        untrained, _ = train(seed, 0, say=None)
+        held_out = split(seed)[1]
+        models = {
+            "trained here": (trained, held_out),
+            "untrained": (untrained, held_out),
+            "bundled": (model, split(SEED)[1]),
+        }
+        rows = [
+            {"model": name, **share_interval(is_sorted(one, given).double().numpy())}
+            for name, (one, given) in models.items()
+        ]
+    found = pd.DataFrame(rows)
+    columns = {"accuracy": "words trained on", "held_out_accuracy": "words held out"}
+    curves = pd.DataFrame(curve).rename(columns=columns)
+    curves = curves.melt(["step", "loss", "held_out_loss"], list(columns.values()), "which")
+    tables = {
+        "curve": table(
+            model,
+            "train_sort",
+            curves,
+            "share of words",
+            "Words sorted without a mistake, while training",
+            axes=("which", "step"),
+            view="curves",
+            meanings={"loss": "nats per letter", "held_out_loss": "nats per letter"},
+        ),
+        "held_out": table(
+            model,
+            "train_sort",
+            found,
+            "share of words",
+            "Held-out words sorted without a mistake",
+            axes=("model",),
+            view="bars",
+            meanings={"model": "the bundled one is asked for words its own training held out"},
+        ),
+    }
+    return Finding(verdict(found), tables)
+
+
+def verdict(found: pd.DataFrame) -> tuple[Check, ...]:
+    """What the claim stands or falls with."""
+    by = found.set_index("model").loc
+    says = "held-out words sorted without a mistake"
+    return (
+        check(f"trained here: {says}", by["trained here"], above=SORTED),
+        check(f"bundled: {says}", by["bundled"], above=SORTED),
+        check(f"untrained: {says}", by["untrained"], below=GUESSED, control=True),
+    )
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """One thread and deterministic algorithms: the same seed gives the same weights."""
+    n_threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+        torch.use_deterministic_algorithms(strict)
 
 
 def words() -> Tensor:
@@ -79,9 +167,15 @@ def sort_greedily(model: HookedGPT2, given: Tensor) -> Tensor:
     return tokens[:, LENGTH:]
 
 
+def is_sorted(model: HookedGPT2, given: Tensor) -> Tensor:
+    """Which of these words are sorted without one mistake? [b]"""
+    right: Tensor = (sort_greedily(model, given) == given.sort(-1).values).all(1)
+    return right
+
+
 def accuracy(model: HookedGPT2, given: Tensor) -> float:
     """Which share of these words is sorted without one mistake?"""
-    return float((sort_greedily(model, given) == given.sort(-1).values).all(1).float().mean())
+    return float(is_sorted(model, given).float().mean())
 
 
 def learning_rate(step: int) -> float:
@@ -90,8 +184,14 @@ def learning_rate(step: int) -> float:
     return LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * falling
 
 
-def train(seed: int = SEED, n_steps: int = STEPS) -> tuple[HookedGPT2, list[Line]]:
-    """The model after `n_steps`, and its curve."""
+def say_line(line: Line) -> None:
+    print("  ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True)
+
+
+def train(
+    seed: int = SEED, n_steps: int = STEPS, say: Callable[[Line], None] | None = say_line
+) -> tuple[HookedGPT2, list[Line]]:
+    """The model after `n_steps`, and its curve, each line of which is said at once."""
     model = HookedGPT2.random(CFG, seed=seed, tokenizer=Tokenizer.characters(LETTERS))
     seen, held_out = split(seed)
     decayed = [p for p in model.parameters() if p.ndim == 2]
@@ -112,20 +212,20 @@ def train(seed: int = SEED, n_steps: int = STEPS) -> tuple[HookedGPT2, list[Line
         optimizer.step()
         if step + 1 in EVAL_STEPS:
             curve.append(measure(model, step + 1, seen, held_out))
+            if say is not None:
+                say(curve[-1])
     return model, curve
 
 
 @torch.no_grad()
 def measure(model: HookedGPT2, step: int, seen: Tensor, held_out: Tensor) -> Line:
-    line = {
+    return {
         "step": step,
         "loss": answer_loss(model, seen).item(),
         "held_out_loss": answer_loss(model, held_out).item(),
         "accuracy": accuracy(model, seen),
         "held_out_accuracy": accuracy(model, held_out),
     }
-    print("  ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True)
-    return line
 
 
 def curve_table(curve: list[Line]) -> str:
@@ -183,10 +283,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
     started = time.time()
-    model, curve = train()
+    with repeatable():
+        model, curve = train()
     print(f"{time.time() - started:.0f} s; {accuracy(model, words()):.2%} of all words sorted")
     card = args.out / "MODEL_CARD.md"
     card.unlink(missing_ok=True)  # an earlier one: `save` replaces only what it wrote itself

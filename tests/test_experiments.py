@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from circuits.alignment import Text
 from circuits.checkpoints import load
 from circuits.config import ModelConfig
 from circuits.experiment import Finding, experiments, script
@@ -101,3 +105,85 @@ def test_pairs_of_triggers_are_counted() -> None:
     shared = script("memories").shared
     assert shared(torch.tensor([[1, 1], [1, 2], [1, 3]])).tolist() == [1, 0]
     assert shared(torch.tensor([[1], [1], [2]])).tolist() == pytest.approx([1 / 3])
+
+
+def test_sorting_is_counting_and_an_untrained_model_does_not_sort() -> None:
+    module, model = script("sorting"), load("sort-abc")
+    found = module.run(model, seed=0, quick=True)
+    assert [c.says for c in found.checks if not c.holds] == []
+    letters = found.tables["letters"].frame.set_index(["model", "written"])["value"]
+    assert letters["as it is"].tolist() == [1] * 6
+    assert letters["counts for layer 0"].min() > 0.95
+    assert letters["both"].mean() > 0.95
+    assert letters["best guess"].mean() < 0.85
+    heads = found.tables["counts"].frame.groupby("from")["value"].min()
+    assert heads["heads of layer 0"] > 0.95
+    assert heads["heads, untrained"] > 0.9  # even attention counts by itself
+    assert 0.9 < found.tables["attention"].frame["value"].mean() < 1.2
+
+    random = HookedGPT2.random(model.cfg, seed=3, tokenizer=model.tokenizer)
+    failed = [c for c in module.run(random, seed=0, quick=True).checks if not c.holds]
+    assert any(c.control for c in failed)
+    assert any("counts for layer 0" in c.says for c in failed)
+
+
+def test_counts_of_words() -> None:
+    module = script("sorting")
+    data = module.Words(load("sort-abc"), seed=0)
+    assert len(data.groups.unique()) == 28
+    for group in data.groups.unique():
+        assert len(data.folds[data.groups == group].unique()) == 1  # counts are held out whole
+    assert module.best_guess(data, 0).tolist() == [0] * 729
+    shift = data.fitted(data.counts[:, :2], data.counts[:, 2:])
+    assert (shift - data.counts[:, 2:]).abs().max() < 0.05  # the third follows from the two
+    draw = torch.Generator().manual_seed(0)
+    partners = module.others(data, 3, draw)
+    has = partners >= 0
+    assert (data.answers[partners, 3] != data.answers[:, 3])[has].all()
+    assert (data.answers[partners, 2] == data.answers[:, 2])[has].all()
+
+
+def test_causal_graphs_are_found_where_they_are() -> None:
+    module = script("causal_graph")
+    found = module.run(load("sort-abc"), seed=0, quick=True)
+    assert [c.says for c in found.checks if c.control and not c.holds] == []
+    assert [c.says for c in found.checks if not c.holds] == []
+    ioi = found.tables["ioi"].frame.set_index(["variable", "component"])["value"]
+    assert ioi["s", "a1.h1@END"] == ioi["io", "a2.h0@END"] == 1
+    assert any("the best of" in c.says and c.value < 0.1 for c in found.checks)
+    counts = found.tables["counts"].frame
+    assert not counts["illusion"].any()
+    assert (counts.loc[counts["subspace"] == "dormant", "value"] == 0).all()
+    assert found.tables["neurons"].frame["illusion"].all()
+
+
+def test_both_graphs_sort_every_word() -> None:
+    module = script("causal_graph")
+    for word in itertools.product(range(3), repeat=6):
+        in_order = sorted(word)
+        for place in range(6):
+            roles = {"OUTPUT": 5, "END": 5 + place}
+            text = Text((*word, *in_order[:place]), roles)
+            assert {module.graph(name).says(text) for name in "abc"} == {in_order[place]}
+
+
+def test_sources_agree_with_what_is_written() -> None:
+    module = script("causal_graph")
+    base = Text((0, 2, 1, 0, 1, 2, 0, 0, 1), {"OUTPUT": 5, "END": 8})
+    graph, rng = module.graph("c"), np.random.default_rng(0)
+    made = [graph.source(base, base, rng) for _ in range(200)]
+    counts = {list(tokens[:6]).count(2) for tokens in made if tokens is not None}
+    assert counts == {0, 1, 2, 3}  # with two A's, four C's would leave no B, which is written
+
+
+def test_training_to_sort_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script("train_sort")
+    monkeypatch.setattr(module, "QUICK_STEPS", 30)
+    found = module.run(load("sort-abc"), seed=1, quick=True)
+    assert [c.holds for c in found.checks] == [False, True, True]  # not learned in thirty steps
+    curve = found.tables["curve"].frame
+    assert curve["step"].unique().tolist() == [1, 10, 20, 30]
+    assert set(curve["which"]) == {"words trained on", "words held out"}
+    assert not capsys.readouterr().out
