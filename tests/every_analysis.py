@@ -16,7 +16,6 @@ ASKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "approximate": ((), {"what": "head", **IOI}),
     "attention": ((TEXT,), {}),
     "attribute": ((), IOI),
-    "attribution": ((), {"what": "head", **IOI}),
     "heads": ((), {"n": 3}),
     "icl": ((), {"n": 2, "length": 8}),
     "interchange": ((), {"component": "a1", **IOI}),

@@ -33,11 +33,12 @@ def test_patching_says_from_what_to_what() -> None:
 
 
 def test_estimates_say_how_far_off_they_are() -> None:
-    args = ["attribution", *PAIR, "--what", "head"]
+    args = ["approximate", *PAIR, "--what", "head"]
     assert "--check N really patches the largest" in run(*args).stdout
     out = run(*args, "--check", "3").stdout
     assert "really, 95 %" in out
-    assert "(the 3 checked)" in out
+    assert "agreement with exact patching over 6 of 24 rows: Pearson" in out
+    assert "worst estimates" in out
 
 
 def test_a_plan_is_shown_and_nothing_is_run(tmp_path: Path) -> None:

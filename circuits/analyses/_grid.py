@@ -15,17 +15,21 @@ from circuits.errors import CircuitsError, nearest
 from circuits.prompts import Prompts
 from circuits.sweep import Cell, cell, check_cell, name
 
-What = Literal["resid_pre", "resid_mid", "attn", "mlp", "head", "q", "k", "v"]
+What = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn", "mlp", "head", "q", "k", "v", "pattern"
+]
 Positions = Literal["roles", "indices", "all"]
 WORDS = {
     "resid_pre": "the residual stream before each layer",
     "resid_mid": "the residual stream between attention and MLP",
+    "resid_post": "the residual stream after each layer",
     "attn": "the output of each attention layer",
     "mlp": "the output of each MLP",
     "head": "the output of each head",
     "q": "what each head's query reads",
     "k": "what each head's key reads",
     "v": "what each head's value reads",
+    "pattern": "where each head looks",
 }
 
 
@@ -66,7 +70,7 @@ def what_of(given: Mapping[str, Any]) -> str:
 
 def per_head(what: str) -> bool:
     """Has each head one of it?"""
-    return what in ("head", "q", "k", "v")
+    return what in ("head", "q", "k", "v", "pattern")
 
 
 def _parts(cfg: ModelConfig, what: str) -> list[Component]:
@@ -78,7 +82,9 @@ def _parts(cfg: ModelConfig, what: str) -> list[Component]:
     return [components.parse(_NAMES[what].format(layer)) for layer in range(cfg.n_layers)]
 
 
-_NAMES = {"resid_pre": "resid_pre.{}", "resid_mid": "resid_mid.{}", "attn": "a{}", "mlp": "m{}"}
+_NAMES = {"attn": "a{}", "mlp": "m{}"} | {
+    stream: stream + ".{}" for stream in ("resid_pre", "resid_mid", "resid_post")
+}
 
 
 def places(prompts: Prompts, positions: str | None) -> list[str | int | None]:

@@ -69,10 +69,11 @@ def patch(
     $ circuits patch --component a5.h3@END --component m5@END --task ioi
 
     Args:
-        what: Which parts, one at a time: the residual stream (resid_pre, resid_mid), attention or
-            MLP outputs by layer; head outputs, or what heads read (q, k, v). Without it, resid_pre.
-        component: Patch this instead: a5.h3, a5, m7, resid_pre.6, a5.h3<q>; a5.h3@END at one
-            position. Repeat it to patch several together.
+        what: Which parts, one at a time: the residual stream (resid_pre, resid_mid, resid_post),
+            attention or MLP outputs by layer; head outputs, what heads read (q, k, v), or where
+            they look (pattern). Without it, resid_pre.
+        component: Patch this instead: a5.h3, a5, m7, m7.n12, resid_pre.6, a5.h3<q>; a5.h3@END at
+            one position. Repeat it to patch several together.
         positions: One position at a time, by roles or by indices, or all at once. Without it, all
             at once for heads, otherwise indices, or roles where prompts differ in length.
         direction: Clean values into the corrupted run (denoise), or corrupted into clean (noise).

@@ -14,6 +14,8 @@ from circuits.cli.tables import MOST_ROWS, NONE, amount, duration, more, new_tab
 from circuits.cli.terminal import visible
 from circuits.result import Result
 
+WORST = 5  # estimates that are listed, of those that were checked
+
 
 def ablation(result: Result, width: int) -> Iterator[RenderableType]:
     """Effects as a table; for all heads also as a grid, worst first."""
@@ -61,6 +63,8 @@ def patching(result: Result, width: int) -> Iterator[RenderableType]:
         order = rows["value"].abs().sort_values(ascending=False, kind="stable").index
         yield _patches(rows.loc[order[:MOST_ROWS]], subject)
         yield from more(len(rows))
+        if "exact" in frame:
+            yield from checked(rows)
     yield Text("; ".join(_notes(result)), style="dim")
 
 
@@ -135,14 +139,31 @@ def _notes(result: Result) -> Iterator[str]:
         yield "share: of the effect of patching everything"
     else:
         yield "share: 0 is as corrupted, 1 is as clean"
-    if result.provenance.analysis == "attribution":
+    if result.provenance.analysis == "approximate":
         yield "effects are estimates by gradient"
-        known = frame.dropna(subset=["exact"]) if "exact" in frame else frame.head(0)
-        if len(known) > 2:
-            agreement = known["value"].corr(known["exact"])
-            yield f"correlation with real patching {agreement:.2f} (the {len(known)} checked)"
-        elif "exact" not in frame:
-            yield "--check N really patches the largest"
+        if "exact" not in frame:
+            yield "--check N really patches the largest, --check all everything"
+
+
+def checked(rows: pd.DataFrame) -> Iterator[RenderableType]:
+    """Where estimates were checked: how they agree with exact effects, and the worst of them."""
+    known = rows.dropna(subset=["exact"])
+    table = new_table()
+    table.add_column("worst estimates", no_wrap=True)
+    for name in ("estimate", "exact, 95 %", "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    order = known["error"].abs().sort_values(ascending=False, kind="stable").index
+    for _, row in known.loc[order[:WORST]].iterrows():
+        exact = _with_interval(row, ("exact", "exact_low", "exact_high"), "+")
+        estimate, error = number(row["value"], "+"), number(row["error"], "+")
+        table.add_row(row["component"], estimate, exact, error)
+    yield table
+    first = known.iloc[0]
+    yield Text(
+        f"agreement with exact patching over {len(known)} of {len(rows)} rows: "
+        f"Pearson {number(first['pearson'])}, Spearman {number(first['spearman'])}",
+        style="bold",
+    )
 
 
 def grid(

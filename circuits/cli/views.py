@@ -53,7 +53,7 @@ VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
     "ablate": effects.ablation,
     "attention": looks.attention,
     "attribute": residual.attribution,
-    "attribution": effects.patching,
+    "approximate": effects.patching,
     "composition": weights.composition,
     "diff": comparisons.difference,
     "heads": heads.report,
