@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from random_models import TINY, random_tokens, randomized
 
+from circuits.analyses.patch import patch
 from circuits.config import ModelConfig
 from circuits.hooks import get_act_name, site_names
 from circuits.model import HookedGPT2
+from circuits.prompts import Example, assemble
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 pytest.importorskip("transformer_lens")
@@ -267,6 +269,42 @@ def test_their_patching_works_on_ours(
         )
     assert other.std() > 1e-3
     assert_close(mine, other, atol=1e-6, rtol=1e-6)
+
+
+OURS = {
+    "resid_pre": "resid_pre",
+    "resid_mid": "resid_mid",
+    "attn_out": "attn",
+    "mlp_out": "mlp",
+    **{
+        f"attn_head_{slot}_{at}_pos": slot
+        for slot in ("q", "k", "v", "pattern")
+        for at in ("by", "all")
+    },
+    "attn_head_out_by_pos": "head",
+    "attn_head_out_all_pos": "head",
+}
+
+
+@pytest.mark.parametrize("theirs_is", OURS)
+def test_our_patching_is_theirs(
+    theirs_is: str, ours: HookedGPT2, theirs: HookedTransformer
+) -> None:
+    clean, corrupted = random_tokens(TINY, batch=1, pos=4), random_tokens(TINY, 1, 4, seed=1)
+    ids, twin = clean[0].tolist(), corrupted[0].tolist()
+    example = Example("", ids, answer=3, distractor=7, corrupted=twin)
+    asked = assemble(ours, [example], task="random", metric="logit_diff", prepend_bos=False)
+    with torch.no_grad():
+        expected = getattr(patching, f"get_act_patch_{theirs_is}")(
+            theirs, corrupted, theirs.run_with_cache(clean)[1], lambda x: x[0, -1, 3] - x[0, -1, 7]
+        )
+    positions = None if theirs_is.endswith("all_pos") else "indices"
+    found = patch(ours, what=OURS[theirs_is], positions=positions, task=asked).frame["patched"]
+    values = torch.tensor(found.to_numpy(), dtype=expected.dtype)
+    # Theirs: layer, position, head; for patterns layer, head, position.
+    if theirs_is.endswith("by_pos") and "pattern" not in theirs_is:
+        values = values.view(TINY.n_layers, TINY.n_heads, 4).transpose(1, 2)
+    assert_close(values.reshape(expected.shape), expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("every", ["attn_head_all_pos", "attn_head_by_pos", "block"])
