@@ -48,6 +48,7 @@ MEANINGS = {
     "clean": "the metric of the model as it is, mean over n",
     "ablated": "the metric after ablation, mean over n",
     "value": "the effect: ablated minus clean, mean over n",
+    "total": "the whole effect, which is value, next to its parts",
     "direct": "the part of the effect that goes straight to the logits, mean over n",
     "direct_low": "lower end of its 95 % interval",
     "direct_high": "upper end of its 95 % interval",
@@ -92,19 +93,14 @@ def ablate(
     """What breaks without this head, layer or MLP?
 
     The effect is the metric after ablation minus before, prompt by prompt, averaged with a 95 %
-    interval. A head, attention layer or MLP is ranked among its kind by the damage its ablation
-    does. For a single prompt of your own, the predictions that change most are listed.
-
-    With effects, the total effect (value) is split: direct is what the part's absence does to the
-    logits on the straight path, all else unchanged; indirect = total - direct is what later parts
-    make of it. Where that undoes direct damage, the model repairs itself (McGrath et al. 2023,
-    2307.15771): self_repair is the indirect effect, positive where it makes the metric better.
+    interval. Heads, attention layers and MLPs are ranked among their kind by the damage done. For a
+    single prompt of your own, the predictions that change most are listed. Effects are split as by
+    McGrath et al. 2023 (2307.15771): the direct one goes straight to the logits, the indirect is
+    the rest, what later parts make of it; where that makes up for damage the model repairs itself.
 
     $ circuits ablate --layer 5 --head 3
-    $ circuits ablate --all-heads --task ioi --json
-    $ circuits ablate --component m7 --component a5.h3 --method mean
-    $ circuits ablate --all-heads --task ioi --method position-mean --effects
-    $ circuits ablate --all-heads --task repeated --freeze patterns
+    $ circuits ablate --all-heads --task ioi --effects --method position-mean --json
+    $ circuits ablate --component m7 --component a5.h3 --freeze patterns
     $ circuits ablate --layer 5 --head 3 --prompt "The cat sat on the mat. The cat sat on the"
     $ circuits ablate --all-heads --file many.jsonl --parts results --memory 4G
 
@@ -114,23 +110,19 @@ def ablate(
         component: What to ablate, by name: a5.h3, a5 (attention layer), m7 (MLP), m7.n12 (neuron),
             embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
-        method: What to write instead: zero, mean (over the prompts' tokens), position-mean (at each
-            position, over prompts of the same length), resample (what the component writes in
-            another prompt), noise (Gaussian, with its mean and standard deviation).
+        method: What to write instead: zero, mean (over all tokens), position-mean (at each
+            position, over prompts as long), resample (what it writes in another prompt), noise.
         freeze: Hold all attention patterns as they are without the ablation.
-        effects: Also split the effect into direct and indirect, and say what is self-repair.
+        effects: Split the total effect into direct and indirect, and say what is self-repair.
 
     Raises:
-        CircuitsError: for parts, prompts and metrics that do not exist or do not fit together, and
-            for an ablation that writes just what was there.
+        CircuitsError: when parts, prompts, metric do not fit together, or nothing is changed.
 
-    >>> from circuits.checkpoints import load
+    >>> import circuits
     >>> asked = {"prompt": "aAbBcdeBfg.", "answer": "A", "distractor": "B"}
-    >>> worst = ablate(load("compiled"), all_heads=True, effects=True, **asked).top(3).frame
-    >>> rows = worst.set_index("component")[["value", "direct", "indirect"]].round(2) + 0.0
-    >>> {part: row.tolist() for part, row in rows.iterrows()}  # doctest: +NORMALIZE_WHITESPACE
-    {'a0.h1': [-13.33, 0.0, -13.33], 'a1.h1': [-13.33, 0.0, -13.33],
-     'a2.h0': [-10.0, -10.0, 0.0]}
+    >>> found = ablate(circuits.load("compiled"), layer=2, head=0, effects=True, **asked).frame
+    >>> found[["clean", "ablated", "direct"]].round(1).abs().values.tolist()
+    [[10.0, 0.0, 10.0]]
     """
     return _ablate(model, dict(locals()))
 
@@ -278,7 +270,7 @@ def _split(
         f"self_repair{to}": sign * columns[f"indirect{end}"] + 0.0  # -0.0 becomes 0.0
         for to, end in zip(("", "_low", "_high"), ends, strict=True)
     }
-    return columns | repair
+    return {"total": found.effect[total].item()} | columns | repair
 
 
 def _direct(wanted: Sequence[Cell]) -> list[Cell]:
@@ -317,16 +309,23 @@ def _result(
     given: Mapping[str, Any],
 ) -> Result:
     source = source_of(model, "ablate", batches, given, counts)
-    held = ", patterns held" if given["freeze"] else ""
+    how = f"{given['method']}{', patterns held' if given['freeze'] else ' ablation'}"
     what = "each head" if given["all_heads"] else frame["component"].iloc[0]
-    one_grid = ("layer", "head")
-    grids = one_grid if len(batches) == 1 else ("task", *one_grid)
+    axes: tuple[str, ...] = ("task",)
+    view = "bars"
+    if given["all_heads"]:
+        view, axes = (
+            "heatmap",
+            ("layer", "head") if len(batches) == 1 else ("task", "layer", "head"),
+        )
+        if given["effects"] and len(batches) == 1:
+            view, axes = "scatter", ("component", "direct", "total")
     return Result(
         frame,
         unit=unit_of(frame),
-        title=f"What breaks without {what}? ({given['method']} ablation{held}, {source.model})",
+        title=f"What breaks without {what}? ({how}, {source.model})",
         provenance=source,
-        axes=grids if given["all_heads"] else ("task",),
-        view="heatmap" if given["all_heads"] else "bars",
+        axes=axes,
+        view=view,
         meanings=MEANINGS,
     )
