@@ -187,3 +187,48 @@ def test_training_to_sort_is_measured(
     assert curve["step"].unique().tolist() == [1, 10, 20, 30]
     assert set(curve["which"]) == {"words trained on", "words held out"}
     assert not capsys.readouterr().out
+
+
+def test_induction_heads_are_found_and_traced() -> None:
+    found = script("induction_heads").run(load("mini"), seed=1, quick=True)
+    assert found.holds
+    ways = found.tables["routes"].frame.set_index(["way", "to", "input"])["value"]
+    through = ways.pop(("through the MLP", "induction heads", "keys"))
+    assert through > 0.5
+    assert ways.abs().max() < 0.1
+    without = found.tables["scores"].frame.groupby("without")["value"].max()
+    assert without["a0.h6"] < 0.1 < 0.9 < without["nothing"]
+    costs = found.tables["redundancy"].frame.set_index(["ablated", "how many"])
+    assert costs.loc[("induction heads", "2"), "ways"] == 6
+    assert costs.loc[("other heads", "4"), "most"] < costs.loc[("induction heads", "3"), "least"]
+
+
+def test_built_by_the_textbook_no_mlp_is_between_and_no_head_can_be_spared() -> None:
+    found = script("induction_heads").run(load("compiled"), quick=True)
+    fails = [check.says for check in found.checks if not check.holds]
+    assert fails == [
+        "heads of layer 1 that do induction",
+        "cost without one, a1.h0",
+        "a0.h0 through the MLP to their keys",
+        "a0.h0 directly to their keys",
+    ]
+
+
+def test_paths_begin_at_the_effective_embedding() -> None:
+    found = script("framework").run(load("mini"), seed=1, quick=True)
+    assert found.holds
+    copying = found.tables["copying"].frame.set_index(["copying", "component"])["value"]
+    assert copying["raw embedding", "a1.h0"] < -0.5 < 0.9 < copying["effective embedding", "a1.h0"]
+    assert copying["in context", "a1.h0"] > 0.5
+    matching = found.tables["matching"].frame.set_index(["way", "writer"])["value"]
+    assert matching["through the MLP", "a0.h6"].min() > 0.5 > 0.1 > matching["directly"].max()
+    assert len(found.tables["bigrams"].frame) == 20
+
+
+def test_a_table_of_bigrams_is_read_right() -> None:
+    model = load("compiled")  # its unembedding is its embedding: the raw path repeats each letter
+    texts = torch.randint(1, model.cfg.d_vocab, (3, 9), generator=torch.Generator().manual_seed(0))
+    rows = script("framework").direct_table(model, texts, 0).frame.set_index(["path", "measure"])
+    twice = (texts[:, 1:] == texts[:, :-1]).double().mean()
+    assert rows.loc[("text", "itself on top"), "value"] == pytest.approx(float(twice))
+    assert rows["value"].between(0, 1).all()
