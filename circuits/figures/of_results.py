@@ -136,7 +136,7 @@ def _scatter(result: Result, *, diagonal: bool) -> Figure:
         points[x].to_numpy(float),
         points[y].to_numpy(float),
         labels=[str(label) for label in points[name]],
-        axes=(x, y),
+        axes=(f"{x} ({result.unit})", f"{y} ({result.unit})") if diagonal else (x, y),
         title=result.title,
         diagonal=diagonal,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -50,6 +51,7 @@ SEQUENTIAL = LinearSegmentedColormap.from_list(
     "blues", ["#ffffff", "#d6e6f4", "#8fc1de", "#3787c0", "#08306b"]
 )
 MOST_BARS = 60
+_LETTERS_AN_INCH = 10  # of a title
 MOST_POSITIONS = 80
 # Okabe and Ito's palette, told apart with any kind of color vision.
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -88,9 +90,12 @@ def _characters() -> frozenset[int]:
 
 
 def canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    """A figure with one place to draw in."""
+    """A figure with one place to draw in; a title that is too long for a line takes several."""
     figure = new_figure(width, height)
-    return figure, add_axes(figure, figure.add_gridspec(1, 1)[0], title)
+    axes = add_axes(figure, figure.add_gridspec(1, 1)[0], "")
+    letters = int(figure.get_figwidth() * _LETTERS_AN_INCH)
+    axes.set_title(textwrap.fill(drawable(title, 400), letters))
+    return figure, axes
 
 
 def new_figure(width: float, height: float) -> Figure:
