@@ -17,7 +17,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -140,7 +140,7 @@ class Finding:
     """What an experiment found: what its claim stands or falls with, and the tables behind it."""
 
     checks: tuple[Check, ...]
-    tables: Mapping[str, Result]
+    tables: Mapping[str, Result] = field(repr=False)  # each is long
 
     def __post_init__(self) -> None:
         if not any(c.control for c in self.checks) or all(c.control for c in self.checks):
