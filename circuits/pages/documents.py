@@ -13,7 +13,7 @@ import hashlib
 import html
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -86,7 +86,7 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
 class Inline:
     """A page inside a notebook, apart from the notebook's own page."""
 
-    html: str
+    html: str = field(repr=False)  # a notebook would keep it twice
     height: int
 
     def _repr_html_(self) -> str:
@@ -103,8 +103,9 @@ def inline(result: Result, height: int = 640, *, rows: int = 200) -> Inline:
 
     >>> from circuits.analyses.logit_lens import logit_lens
     >>> from circuits.checkpoints import load
-    >>> inline(logit_lens(load("compiled"), "aAbB."))._repr_html_()[:15]
-    '<iframe srcdoc='
+    >>> found = inline(logit_lens(load("compiled"), "aAbB."))
+    >>> found, found._repr_html_()[:15]
+    (Inline(height=640), '<iframe srcdoc=')
     """
     if height < 1:
         raise CircuitsError(f"height={height}: give at least one pixel")
