@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from word_model import word_model
 
 from circuits.alignment import Text
+from circuits.analyses.logit_lens import logit_lens
 from circuits.checkpoints import load
 from circuits.config import ModelConfig
 from circuits.experiment import Finding, experiments, script
 from circuits.model import HookedGPT2
+from circuits.tuned_lens import TunedLens, stages
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -232,3 +235,71 @@ def test_a_table_of_bigrams_is_read_right() -> None:
     twice = (texts[:, 1:] == texts[:, :-1]).double().mean()
     assert rows.loc[("text", "itself on top"), "value"] == pytest.approx(float(twice))
     assert rows["value"].between(0, 1).all()
+
+
+def test_a_few_heads_find_the_indirect_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("ioi")
+    monkeypatch.setattr(module, "QUICK_N", 24)
+    monkeypatch.setattr(module, "QUICK_DRAWS", 4)
+    found = module.run(load("mini"), seed=1, quick=True)
+    assert [c.says for c in found.checks if c.control and not c.holds] == []
+    look = found.tables["circuit"].frame.drop_duplicates("component")
+    assert set(look["group"]) == {"name movers", "giver readers", "others"}
+    sets = found.tables["sets"].frame.set_index("set")["value"]
+    assert sets["circuit"] > 0.75 > 0.5 > sets["random heads"]  # few prompts, wide intervals
+    assert sets["without circuit"] < 0.2 < 0.9 < sets["without heads at S2"]
+    curve = found.tables["faithfulness"].frame
+    assert curve[curve["heads"] == 64]["value"].tolist() == pytest.approx([1, 1])  # all heads
+    estimates = found.tables["estimates"].frame
+    assert len(estimates) == 64
+    assert estimates["value"].corr(estimates["exact"]) > 0.5
+    patched = found.tables["patching"].frame.set_index(["layer", "position"])["share"]
+    assert patched[7, "END"] > 0.9 > 0.1 > patched[7, "IO"]
+    edges = found.tables["edges"].frame.set_index(["sender", "to"])["value"]
+    assert edges["a0.h6", "m0"] < -4
+
+
+def test_untrained_heads_find_no_indirect_object() -> None:
+    found = script("ioi").run(word_model(), seed=0, quick=True)
+    assert not found.holds
+
+
+def test_heads_are_named_by_what_they_look_at() -> None:
+    named = script("ioi").named
+    assert named({"IO": 0.6, "S1": 0.2, "S2": 0.1, "S2+1": 0.1}) == "name movers"
+    assert named({"IO": 0.1, "S1": 0.2, "S2": 0.1, "S2+1": 0.6}) == "giver readers"
+    assert named({"IO": 0.3, "S1": 0.3, "S2": 0.3, "S2+1": 0.1}) == "others"
+
+
+def test_words_take_over_where_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("forward_pass")
+    monkeypatch.setattr(module, "QUICK_STEPS", 10)
+    monkeypatch.setattr(module, "QUICK_TRAINING", 8)
+    found = module.run(load("mini"), seed=1, quick=True)
+    assert [c.says for c in found.checks if c.control and not c.holds] == []
+    by_says = {c.says: c for c in found.checks}
+    assert by_says["second copies, layers 1 and 2, logit lens"].value > 0.5
+    settled = found.tables["settled"].frame
+    assert (settled.loc[settled["stage"] == "m7", "value"] == 1).all()
+    assert (settled.groupby(["kind", "lens"])["value"].diff().dropna() >= 0).all()
+    far = found.tables["distance"].frame.pivot_table(index="stage", columns="lens", values="value")
+    assert (far["tuned lens"] <= far["logit lens"] + 1e-6).all()  # even after ten steps
+    pushes = found.tables["pushes"].frame.set_index(["kind", "component"])["value"]
+    assert pushes["second copy", "a1"] > 2 * pushes["text", "a1"] > 0
+    story = found.tables["story"].frame
+    assert story.drop_duplicates("position")["after"].tolist()[-3:] == [" Your", " foot", " has"]
+    assert set(found.tables["followed"].frame["target"]) == {" has", " a", " two", " four"}
+
+
+def test_the_lens_of_an_experiment_is_that_of_the_analysis() -> None:
+    module, model = script("forward_pass"), load("mini")
+    tokens = model.to_tokens(module.STORY)
+    prompts = module.of_text(model, tokens)
+    place, kl = module.look(model, prompts, TunedLens.untrained(model))
+    frame = logit_lens(model, module.STORY, positions="all").frame
+    frame = frame[frame["position"] >= module.SKIPPED]
+    names = [stage.name for stage in stages(model)]
+    taken = frame[frame["takes_over"]].sort_values("position")["stage"]
+    assert [names[i] for i in place[0].tolist()] == taken.tolist()
+    table = frame.pivot_table(index="stage", columns="position", values="kl").loc[names]
+    assert torch.tensor(table.to_numpy()).allclose(kl[:, 0].double(), atol=1e-3)

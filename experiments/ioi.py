@@ -1,0 +1,334 @@
+"""Who receives the gift: which heads answer, what do they read, and is that all there is?
+
+"When Mary and John went to the garden, John gave a letter to" -> Mary (Wang et al. 2022,
+2211.00593; roles IO = Mary, S1 and S2 = John, END = the last token). The steps of that paper:
+
+- *Knock-outs* pick the circuit: heads without which the answer's lead over the other name falls by
+  a share that counts, on prompts that are not used again. What a head writes is replaced by its
+  mean, at each position, over prompts with three unrelated names.
+- *Attention* says what its heads do: name movers read IO from END, giver readers read S2 or the
+  word after it, where a previous-token head has noted who gives.
+- *Faithfulness*: all heads outside of the circuit are knocked out together (all MLPs stay, as in
+  the paper). The share (m(circuit) - m(no heads)) / (m(model) - m(no heads)) is 1 if nothing is
+  missing. Random heads, as many in each layer, are the control.
+- *Minimality and completeness*: the circuit without one head, without one MLP, and without each
+  group of heads, next to the whole model without the same.
+- *Direct attribution, activation and path patching* say where the pieces act, and approximate
+  patching how well gradients estimate that.
+
+In GPT-2 duplicate-token heads note at S2 that its name came before. The same was expected here, and
+not found: so all heads at S2 are knocked out together, and as a control all those one place later.
+
+Against the claim would speak: a share far from 1, random heads that do as well, a lead that is left
+without the circuit, or one that is lost without heads at S2.
+
+    circuits run ioi
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from circuits.analyses.approximate import approximate
+from circuits.analyses.attribute import attribute
+from circuits.analyses.patch import patch
+from circuits.analyses.paths import paths
+from circuits.components import Component, all_heads, all_mlps
+from circuits.experiment import Check, Finding, check, table
+from circuits.metrics import get_metric
+from circuits.model import HookedGPT2
+from circuits.prompts import Prompts, make
+from circuits.result import AVERAGED, Result, mean_interval
+from circuits.sweep import Cell, Source, Sweep, cell, plan
+from circuits.sweep import run as run_sweep
+from circuits.sweep.moments import Moments, moments
+
+CLAIM = (
+    "About a sixth of mini's heads find the indirect object as well as all of them, without these "
+    "nothing is left of it, and no head has to notice at S2 that the name came before."
+)
+MODEL = "mini"
+N, QUICK_N = 120, 48  # prompts to pick the circuit on, and as many others to test it on
+DRAWS, QUICK_DRAWS = 20, 4  # of random heads
+COUNTS = 0.03  # of the lead: a head whose loss costs at least so much is in the circuit
+LOOKS = 0.5  # of its attention: what a head looks at so much gives it its name
+ROLES = ("IO", "S1", "S2", "S2+1")
+SHOWN = 12
+NAME = "ioi"
+UNIT = "logits, answer - distractor"
+
+
+def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
+    """Pick the circuit on some prompts, and ask others about it."""
+    n, draws = (QUICK_N, QUICK_DRAWS) if quick else (N, DRAWS)
+    prompts = asked(model, n, seed)
+    single, circuit = picked(model, asked(model, n, seed + 1))
+    look = looks(model, prompts, circuit)
+    trial = Trial(model, prompts, circuit, groups(look, circuit))
+    curve = growth(trial, ranked(single), draws, seed)
+    tested, random = trial.sets(), controls(trial, draws, seed)
+    made = partial(table, model, NAME)
+    tables = {
+        "knockouts": made(
+            single,
+            UNIT,
+            "What one head's knock-out does (prompts that pick the circuit)",
+            axes=("component",),
+        ).top(2 * SHOWN),
+        "circuit": made(
+            look,
+            "attention from END",
+            "Where the circuit's heads look",
+            axes=("component", "to"),
+            view="heatmap",
+            meanings={"group": f"by what gets more than {LOOKS} of the attention"},
+        ),
+        "faithfulness": made(
+            curve,
+            "share of the lead",
+            "How much can so many heads do by themselves?",
+            axes=("kept", "heads"),
+            view="curves",
+            meanings={"n": "prompts, or draws of random heads"},
+        ),
+        "sets": made(
+            pd.concat([tested, random]),
+            "share of the lead",
+            "The circuit without its parts",
+            axes=("set",),
+            meanings={"set": "which heads (and MLPs) are left as they are"},
+        ),
+    }
+    return Finding(verdict(tested, random, circuit, model), tables | traced(trial))
+
+
+def verdict(
+    tested: pd.DataFrame, random: pd.DataFrame, circuit: Sequence[Component], model: HookedGPT2
+) -> tuple[Check, ...]:
+    """What the claim stands or falls with."""
+    by, control = tested.set_index("set"), random.set_index("set")
+    size = len(circuit) / len(all_heads(model.cfg))
+    unit = "of the lead"
+    return (
+        Check(f"share of the heads in the circuit ({len(circuit)})", size, above=0, below=0.25),
+        check("faithfulness: the circuit alone", by.loc["circuit"], unit, above=0.9, below=1.1),
+        check("the model without the circuit", by.loc["without circuit"], unit, below=0.1),
+        check("the model without all heads at S2", by.loc["without heads at S2"], unit, above=0.9),
+        check(
+            "as many random heads of the same layers alone",
+            control.loc["random heads"],
+            unit,
+            below=0.5,
+            control=True,
+        ),
+        check(
+            "the model without as many random heads",
+            control.loc["without random heads"],
+            unit,
+            above=0.5,
+            control=True,
+        ),
+        check(
+            "the model without all heads at the place after S2",
+            by.loc["without heads at S2+1"],
+            unit,
+            below=0.9,
+            control=True,
+        ),
+    )
+
+
+def asked(model: HookedGPT2, n: int, seed: int) -> Prompts:
+    """The task's prompts, with a name for the place after S2."""
+    prompts = make("ioi", model, n, seed)
+    return replace(prompts, roles={**prompts.roles, "S2+1": prompts.roles["S2"] + 1})
+
+
+def leads(model: HookedGPT2, prompts: Prompts, cells: Iterable[Cell]) -> np.ndarray:
+    """The answer's lead [cells, prompts], each cell's parts at their mean over the twins."""
+    assert prompts.corrupted is not None
+    source = Source("position-mean", prompts.corrupted, prompts.mask)
+    sweep = Sweep(prompts, get_metric("logit_diff"), tuple(cells), source)
+    return run_sweep(model, plan(model, sweep)).values
+
+
+def picked(model: HookedGPT2, prompts: Prompts) -> tuple[pd.DataFrame, list[Component]]:
+    """What each head's knock-out does, and the heads without which too much is lost."""
+    heads = all_heads(model.cfg)
+    values = leads(model, prompts, [cell(), *map(cell, heads)])
+    found = mean_interval(values[1:] - values[0])
+    frame = pd.DataFrame({"component": [*map(str, heads)], **found})
+    frame["layer"], frame["head"] = zip(*((h.layer, h.head) for h in heads), strict=True)
+    least = -COUNTS * values[0].mean()
+    return frame, [h for h, value in zip(heads, found["value"], strict=True) if value <= least]
+
+
+def ranked(single: pd.DataFrame) -> list[str]:
+    """All heads, the one whose loss costs most first."""
+    return list(single.sort_values("value", kind="stable")["component"])
+
+
+def looks(model: HookedGPT2, prompts: Prompts, circuit: Sequence[Component]) -> pd.DataFrame:
+    """How much do the circuit's heads look from END at each role?"""
+    with torch.inference_mode():
+        _, cache = model.run_with_cache(
+            prompts.tokens,
+            attention_mask=prompts.mask,
+            names_filter=lambda name: name.endswith("hook_pattern"),
+            return_type=None,
+        )
+    rows, end = torch.arange(len(prompts)), prompts.roles["END"]
+    found = []
+    for head in circuit:
+        pattern = cache["pattern", head.layer][:, head.head]
+        seen = {to: pattern[rows, end, prompts.roles[to]].double().cpu().numpy() for to in ROLES}
+        group = named({to: values.mean() for to, values in seen.items()})
+        for to, values in seen.items():
+            about = {"component": str(head), "group": group, "to": to}
+            found.append(about | {k: float(x) for k, x in mean_interval(values).items()})
+    return pd.DataFrame(found, columns=["component", "group", "to", *AVERAGED])
+
+
+def named(seen: Mapping[str, float]) -> str:
+    """What is a head called that looks there from END?"""
+    if seen["IO"] > LOOKS:
+        return "name movers"
+    return "giver readers" if max(seen["S2"], seen["S2+1"]) > LOOKS else "others"
+
+
+def groups(look: pd.DataFrame, circuit: Sequence[Component]) -> dict[str, list[Component]]:
+    """The circuit's heads by what they do."""
+    group = look.drop_duplicates("component").set_index("component")["group"]
+    found: dict[str, list[Component]] = {}
+    for head in circuit:
+        found.setdefault(group[str(head)], []).append(head)
+    return found
+
+
+class Trial(NamedTuple):
+    """A circuit, and the prompts it is tested on."""
+
+    model: HookedGPT2
+    prompts: Prompts
+    circuit: Sequence[Component]
+    groups: Mapping[str, Sequence[Component]]
+
+    def without(self, kept: Iterable[Component]) -> Cell:
+        """All heads but these knocked out."""
+        spared = {*map(str, kept)}
+        return cell(*(head for head in all_heads(self.model.cfg) if str(head) not in spared))
+
+    def shares(self, cells: Sequence[Cell]) -> Moments:
+        """The lead of each cell, to be compared with that of no heads (0) and of all (1)."""
+        values = leads(self.model, self.prompts, [self.without(()), cell(), *cells])
+        return moments(values, np.ones(len(values), dtype=bool), full=1)
+
+    def rows(self, sets: Mapping[str, Cell]) -> pd.DataFrame:
+        """Faithfulness of each, with its interval over prompts (a ratio estimator's)."""
+        ratio = self.shares([*sets.values()]).ratio()
+        return pd.DataFrame({"set": [*sets], **{k: column[2:] for k, column in ratio.items()}})
+
+    def sets(self) -> pd.DataFrame:
+        """The circuit and the model, whole and without their parts."""
+        heads, cfg = all_heads(self.model.cfg), self.model.cfg
+        sets = {"circuit": self.without(self.circuit), "without circuit": cell(*self.circuit)}
+        for group, some in self.groups.items():
+            kept = [head for head in self.circuit if head not in some]
+            sets |= {f"without {group}": cell(*some), f"circuit - {group}": self.without(kept)}
+        for role in ROLES:
+            sets[f"without heads at {role}"] = cell(*(head.at(role) for head in heads))
+        for one in self.circuit:
+            kept = [head for head in self.circuit if head != one]
+            sets[f"circuit - {one}"] = self.without(kept)
+        for mlp in all_mlps(cfg):
+            writes = self.without(self.circuit)
+            sets[f"circuit - {mlp}"] = (*writes, *cell(mlp))
+        return self.rows(sets)
+
+
+def controls(trial: Trial, draws: int, seed: int) -> pd.DataFrame:
+    """Random heads in place of the circuit's, as many in each layer; intervals over draws."""
+    rng = np.random.default_rng(seed)
+    kept, gone = [], []
+    for _ in range(draws):
+        heads = [
+            Component("head", layer, int(head))
+            for layer in range(trial.model.cfg.n_layers)
+            for head in rng.choice(
+                trial.model.cfg.n_heads,
+                sum(one.layer == layer for one in trial.circuit),
+                replace=False,
+            )
+        ]
+        kept.append(trial.without(heads))
+        gone.append(cell(*heads))
+    share = trial.shares([*kept, *gone]).ratio()["value"][2:]
+    names = ("random heads", "without random heads")
+    return pd.DataFrame({"set": names, **mean_interval(np.stack([share[:draws], share[draws:]]))})
+
+
+def growth(trial: Trial, order: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
+    """Faithfulness of the first heads by rank, and of as many random ones."""
+    rng, circuit = np.random.default_rng(seed), len(trial.circuit)
+    few = [1, 2, 4, circuit // 2, circuit, 3 * circuit // 2, 2 * circuit, 3 * circuit, len(order)]
+    sizes = sorted({size for size in few if 0 < size <= len(order)})
+    draws = max(draws // 4, 3)
+    heads = {str(head): head for head in all_heads(trial.model.cfg)}
+    cells = [trial.without(heads[name] for name in order[:size]) for size in sizes]
+    for size in sizes:
+        for _ in range(draws):
+            drawn = rng.choice(order, size, replace=False)
+            cells.append(trial.without(heads[name] for name in drawn))
+    ratio = {k: column[2:] for k, column in trial.shares(cells).ratio().items()}
+    picked = {k: column[: len(sizes)] for k, column in ratio.items()}
+    drawn = mean_interval(ratio["value"][len(sizes) :].reshape(len(sizes), draws))
+    return pd.concat(
+        pd.DataFrame({"kept": kept, "heads": sizes, **columns})
+        for kept, columns in (("by knock-out", picked), ("at random", drawn))
+    )
+
+
+def traced(trial: Trial) -> dict[str, Result]:
+    """Where the pieces act: the analyses of this package."""
+    ask: dict[str, Any] = {"task": trial.prompts}
+    direct = attribute(trial.model, **ask).top(SHOWN)
+    estimated = approximate(trial.model, what="head", direction="noise", check="all", **ask)
+    moved = patch(trial.model, positions="roles", **ask)
+    return {
+        "direct": columns(direct, "component", "share", "recomputed", "error"),
+        "patching": columns(moved, "layer", "position", "share", "share_low", "share_high"),
+        "estimates": columns(estimated, "component", "exact", "pearson", "spearman"),
+        "edges": edges(trial),
+    }
+
+
+def edges(trial: Trial) -> Result:
+    """Who sends the logits, the giver readers and the name movers what they read?"""
+    receivers = {"logits": ["logits"], "m0": ["m0"]}
+    for group, slots in {"giver readers": "kv", "name movers": "qkv"}.items():
+        for slot in slots if group in trial.groups else "":
+            receivers[f"{group} <{slot}>"] = [f"{head}<{slot}>" for head in trial.groups[group]]
+    found = {name: paths(trial.model, to=to, task=trial.prompts) for name, to in receivers.items()}
+    frame = pd.concat(one.frame.assign(to=name) for name, one in found.items())
+    size = frame["value"].abs().groupby(frame["sender"], sort=False).max()
+    senders = size.sort_values(ascending=False, kind="stable").index[:SHOWN]
+    return replace(
+        columns(found["logits"], "sender"),
+        frame=frame.loc[frame["sender"].isin(senders), ["sender", "to", "share", *AVERAGED]],
+        title="Path patching: what the circuit reads",
+        axes=("sender", "to"),
+        meanings={"to": "which readers, through which of their inputs, all of them together"},
+    )
+
+
+def columns(result: Result, *names: str) -> Result:
+    """The result with fewer columns: these, and the averaged ones."""
+    axes = [axis for axis in result.axes if axis not in {*names, *AVERAGED}]
+    return replace(result, frame=result.frame[[*axes, *names, *AVERAGED]])
