@@ -67,6 +67,7 @@ NAME = "forward_pass"
 def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
     """Write text, train the lens, and see where the words take over."""
     n, more = (QUICK_TEXTS, QUICK_TRAINING) if quick else (TEXTS, TRAINING)
+    model.to_tokens(STORY)  # says so, before the work, where the vocabulary lacks it
     texts = written(model, n + more, seed)
     lens = train_tuned_lens(
         model, texts[n:], steps=QUICK_STEPS if quick else STEPS, lr=0.002, seed=seed
