@@ -43,6 +43,10 @@ def test_losses_are_theirs(model: AdaptedModel, story: Path) -> None:
 
 
 def test_what_neurons_do_there(model: AdaptedModel, story: Path) -> None:
+    if model.cfg.attn_only:
+        with pytest.raises(CircuitsError, match="attention layers only"):
+            neurons(model, "m1.n3", file=story)
+        return
     frame = neurons(model, "m1.n3", file=story, top=3).frame
     windows = torch.cat([rows for rows, _ in TextFile(model, story)][:-1])
     with torch.no_grad():

@@ -14,6 +14,7 @@ from circuits.adapter import AdaptedModel, adapt
 from circuits.analyses.attribute import attribute
 from circuits.analyses.logit_lens import logit_lens
 from circuits.analyses.why import why
+from circuits.errors import CircuitsError
 from circuits.tuned_lens import TunedLens, divergence, train_tuned_lens
 
 pytest.importorskip("transformer_lens")
@@ -31,7 +32,12 @@ def test_pushes_sum_to_the_logit_difference(shape: str) -> None:
     model = given(shape)
     kinds: list[dict[str, Any]] = [{"what": "layers"}]
     if not model.cfg.post_norms:
-        kinds += [{}, {"what": "neurons", "top": 3}, {"positions": "roles"}]
+        kinds += [{}, {"positions": "roles"}]
+    if model.cfg.attn_only:
+        with pytest.raises(CircuitsError, match="hook_post"):
+            attribute(model, **IOI, what="neurons", top=3)
+    elif not model.cfg.post_norms:
+        kinds += [{"what": "neurons", "top": 3}]
     for kind in kinds:
         frame = attribute(model, **IOI, **kind).frame
         assert frame["value"].sum() == pytest.approx(frame["total"].iloc[0], abs=1e-9)
