@@ -15,6 +15,7 @@ import math
 import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -334,9 +335,12 @@ def script(name: str) -> ModuleType:
             f"there is no experiment {name!r}; choose {known}{nearest(name, experiments())}"
         )
     path = next(path for path, _ in _scripts() if path.stem == name)
+    if str(path.parent) not in sys.path:  # some have helpers beside them
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module

@@ -25,6 +25,7 @@ from mini_data import (
     OPENINGS,
     RARE_NAMES,
 )
+from mini_metrics import head_scores, ioi_gaps, repeats, token_losses
 from torch import Tensor
 from train_mini import (
     ADAM_LR,
@@ -35,12 +36,8 @@ from train_mini import (
     SEED,
     WARMUP_STEPS,
     MasterWeights,
-    head_scores,
     init_weights,
-    ioi_gaps,
     load_prose,
-    repeats,
-    token_losses,
 )
 
 from circuits.checkpoints import load, save

@@ -1,12 +1,20 @@
-"""Claim: an 8-layer GPT-2 learns previous-token, induction and name-mover heads on a desk machine.
+"""Does an 8-layer GPT-2 learn previous-token, induction and name-mover heads on a desk machine?
 
-Trains the bundled model `mini`, unchanged on CPU and CUDA, in bfloat16 with float32 master weights:
+Trains the bundled model `mini`, unchanged on CPU and CUDA, in bfloat16 with float32 master weights,
+in a few hours of two CPU cores:
 
     python experiments/train_mini.py --corpus FOLDER_WITH_TEXT --run runs/mini
 
 It stops and resumes at any step (the run folder holds everything; batches depend on seed and step
 alone), and writes a line of metrics at log-spaced steps. `experiments/finish_mini.py` turns a
 finished run into the bundled folder and its model card.
+
+As an experiment it trains nothing, for the prose is not part of this package. It asks what came out
+of the training, and the same model before the first step, for the heads and for what they are good
+for, and shows the training's own log. Names and sentences are some that no training story had.
+Against the claim would speak heads that the weights of the first step have as well.
+
+    circuits run train_mini
 
 Why the recipe is what it is: small steps, large initial QKV and sinusoidal initial positions
 shorten the plateau before induction heads form, and so does Muon, whose orthogonalised updates
@@ -20,22 +28,42 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from mini_data import END, HELD_OUT_NAMES, Mixture, documents, train_bpe
+from mini_metrics import evaluate
 from torch import Tensor
 
+from circuits.alignment import share_interval
+from circuits.analyses.heads import heads
+from circuits.checkpoints.bundled import FOLDER
 from circuits.config import ModelConfig
+from circuits.experiment import Check, Finding, check, table
 from circuits.hooks import watching
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import make
+from circuits.result import mean_interval
 from circuits.tokenizer import Tokenizer
+
+CLAIM = (
+    "Training teaches an 8-layer GPT-2 of 8 million parameters previous-token, induction and "
+    "name-mover heads, of which it has none before."
+)
+MODEL = "mini"
+NAME = "train_mini"
+KINDS = ("previous-token", "induction", "name-mover")
+PROMPTS, QUICK_PROMPTS = 100, 30
+INTERVAL = ("stderr", "ci_low", "ci_high", "n")
+MARGIN = 0.25  # of all attention, or of a logit: by which `heads` calls a head by its kind
+AHEAD = "IO ahead of S"
+OF_PROMPTS, NATS = "share of prompts", "nats per token"
+REPEATED, NOT_REPEATED = "loss on the second copy", "loss without a first copy"
 
 CFG = ModelConfig(n_layers=8, n_heads=8, d_model=256, n_ctx=256, d_vocab=8192, model_name="mini")
 SEED = 20261120
@@ -59,6 +87,84 @@ ROWS = 16  # sequences a step: 4,096 tokens
 ADAM_LR = 2e-3
 WARMUP_STEPS, DECAY_SHARE = 100, 0.35
 N_EVALS = 24
+
+
+def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
+    """Ask the trained and the untrained model for the heads, and for what they are good for."""
+    untrained = HookedGPT2(model.cfg, model.tokenizer)
+    init_weights(untrained, SEED)
+    n = QUICK_PROMPTS if quick else PROMPTS
+    models = {"trained": model, "untrained": untrained}
+    best = pd.concat([best_heads(one, n, seed).assign(weights=w) for w, one in models.items()])
+    skill = pd.concat([skills(one, n, seed).assign(weights=w) for w, one in models.items()])
+    for frame in (best, skill):
+        frame["what"] = frame["kind"] + ", " + frame["weights"]
+    ahead, losses = (skill[skill["unit"] == unit] for unit in (OF_PROMPTS, NATS))
+    about = {"axes": ("what",), "view": "bars"}
+    tables = {
+        "heads": table(model, NAME, best, "score", "The best head of each kind", **about),
+        "names": table(model, NAME, ahead, OF_PROMPTS, "Which name comes first", **about),
+        "copies": table(model, NAME, losses, NATS, "What repetition is worth", **about),
+    }
+    log = own_log(model)
+    if log is not None:
+        title = f"{model.cfg.model_name} while it was trained"
+        axes = ("what", "million tokens")
+        tables["log"] = table(model, NAME, log, "share", title, axes=axes, view="curves")
+    return Finding(verdict(best, skill), tables)
+
+
+def best_heads(model: HookedGPT2, n: int, seed: int) -> pd.DataFrame:
+    """The best head of each kind, on names and sentences that no training story had."""
+    prompts = make("ioi", model, n, seed, names=HELD_OUT_NAMES)
+    card = heads(model, kind=KINDS, n=n, seed=seed, ioi=prompts).frame
+    best = card.loc[card.groupby("kind")["value"].idxmax()]
+    return best[["kind", "component", "value", *INTERVAL, "control", "unit"]]
+
+
+@torch.no_grad()
+def skills(model: HookedGPT2, n: int, seed: int) -> pd.DataFrame:
+    """How often is the right name ahead, and how well is known what comes for the second time?"""
+    prompts = make("ioi", model, n, seed, names=HELD_OUT_NAMES)
+    ahead = get_metric("logit_diff")(model(prompts.tokens), prompts) > 0
+    rows = [{"kind": AHEAD, **share_interval(ahead.double().numpy()), "unit": OF_PROMPTS}]
+    copies, loss = make("repeated", model, n, seed), get_metric("loss")
+    for kind, tokens in {REPEATED: copies.tokens, NOT_REPEATED: copies.corrupted}.items():
+        found = mean_interval(loss(model(tokens), copies).double().numpy())
+        numbers = {name: float(x) for name, x in found.items()}
+        rows.append({"kind": kind, **numbers, "unit": NATS})
+    return pd.DataFrame(rows)
+
+
+def own_log(model: HookedGPT2) -> pd.DataFrame | None:
+    """What the bundled folder keeps of the training: the best scores at log-spaced steps."""
+    path = FOLDER / model.cfg.model_name / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    lines = pd.read_json(path, lines=True)
+    shown = {"best_previous": "previous-token", "best_induction": "induction"}
+    shown |= {"control_induction": "induction, nothing repeated", "ioi_accuracy": AHEAD}
+    lines["million tokens"] = lines["tokens"] / 1e6
+    return lines.rename(columns=shown).melt("million tokens", list(shown.values()), "what")
+
+
+def verdict(best: pd.DataFrame, skill: pd.DataFrame) -> tuple[Check, ...]:
+    """What the claim stands or falls with."""
+    checks = []
+    for (kind, weights), row in best.set_index(["kind", "weights"]).iterrows():
+        name = f"{weights}: best {kind} head, {row['component']}"
+        least = row["control"] + MARGIN
+        bounds = {"above": least} if weights == "trained" else {"below": least, "control": True}
+        checks.append(check(name, row, row["unit"], **bounds))
+    by = skill.set_index(["weights", "kind"]).loc
+    half = by["trained", NOT_REPEATED]["value"] / 2
+    return (
+        *checks,
+        check(f"trained: {AHEAD}", by["trained", AHEAD], OF_PROMPTS, above=0.75),
+        check(f"untrained: {AHEAD}", by["untrained", AHEAD], OF_PROMPTS, below=0.75, control=True),
+        check(f"trained: {REPEATED}", by["trained", REPEATED], NATS, below=half),
+        check(f"untrained: {REPEATED}", by["untrained", REPEATED], NATS, above=half, control=True),
+    )
 
 
 def load_prose(corpus: Path, tokenizer: Tokenizer, prefix: str, run: Path) -> np.ndarray:
@@ -158,69 +264,6 @@ def training_loss(model: HookedGPT2, tokens: Tensor, weights: Tensor) -> Tensor:
     logits = model.unembed(model.ln_final(resid[None]))[0]
     losses = F.cross_entropy(logits, tokens[:, 1:][counted], reduction="none")
     return (losses * weights[:, 1:][counted]).sum() / weights.sum()
-
-
-def token_losses(model: HookedGPT2, tokens: Tensor) -> Tensor:
-    """[row, position]: the loss of predicting each token but the first."""
-    logits = torch.cat([model(chunk) for chunk in tokens.split(16)])
-    return F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
-
-
-def repeats(model: HookedGPT2, n: int, rows: int, end: int) -> tuple[Tensor, Tensor]:
-    """BOS + r + r, and its control BOS + 2n unrepeated random tokens."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.rand(rows, end, generator=generator).argsort(1)[:, : 2 * n]
-    bos = torch.full((rows, 1), end)
-    device = model.W_E.device
-    repeated = torch.cat([bos, ids[:, :n], ids[:, :n]], 1).to(device)
-    return repeated, torch.cat([bos, ids], 1).to(device)
-
-
-def head_scores(model: HookedGPT2, tokens: Tensor, n: int) -> dict[str, Tensor]:
-    """Mean attention [layer, head] from query i to i-1 (all i), i-n and i-n+1 (second copy)."""
-    patterns: list[Tensor] = []
-    sites = {str(i): block.attn.hook_pattern for i, block in enumerate(model.blocks)}
-    with watching(sites, [(lambda name: True, lambda x, hook: patterns.append(x), "read")]):
-        model(tokens)
-    every, second = torch.arange(1, 2 * n + 1), torch.arange(n + 1, 2 * n + 1)
-    targets = {
-        "previous": (every, every - 1),
-        "duplicate": (second, second - n),
-        "induction": (second, second - n + 1),
-    }
-    stacked = torch.stack(patterns)  # [layer, row, head, query, key]
-    return {name: stacked[..., i, j].mean((1, 3)) for name, (i, j) in targets.items()}
-
-
-def ioi_gaps(model: HookedGPT2, n: int, names: Sequence[str], seed: int) -> Tensor:
-    """logit(IO) - logit(S) on `n` prompts with these names, in sentences no story has, [prompt]."""
-    prompts = make("ioi", model, n, seed, names=names)
-    return get_metric("logit_diff")(model(prompts.tokens), prompts)
-
-
-@torch.no_grad()
-def evaluate(model: HookedGPT2, prose: np.ndarray) -> dict[str, float]:
-    """Everything the emergence figure shows, on data the model was not trained on."""
-    end, n, device = model.to_single_token(END), 50, model.W_E.device
-    rows = torch.from_numpy(prose[: 64 * 255].astype(np.int64)).view(64, 255)
-    rows = torch.cat([torch.full((64, 1), end), rows], 1).to(device)
-    losses = token_losses(model, rows)
-    repeated, control = repeats(model, n, 16, end)
-    repeat_losses = token_losses(model, repeated)
-    scores, control_scores = (head_scores(model, t, n) for t in (repeated, control))
-    out = {
-        "validation_loss": losses.mean().item(),
-        "icl_score": (losses[:, 200:250].mean() - losses[:, 20:70].mean()).item(),
-        "first_copy_loss": repeat_losses[:, :n].mean().item(),
-        "second_copy_loss": repeat_losses[:, n + 1 :].mean().item(),
-    }
-    for name, value in scores.items():
-        out[f"best_{name}"] = value.max().item()
-        out[f"control_{name}"] = control_scores[name].flatten()[value.argmax()].item()
-    gaps = ioi_gaps(model, 120, HELD_OUT_NAMES, seed=1)
-    out["ioi_accuracy"] = (gaps > 0).float().mean().item()
-    out["ioi_logit_diff"] = gaps.mean().item()
-    return out
 
 
 def save_state(run: Path, weights: MasterWeights, step: int) -> None:

@@ -303,3 +303,21 @@ def test_the_lens_of_an_experiment_is_that_of_the_analysis() -> None:
     assert [names[i] for i in place[0].tolist()] == taken.tolist()
     table = frame.pivot_table(index="stage", columns="position", values="kl").loc[names]
     assert torch.tensor(table.to_numpy()).allclose(kl[:, 0].double(), atol=1e-3)
+
+
+def test_mini_was_trained_to_have_its_heads() -> None:
+    module = script("train_mini")
+    found = module.run(load("mini"), seed=1, quick=True)
+    assert [c.says for c in found.checks if not c.holds] == []
+    scores = found.tables["heads"].frame.set_index(["kind", "weights"])["value"]
+    assert scores["induction", "trained"] > 0.9 > 0.1 > scores["induction", "untrained"]
+    log = found.tables["log"].frame
+    assert log.groupby("what")["million tokens"].max().eq(27.496448).all()
+
+
+def test_an_untrained_mini_has_no_such_heads() -> None:
+    module, mini = script("train_mini"), load("mini")
+    untrained = HookedGPT2(mini.cfg, mini.tokenizer)
+    module.init_weights(untrained, seed=1)
+    checks = module.run(untrained, quick=True).checks
+    assert not any(c.holds for c in checks if c.says.startswith("trained"))
