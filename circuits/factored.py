@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -44,8 +45,8 @@ class FactoredMatrix:
             )
         self.ldim, self.mdim, self.rdim = A.shape[-2], A.shape[-1], B.shape[-1]
         try:
-            lead = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-        except RuntimeError as error:
+            lead = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+        except ValueError as error:
             raise CircuitsError(
                 f"the leading axes of {list(A.shape)} and {list(B.shape)} cannot be broadcast"
             ) from error

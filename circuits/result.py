@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits import figures
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError, nearest
 
@@ -38,6 +37,7 @@ AVERAGED = {
     "ci_high": "upper end of the 95 % interval of the mean, Student's t (NaN where n is 1)",
     "n": "number of prompts (or other independent draws) averaged over",
 }
+VIEWS = ("bars", "curves", "heatmap", "lens", "patterns", "plane", "scatter")
 _DATA, _TABLE = "result.json", "table.csv"
 
 
@@ -123,11 +123,12 @@ class Result:
             x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
             attention ``patterns``. More in front make several heatmaps, each in its rows'
             ``unit``, or several curves.
-        view: which figure shows it: one of `circuits.figures.of_results.VIEWS`.
+        view: which figure shows it: one of `VIEWS`, which `circuits.figures` draws.
         meanings: what the analysis' own columns say; the averaged ones are known.
 
     Raises:
-        CircuitsError: when a mean comes without its uncertainty, or an axis is no column.
+        CircuitsError: when a mean comes without its uncertainty, an axis is no column, or the view
+            is unknown.
     """
 
     frame: pd.DataFrame
@@ -149,7 +150,11 @@ class Result:
             )
         for axis in self.axes:
             self._require_column(axis)
-        figures.require_view(self.view)
+        if self.view not in VIEWS:
+            raise CircuitsError(
+                f"there is no view {self.view!r}; choose {', '.join(VIEWS)}"
+                f"{nearest(self.view, VIEWS)}"
+            )
         object.__setattr__(self, "frame", self.frame.reset_index(drop=True))
 
     def to_pandas(self) -> pd.DataFrame:
@@ -174,7 +179,9 @@ class Result:
 
     def plot(self) -> Figure:
         """The table as a figure, for `figures.save_figure` or a notebook."""
-        return figures.draw(self)
+        from circuits.figures import draw  # matplotlib takes half a second, and few ask for it
+
+        return draw(self)
 
     def to_json(self) -> str:
         """The whole result as text: the same question gives the same bytes.

@@ -53,6 +53,15 @@ def test_help_is_light(command: tuple[str, ...]) -> None:
     assert not loaded & HEAVY
 
 
+def test_a_sweep_draws_and_compiles_nothing() -> None:
+    loaded = loaded_by(
+        "import circuits; from circuits.analyses.ablate import ablate\n"
+        "ablate(circuits.load('sort-abc'), all_heads=True, n=2)"
+    )
+    assert {"torch", "pandas"} <= loaded
+    assert not loaded & {"matplotlib", "sympy"}  # torch's compiler brings sympy
+
+
 @pytest.mark.parametrize("name", circuits.__all__)
 def test_public_name_is_there(name: str) -> None:
     assert getattr(circuits, name).__doc__

@@ -17,8 +17,9 @@ from word_model import word_model
 
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
+from circuits.figures.of_results import DRAWN
 from circuits.prompts import make
-from circuits.result import Provenance, Result, mean_interval, provenance, student_t
+from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance, student_t
 
 ABOUT = Provenance(
     analysis="ablate",
@@ -129,6 +130,12 @@ def test_top_is_by_size_of_either_sign(result: Result) -> None:
     assert len(result.top(99).to_pandas()) == 4
     with pytest.raises(CircuitsError, match=r"no column 'velue'; .* did you mean 'value'"):
         result.top(1, by="velue")
+
+
+def test_every_view_is_drawn(result: Result) -> None:
+    assert tuple(DRAWN) == VIEWS
+    with pytest.raises(CircuitsError, match="there is no view 'bar'; .* 'bars'"):
+        replace(result, view="bar")
 
 
 def test_the_picture_follows_the_view(result: Result) -> None:

@@ -91,7 +91,6 @@ def _run_analysis(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -
 def _deliver(result: Result, common: dict[str, Any]) -> None:
     """Print first: what was computed must not be lost when a file cannot be written."""
     from circuits.cli.views import show
-    from circuits.figures import save_figure
 
     if common["json"]:
         sys.stdout.write(result.to_json())
@@ -103,6 +102,8 @@ def _deliver(result: Result, common: dict[str, Any]) -> None:
     if common["save"] is not None:
         written.append(result.save(common["save"]))
     if common["figure"] is not None:
+        from circuits.figures import save_figure
+
         written.append(save_figure(result.plot(), common["figure"]))
     if common["html"] is not None:
         from circuits.pages import page, save_page

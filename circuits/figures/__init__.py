@@ -4,7 +4,7 @@ from circuits.figures.charts import bars, curves, scatter
 from circuits.figures.files import FORMATS, figure_format, figure_svg, save_figure
 from circuits.figures.grids import heatmap, heatmaps
 from circuits.figures.lens import lens_grid
-from circuits.figures.of_results import draw, require_view
+from circuits.figures.of_results import draw
 from circuits.figures.patterns import pattern_grid
 from circuits.figures.style import Interval, Numbers, visible
 
@@ -21,7 +21,6 @@ __all__ = [
     "heatmaps",
     "lens_grid",
     "pattern_grid",
-    "require_view",
     "save_figure",
     "scatter",
     "visible",

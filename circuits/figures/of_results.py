@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError
 from circuits.figures.charts import bars, curves, scatter
 from circuits.figures.grids import heatmaps
 from circuits.figures.lens import lens_grid
@@ -27,22 +27,9 @@ def draw(result: Result) -> Figure:
     """The figure of this result, as its `view` and `axes` say.
 
     Raises:
-        CircuitsError: for a view that does not exist, or more than a figure can show.
+        CircuitsError: for more than a figure can show.
     """
-    return require_view(result.view)(result)
-
-
-def require_view(name: str) -> Callable[[Result], Figure]:
-    """Which function draws this view?
-
-    Raises:
-        CircuitsError: for an unknown name, with the nearest one.
-    """
-    if name not in VIEWS:
-        raise CircuitsError(
-            f"there is no view {name!r}; choose {', '.join(VIEWS)}{nearest(name, VIEWS)}"
-        )
-    return VIEWS[name]
+    return DRAWN[result.view](result)
 
 
 def _bars(result: Result) -> Figure:
@@ -167,7 +154,7 @@ def _patterns(result: Result) -> Figure:
     return pattern_grid(grids, words, title=result.title, unit=result.unit)
 
 
-VIEWS: Mapping[str, Callable[[Result], Figure]] = {
+DRAWN: Mapping[str, Callable[[Result], Figure]] = {
     "bars": _bars,
     "curves": _curves,
     "heatmap": _heatmap,

@@ -37,6 +37,10 @@ def parse_bytes(size: int | str) -> int:
 class _Allocations(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive, on any device."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler for it, which takes a second and more
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
