@@ -37,6 +37,40 @@ def test_heatmap_is_centered_at_zero() -> None:
     assert [text.get_text() for text in axes.texts] == ["0.5", "−2.0", "0", "1.2", "0.1"]
 
 
+def test_heatmap_shows_the_sides_that_occur() -> None:
+    for values, ends in ((VALUES, (-2, 2)), (abs(VALUES), (0, 2)), (-abs(VALUES), (-2, 0))):
+        bar = heatmap(values).axes[1]
+        assert bar.get_ylim() == ends
+    assert heatmap(np.zeros((2, 2))).axes[1].get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("largest", "number", "note"),
+    [
+        (0.0091, "9.1", "numbers in 10⁻³ nats"),
+        (91_000, "91", "numbers in 10³ nats"),
+        (91, "91", ""),
+    ],
+)
+def test_small_and_large_numbers_stay_short(largest: float, number: str, note: str) -> None:
+    figure = heatmap(np.array([[0.0, largest]]), unit="nats")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0", number]
+    assert figure.get_supxlabel() == note
+
+
+def test_a_long_title_takes_several_lines() -> None:
+    title = "What restores it? Patching the residual stream before each layer"
+    shown = heatmap(np.ones((2, 3)), title=title).axes[0].get_title(loc="left")
+    assert shown.replace("\n", " ") == title
+    assert max(map(len, shown.split("\n"))) < 40
+
+
+def test_names_of_points_do_not_cover_each_other() -> None:
+    x = np.array([1.0, 1.01, 0.0, 0.5])
+    figure = scatter(x, x, labels=["a0.h0", "a0.h1", "a0.h2", "a0.h3"], axes=("x", "y"))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a0.h1", "a0.h3", "a0.h2"]
+
+
 def test_heatmap_hatches_what_may_be_nothing() -> None:
     low, high = VALUES - 0.2, VALUES + 0.2
     figure = heatmap(VALUES, interval=(low, high), rows=["a", "b"], columns=["x", "y", "z"])

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
 from circuits.figures.style import (
@@ -24,6 +26,8 @@ from circuits.figures.style import (
 )
 
 _MOST_NAMED = 6  # points of a scatter plot that carry their names
+_NAME_SIZE = 7.5  # in points
+_SQUARE = (5.2, 4.6)  # inches of a scatter plot
 
 
 @rc_context(STYLE)
@@ -143,17 +147,50 @@ def scatter(
             f"a scatter plot takes at least one point, with a label each; given were {len(x)}, "
             f"{len(y)} numbers and {len(labels)} labels"
         )
-    figure, ax = canvas(5.2, 4.6, title)
+    figure, ax = canvas(*_SQUARE, title)
     ax.axhline(0, color="#cccccc", linewidth=0.8)
     ax.axvline(0, color="#cccccc", linewidth=0.8)
     ax.scatter(x, y, s=18, color=BLUE, alpha=0.75, linewidths=0)
     if diagonal:
         ax.axline((0, 0), slope=1, color=ORANGE, linewidth=1)
-    far = np.abs(x - y) if diagonal else np.hypot(x, y)
-    for i in np.argsort(-far, kind="stable")[:_MOST_NAMED]:
-        ax.annotate(
-            drawable(labels[i], 30), (x[i], y[i]), (4, 4), textcoords="offset points", fontsize=7.5
-        )
+    far = (
+        np.abs(x - y)
+        if diagonal
+        else np.hypot(x / np.ptp(ax.get_xlim()), y / np.ptp(ax.get_ylim()))
+    )
+    _name_points(ax, x, y, labels, np.argsort(-far, kind="stable"))
     ax.set_xlabel(axes[0])
     ax.set_ylabel(axes[1])
     return figure
+
+
+def _name_points(
+    ax: Axes, x: Numbers, y: Numbers, labels: Sequence[str], order: NDArray[np.intp]
+) -> None:
+    """Names beside the first points in this order whose names do not cover another's."""
+    low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
+    across = (x - low[0]) / np.ptp(low) * _SQUARE[0] * 72  # in points, about
+    upward = (y - high[0]) / np.ptp(high) * _SQUARE[1] * 72
+    taken: list[tuple[float, float, float]] = []
+    for i in order:
+        name = drawable(labels[i], 30)
+        width = len(name) * _NAME_SIZE * 0.65
+        left = across[i] > 0.6 * across.max()
+        start = across[i] - 4 - width if left else across[i] + 4
+        covers = any(
+            abs(upward[i] - other) < 1.2 * _NAME_SIZE and start < end and begin < start + width
+            for begin, end, other in taken
+        )
+        if covers:
+            continue
+        taken.append((start, start + width, upward[i]))
+        ax.annotate(
+            name,
+            (x[i], y[i]),
+            (-4, 4) if left else (4, 4),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=_NAME_SIZE,
+        )
+        if len(taken) == _MOST_NAMED:
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from circuits.figures.style import (
     add_axes,
     color_bar,
     drawable,
+    in_lines,
     label_axis,
     new_figure,
     write_text,
@@ -33,6 +35,8 @@ from circuits.figures.style import (
 _MOST_NUMBERED = 16  # columns up to which a cell has room for its number
 _MOST_ACROSS = 3  # panels in a row
 _CHARACTER = 0.08  # width of one in a label, in inches
+_BESIDE_TITLE = 0.5  # inches that labels of rows take
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @rc_context(STYLE)
@@ -98,11 +102,12 @@ def heatmaps(
     heights = [n * min(0.42, 9 / m) + 0.9 for n, m in shapes]
     heights = [max(heights[i : i + across]) for i in range(0, len(panels), across)]
     figure = new_figure(sum(widths), sum(heights) + 0.5)
+    room = [width - _BESIDE_TITLE for width in widths]
     ratios: dict[str, Any] = {"width_ratios": widths, "height_ratios": heights}
     places = figure.add_gridspec(len(heights), across, **ratios)
     signs: dict[str, None] = {}
     for i, (name, panel) in enumerate(panels.items()):
-        ax = add_axes(figure, places[divmod(i, across)], name)
+        ax = add_axes(figure, places[divmod(i, across)], name, room[i % across])
         ax.set(ylabel=axes[0], xlabel=axes[1])
         for axis, n, labels in zip((ax.yaxis, ax.xaxis), shapes[i], (rows, columns), strict=True):
             label_axis(axis, n, labels[name] if isinstance(labels, Mapping) else labels)
@@ -111,7 +116,7 @@ def heatmaps(
             ax.tick_params(axis="x", labelrotation=90)
         signs |= dict.fromkeys(_draw_grid(figure, ax, panel, limits[panel[2]] or 1.0))
     if title:
-        figure.suptitle(drawable(title, 400), x=0.01, ha="left", fontsize=12)
+        figure.suptitle(in_lines(title, sum(widths)), x=0.01, ha="left", fontsize=12)
     below = [drawable(note, 400) for note in (" · ".join(signs), *notes) if note]
     figure.supxlabel("\n".join(below), fontsize=8, color=GRAY)
     return figure
@@ -140,11 +145,23 @@ def _draw_grid(figure: Figure, ax: Axes, panel: Panel, limit: float) -> list[str
     if interval is not None:
         unsure = (interval[0] <= 0) & (interval[1] >= 0)
         _hatch(ax, unsure)
-    if values.shape[1] <= _MOST_NUMBERED:
-        _write_numbers(ax, values, unsure, limit)
-    color_bar(figure, ax, image, unit)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    # The scale is always symmetric; a side of it that does not occur need not be shown.
+    color_bar(
+        figure, ax, image, unit, (-limit if low < 0 else 0, limit if high > 0 or not low else 0)
+    )
     notes = ["hatched: the interval contains 0"] if unsure.any() else []
+    if values.shape[1] <= _MOST_NUMBERED:
+        power = _power_of_ten(limit)
+        _write_numbers(ax, values / 10**power, unsure, limit / 10**power)
+        if power:
+            notes.append(f"numbers in 10{str(power).translate(_SUPERSCRIPTS)} {unit}".rstrip())
     return notes + (["gray: no value"] if np.isnan(values).any() else [])
+
+
+def _power_of_ten(limit: float) -> int:
+    """Which power of 1000 makes numbers short that are very small or large?"""
+    return 0 if 0.01 <= limit < 1000 else 3 * math.floor(math.log10(limit) / 3)
 
 
 def _hatch(axes: Axes, cells: NDArray[np.bool_]) -> None:
@@ -161,6 +178,6 @@ def _write_numbers(axes: Axes, values: Numbers, unsure: NDArray[np.bool_], limit
         if np.isfinite(value):
             dark = abs(value) > 0.6 * limit
             color = "white" if dark else GRAY if unsure[i, j] else INK
-            shown = f"{value:.{digits}f}" if limit < 1000 and digits < 4 else f"{value:.0e}"
+            shown = f"{value:.{digits}f}"
             shown = "0" if float(shown) == 0 else shown.replace("-", "\u2212")
             write_text(axes, j, i, shown, color=color, size=7)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from circuits.result import Result
 
 
+# What an axis says for a column whose name is short.
+_SAID = {"value": "estimate", "z": "z score of the weights", "share": "share of the total effect"}
 _MOST_BESIDE = 3  # rows without a place in a grid that its title names
 
 
@@ -119,11 +121,14 @@ def _scatter(result: Result, *, diagonal: bool) -> Figure:
     """A point for each row: the first axis names it, the other two are its numbers."""
     name, x, y = result.axes
     points = result.frame.dropna(subset=[x, y])
+    names = _SAID.get(x, x), _SAID.get(y, y)
+    if diagonal:
+        names = f"{names[0]} ({result.unit})", f"{names[1]} ({result.unit})"
     return scatter(
         points[x].to_numpy(float),
         points[y].to_numpy(float),
         labels=[str(label) for label in points[name]],
-        axes=(f"{x} ({result.unit})", f"{y} ({result.unit})") if diagonal else (x, y),
+        axes=names,
         title=result.title,
         diagonal=diagonal,
     )

@@ -18,7 +18,7 @@ from circuits.figures.style import (
     Numbers,
     add_axes,
     color_bar,
-    drawable,
+    in_lines,
     new_figure,
     visible,
 )
@@ -67,7 +67,7 @@ def pattern_grid(
     block = -(-n // _MOST_CELLS[few])
     for i, (name, whole) in enumerate(patterns.items()):
         pattern = _largest(whole, block)
-        ax = add_axes(figure, places[divmod(i, across)], name)
+        ax = add_axes(figure, places[divmod(i, across)], name, side)
         future = np.triu(np.ones_like(pattern, dtype=bool), 1)
         ax.set_facecolor("#f2f2f2")
         image = ax.imshow(
@@ -87,7 +87,7 @@ def pattern_grid(
         signs += f"; a cell is the largest weight of {block} x {block}" if block > 1 else ""
         figure.supxlabel(signs, fontsize=8, color=GRAY)
     if title:
-        figure.suptitle(drawable(title, 400), x=0.01, ha="left", fontsize=12)
+        figure.suptitle(in_lines(title, figure.get_figwidth()), x=0.01, ha="left", fontsize=12)
     return figure
 
 

@@ -92,10 +92,12 @@ def _characters() -> frozenset[int]:
 def canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     """A figure with one place to draw in; a title that is too long for a line takes several."""
     figure = new_figure(width, height)
-    axes = add_axes(figure, figure.add_gridspec(1, 1)[0], "")
-    letters = int(figure.get_figwidth() * _LETTERS_AN_INCH)
-    axes.set_title(textwrap.fill(drawable(title, 400), letters))
-    return figure, axes
+    return figure, add_axes(figure, figure.add_gridspec(1, 1)[0], title, figure.get_figwidth())
+
+
+def in_lines(title: str, width: float) -> str:
+    """A title in lines that fit into so many inches."""
+    return textwrap.fill(drawable(title, 400), max(12, int(width * _LETTERS_AN_INCH)))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -103,10 +105,10 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(max(width, 3.2), max(height, 1.8)), layout="constrained")
 
 
-def add_axes(figure: Figure, place: SubplotSpec, title: str) -> Axes:
-    """A place to draw in, with its title."""
+def add_axes(figure: Figure, place: SubplotSpec, title: str, width: float) -> Axes:
+    """A place to draw in, with its title in so many inches."""
     axes = figure.add_subplot(place)
-    axes.set_title(drawable(title, 400))
+    axes.set_title(in_lines(title, width))
     for spine in axes.spines.values():
         spine.set_visible(False)
     return axes
@@ -117,11 +119,19 @@ def write_text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     axes.text(x, y, text, ha="center", va="center", **style)
 
 
-def color_bar(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
-    """A strip of the same width whatever the size of the figure."""
+def color_bar(
+    figure: Figure,
+    axes: Axes,
+    image: AxesImage,
+    label: str,
+    sides: tuple[float, float] | None = None,
+) -> None:
+    """A strip of the same width whatever the size of the figure; all of its values, or some."""
     width, pad = 0.2 / figure.get_figwidth(), 0.15 / figure.get_figwidth()
     bar = figure.colorbar(image, ax=axes, fraction=width, pad=pad, aspect=25)
     bar.set_label(label)
+    if sides is not None:
+        bar.ax.set_ylim(sides)
     bar.ax.spines[:].set_visible(False)
 
 
