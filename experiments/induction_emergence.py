@@ -6,6 +6,10 @@ learns the bigrams, then nothing for a long time, then within a few hundred step
 previous-token head appears in its first layer. The model of one layer, which cannot compose two
 heads, never does.
 
+The curve of the bundled `mini` is shown beside theirs. It is no evidence that induction comes
+suddenly: it jumps soon after the step at which that training got more repetitions and a higher
+learning rate (its model card tells when).
+
     circuits run induction_emergence
 """
 

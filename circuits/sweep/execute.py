@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from einops import einsum, rearrange, repeat
-from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.adapter import AdaptedModel
@@ -20,19 +19,17 @@ from circuits.sweep.edits import (
     Editor,
     Point,
     needed_sites,
-    stream_site,
 )
 from circuits.sweep.flow import Flow
 from circuits.sweep.hooked import HookedPart, read_whole_logits
+from circuits.sweep.part import Bools, Floats, Part
 from circuits.sweep.planning import Plan, Routes, Task, plan
-from circuits.sweep.values import Reference, pair_of_runs, run_sites
+from circuits.sweep.values import Reference
 from circuits.sweep.writes import Group
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
 _LOGITS_AT_ONCE = 2**23  # numbers
 
@@ -122,7 +119,7 @@ class Executor:
             )
         self.model, self.sweep = model, sweep
         self.routes = Routes(model, sweep)
-        self._kept: _Part | HookedPart | None = None
+        self._kept: Part | None = None
 
     def __call__(self, task: Task) -> TaskScores:
         """The metric of the task's prompts in the task's cells."""
@@ -143,11 +140,11 @@ class Executor:
         for place in range(len(task.cells)):
             yield place, found.get(place, part.base_logits)
 
-    def _part(self, task: Task) -> _Part | HookedPart:
+    def _part(self, task: Task) -> Part:
         if self._kept is None or self._kept.rows != task.prompts:
             self._kept = None  # before the next one is made
-            part = HookedPart if isinstance(self.model, AdaptedModel) else _Part
-            self._kept = part(self, task.prompts)
+            kind = HookedPart if isinstance(self.model, AdaptedModel) else _Part
+            self._kept = kind(self, task.prompts)
         return self._kept
 
     @cached_property
@@ -157,40 +154,17 @@ class Executor:
         return Reference(self.model, self.sweep.source, sites)
 
 
-class _Part:
-    """Some of the prompts: their base run, and what is written in it."""
+class _Part(Part):
+    """Some of the prompts on their way through the flow."""
 
     def __init__(self, executor: Executor, rows: slice) -> None:
-        self.model, self.routes, self.rows = executor.model, executor.routes, rows
-        self.metric, sweep = executor.sweep.metric, executor.sweep
-        self.prompts = sweep.prompts.part(rows)
-        width = self.prompts.tokens.shape[1]
-        self.reads = self.metric.positions(self.prompts)  # [b p]
-        self._tokens = None if self.metric.tokens is None else self.metric.tokens(self.prompts)
-        mask, n_layers = self.prompts.mask, self.model.cfg.n_layers
-        self.final_site = stream_site(n_layers, n_layers)
-        sites, of_source = self.routes.base_sites(), needed_sites(self.routes.writes, n_layers)[1]
-        if sweep.source.method == "resample":
-            other = sweep.source.tokens[rows, :width]
-            base, source = pair_of_runs(self.model, self.prompts, other, sites, of_source)
-        else:
-            base = run_sites(self.model, self.prompts.tokens, mask, sites)
-            source = executor.reference.values(self.prompts, rows)
-        self.base = base
-        self.freeze = sweep.freeze
-        self.editor = Editor(self.model, self.prompts, base, source, sweep.freeze)
-        with torch.inference_mode():
-            self.base_logits = self._read(base[self.final_site][self.reads])
-            self.clean_logits = self.base_logits
-            if sweep.clean is not None and "clean" in self.metric.needs:
-                run = run_sites(self.model, sweep.clean[rows, :width], mask, [self.final_site])
-                self.clean_logits = self._read(run[self.final_site][self.reads])
+        super().__init__(executor, rows)
+        self.freeze = executor.sweep.freeze
+        self.editor = Editor(self.model, self.prompts, self.base, self.source, self.freeze)
 
-    def score(self, found: Tensor) -> Floats:
-        """The metric of each prompt [b]."""
-        values = self.metric.score(found, self.prompts, self.clean_logits)
-        scores: Floats = values.double().cpu().numpy()
-        return scores
+    def base_sites(self) -> set[str]:
+        """What the flow takes from the base run."""
+        return self.routes.base_sites()
 
     def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
         """The final stream where the metric reads, [s n d], of the cells that run at all.
@@ -251,17 +225,17 @@ class _Part:
 
     def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
         """What the metric reads in each of these cells: [s n d] -> pairs of place and logits."""
-        cfg, tokens = self.model.cfg, self._tokens
+        cfg, tokens = self.model.cfg, self.tokens
         width = cfg.d_vocab if tokens is None else tokens.shape[1] * cfg.d_model
         at_once = max(1, _LOGITS_AT_ONCE // (finals.shape[1] * width))
         for first in range(0, len(places), at_once):
             some = finals[first : first + at_once]
-            found = self._read(rearrange(some, "s n d -> (s n) d"))
+            found = self.read(rearrange(some, "s n d -> (s n) d"))
             yield from zip(places[first : first + at_once], found.chunk(len(some)), strict=True)
 
-    def _read(self, final: Tensor) -> Tensor:
+    def read(self, final: Tensor) -> Tensor:
         """The logits that the metric reads: [(s n) d] -> [(s n) v] or [(s n) t]."""
-        tokens = self._tokens
+        tokens = self.tokens
         if tokens is not None:
             tokens = tokens.repeat(len(final) // len(tokens), 1)
         return read_logits(self.model, final, tokens)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.components import Component
@@ -22,16 +22,13 @@ from circuits.errors import CircuitsError
 from circuits.hooks import HookFn, HookPoint
 from circuits.interventions import Hook, write_hook
 from circuits.sweep.cells import Write
-from circuits.sweep.edits import needed_sites, stream_site
-from circuits.sweep.values import pair_of_runs, run_sites
+from circuits.sweep.edits import needed_sites
+from circuits.sweep.part import Bools, Part
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
     from circuits.prompts import Prompts
-    from circuits.sweep.execute import Executor
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Site = tuple[str, tuple[slice | int, ...]]  # a hook site, and which part of what passes there
 
 
@@ -65,41 +62,19 @@ class HookedPilot:
         return self._tokens.numel()
 
 
-class HookedPart:
-    """Some of the prompts: their base run, and what is written in it, by hooks."""
+class HookedPart(Part):
+    """Some of the prompts, in which hooks write."""
 
-    def __init__(self, executor: Executor, rows: slice) -> None:
-        self.model, self.routes, self.rows = executor.model, executor.routes, rows
-        sweep = executor.sweep
-        self.metric, self.prompts = sweep.metric, sweep.prompts.part(rows)
-        width, self.n_layers = self.prompts.tokens.shape[1], self.model.cfg.n_layers
-        self.reads = self.metric.positions(self.prompts)  # [b p]
-        self._tokens = None if self.metric.tokens is None else self.metric.tokens(self.prompts)
-        self.final_site = stream_site(self.n_layers, self.n_layers)
-        sites, of_source = self._base_sites(), needed_sites(self.routes.writes, self.n_layers)[1]
-        self.patterns = [
-            f"blocks.{layer}.attn.hook_pattern" for layer in range(self.n_layers) if sweep.freeze
-        ]
-        sites |= set(self.patterns)
-        if sweep.source.method == "resample":
-            other = sweep.source.tokens[rows, :width]
-            self.base, self.source = pair_of_runs(self.model, self.prompts, other, sites, of_source)
-        else:
-            self.base = run_sites(self.model, self.prompts.tokens, self.prompts.mask, sites)
-            self.source = executor.reference.values(self.prompts, rows)
-        with torch.inference_mode():
-            self.base_logits = self._read(self.base[self.final_site][self.reads])
-            self.clean_logits = self.base_logits
-            if sweep.clean is not None and "clean" in self.metric.needs:
-                clean = sweep.clean[rows, :width]
-                run = run_sites(self.model, clean, self.prompts.mask, [self.final_site])
-                self.clean_logits = self._read(run[self.final_site][self.reads])
+    def base_sites(self) -> set[str]:
+        """The final stream, what senders write, and the patterns that are held."""
+        senders = {sender for write in self.routes.writes for sender in write.senders}
+        return {self.final_site, *self.patterns} | {sender.site for sender in senders}
 
-    def score(self, found: Tensor) -> Floats:
-        """The metric of each prompt [b]."""
-        values = self.metric.score(found, self.prompts, self.clean_logits)
-        scores: Floats = values.double().cpu().numpy()
-        return scores
+    @cached_property
+    def patterns(self) -> list[str]:
+        """The sites that stay as in the base run."""
+        layers = range(self.model.cfg.n_layers) if self.routes.sweep.freeze else ()
+        return [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
 
     def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
         """The final stream where the metric reads, [s n d], of the cells that change anything.
@@ -118,7 +93,7 @@ class HookedPart:
             ]
             if not hooks:
                 continue
-            final = self._run(hooks, self.n_layers)[self.reads]
+            final = self._run(hooks, self.model.cfg.n_layers)[self.reads]
             changed[place] = any(map(bool, noted))
             if changed[place]:
                 places.append(place)
@@ -129,14 +104,11 @@ class HookedPart:
     def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
         """What the metric reads in each of these cells: pairs of place and logits."""
         for place, final in zip(places, finals, strict=True):
-            yield place, self._read(final)
+            yield place, self.read(final)
 
-    def _read(self, final: Tensor) -> Tensor:
-        return read_whole_logits(self.model, final, self._tokens)
-
-    def _base_sites(self) -> set[str]:
-        senders = {sender for write in self.routes.writes for sender in write.senders}
-        return {self.final_site} | {sender.site for sender in senders}
+    def read(self, final: Tensor) -> Tensor:
+        """The logits that the metric reads, of one cell: [n d] -> [n v] or [n t]."""
+        return read_whole_logits(self.model, final, self.tokens)
 
     def _run(self, hooks: Sequence[Hook], stop_at_layer: int) -> Tensor:
         """The stream [b p d] that enters this layer, with patterns held where they are."""
@@ -199,7 +171,7 @@ class HookedPart:
 
     def _value(self, part: Component) -> Tensor:
         """What the source gives for this part; a head's inputs are all the same stream."""
-        (site,) = needed_sites([Write(part)], self.n_layers)[1]
+        (site,) = needed_sites([Write(part)], self.model.cfg.n_layers)[1]
         value = self.source[site]
         return value[part.within] if site == part.site else value
 
