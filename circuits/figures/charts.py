@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -25,6 +26,7 @@ from circuits.figures.style import (
     label_axis,
 )
 
+_MOST_WITHIN = 3  # curves whose names find room among them
 _MOST_NAMED = 6  # points of a scatter plot that carry their names
 _NAME_SIZE = 7.5  # in points
 _SQUARE = (5.2, 4.6)  # inches of a scatter plot
@@ -98,7 +100,7 @@ def curves(
             f"a figure shows 1 to {len(CATEGORIES)} curves; given were {len(lines)} "
             f"({', '.join(list(lines)[:9])})"
         )
-    figure, ax = canvas(7, 3.8, title)
+    figure, ax = canvas(7 if len(lines) <= _MOST_WITHIN else 8, 3.8, title)
     for color, (name, (x, y, interval)) in zip(CATEGORIES, lines.items(), strict=False):
         ax.plot(x, y, color=color, linewidth=1.6, label=drawable(name, 40), marker=_marker(len(x)))
         if interval is not None:
@@ -111,7 +113,8 @@ def curves(
         if max(map(len, ticks)) > 2 and len(ticks) > 8:
             ax.tick_params(axis="x", labelrotation=90)
     if len(lines) > 1:
-        ax.legend(frameon=False, fontsize=9)
+        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        ax.legend(frameon=False, fontsize=9, **(beside if len(lines) > _MOST_WITHIN else {}))
     return figure
 
 
