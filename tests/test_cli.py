@@ -317,10 +317,11 @@ def test_ctrl_c_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_interrupted_process_says_so(tiny: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     os.mkfifo(prompts)
-    command = in_shell("ablate", "--all-heads", "--file", prompts, "--model", tiny)
+    heeding: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    command = in_shell("ablate", "--all-heads", "--file", prompts, "--model", tiny, **heeding)
     with command as process, prompts.open("w"):  # opened by both; it waits for what never comes
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=60)
     assert (err, process.returncode) == ("interrupted\n", 130)
 
 
