@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from circuits.cli.terminal import err, remark, require_text
 from circuits.cli.terminal import out as standard_output
-from circuits.cli.terminal import remark, require_text
 from circuits.errors import CircuitsError
 
 Name = Annotated[
@@ -50,7 +50,8 @@ def run(
     if name is None:
         raise CircuitsError("no experiment was named; --list shows which there are")
     require_text([name, model, str(out)])
-    bundle = conduct(name, model=model, seed=seed, quick=quick, out=out)
+    with err().status(f"{name}: running"):
+        bundle = conduct(name, model=model, seed=seed, quick=quick, out=out)
     if json:
         content = json_.loads((out / name / MANIFEST).read_text(encoding="utf-8"))
         sys.stdout.write(json_.dumps(content, ensure_ascii=False, indent=1) + "\n")
