@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from circuits.checkpoints import checksum
+from circuits.draws import keeper
 from circuits.errors import CircuitsError, nearest
 
 if TYPE_CHECKING:
@@ -313,6 +314,8 @@ def mean_interval(
     spread = values.std(-1, ddof=1) if n > 1 else np.full_like(mean, np.nan)
     stderr = spread / math.sqrt(n)
     half = stderr * (student_t(confidence, n - 1) if n > 1 else np.nan)
+    if (draws := keeper()) is not None:
+        draws.keep(mean, stderr, values)
     columns = (mean, stderr, mean - half, mean + half, np.full(mean.shape, n))
     return dict(zip(AVERAGED, columns, strict=True))
 

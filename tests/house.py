@@ -41,6 +41,7 @@ ORDER = (
     "prompts",
     "detectors",
     "figures",
+    "draws",
     "result",
     "experiment",
     "sweep",

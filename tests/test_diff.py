@@ -25,11 +25,13 @@ from circuits.checkpoints import checksum, save
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
+from circuits.draws import Draws
 from circuits.errors import CircuitsError
+from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.registry import find
-from circuits.result import Result
+from circuits.result import Result, mean_interval
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +97,42 @@ def test_the_share_is_of_the_models_own_norm(words: HookedGPT2) -> None:
     assert np.isnan(diff(compiled, written).frame.set_index("component").loc["a0.h3", "value"])
 
 
-def test_the_interval_takes_both_as_independent(words: HookedGPT2, without: HookedGPT2) -> None:
+def test_differences_are_taken_prompt_by_prompt(words: HookedGPT2, without: HookedGPT2) -> None:
     asked: dict[str, Any] = {"component": "m0", "task": "ioi", "n": 8}
     row = diff(words, without, analysis="ablate", **asked).frame.iloc[0]
-    a, b = (ablate(model, **asked).frame.iloc[0] for model in (words, without))
-    assert row["value"] == b["value"] - a["value"]
+    prompts, metric = make("ioi", words, 8), METRICS["logit_diff"]
+
+    def effects(model: HookedGPT2) -> np.ndarray:
+        cut = [("blocks.0.hook_mlp_out", lambda value, hook: value * 0)]
+        edited = model.run_with_hooks(prompts.tokens, fwd_hooks=cut, attention_mask=prompts.mask)
+        clean = model(prompts.tokens, attention_mask=prompts.mask)
+        return (metric(edited, prompts) - metric(clean, prompts)).numpy()
+
+    with torch.inference_mode():
+        wanted = mean_interval(effects(without) - effects(words))
+    for name, value in wanted.items():
+        assert row[name] == pytest.approx(float(value)), name
+    assert row["paired"]
+
+
+def test_unknown_draws_are_taken_as_independent(words: HookedGPT2, without: HookedGPT2) -> None:
+    first, second = (ablate(m, component="m0", task="ioi", n=8) for m in (words, without))
+    row = compared(first, second, "value", ("a", "b"), (Draws(), Draws()))[0].iloc[0]
+    a, b = first.frame.iloc[0], second.frame.iloc[0]
+    assert not row["paired"]
     assert row["stderr"] == pytest.approx(np.hypot(a["stderr"], b["stderr"]))
     half = np.hypot(a["ci_high"] - a["value"], b["ci_high"] - b["value"])
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(
         (row["value"] - half, row["value"] + half)
     )
     assert row["n"] == 8
-    prompts = make("ioi", words, 8)
-    paired = [ablate(m, component="m0", task=prompts).frame.iloc[0] for m in (words, without)]
-    assert paired[1]["value"] - paired[0]["value"] == pytest.approx(row["value"])
+
+
+def test_means_that_look_alike_are_not_paired() -> None:
+    draws = Draws()
+    for values in ([1.0, 3.0, 2.0], [3.0, 2.0, 1.0]):
+        draws.keep(np.array(2.0), np.array(0.5), np.array(values))
+    assert draws.behind(2.0, 0.5) is None
 
 
 def test_rows_that_only_one_model_has(words: HookedGPT2) -> None:
@@ -137,17 +161,17 @@ def test_other_numbers_and_texts_may_be_compared(words: HookedGPT2, without: Hoo
 def test_rows_are_matched_by_what_tells_them_apart(words: HookedGPT2) -> None:
     result = ablate(words, all_heads=True, task="ioi", n=2)
     shuffled = replace(result, frame=result.frame[::-1])
-    frame, axes = compared(result, shuffled, "value", ("a", "b"))
+    frame, axes = compared(result, shuffled, "value", ("a", "b"), (Draws(), Draws()))
     assert set(frame["value"]) == {0.0}
     assert axes == ("layer", "head")
     twice = replace(result, frame=pd.concat([result.frame, result.frame]))
     with pytest.raises(CircuitsError, match="cannot be told apart"):
-        compared(twice, twice, "value", ("a", "b"))
+        compared(twice, twice, "value", ("a", "b"), (Draws(), Draws()))
     renamed = result.frame.assign(component="x", layer=9, head=range(4))
     with pytest.raises(CircuitsError, match="have no row in common"):
-        compared(result, replace(result, frame=renamed), "value", ("a", "b"))
+        compared(result, replace(result, frame=renamed), "value", ("a", "b"), (Draws(), Draws()))
     with pytest.raises(CircuitsError, match="different units, logits and nats"):
-        compared(result, replace(result, unit="nats"), "value", ("a", "b"))
+        compared(result, replace(result, unit="nats"), "value", ("a", "b"), (Draws(), Draws()))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from circuits.draws import Draws
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
-from circuits.result import AVERAGED, Result
+from circuits.result import AVERAGED, Result, mean_interval
 
 WEIGHTS = "weights"
 # Columns that say what a row is about, not what was found there.
@@ -25,9 +26,11 @@ MEANINGS = {
     "value_a": "of the model",
     "value_b": "of the other model",
     "value": "what changed: the other's less the model's own; of weights ||other - own|| / ||own||",
-    "stderr": "standard error of the difference, as if the two were independent",
-    "ci_low": "lower end of its 95 % interval, as if the two were independent",
-    "ci_high": "upper end of its 95 % interval, as if the two were independent",
+    "stderr": "standard error of the difference",
+    "ci_low": "lower end of its 95 % interval",
+    "ci_high": "upper end of its 95 % interval",
+    "paired": "whether the difference was taken prompt by prompt (or draw by draw); otherwise its "
+    "interval takes the two means as independent, which is rather too wide",
     "n": "number of prompts (or other draws) that either mean is of; the smaller of the two",
     "only_in": "the model that has this row, if the other one lacks it",
     "part": "of the model's weights: a head with its biases (h0 ...), what is left of its "
@@ -40,9 +43,15 @@ MEANINGS = {
 
 
 def compared(
-    first: Result, second: Result, column: str, names: Sequence[str]
+    first: Result,
+    second: Result,
+    column: str,
+    names: Sequence[str],
+    draws: tuple[Draws, Draws],
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Both answers row by row, and the columns that label them in a figure.
+
+    `draws` are the numbers behind the means of either answer.
 
     Raises:
         CircuitsError: when they are about other prompts, in other units, or share no row.
@@ -64,7 +73,7 @@ def compared(
         row = a[key] if key in a else b[key]
         lacking = None if key in a and key in b else names[0] if key in a else names[1]
         found = {name: row[name] for name in keys}
-        found |= _change(a.get(key), b.get(key), column, averaged=averaged)
+        found |= _change(a.get(key), b.get(key), column, draws if averaged else None)
         rows.append(found | {"only_in": lacking})
     frame = pd.DataFrame(rows)
     for name in keys:
@@ -128,15 +137,26 @@ def _by_key(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], d
 
 
 def _change(
-    a: Mapping[str, Any] | None, b: Mapping[str, Any] | None, column: str, *, averaged: bool
+    a: Mapping[str, Any] | None,
+    b: Mapping[str, Any] | None,
+    column: str,
+    draws: tuple[Draws, Draws] | None,
 ) -> dict[str, Any]:
-    """The columns value_a, value_b and value, of means also stderr to n."""
+    """The columns value_a, value_b and value; of means, with their draws, also stderr to paired."""
     own, others = (np.nan if row is None else float(row[column]) for row in (a, b))
     found: dict[str, Any] = {"value_a": own, "value_b": others, "value": others - own}
-    if not averaged:
+    if draws is None:
         return found
     if a is None or b is None:
-        return found | dict.fromkeys(("stderr", "ci_low", "ci_high"), np.nan) | {"n": 0}
+        missing = dict.fromkeys(("stderr", "ci_low", "ci_high"), np.nan)
+        return found | missing | {"n": 0, "paired": False}
+    one, other = (
+        d.behind(row["value"], row["stderr"]) for d, row in zip(draws, (a, b), strict=True)
+    )
+    if one is not None and other is not None and len(one) == len(other):
+        ends = mean_interval(other - one)
+        interval = {name: float(ends[name]) for name in ("stderr", "ci_low", "ci_high")}
+        return found | interval | {"n": len(one), "paired": True}
     up = np.hypot(b["ci_high"] - b["value"], a["value"] - a["ci_low"])
     down = np.hypot(b["value"] - b["ci_low"], a["ci_high"] - a["value"])
     return found | {
@@ -144,6 +164,7 @@ def _change(
         "ci_low": found["value"] - float(down),
         "ci_high": found["value"] + float(up),
         "n": int(min(a["n"], b["n"])),
+        "paired": False,
     }
 
 

@@ -11,6 +11,7 @@ from circuits.adapter import adapt
 from circuits.analyses._diff import MEANINGS, WEIGHTS, compared, parts_changed
 from circuits.analyses._options import parsed, required
 from circuits.checkpoints import checksum, load
+from circuits.draws import kept
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
 from circuits.registry import Progress, Recipe, analyses, analysis, asked, find
@@ -33,10 +34,10 @@ def diff(
     """What changed between two checkpoints?
 
     Both models are asked the same question, the other one second, and the answers are matched row
-    by row; the value is the other model's less the model's own. Where values are means, the
-    interval of their difference takes the two as independent; asked the same prompts, they mostly
-    go up and down together, so it is rather too wide than too narrow. Rows that only one model has
-    are listed without a value.
+    by row; the value is the other model's less the model's own. Both get the same prompts, so the
+    interval of a difference between means is that of the differences prompt by prompt. Where these
+    are not known (column paired), it takes the two as independent, which is rather too wide. Rows
+    that only one model has are listed without a value.
 
     Without an analysis the weights themselves are compared: by which share of its norm did each
     part change, ||other - own|| / ||own||?
@@ -75,15 +76,17 @@ def _diff(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         return _of_weights(model, other, given)
     recipe = _recipe(what)
     asked_for = _arguments(recipe, given)
-    answers = []
+    answers, draws = [], []
     for half, one in enumerate((model, other)):
         own = dict(asked_for)
         if recipe.reports_progress:
             own["progress"] = _half(given["progress"], half)
-        answers.append(recipe.load()(one, **own))
+        with kept() as behind:
+            answers.append(recipe.load()(one, **own))
+        draws.append(behind)
     first, second = answers
     names = _names(model, other)
-    frame, axes = compared(first, second, given["column"], names)
+    frame, axes = compared(first, second, given["column"], names, (draws[0], draws[1]))
     view = first.view if first.view in ("bars", "curves", "heatmap") else "bars"
     unit = first.unit if given["column"] == "value" else given["column"]
     return Result(

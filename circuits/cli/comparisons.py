@@ -117,7 +117,7 @@ def difference(result: Result, width: int) -> Iterator[RenderableType]:
     notes = f"change: other - model, in {result.unit}"
     if "norm" in frame:
         notes = "model, other: norm of the weights; change: norm of the difference, over model"
-    elif "n" in frame:
+    elif "n" in frame and not changed["paired"].all():
         notes += "; intervals as if the two were independent, which is rather too wide"
     yield Text(notes, style="dim")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from circuits.draws import keeper
 from circuits.errors import CircuitsError
 from circuits.result import AVERAGED, student_t
 
@@ -24,9 +25,9 @@ Differences = Sequence[tuple[int, int]]  # of cells
 class Moments:
     """What does each cell do, on average over the prompts so far, and how sure is it?
 
-    Everything an interval needs, and no prompt's own number: the size does not depend on n. Made by
-    `moments`; `merge` is exact up to rounding (Chan, Golub & LeVeque 1983), and merging in the same
-    order gives the same bits.
+    Everything an interval needs, and no prompt's own number (unless they are kept): the size does
+    not depend on n. Made by `moments`; `merge` is exact up to rounding (Chan, Golub & LeVeque
+    1983), and merging in the same order gives the same bits.
 
     Attributes:
         n: prompts.
@@ -38,6 +39,7 @@ class Moments:
         full: which cell's effect is the whole that `ratio` compares with; or None.
         differences: pairs of cells; after the cells' own numbers come those of the difference
             between the two, see `at`.
+        draws: [c n], the effects themselves; only while somebody keeps them (`circuits.draws`).
     """
 
     n: int
@@ -48,6 +50,7 @@ class Moments:
     changed: NDArray[np.bool_]
     full: int | None = None
     differences: tuple[tuple[int, int], ...] = ()
+    draws: Numbers | None = None
 
     def at(self, cell: int, other: int) -> int:
         """Where stand the numbers of the difference between these two cells?
@@ -84,6 +87,9 @@ class Moments:
         products = None
         if self.products is not None and other.products is not None and self.full is not None:
             products = self.products + other.products + between * step[self.full]
+        draws = None
+        if self.draws is not None and other.draws is not None:
+            draws = np.concatenate([self.draws, other.draws], axis=1)
         return replace(
             self,
             n=n,
@@ -92,6 +98,7 @@ class Moments:
             squares=self.squares + other.squares + between * step,
             products=products,
             changed=self.changed | other.changed,
+            draws=draws,
         )
 
     def interval(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
@@ -101,7 +108,10 @@ class Moments:
         >>> {name: round(float(column[1]), 3) for name, column in found.interval().items()}
         {'value': 2.0, 'stderr': 0.577, 'ci_low': -0.484, 'ci_high': 4.484, 'n': 3.0}
         """
-        return self._columns(self.effect, self.squares, confidence)
+        columns = self._columns(self.effect, self.squares, confidence)
+        if self.draws is not None and (keeping := keeper()) is not None:
+            keeping.keep(columns["value"], columns["stderr"], self.draws)
+        return columns
 
     def ratio(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
         """Which share of the full effect has each cell [c]? Mean effect over mean full effect.
@@ -162,6 +172,7 @@ def moments(
     changed = np.concatenate([changed, changed[one] | changed[other]])
     effects = values - values[base]
     effect = effects.mean(1)
+    draws = None if keeper() is None else effects.copy()
     effects -= effect[:, None]
     return Moments(
         n=n,
@@ -172,4 +183,5 @@ def moments(
         changed=changed,
         full=full,
         differences=pairs,
+        draws=draws,
     )
