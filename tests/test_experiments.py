@@ -14,6 +14,7 @@ from circuits.alignment import Text
 from circuits.analyses.logit_lens import logit_lens
 from circuits.checkpoints import load
 from circuits.config import ModelConfig
+from circuits.errors import CircuitsError
 from circuits.experiment import Finding, experiments, script
 from circuits.model import HookedGPT2
 from circuits.tuned_lens import TunedLens, stages
@@ -55,14 +56,58 @@ def test_the_steepest_fall_is_found() -> None:
 
 
 def test_residual_stream_is_taken_apart() -> None:
-    found = script("residual_stream").run(load("mini"), seed=1, quick=True)
+    module = script("residual_stream")
+    found = module.run(load("mini"), seed=1, quick=True)
+    assert found.holds
+    assert [check.ci_low is not None for check in found.checks if check.control] == [True, True]
     erased = found.tables["erasure"].frame
     assert len(erased) == 18 * 17 / 2
     assert erased["control"].abs().max() < 0.3
     ranks = found.tables["ranks"].frame
     assert ranks["after"].tolist()[:4] == ["embed", "pos", "a0", "m0"]
     assert ranks["value"].between(1, 256).all()
+    assert ranks["value"][2] < ranks["value"][1]  # a0 narrows what enters block 0
     assert len(found.tables["spaces"].frame) == 2 * 64
+    left = found.tables["embedding"].frame.set_index("along")
+    own = left.loc[module.ALL].set_index("after")
+    factors = erased[erased["earlier"] == "embed"].set_index("later")["value"]
+    assert own["adds"][factors.index].tolist() == pytest.approx(factors.tolist())
+    assert own["value"].tolist() == pytest.approx(own["adds"].cumsum().tolist())
+    assert (left.loc[[module.ALL, module.OTHERS, module.ONCE]].groupby("along").size() == 18).all()
+    once, others = (left.loc[name].set_index("after") for name in (module.ONCE, module.OTHERS))
+    assert own["adds"]["m0"] < min(once["adds"]["m0"], others["adds"]["m0"])
+    virtual = found.tables["virtual"].frame
+    assert virtual.groupby("reads").size().to_dict() == {
+        "queries": 8 * 9,  # two embeddings and what 0 to 7 blocks before write
+        "keys": 8 * 9,
+        "values": 8 * 9,
+        "MLPs": 8 * 10,
+    }
+    assert virtual["score"].between(0, 1).all()
+    assert virtual["value"].max() > 50
+    assert (virtual["value"].abs() > 10 * virtual["control"].abs()).sum() > len(virtual) / 10
+
+
+def test_an_embedding_that_stays_is_not_written_back() -> None:
+    module = script("residual_stream")
+    mini = load("mini")
+    cfg = ModelConfig(2, 4, 32, d_vocab=mini.cfg.d_vocab, n_ctx=64)
+    untrained = HookedGPT2.random(cfg, tokenizer=mini.tokenizer)
+    found = module.run(untrained, quick=True)
+    checks = {check.says: check for check in found.checks}
+    assert not checks["the stream after m0, in lengths of the embedding"].holds
+    assert not checks["m0 adds along the embedding"].holds
+    assert all(check.holds for check in found.checks if check.control)
+    assert found.tables["virtual"].frame["value"].abs().max() < 10  # percent
+    with pytest.raises(CircuitsError, match="choose a larger model"):
+        module.run(HookedGPT2.random(ModelConfig(1, 2, 16, d_vocab=8, n_ctx=8)))
+
+
+def test_what_is_added_along_an_embedding_is_counted_in_embeddings() -> None:
+    embed = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    parts = torch.stack([embed, -2 * embed, torch.tensor([[5.0, 3.0], [5.0, -3.0]])])
+    found = script("residual_stream").along(parts, embed)
+    assert found.flatten().tolist() == pytest.approx([1, 1, 1, -1, -2, 1, -1, 0, 10**0.5])
 
 
 def test_effective_rank_counts_equal_directions() -> None:
