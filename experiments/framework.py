@@ -2,11 +2,10 @@
 
 A transformer without MLPs is a sum of paths, each a product of matrices (Elhage et al. 2021): the
 direct path W_E W_U, a table of bigrams; what head reads what token, W_E W_QK W_E^T; what it then
-writes, W_E W_OV W_U; and compositions of heads. `mini` has MLPs, and block 0's takes the token's
-embedding out of the stream and puts something else there (see the experiment residual_stream): with
-tied weights, an embedding that is left says "this token again". So each path is read twice, from
-the raw embedding W_E and from the effective one, W_E + MLP0(ln2(W_E)), and compared with what the
-model does:
+writes, W_E W_OV W_U; and compositions of heads. `mini` has MLPs, and what block 0's writes beside
+the token's embedding outweighs it (see the experiment residual_stream): with tied weights, an
+embedding that is alone says "this token again". So each path is read twice, from the raw embedding
+W_E and from the effective one, W_E + MLP0(ln2(W_E)), and compared with what the model does:
 
 - the direct path with the next tokens of the model's own text;
 - the OV circuits' eigenvalues with what heads copy in context, over all heads after layer 0;
