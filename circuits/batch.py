@@ -65,6 +65,18 @@ class Batch:
         return (self.mask * columns).argmax(1)
 
 
+def one_prompt(model: HookedGPT2, prompt: ModelInput) -> Tensor:
+    """The tokens [1 p] of a question that is about one prompt.
+
+    Raises:
+        CircuitsError: for several prompts.
+    """
+    tokens = as_batch(model, prompt).tokens
+    if len(tokens) > 1:
+        raise CircuitsError(f"{len(tokens)} prompts were given; ask about one at a time")
+    return tokens
+
+
 def pad_rows(
     rows: Sequence[Sequence[int]], pad_id: int, side: PaddingSide = "right"
 ) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,16 @@ class TokenError(CircuitsError):
     """Text or token ids that the loaded vocabulary or context cannot take."""
 
 
+def require_seed(seed: int) -> None:
+    """Can random numbers be drawn with this seed, by numpy and by torch?
+
+    Raises:
+        CircuitsError: for one below 0, or of more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise CircuitsError(f"seed={seed}: choose a whole number from 0 to 2^63 - 1")
+
+
 def nearest(given: str, allowed: Iterable[str], n: int = 3) -> str:
     """Which of the allowed names did the user most likely mean?
 

@@ -25,8 +25,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from circuits.checkpoints import checksum, load
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.figures import save_figure
+from circuits.files import require_writable
 from circuits.result import SIGNIFICANT_DIGITS, Result, provenance
 
 if TYPE_CHECKING:
@@ -295,8 +296,9 @@ def conduct(
     Raises:
         CircuitsError: for an unknown name, with the nearest one.
     """
+    require_seed(seed)
     source, folder = script(name), Path(out) / name
-    _require_writable(folder)  # before minutes of computation, not after
+    require_writable(folder, folder=True)  # before minutes of computation, not after
     start = time.monotonic()
     loaded = load(source.MODEL if model is None else model)
     finding = source.run(loaded, seed=seed, quick=quick)
@@ -315,12 +317,6 @@ def conduct(
     )
     bundle.save(folder)
     return bundle
-
-
-def _require_writable(folder: Path) -> None:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise CircuitsError(f"{folder} cannot be written: choose another folder")
 
 
 def script(name: str) -> ModuleType:

@@ -29,7 +29,10 @@ def whole(path: Path, failure: type[Exception] = OSError) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # that of any new file; some libraries write private ones
         yield partial
+        partial.chmod(mode)
         partial.replace(path)
     except (OSError, failure) as error:
         reason = getattr(error, "strerror", None) or error
@@ -37,3 +40,21 @@ def whole(path: Path, failure: type[Exception] = OSError) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it was moved, or could not be made
             partial.unlink()
+
+
+def require_writable(path: Path, *, folder: bool = False) -> None:
+    """Can this file be written, or this folder be made? To be asked before the work, not after.
+
+    Raises:
+        CircuitsError: when it cannot, for all that can be told.
+    """
+    places = (path, *path.absolute().parents) if folder else (path.absolute().parent,)
+    try:
+        there = next((place for place in places if place.exists()), None)
+        taken = path.is_dir() and not folder
+    except OSError as error:
+        raise CircuitsError(f"{path} cannot be written: {error.strerror}") from error
+    if there is None:
+        raise CircuitsError(f"{path} cannot be written: there is no folder {path.parent}")
+    if taken or not there.is_dir() or not os.access(there, os.W_OK):
+        raise CircuitsError(f"{path} cannot be written: choose another place")

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError, nearest, require_seed
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -105,8 +105,11 @@ def analysis(function: Function) -> Function:
 
 def _adapting(function: Function, adapted: Callable[[Any], Any]) -> Function:
     """The same function, which also takes a model of transformer_lens."""
+    check_seed = require_seed  # a variable of this function, as `adapted`: see below
 
     def ask(model: Any, *given: Any, **options: Any) -> Any:
+        if options.get("seed") is not None:
+            check_seed(options["seed"])
         return function(adapted(model), *given, **options)
 
     # In the namespace of its own module, or doctest would not find its examples.

@@ -8,6 +8,7 @@ al. 2023). Shapes: b prompts, p positions, n tokens, d = d_model, v vocabulary.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ class TunedLens:
             )
         sites = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
         maps = {site: (tensors[f"{site}.A"], tensors[f"{site}.b"]) for site in sites}
+        if not all(one.isfinite().all() for one in tensors.values()):
+            raise CircuitsError(f"{path} holds numbers that are not finite; train the lens anew")
         lens = cls(maps, str(about["model"]), str(about["checksum"]))
         lens.check(model)
         return lens
@@ -163,6 +166,16 @@ def require_place(path: Path) -> None:
     raise CircuitsError(f"{path} holds something else than a tuned lens; choose a new file")
 
 
+def require_training(steps: int, lr: float) -> None:
+    """Can a lens be trained so?
+
+    Raises:
+        CircuitsError: for steps or lr that are not above 0, or no number.
+    """
+    if steps < 1 or not 0 < lr < math.inf:
+        raise CircuitsError(f"steps={steps} and lr={lr}: train at least 1 step, with lr above 0")
+
+
 def train_tuned_lens(
     model: HookedGPT2,
     tokens: Tensor,
@@ -181,8 +194,7 @@ def train_tuned_lens(
     Raises:
         CircuitsError: for no tokens, and steps or lr that are not above 0.
     """
-    if steps < 1 or not lr > 0:
-        raise CircuitsError(f"steps={steps} and lr={lr}: train at least 1 step, with lr above 0")
+    require_training(steps, lr)
     if tokens.ndim != 2 or not tokens.numel():
         raise CircuitsError(f"the tokens have shape {tuple(tokens.shape)}; give rows of them [b p]")
     lens = TunedLens.untrained(model)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 from torch import Tensor
 
-from circuits.batch import Batch, PaddingSide, as_batch, causal_mask, pad_rows
+from circuits.batch import Batch, PaddingSide, as_batch, causal_mask, one_prompt, pad_rows
 from circuits.cache import Cache
 from circuits.config import ModelConfig
-from circuits.errors import TokenError
+from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import HookPoint, position_axis
 from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
@@ -233,3 +233,10 @@ def test_gradients(tiny: HookedGPT2, side: PaddingSide) -> None:
     alone = [tiny([row], return_type="loss", loss_per_token=True).sum() for row in rows]
     theirs = torch.autograd.grad(torch.stack(alone).sum() / 8, tiny.W_E)[0]
     torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+def test_a_question_about_one_prompt_takes_one() -> None:
+    model = randomized()
+    assert one_prompt(model, [[1, 2, 3]]).tolist() == [[1, 2, 3]]
+    with pytest.raises(CircuitsError, match="2 prompts were given"):
+        one_prompt(model, [[1], [2, 3]])

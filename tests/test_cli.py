@@ -203,7 +203,10 @@ def test_results_and_figures_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["--save", "--figure"])
-def test_what_cannot_be_written_is_one_error_after_the_answer(tmp_path: Path, target: str) -> None:
+def test_what_cannot_be_written_is_one_error_after_the_answer(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("circuits.cli.require_writable", lambda *given, **options: None)
     blocked = tmp_path / "file"
     blocked.write_text("")
     done = run("logit-lens", "A", "--model", "compiled", target, str(blocked / "x.png"))
@@ -286,6 +289,27 @@ def test_generate_streams_what_json_tells(tiny: str) -> None:
     stopped = json.loads(run(*args, "--json", "--stop", stop).stdout)
     assert stopped["tokens"] == told["tokens"][: len(stopped["tokens"])]
     assert len(stopped["tokens"]) <= 4
+
+
+@pytest.mark.parametrize(
+    "option", ["--figure=no/x.png", "--html=no/x.html", "--save=ends/no", f"--save={'x' * 300}"]
+)
+def test_a_place_that_cannot_be_written_is_known_before_the_work(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ends").touch()  # a file, where a folder would have to be
+    done = run("attention", "aAbB.", "--model", "compiled", option)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize("command", ["ablate --all-heads", "icl", "interchange"])
+def test_a_seed_nobody_can_draw_with(command: str, seed: int) -> None:
+    done = run(*command.split(), f"--seed={seed}", "--model", "compiled")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: seed={seed}: choose a whole number")
 
 
 def test_models_and_info() -> None:

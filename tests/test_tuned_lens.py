@@ -142,6 +142,28 @@ def test_files_that_are_no_lens_of_this_model(
         lens.save(tmp_path / "nowhere" / "lens.safetensors")
 
 
+def test_a_lens_of_numbers_that_are_none(
+    model: HookedGPT2, lens: TunedLens, tmp_path: Path
+) -> None:
+    (A, b), *_ = lens.maps.values()
+    spoiled = {**lens.maps, next(iter(lens.maps)): (A * torch.nan, b)}
+    path = TunedLens(spoiled, lens.model, lens.checksum).save(tmp_path / "lens.safetensors")
+    with pytest.raises(CircuitsError, match="not finite"):
+        TunedLens.load(path, model)
+
+
+def test_a_training_that_fails_leaves_the_earlier_lens(tmp_path: Path) -> None:
+    words, path = word_model(), tmp_path / "lens.safetensors"
+    tune_lens(words, path, **QUICK)
+    before = path.read_bytes()
+    with pytest.raises(CircuitsError, match="finite"):
+        tune_lens(words, path, **QUICK | {"lr": 1e30})
+    assert path.read_bytes() == before
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 def test_only_a_lens_is_replaced(lens: TunedLens, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"x": torch.zeros(2)}, path)

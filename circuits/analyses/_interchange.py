@@ -32,6 +32,7 @@ from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
 from circuits.sweep import Cell, Source, Sweep, cell, plan, run
 
+STEPS = 100  # of the search for a subspace
 OTHER_PLACES = 12  # drawn for the control of a site that is asked for by name
 WHOLE, LEARNED, READ, DORMANT, RANDOM = "whole", "learned", "read", "dormant", "random"
 WHOLE_NUMBERS = {"layer": "Int64", "head": "Int64"}
@@ -183,7 +184,7 @@ def searched(
     for what, some in {"learn from": train, "test on": test}.items():
         if not some.moved.any():
             raise CircuitsError(f"no pair to {what} has another answer; give more prompts (n)")
-    options = {"steps": given["steps"], "seed": seed, "progress": given["progress"]}
+    options = {"steps": given["steps"] or STEPS, "seed": seed, "progress": given["progress"]}
     learned = learn(model, train, at, rank, **options)
     halves = split(learned, space)
     bases = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from circuits import components
 from circuits.analyses._effects import parts_of
-from circuits.batch import as_batch
+from circuits.batch import one_prompt
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -82,7 +82,7 @@ def attention(
             f"sink={sink!r}, least={least}, top={top}: choose {' or '.join(SINKS)}, a weight from "
             "0 to 1, and at least 1 key"
         )
-    tokens = as_batch(model, prompt).tokens
+    tokens = one_prompt(model, prompt)
     words = np.array(model.require_tokenizer().token_strings(tokens[0].tolist()), dtype=object)
     with torch.inference_mode():
         frame = _frame(model, tokens, heads, given)

@@ -24,6 +24,7 @@ from circuits.sweep.moments import Moments, moments
 
 What = Literal["heads", "layers", "neurons"]
 Positions = Literal["roles", "indices"]
+USUAL_TOP = 20
 WORDS: Mapping[str, str] = {
     "heads": "Heads and MLPs",
     "layers": "Attention and MLPs",
@@ -57,7 +58,7 @@ def attribute(
     *,
     what: What = "heads",
     positions: Positions | None = None,
-    top: int = 20,
+    top: int | None = None,
     task: str | Prompts | None = None,
     prompt: str | Sequence[str] | None = None,
     file: str | Path | None = None,
@@ -88,8 +89,8 @@ def attribute(
             attention layers); embeddings and biases always.
         positions: Take the strongest heads apart by the position that they read from: by roles of
             the prompts, or by indices.
-        top: How many neurons, or with positions how many heads, to take apart. What the other
-            neurons add is one row.
+        top: How many neurons, or with positions how many heads, to take apart (20 without it).
+            What the other neurons add is one row.
 
     Raises:
         CircuitsError: for prompts that ask for no token, parts that do not exist, or options that
@@ -139,8 +140,13 @@ def _check(model: HookedGPT2, given: Mapping[str, Any]) -> None:
             f"positions says where heads read from, and what={what!r} has no heads; choose heads"
         )
     n_neurons = model.cfg.n_layers * model.cfg.d_mlp
-    if top < 1 or (what == "neurons" and top > n_neurons):
+    if top is not None and (top < 1 or (what == "neurons" and top > n_neurons)):
         raise CircuitsError(f"top={top}: take at least 1 apart, and at most all {n_neurons}")
+    if top is not None and what != "neurons" and given["positions"] is None:
+        raise CircuitsError(
+            f"top={top}: all {WORDS[what].lower()} are shown; top is of neurons, or of heads by "
+            "position"
+        )
 
 
 def _batches(model: HookedGPT2, given: Mapping[str, Any]) -> list[Batch]:
@@ -189,7 +195,7 @@ def _split(
     model: HookedGPT2, batch: Batch, given: Mapping[str, Any], where: Sequence[Any]
 ) -> Split:
     """Which heads or neurons are taken apart? Those that add most on average, up or down."""
-    what, top = given["what"], given["top"]
+    what, top = given["what"], given["top"] or USUAL_TOP
     if what == "neurons":
         total = sum(numbers.sum(-1) for b in batch.blocks for numbers in neuron_pushes(model, b))
         assert isinstance(total, torch.Tensor)

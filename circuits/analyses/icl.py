@@ -47,7 +47,7 @@ def icl(
     copies: int = 2,
     length: int | None = None,
     n: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Does it learn in context?
@@ -71,7 +71,7 @@ def icl(
         copies: How often the random tokens come.
         length: How many random tokens one copy has. Without it 25, or as many as fit.
         n: How many random sequences (without it 20), or windows of the file (without it, all).
-        seed: The same seed draws the same sequences.
+        seed: The same seed draws the same sequences. Without it, 0.
 
     Raises:
         CircuitsError: for a file that cannot be read or is shorter than a window, and copies that
@@ -85,8 +85,10 @@ def icl(
     given = dict(locals())
     if file is None:
         return _of_repeats(model, given)
-    if copies != 2 or length is not None:
-        raise CircuitsError("copies and length are of repeated random tokens; leave out the file")
+    if copies != 2 or length is not None or seed is not None:
+        raise CircuitsError(
+            "copies, length and seed are of repeated random tokens; leave out the file, or these"
+        )
     return _of_text(model, TextFile(model, Path(file), context, n), given)
 
 
@@ -97,7 +99,9 @@ def _of_repeats(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     if not 2 <= copies <= MOST_COPIES:
         raise CircuitsError(f"copies={copies}: compare 2 to {MOST_COPIES} copies")
     options = {} if n is None else {"n": n}
-    prompts = repeated(model, seed=given["seed"], length=given["length"], copies=copies, **options)
+    prompts = repeated(
+        model, seed=given["seed"] or 0, length=given["length"], copies=copies, **options
+    )
     assert prompts.corrupted is not None
     plain, control = (losses(model, tokens) for tokens in (prompts.tokens, prompts.corrupted))
     frame: pd.DataFrame = pd.concat(list(_curves(prompts, plain, control, copies)))

@@ -31,7 +31,7 @@ def interchange(
     rank: int | None = None,
     neurons: bool = False,
     reader: str | Component | Sequence[str | Component] | None = None,
-    steps: int = 100,
+    steps: int | None = None,
     task: str | Prompts | None = None,
     graph: CausalGraph | None = None,
     n: int | None = None,
@@ -66,7 +66,7 @@ def interchange(
         rank: Dimensions of the subspace to find; 1 is a single direction.
         neurons: Of an MLP, search among its neurons' activations, not in what it writes.
         reader: Who may read the subspace: a9.h9<q>, m7, logits. Without it, everything later.
-        steps: Steps of gradient descent.
+        steps: Steps of gradient descent. Without it, 100.
         task: Which prompts: ioi, repeated or sorting. Without it, all that suit the model.
         graph: The causal graph, for prompts of your own (Python only). Without it, the task's.
 
@@ -111,7 +111,7 @@ def _interchange(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
 def _require_fitting(given: Mapping[str, Any]) -> None:
     """What would be ignored without a word is an error."""
     if given["rank"] is None:
-        unused = [name for name in ("neurons", "reader") if given[name]]
+        unused = [name for name in ("neurons", "reader", "steps") if given[name]]
         if unused:
             raise CircuitsError(f"{unused[0]} is about a subspace; give its rank, too")
         return
@@ -120,7 +120,7 @@ def _require_fitting(given: Mapping[str, Any]) -> None:
             "a subspace is searched for at one site; name it as component (resid_pre.6@END, "
             "a5.h3@END), without what and positions"
         )
-    if given["steps"] < 1:
+    if given["steps"] is not None and given["steps"] < 1:
         raise CircuitsError(f"steps={given['steps']}: take at least 1")
 
 

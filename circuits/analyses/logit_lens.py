@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.batch import as_batch
+from circuits.batch import one_prompt
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.registry import analysis, asked
@@ -91,7 +91,7 @@ def _logit_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         lens = TunedLens.load(lens, model)
     elif lens is not None:
         lens.check(model)
-    tokens = as_batch(model, given["prompt"]).tokens
+    tokens = one_prompt(model, given["prompt"])
     chosen = _chosen(given["positions"], tokens.shape[1])
     words = model.require_tokenizer().token_strings(tokens[0].tolist())
     targets = _targets(model, given["token"])

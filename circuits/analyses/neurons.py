@@ -89,7 +89,7 @@ def neurons(
     context: int | None = None,
     n: int | None = None,
     top: int = 10,
-    order: Order = "peaked",
+    order: Order | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -119,8 +119,8 @@ def neurons(
             whole context.
         n: How many windows to read. Without it, all of the file.
         top: How many tokens, places or neurons to list (of each group).
-        order: Which neurons come first in the overview: the most peaked, those with the highest
-            contrast between classes of tokens, or the most often active.
+        order: Which neurons come first in the overview: the most peaked (without it), those with
+            the highest contrast between classes of tokens, or the most often active.
         seed: The same seed draws the same random places.
 
     Raises:
@@ -189,11 +189,16 @@ def _view(given: Mapping[str, Any], one: Component | None) -> Show:
     choices = ("overview", "classes") if one is None else get_args(Show)[:4]
     if show is None:
         show = "overview" if one is None else "contexts" if has_text else "values"
-    for what, value, known in (("show", show, choices), ("order", given["order"], get_args(Order))):
+    order = given["order"]
+    if order is not None and show != "overview":
+        raise CircuitsError(f"order={order!r} is of the overview of all neurons; leave it out")
+    orders = (*get_args(Order), None)
+    for what, value, known in (("show", show, choices), ("order", order, orders)):
         if value not in known:
             of = " without a neuron" if what == "show" and one is None else ""
             raise CircuitsError(
-                f"{what}={value!r}: choose {', '.join(known)}{of}{nearest(str(value), known)}"
+                f"{what}={value!r}: choose {', '.join(filter(None, known))}{of}"
+                f"{nearest(str(value), filter(None, known))}"
             )
     of_weights = show in ("values", "triggers")
     if not of_weights and not has_text:
@@ -240,7 +245,7 @@ def _overview(
         place = {"component": names, "layer": layer, "neuron": range(model.cfg.d_mlp)}
         frames.append(pd.DataFrame(place | columns))
     frame: pd.DataFrame = pd.concat(frames, ignore_index=True)
-    by = {"active": "value"}.get(given["order"], given["order"])
+    by = {"active": "value", None: "peaked"}.get(given["order"], given["order"])
     order = frame[by].sort_values(ascending=False, kind="stable").index[: given["top"]]
     frame = frame.loc[order].reset_index(drop=True)
     frame["token"] = model.require_tokenizer().token_strings(frame["token"].tolist())

@@ -87,8 +87,9 @@ def paths(
     Args:
         to: Who receives: a5.h3, one input of it (a5.h3<q>), a5, m5 or logits; with @END at one
             position. Repeat it for several at once. Without it, each later part in turn.
-        from_: Who sends: a5.h3, a5, m5, embed; with @S2 from one position. Repeat it for several,
-            each in turn. Without it, each earlier head and MLP, and the embedding, in turn.
+        from_: Who sends: a5.h3, m5.n7, a5, m5, embed; with @S2 from one position. Repeat it for
+            several: each in turn to the receivers that are named, otherwise all at once. Without
+            it, each earlier head and MLP, and the embedding, in turn.
         direction: Corrupted values into the clean run (noise), or clean into corrupted (denoise).
 
     Raises:

@@ -16,7 +16,14 @@ from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.registry import Progress, analysis, asked
 from circuits.result import Result, mean_interval, provenance
-from circuits.tuned_lens import TunedLens, divergence, require_place, stages, train_tuned_lens
+from circuits.tuned_lens import (
+    TunedLens,
+    divergence,
+    require_place,
+    require_training,
+    stages,
+    train_tuned_lens,
+)
 
 HELD_OUT = 10  # one window of so many is not trained on
 TOGETHER = 64  # windows sampled at a time
@@ -86,6 +93,7 @@ def tune_lens(
 
 def _tune_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     out = _writable(Path(given["out"]))
+    require_training(given["steps"], given["lr"])
     if given["n"] < 2:
         raise CircuitsError(f"n={given['n']} windows: at least one to train on, one to hold out")
     text = "sampled from the model" if given["file"] is None else Path(given["file"]).name
@@ -93,7 +101,6 @@ def _tune_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     held_out = torch.arange(len(tokens)) % HELD_OUT == min(HELD_OUT, len(tokens)) - 1
     training = {name: given[name] for name in ("steps", "lr", "seed", "progress")}
     lens = train_tuned_lens(model, tokens[~held_out], **training)
-    lens.save(out)
     frame = pd.concat(
         [
             _table(model, name, one, tokens[held_out])
@@ -102,6 +109,7 @@ def _tune_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     )
     before = frame["value"].iloc[: len(frame) // 2].to_numpy()
     after = frame["value"].iloc[len(frame) // 2 :].to_numpy()
+    lens.save(out)  # once it is known to be one
     gain = 1 - np.divide(after, before, out=np.ones_like(after), where=before > 0)
     frame["gain"] = np.concatenate([np.full_like(gain, np.nan), gain])
     frame["trained"], frame["width"] = int((~held_out).sum()), tokens.shape[1]

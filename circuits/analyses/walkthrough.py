@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.batch import as_batch
+from circuits.batch import one_prompt
 from circuits.cache import Cache
 from circuits.errors import CircuitsError
 from circuits.generation import stream
@@ -97,7 +97,7 @@ def walkthrough(
     given = dict(locals())
     if steps < 1:
         raise CircuitsError(f"steps={steps}: let the model write at least one token")
-    read = as_batch(model, prompt).tokens[0].tolist()
+    read = one_prompt(model, prompt)[0].tolist()
     most = min(MOST_TOKENS, model.cfg.n_ctx + 1)  # the last one is written, and not read
     if len(read) + steps > most:
         raise CircuitsError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from circuits.cli import commands, experiments
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, as_command
 from circuits.cli.terminal import bar, out, politely, remark, require_text
 from circuits.errors import CircuitsError
+from circuits.files import require_writable
 from circuits.registry import Recipe, analyses
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ def _run_analysis(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -
         from circuits.pages import require_page
 
         require_page(common["html"])
+    for name in ("figure", "html", "save"):
+        if common[name] is not None:
+            require_writable(Path(common[name]), folder=name == "save")
     model = _load(common | {"model": common["model"] or recipe.default_model})
     with bar(recipe.name, quiet=common["quiet"]) as progress:
         if recipe.reports_progress:

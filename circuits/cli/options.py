@@ -30,7 +30,9 @@ Device = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="Precision: float32, float64 or bfloat16.", rich_help_panel=MODEL_PANEL),
+    typer.Option(
+        help="Precision: float32, float64, bfloat16 or float16.", rich_help_panel=MODEL_PANEL
+    ),
 ]
 Json = Annotated[
     bool,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.prompts.agreement import agreement
 from circuits.prompts.docstring import docstring
 from circuits.prompts.files import Mark, PromptFile, from_file
@@ -75,6 +75,7 @@ def make(
         raise CircuitsError(
             f"there is no task {task!r}; choose {', '.join(TASKS)}{nearest(task, TASKS)}"
         )
+    require_seed(seed)
     if n is not None:
         options["n"] = n
     return TASKS[task](model, seed=seed, **options)
