@@ -284,7 +284,7 @@ def verdict(cast: Cast, tables: dict[str, Result]) -> tuple[Check, ...]:
     scores = card["induction"].loc[[*map(str, cast.readers)]]
     weakest = scores.loc[scores["value"].idxmin()]
     return (
-        Check(f"heads of layer {layer} that do induction", len(cast.readers), above=1),
+        Check(f"heads of layer {layer} that do induction", len(cast.readers), above=3, below=5),
         check(f"induction score of the weakest, {weakest.name}", weakest, above=LOOKS),
         check(
             f"previous-token score of {cast.sender}",
