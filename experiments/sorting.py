@@ -16,6 +16,8 @@ model writes a letter:
 Against the claim would speak: counts that cannot be read at words with new counts, letters that
 break without the later attention, or answers that follow what is left.
 
+Beside the claim: what each head looks at and writes, and what breaks without it (sorting_heads.py).
+
     circuits run sorting
 """
 
@@ -29,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sorting_heads import head_tables
 from torch import Tensor
 
 from circuits.alignment import share_interval
@@ -72,6 +75,7 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
         }
     tables = {name: shown(model, name, frame) for name, frame in frames.items()}
     tables |= {"ablations": ablations(model, n, seed), "swaps": swap_table(model, n, seed)}
+    tables |= head_tables(data, NAME, n, seed)  # no check: the claim is about layers
     return Finding(verdict(data, letters, tables), tables)
 
 

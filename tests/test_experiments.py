@@ -141,6 +141,13 @@ def test_sorting_is_counting_and_an_untrained_model_does_not_sort() -> None:
     assert heads["heads of layer 0"] > 0.95
     assert heads["heads, untrained"] > 0.9  # even attention counts by itself
     assert 0.9 < found.tables["attention"].frame["value"].mean() < 1.2
+    harm = found.tables["head_ablations"].frame.set_index("component")
+    assert harm["value"].idxmin() == "a0.h1"
+    assert harm.loc["a1.h0":, "value"].abs().max() < 0.1  # no later head is needed
+    counted = found.tables["head_counts"].frame.set_index(["counts", "component"])["value"]
+    assert counted["the word's"].min() > 0.8 > 0.1 > counted["another word's"].max()
+    looks = found.tables["head_looks"].frame.set_index(["letters", "component"])["value"]
+    assert looks["next letter, in the word"].idxmax() == "a1.h0"
 
     random = HookedGPT2.random(model.cfg, seed=3, tokenizer=model.tokenizer)
     failed = [c for c in module.run(random, seed=0, quick=True).checks if not c.holds]
@@ -275,6 +282,11 @@ def test_a_few_heads_find_the_indirect_object(monkeypatch: pytest.MonkeyPatch) -
     assert patched[7, "END"] > 0.9 > 0.1 > patched[7, "IO"]
     edges = found.tables["edges"].frame.set_index(["sender", "to"])["value"]
     assert edges["a0.h6", "m0"] < -4
+    rule = found.tables["rule"].frame.set_index(["prompts", "over"])["share"]
+    assert rule["as asked", "the giver"] == 1
+    assert rule[module.ONCE, "the giver"] > 0.9 > 0.25 > abs(rule[module.ONCE, "the third"])
+    assert rule[module.OTHER, "the giver"] > 0.9 > 0.25 > abs(rule[module.OTHER, "S"])
+    assert rule[module.TWICE, "S"] < 0  # the name that comes twice, and does not give
 
 
 def test_untrained_heads_find_no_indirect_object() -> None:
