@@ -18,16 +18,20 @@
 
 In GPT-2 duplicate-token heads note at S2 that its name came before. The same was expected here, and
 not found: so all heads at S2 are knocked out together, and as a control all those one place later.
+Then what is the rule? The task's prompts cannot tell "the name that comes once" from "a name that
+does not give". Others can: with a third name in place of S1, the giver comes once; with one in
+place of S2 and S in a sentence before, a name comes twice and does not give.
 
 Against the claim would speak: a share far from 1, random heads that do as well, a lead that is left
-without the circuit, or one that is lost without heads at S2.
+without the circuit, one that is lost without heads at S2 or with a giver who comes once, or one
+over a name that comes twice and does not give.
 
     circuits run ioi
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,15 +55,30 @@ from circuits.sweep import run as run_sweep
 from circuits.sweep.moments import Moments, moments
 
 CLAIM = (
-    "About a sixth of mini's heads find the indirect object as well as all of them, without these "
-    "nothing is left of it, and no head has to notice at S2 that the name came before."
+    "About a sixth of mini's heads find the indirect object as well as all of them, and without "
+    "these nothing is left of it; but all that they find is a name that does not give, and whether "
+    "the giver's, or another one, comes twice is not what counts."
 )
 MODEL = "mini"
 N, QUICK_N = 120, 48  # prompts to pick the circuit on, and as many others to test it on
 DRAWS, QUICK_DRAWS = 20, 4  # of random heads
 COUNTS = 0.03  # of the lead: a head whose loss costs at least so much is in the circuit
 LOOKS = 0.5  # of its attention: what a head looks at so much gives it its name
+SAME = 0.25  # of the lead: less between two names is as good as none
 ROLES = ("IO", "S1", "S2", "S2+1")
+BEFORE = ("One day", " was tired.\n")  # a name in a sentence more
+ONCE = "S1 is a third name"
+OTHER = "S2 is a third name"
+TWICE = "S2 is a third name, S in a sentence before"
+# Of the lead. If what counted were who comes twice, it would be 0 over the giver who comes once,
+# and 1 over an S that comes twice and does not give.
+BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
+    (ONCE, "the giver"): {"above": 0.9},
+    (OTHER, "the giver"): {"above": 0.9},
+    (TWICE, "S"): {"below": SAME},
+    (ONCE, "the third"): {"above": -SAME, "below": SAME, "control": True},
+    (OTHER, "S"): {"above": -SAME, "below": SAME, "control": True},
+}
 SHOWN = 12
 NAME = "ioi"
 UNIT = "logits, answer - distractor"
@@ -74,6 +93,7 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
     trial = Trial(model, prompts, circuit, groups(look, circuit))
     curve = growth(trial, ranked(single), draws, seed)
     tested, random = trial.sets(), controls(trial, draws, seed)
+    rule = renamed(model, asked(model, N, seed))  # four runs: quick, too
     made = partial(table, model, NAME)
     tables = {
         "knockouts": made(
@@ -105,8 +125,10 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
             axes=("set",),
             meanings={"set": "which heads (and MLPs) are left as they are"},
         ),
+        "rule": made(rule, UNIT, "Who leads where other names come before?", axes=("lead",)),
     }
-    return Finding(verdict(tested, random, circuit, model), tables | traced(trial))
+    checks = (*verdict(tested, random, circuit, model), *ruled(rule))
+    return Finding(checks, tables | traced(trial))
 
 
 def verdict(
@@ -145,6 +167,15 @@ def verdict(
     )
 
 
+def ruled(rule: pd.DataFrame) -> Iterator[Check]:
+    """Is the answer a name that does not give, or one that comes once?"""
+    rows = rule.set_index(["prompts", "over"])
+    for (prompts, over), bounds in BOUNDS.items():
+        row = rows.loc[(prompts, over)]
+        share = {"value": row["share"], "ci_low": row["share_low"], "ci_high": row["share_high"]}
+        yield check(f"lead {row['lead']}", share | {"n": row["n"]}, "of the lead", **bounds)
+
+
 def asked(model: HookedGPT2, n: int, seed: int) -> Prompts:
     """The task's prompts, with a name for the place after S2."""
     prompts = make("ioi", model, n, seed)
@@ -157,6 +188,39 @@ def leads(model: HookedGPT2, prompts: Prompts, cells: Iterable[Cell]) -> np.ndar
     source = Source("position-mean", prompts.corrupted, prompts.mask)
     sweep = Sweep(prompts, get_metric("logit_diff"), tuple(cells), source)
     return run_sweep(model, plan(model, sweep)).values
+
+
+def renamed(model: HookedGPT2, prompts: Prompts) -> pd.DataFrame:
+    """The answer's lead over each other name, also where other names come before."""
+    assert prompts.corrupted is not None
+    assert prompts.distractors is not None
+    rows, io, s = torch.arange(len(prompts)), prompts.answers, prompts.distractors
+    third = prompts.corrupted[rows, prompts.roles["IO"]]  # a name that its prompt has not
+    first, second = prompts.tokens.clone(), prompts.tokens.clone()
+    first[rows, prompts.roles["S1"]] = second[rows, prompts.roles["S2"]] = third
+    encode, bos = model.require_tokenizer().encode, int(prompts.prepend_bos)
+    start, end = (torch.tensor(encode(text)).expand(len(rows), -1) for text in BEFORE)
+    longer = torch.cat([second[:, :bos], start, s[:, None], end, second[:, bos:]], dim=1)
+    runs = {
+        "as asked": (prompts.tokens, {"the giver": s}),
+        ONCE: (first, {"the giver": s, "the third": third}),
+        OTHER: (second, {"the giver": third, "S": s}),
+        TWICE: (longer, {"the giver": third, "S": s}),
+    }
+    names, values = [], []
+    for about, (tokens, others) in runs.items():
+        more = tokens.shape[1] - prompts.tokens.shape[1]
+        mask = torch.nn.functional.pad(prompts.mask, (more, 0), value=True)
+        with torch.inference_mode():
+            logits = model(tokens, attention_mask=mask)[rows, prompts.roles["END"] + more]
+        for over, name in others.items():
+            names.append({"lead": f"over {over}; {about}", "prompts": about, "over": over})
+            values.append((logits[rows, io] - logits[rows, name]).double().cpu().numpy())
+    whole = moments(np.stack([0 * values[0], *values]), np.ones(len(values) + 1, bool), full=1)
+    ratio = {key: column[1:] for key, column in whole.ratio().items()}
+    shares = {"share": "value", "share_low": "ci_low", "share_high": "ci_high"}
+    found = mean_interval(np.stack(values)) | {name: ratio[key] for name, key in shares.items()}
+    return pd.DataFrame(names).assign(**found)
 
 
 def picked(model: HookedGPT2, prompts: Prompts) -> tuple[pd.DataFrame, list[Component]]:
