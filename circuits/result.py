@@ -259,7 +259,9 @@ class Result:
                 **content,
             )
         except OSError as error:
-            raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
+            several = sorted(one.parent.name for one in path.parent.glob(f"*/{_DATA}"))
+            hint = f"; {folder} holds several results: {', '.join(several)}" if several else ""
+            raise CircuitsError(f"{path} cannot be read: {error.strerror}{hint}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CircuitsError(f"{path} is not a result of this package: {error}") from error
 

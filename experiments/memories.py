@@ -38,8 +38,8 @@ from circuits.model import HookedGPT2
 from circuits.result import Result, mean_interval
 
 CLAIM = (
-    "From the first MLP to the last, activations go with the prediction instead of the last two "
-    "tokens, values agree more with what follows, and triggers share a token more, not less, often."
+    "The first MLP's activations go with the last token, the last one's more with the prediction; "
+    "its values agree more with what follows, and its triggers share a token more, not less, often."
 )
 MODEL = "mini"
 TEXTS, QUICK_TEXTS = 128, 24  # of 128 tokens
