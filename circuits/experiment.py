@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from circuits.checkpoints import checksum, load
+from circuits.checkpoints import load
 from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.figures import save_figure
 from circuits.files import require_writable
@@ -166,6 +166,9 @@ class Bundle:
     seed: int
     quick: bool
     command: str
+    device: str
+    dtype: str
+    versions: Mapping[str, str]
     seconds: float
 
     def save(self, folder: str | Path) -> Path:
@@ -266,6 +269,12 @@ def experiments() -> Mapping[str, str]:
     return {path.stem: claim for path, claim in sorted(_scripts())}
 
 
+def as_command(file: str) -> None:
+    """Run this script of experiments/ as ``circuits run`` does, with the same options."""
+    sys.argv[1:1] = ["run", Path(file).stem]
+    importlib.import_module("circuits.cli").main()  # which stands above, and needs this file
+
+
 def _scripts() -> Iterator[tuple[Path, str]]:
     home = next((home for home in _HOMES if home.is_dir()), None)
     for path in home.glob("*.py") if home else ():
@@ -304,15 +313,19 @@ def conduct(
     finding = source.run(loaded, seed=seed, quick=quick)
     words = ["circuits", "run", name, *(["--model", model] if model else [])]
     words += [*(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])]
+    about = provenance(loaded, name, arguments={}, command=shlex.join(words))
     bundle = Bundle(
         experiment=name,
         claim=source.CLAIM,
         finding=finding,
-        model=loaded.cfg.model_name,
-        checksum=checksum(loaded),
+        model=about.model,
+        checksum=about.checksum,
         seed=seed,
         quick=quick,
-        command=shlex.join(words),
+        command=about.command,
+        device=about.device,
+        dtype=about.dtype,
+        versions=about.versions,
         seconds=time.monotonic() - start,
     )
     bundle.save(folder)

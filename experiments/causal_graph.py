@@ -37,7 +37,7 @@ from circuits.alignment import CausalGraph, Text, graph_of
 from circuits.analyses.interchange import interchange
 from circuits.checkpoints import load
 from circuits.checkpoints.compiled import BOS, END, NAMES
-from circuits.experiment import Check, Finding, check
+from circuits.experiment import Check, Finding, as_command, check
 from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble, make
 from circuits.result import Result
@@ -238,3 +238,7 @@ def verdict(counts: Result, neurons: Result) -> tuple[Check, ...]:
             control=True,
         ),
     )
+
+
+if __name__ == "__main__":
+    as_command(__file__)

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from circuits.analyses.attribute import attribute
 from circuits.analyses.logit_lens import logit_lens
-from circuits.experiment import Check, Finding, check, table
+from circuits.experiment import Check, Finding, as_command, check, table
 from circuits.model import HookedGPT2
 from circuits.prompts import UNSCORED, Prompts, make
 from circuits.result import AVERAGED, Result, mean_interval
@@ -270,3 +270,7 @@ def story(model: HookedGPT2, lens: TunedLens) -> dict[str, Result]:
 
 def is_one_token(model: HookedGPT2, word: str) -> bool:
     return model.to_tokens(word, prepend_bos=False).shape[1] == 1
+
+
+if __name__ == "__main__":
+    as_command(__file__)

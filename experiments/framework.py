@@ -33,7 +33,7 @@ from circuits.analyses.composition import composition
 from circuits.analyses.heads import heads
 from circuits.analyses.ov import ov
 from circuits.components import Component
-from circuits.experiment import Check, Finding, check, script, table
+from circuits.experiment import Check, Finding, as_command, check, script, table
 from circuits.model import HookedGPT2
 from circuits.result import Result, mean_interval
 
@@ -334,3 +334,7 @@ def correlated(says: str, x: pd.Series, y: pd.Series, **bounds: float) -> Check:
 
 def interval(values: object) -> dict[str, float]:
     return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
+
+
+if __name__ == "__main__":
+    as_command(__file__)

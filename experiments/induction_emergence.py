@@ -31,7 +31,7 @@ from circuits.checkpoints.bundled import FOLDER
 from circuits.components import parse
 from circuits.config import ModelConfig
 from circuits.detectors import DETECTORS, attention_to
-from circuits.experiment import Check, Finding, check, table
+from circuits.experiment import Check, Finding, as_command, check, table
 from circuits.hooks import get_act_name
 from circuits.model import HookedGPT2
 from circuits.result import mean_interval
@@ -271,3 +271,7 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+if __name__ == "__main__":
+    as_command(__file__)

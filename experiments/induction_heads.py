@@ -39,7 +39,7 @@ from circuits.analyses.paths import paths
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.detectors import DETECTORS, attention_to
-from circuits.experiment import Check, Finding, check, table
+from circuits.experiment import Check, Finding, as_command, check, table
 from circuits.hooks import HookFn, HookPoint, get_act_name
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
@@ -364,3 +364,7 @@ def words(group: Sequence[Component]) -> str:
 
 def interval(values: object) -> dict[str, float]:
     return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
+
+
+if __name__ == "__main__":
+    as_command(__file__)

@@ -23,8 +23,7 @@ does not give". Others can: with a third name in place of S1, the giver comes on
 place of S2 and S in a sentence before, a name comes twice and does not give.
 
 Against the claim would speak: a share far from 1, random heads that do as well, a lead that is left
-without the circuit, one that is lost without heads at S2 or with a giver who comes once, or one
-over a name that comes twice and does not give.
+without the circuit, is lost with a giver who comes once, or is over one who does not give.
 
     circuits run ioi
 """
@@ -45,7 +44,7 @@ from circuits.analyses.attribute import attribute
 from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
 from circuits.components import Component, all_heads, all_mlps
-from circuits.experiment import Check, Finding, check, table
+from circuits.experiment import Check, Finding, as_command, check, table
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
@@ -67,8 +66,7 @@ LOOKS = 0.5  # of its attention: what a head looks at so much gives it its name
 SAME = 0.25  # of the lead: less between two names is as good as none
 ROLES = ("IO", "S1", "S2", "S2+1")
 BEFORE = ("One day", " was tired.\n")  # a name in a sentence more
-ONCE = "S1 is a third name"
-OTHER = "S2 is a third name"
+ONCE, OTHER = "S1 is a third name", "S2 is a third name"
 TWICE = "S2 is a third name, S in a sentence before"
 # Of the lead. If what counted were who comes twice, it would be 0 over the giver who comes once,
 # and 1 over an S that comes twice and does not give.
@@ -396,3 +394,7 @@ def columns(result: Result, *names: str) -> Result:
     """The result with fewer columns: these, and the averaged ones."""
     axes = [axis for axis in result.axes if axis not in {*names, *AVERAGED}]
     return replace(result, frame=result.frame[[*axes, *names, *AVERAGED]])
+
+
+if __name__ == "__main__":
+    as_command(__file__)

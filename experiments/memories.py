@@ -14,7 +14,6 @@ one in a text:
   prediction explains;
 - values: is what follows a trigger among the hundredth of the vocabulary that the value promotes;
 - composition: is what an MLP promotes what its strongest memory does, and what the model then says?
-
 Intervals are over a layer's neurons (over texts where places are counted), on one text. Geva et al.
 found fewer shared words further up; here there are more, and the claim says so.
 
@@ -33,7 +32,7 @@ from torch import Tensor
 from circuits import decompose
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.experiment import Check, Finding, check, script, table
+from circuits.experiment import Check, Finding, as_command, check, script, table
 from circuits.model import HookedGPT2
 from circuits.result import Result, mean_interval
 
@@ -42,8 +41,7 @@ CLAIM = (
     "its values agree more with what follows, and its triggers share a token more, not less, often."
 )
 MODEL = "mini"
-TEXTS, QUICK_TEXTS = 128, 24  # of 128 tokens
-TRIGGERS = 10  # of each neuron, each in another text
+TEXTS, QUICK_TEXTS, TRIGGERS = 128, 24, 10  # texts of 128 tokens; of a neuron, each in another
 WINDOWS = (1, 2, 4, 8, 16)  # of the last tokens, read alone
 SAMPLED = 64  # neurons of a layer whose triggers are read again without what came before
 COUNTED = 16  # texts at whose every place outputs are compared with their memories
@@ -53,8 +51,6 @@ MOST = 0.75  # of the activation: what else was read adds a quarter at most
 EXAMPLES = 3  # neurons shown of each layer
 NAME = "memories"
 SITES = ("mlp.hook_post", "hook_mlp_out", "ln_final.hook_scale")
-
-
 ABOUT = {  # unit and title
     "explained": ("share of variance", "What a neuron's activation goes with"),
     "triggers": ("share", f"What two of a neuron's {TRIGGERS} triggers have in common"),
@@ -76,9 +72,9 @@ MEANINGS = {
 
 
 class Text(NamedTuple):
-    """What was read: tokens [b p], which places count, and what the model says there."""
+    """What was read, which places count, and what the model says there."""
 
-    tokens: Tensor
+    tokens: Tensor  # [b p]
     counts: Tensor  # [b p]: neither at a document's end nor before it, and WINDOWS' last tokens in
     probabilities: Tensor  # [b p v]
     predicted: Tensor  # [b p]
@@ -398,3 +394,7 @@ def tables(model: HookedGPT2, frames: Mapping[str, pd.DataFrame]) -> dict[str, R
 def interval(values: Tensor) -> dict[str, float]:
     found = mean_interval(values.double().numpy())
     return {name: float(x) for name, x in found.items()}
+
+
+if __name__ == "__main__":
+    as_command(__file__)

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from circuits.components import all_heads
 from circuits.errors import CircuitsError
-from circuits.experiment import Check, Finding, check, table
+from circuits.experiment import Check, Finding, as_command, check, table
 from circuits.model import HookedGPT2
 from circuits.result import mean_interval
 
@@ -348,3 +348,7 @@ def ends(
 
 def interval(values: object) -> dict[str, float]:
     return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
+
+
+if __name__ == "__main__":
+    as_command(__file__)

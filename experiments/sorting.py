@@ -5,8 +5,8 @@ model writes a letter:
 
 - *Counting.* From there the heads of layer 0 look almost evenly at all letters so far, so that what
   they write is nearly a linear function of how often each letter occurs. It is fitted on words with
-  some counts, and tested on words with others. An untrained model counts in this sense, too: even
-  attention is an average. So the fit only says what is there; the next tests say what is used.
+  some counts, and tested on words with others. An untrained model counts so, too, for even
+  attention is an average: the fit only says what is there, the next tests say what is used.
 - *From counts to letters.* The model gets what the fit says in place of what the first attention
   layer writes, and all later attention gets its mean over all words: are the letters right? Do they
   become those of another word, when the fit is asked for that word's counts?
@@ -14,9 +14,8 @@ model writes a letter:
   model answer by counts and place, or with the least letter that is left?
 
 Against the claim would speak: counts that cannot be read at words with new counts, letters that
-break without the later attention, or answers that follow what is left.
-
-Beside the claim: what each head looks at and writes, and what breaks without it (sorting_heads.py).
+break without the later attention, or answers that follow what is left. Beside it stands what
+each head looks at and writes, and what breaks without it (sorting_heads.py).
 
     circuits run sorting
 """
@@ -38,7 +37,7 @@ from circuits.alignment import share_interval
 from circuits.analyses.ablate import ablate
 from circuits.analyses.interchange import interchange
 from circuits.cache import Cache
-from circuits.experiment import Check, Finding, check, table
+from circuits.experiment import Check, Finding, as_command, check, table
 from circuits.hooks import HookFn, HookPoint
 from circuits.model import HookedGPT2
 from circuits.prompts import make
@@ -49,13 +48,12 @@ CLAIM = (
     "counts and place into the next letter, almost without attention in later layers."
 )
 MODEL = "sort-abc"
-LETTERS, LENGTH = "ABC", 6
-N, QUICK_N = 300, 60  # prompts of the ablations and swaps
+LETTERS, LENGTH, N, QUICK_N = "ABC", 6, 300, 60  # prompts of the ablations and swaps
 FOLDS = 7  # of the 28 different counts: four at a time are held out
 RIDGE = 1e-3  # of the words fitted on: keeps directions out that hardly vary
 HARM = 0.1  # of the clean logit difference: what costs less is hardly needed
-HEADS, SHUFFLED = "heads of layer 0", "heads, other words"
-BOTH, WRONG, GUESS = "both", "other words' counts", "best guess"
+HEADS, SHUFFLED, GUESS = "heads of layer 0", "heads, other words", "best guess"
+BOTH, WRONG = "both", "other words' counts"
 ASKED, ASKED_WRONG = "asked for a new word", "asked, other words' counts"
 NAME, FIRST = "sorting", "blocks.0.hook_attn_out"
 
@@ -396,3 +394,7 @@ def interval(values: Tensor) -> dict[str, float]:
 
 def share(right: Tensor) -> dict[str, float]:
     return share_interval(right.double().numpy())
+
+
+if __name__ == "__main__":
+    as_command(__file__)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from house import ROOT
 from typer.testing import CliRunner
 
 from circuits import experiment
@@ -151,3 +154,15 @@ def test_a_bundle_in_a_notebook(scripts: Path, tmp_path: Path) -> None:
     assert "Head a0.h0 matters." in page
     assert "circuits run sorts --quick" in page
     assert page.count("<tr>") == 3
+
+
+def test_a_script_is_a_command_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments/causal_graph.py", "--quick", "--model", "nope"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no file called 'nope'" in done.stderr
+    for name in experiments():
+        assert '__name__ == "__main__"' in (ROOT / "experiments" / f"{name}.py").read_text()
