@@ -24,14 +24,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.figures import save_figure
 from circuits.files import require_writable
-from circuits.result import SIGNIFICANT_DIGITS, Result, provenance
+from circuits.result import SIGNIFICANT_DIGITS, Result, mean_interval, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import ArrayLike
+    from torch import Tensor
 
     from circuits.model import HookedGPT2
 
@@ -120,6 +124,31 @@ def check(says: str, row: Mapping[str, Any], unit: str = "", **bounds: Any) -> C
 
 def _missing(row: Mapping[str, Any], name: str) -> bool:
     return name not in row or math.isnan(float(row[name]))
+
+
+def interval(values: ArrayLike) -> dict[str, float]:
+    """A row's mean of values [n], with its interval: `mean_interval` as plain numbers.
+
+    >>> interval([1.0, 2.0, 3.0])["value"]
+    2.0
+    """
+    return {name: float(number) for name, number in mean_interval(np.asarray(values)).items()}
+
+
+def own_text(model: HookedGPT2, n: int, seed: int, length: int = 128) -> Tensor:
+    """Text that the model writes after its start token, where no corpus is at hand: [n length].
+
+    Rows are as long as the context, where that is shorter.
+    """
+    start = model.to_tokens("", prepend_bos=True).expand(n, -1)
+    written: Tensor = model.generate(
+        start,
+        max_new_tokens=min(length, model.cfg.n_ctx) - 1,
+        stop_at_eos=False,
+        seed=seed,
+        return_type="tokens",
+    )
+    return written
 
 
 def table(

@@ -55,6 +55,6 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
     except OSError as error:
         raise CircuitsError(f"{path} cannot be written: {error.strerror}") from error
     if there is None:
-        raise CircuitsError(f"{path} cannot be written: there is no folder {path.parent}")
+        raise CircuitsError(f"{path} cannot be written: there is no {path.parent}")
     if taken or not there.is_dir() or not os.access(there, os.W_OK):
         raise CircuitsError(f"{path} cannot be written: choose another place")

@@ -26,17 +26,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from circuits.analyses.attribute import attribute
 from circuits.analyses.logit_lens import logit_lens
-from circuits.experiment import Check, Finding, as_command, check, table
+from circuits.experiment import Check, Finding, as_command, check, interval, own_text, table
 from circuits.model import HookedGPT2
 from circuits.prompts import UNSCORED, Prompts, make
-from circuits.result import AVERAGED, Result, mean_interval
+from circuits.result import AVERAGED, Result
 from circuits.tuned_lens import TunedLens, lens_logits, stages, train_tuned_lens
 
 CLAIM = (
@@ -68,7 +67,7 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
     """Write text, train the lens, and see where the words take over."""
     n, more = (QUICK_TEXTS, QUICK_TRAINING) if quick else (TEXTS, TRAINING)
     model.to_tokens(STORY)  # says so, before the work, where the vocabulary lacks it
-    texts = written(model, n + more, seed)
+    texts = own_text(model, n + more, seed, LENGTH)
     lens = train_tuned_lens(
         model, texts[n:], steps=QUICK_STEPS if quick else STEPS, lr=0.002, seed=seed
     )
@@ -130,16 +129,6 @@ def verdict(
             says = f"{what}, layers 1 and 2, {lens} (evenly spread: {even:.2f})"
             found += [check(says, row, of, below=even, control=True)]
     return tuple(found)
-
-
-def written(model: HookedGPT2, n: int, seed: int) -> Tensor:
-    """Text that the model writes after its start token: [n p]."""
-    start = model.to_tokens("", prepend_bos=True).expand(n, -1)
-    length = min(LENGTH, model.cfg.n_ctx) - 1
-    tokens: Tensor = model.generate(
-        start, max_new_tokens=length, stop_at_eos=False, seed=seed, return_type="tokens"
-    )
-    return tokens
 
 
 def of_text(model: HookedGPT2, tokens: Tensor) -> Prompts:
@@ -229,10 +218,6 @@ def distances(model: HookedGPT2, where: tuple[str, str], kl: Tensor) -> pd.DataF
         }
         for stage, of in zip(stages(model), kl, strict=True)
     )
-
-
-def interval(values: Tensor) -> dict[str, float]:
-    return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
 
 
 def pushes(model: HookedGPT2, asked: Mapping[str, Prompts]) -> Result:

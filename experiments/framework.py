@@ -33,9 +33,9 @@ from circuits.analyses.composition import composition
 from circuits.analyses.heads import heads
 from circuits.analyses.ov import ov
 from circuits.components import Component
-from circuits.experiment import Check, Finding, as_command, check, script, table
+from circuits.experiment import Check, Finding, as_command, check, interval, own_text, script, table
 from circuits.model import HookedGPT2
-from circuits.result import Result, mean_interval
+from circuits.result import Result
 
 CLAIM = (
     "The framework's paths tell what mini does if they begin at the effective embedding, after "
@@ -57,7 +57,7 @@ CHANCE = 0.1  # of a share whose chance is below 1 %
 
 def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
     """Read every path from both embeddings, and compare."""
-    texts = script("residual_stream").own_text(model, QUICK_TEXTS if quick else TEXTS, seed)
+    texts = own_text(model, QUICK_TEXTS if quick else TEXTS, seed)
     n = QUICK_DRAWS if quick else DRAWS
     card = heads(model, kind=["induction", "previous-token", "copying"], n=n, seed=seed)
     cast = script("induction_heads").chosen(card.frame, model)
@@ -330,10 +330,6 @@ def correlated(says: str, x: pd.Series, y: pd.Series, **bounds: float) -> Check:
     r = float(np.corrcoef(x, y[x.index])[0, 1])
     low, high = np.tanh(np.arctanh(r) + np.array([-1.96, 1.96]) / np.sqrt(len(x) - 3))
     return Check(says, r, "(correlation)", ci_low=low, ci_high=high, n=len(x), **bounds)
-
-
-def interval(values: object) -> dict[str, float]:
-    return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ learning rate (its model card tells when).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,16 +24,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from mini_metrics import training_log
 from torch import Tensor
 
-from circuits.checkpoints.bundled import FOLDER
 from circuits.components import parse
 from circuits.config import ModelConfig
 from circuits.detectors import DETECTORS, attention_to
-from circuits.experiment import Check, Finding, as_command, check, table
+from circuits.experiment import Check, Finding, as_command, check, interval, table
 from circuits.hooks import get_act_name
 from circuits.model import HookedGPT2
-from circuits.result import mean_interval
 
 CLAIM = (
     "Induction appears suddenly in a model of two layers, at about the same time as a "
@@ -76,7 +74,8 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
         "losses": table(model, name, losses, "nats per token", "Loss while training", **about),
         "heads": table(model, name, heads, "attention", "Best heads while training", **about),
     }
-    own = own_curve(model)
+    shown = {"best_previous": "previous-token", "best_induction": "induction"}
+    own = training_log(model, shown | {"control_induction": "induction, random tokens"})
     if own is not None:
         title = f"{model.cfg.model_name} while it was trained"
         tables["own"] = table(
@@ -232,7 +231,7 @@ def measure(model: HookedGPT2, tests: Tensor, texts: Tensor, step: int) -> list[
             "step": step,
             "unit": MEASURES[name],
             "component": component,
-            **{key: float(x) for key, x in mean_interval(value.double().numpy()).items()},
+            **interval(value),
         }
         for name, (component, value) in values.items()
     ]
@@ -244,22 +243,6 @@ def best_head(patterns: list[Tensor], tokens: Tensor, detector: str) -> tuple[st
     scores = torch.cat([attention_to(pattern, targets) for pattern in patterns], 1)
     layer, head = divmod(int(scores.mean(0).argmax()), patterns[0].shape[1])
     return f"a{layer}.h{head}", scores[:, layer * patterns[0].shape[1] + head]
-
-
-def own_curve(model: HookedGPT2) -> pd.DataFrame | None:
-    """What the model's own training log says, if it has one."""
-    log = FOLDER / model.cfg.model_name / "metrics.jsonl"
-    if not log.is_file():
-        return None
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    columns = {"previous-token": "best_previous", "induction": "best_induction"}
-    columns |= {"induction, random tokens": "control_induction"}
-    rows = [
-        {"measure": measure, "million tokens": line["tokens"] / 1e6, "value": line[column]}
-        for measure, column in columns.items()
-        for line in lines
-    ]
-    return pd.DataFrame(rows)
 
 
 @contextmanager

@@ -39,12 +39,12 @@ from circuits.analyses.paths import paths
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.detectors import DETECTORS, attention_to
-from circuits.experiment import Check, Finding, as_command, check, table
+from circuits.experiment import Check, Finding, as_command, check, interval, table
 from circuits.hooks import HookFn, HookPoint, get_act_name
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
-from circuits.result import Result, mean_interval
+from circuits.result import Result
 from circuits.sweep import Source, Sweep, cell, plan
 from circuits.sweep import run as swept
 
@@ -360,10 +360,6 @@ def words(group: Sequence[Component]) -> str:
     if len(group) < 2:
         return "".join(map(str, group))
     return f"{group[0]}/" + "/".join(str(head.head) for head in group[1:])
-
-
-def interval(values: object) -> dict[str, float]:
-    return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
 
 
 if __name__ == "__main__":

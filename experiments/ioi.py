@@ -44,7 +44,7 @@ from circuits.analyses.attribute import attribute
 from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
 from circuits.components import Component, all_heads, all_mlps
-from circuits.experiment import Check, Finding, as_command, check, table
+from circuits.experiment import Check, Finding, as_command, check, interval, table
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
@@ -254,7 +254,7 @@ def looks(model: HookedGPT2, prompts: Prompts, circuit: Sequence[Component]) -> 
         group = named({to: values.mean() for to, values in seen.items()})
         for to, values in seen.items():
             about = {"component": str(head), "group": group, "to": to}
-            found.append(about | {k: float(x) for k, x in mean_interval(values).items()})
+            found.append(about | interval(values))
     return pd.DataFrame(found, columns=["component", "group", "to", *AVERAGED])
 
 

@@ -32,9 +32,9 @@ from torch import Tensor
 from circuits import decompose
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.experiment import Check, Finding, as_command, check, script, table
+from circuits.experiment import Check, Finding, as_command, check, interval, own_text, table
 from circuits.model import HookedGPT2
-from circuits.result import Result, mean_interval
+from circuits.result import Result
 
 CLAIM = (
     "The first MLP's activations go with the last token, the last one's more with the prediction; "
@@ -96,7 +96,7 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
     draw = torch.Generator().manual_seed(seed)
     rows: dict[str, list[dict[str, Any]]] = {}
     with torch.inference_mode():
-        tokens = script("residual_stream").own_text(model, QUICK_TEXTS if quick else TEXTS, seed)
+        tokens = own_text(model, QUICK_TEXTS if quick else TEXTS, seed)
         text = read(model, tokens)
         for layer, acts in enumerate(activations(model, text.tokens)):
             for name, found in of_layer(model, layer, acts, text, draw).items():
@@ -389,11 +389,6 @@ def tables(model: HookedGPT2, frames: Mapping[str, pd.DataFrame]) -> dict[str, R
         },
     )
     return found
-
-
-def interval(values: Tensor) -> dict[str, float]:
-    found = mean_interval(values.double().numpy())
-    return {name: float(x) for name, x in found.items()}
 
 
 if __name__ == "__main__":

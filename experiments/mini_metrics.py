@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from mini_data import END, HELD_OUT_NAMES
 from torch import Tensor
 
+from circuits.checkpoints.bundled import FOLDER
 from circuits.hooks import watching
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
@@ -77,3 +80,22 @@ def evaluate(model: HookedGPT2, prose: np.ndarray) -> dict[str, float]:
     out["ioi_accuracy"] = (gaps > 0).float().mean().item()
     out["ioi_logit_diff"] = gaps.mean().item()
     return out
+
+
+def training_log(
+    model: HookedGPT2, shown: Mapping[str, str], name: str = "measure"
+) -> pd.DataFrame | None:
+    """What a bundled folder keeps of its training, at log-spaced steps; None if it keeps nothing.
+
+    `shown` maps the log's columns to what they are called in the column `name`.
+    """
+    log = FOLDER / model.cfg.model_name / "metrics.jsonl"
+    if not log.is_file():
+        return None
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        {name: called, "million tokens": line["tokens"] / 1e6, "value": line[column]}
+        for column, called in shown.items()
+        for line in lines
+    ]
+    return pd.DataFrame(rows)

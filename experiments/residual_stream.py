@@ -26,16 +26,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from circuits.components import all_heads
 from circuits.errors import CircuitsError
-from circuits.experiment import Check, Finding, as_command, check, table
+from circuits.experiment import Check, Finding, as_command, check, interval, own_text, table
 from circuits.model import HookedGPT2
-from circuits.result import mean_interval
 
 CLAIM = (
     "The used part of the stream widens up to the middle layers and narrows to a few directions "
@@ -43,7 +41,7 @@ CLAIM = (
     "average, attention layer 1 writes back, and more."
 )
 MODEL = "mini"
-TEXTS, QUICK_TEXTS, LENGTH = 96, 32, 128
+TEXTS, QUICK_TEXTS = 96, 32  # of 128 tokens
 GROUPS = 8  # of texts: each gives an independent estimate of every number
 FREQUENT = 5  # tokens that are left out: less than one in 400, more than one in five places
 TURNS = 8  # of what is written, for virtual weights by chance
@@ -170,16 +168,6 @@ def column(row: pd.Series, name: str) -> dict[str, float]:
     """Another of a row's numbers, with its interval."""
     bounds = {end: row[f"{name}_{end}"] for end in ("ci_low", "ci_high")}
     return {"value": row[name], **bounds, "n": row["n"]}
-
-
-def own_text(model: HookedGPT2, n: int, seed: int) -> Tensor:
-    """Text that the model writes after its start token: [n p]."""
-    start = model.to_tokens("", prepend_bos=True).expand(n, -1)
-    length = min(LENGTH, model.cfg.n_ctx) - 1
-    written: Tensor = model.generate(
-        start, max_new_tokens=length, stop_at_eos=False, seed=seed, return_type="tokens"
-    )
-    return written
 
 
 def short(label: str) -> str:
@@ -344,10 +332,6 @@ def ends(
             readers[reads, f"a{i}"] = gram(rows * block.ln1.w)
         readers[MLPS, f"m{i}"] = gram(block.mlp.W_in.T * block.ln2.w)
     return writers, readers
-
-
-def interval(values: object) -> dict[str, float]:
-    return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from sorting_heads import head_tables
@@ -37,11 +36,11 @@ from circuits.alignment import share_interval
 from circuits.analyses.ablate import ablate
 from circuits.analyses.interchange import interchange
 from circuits.cache import Cache
-from circuits.experiment import Check, Finding, as_command, check, table
+from circuits.experiment import Check, Finding, as_command, check, interval, table
 from circuits.hooks import HookFn, HookPoint
 from circuits.model import HookedGPT2
 from circuits.prompts import make
-from circuits.result import Result, mean_interval
+from circuits.result import Result
 
 CLAIM = (
     "sort-abc counts the word's letters with the attention of its first layer, and its MLPs turn "
@@ -386,10 +385,6 @@ def verdict(
 def by_counts(data: Words, right: Tensor) -> dict[str, float]:
     """The share of right letters [729 6], each of the 28 counts once: words of one are alike."""
     return interval(torch.stack([right[data.groups == i].nanmean() for i in data.groups.unique()]))
-
-
-def interval(values: Tensor) -> dict[str, float]:
-    return {name: float(x) for name, x in mean_interval(np.asarray(values)).items()}
 
 
 def share(right: Tensor) -> dict[str, float]:

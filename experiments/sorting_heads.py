@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from circuits.analyses.ablate import ablate
-from circuits.experiment import table
-from circuits.result import Result, mean_interval
+from circuits.experiment import interval, table
+from circuits.result import Result
 
 if TYPE_CHECKING:
     from sorting import Words
@@ -89,8 +89,3 @@ def written_table(data: Words, seed: int) -> pd.DataFrame:
             r2 = 1 - torch.stack(missed) / spread
             rows.append({"component": f"a{layer}.h{head}", "counts": name, **interval(r2)})
     return pd.DataFrame(rows)
-
-
-def interval(values: Tensor) -> dict[str, float]:
-    """The mean of some values, with its 95 % interval."""
-    return {name: float(x) for name, x in mean_interval(values.numpy()).items()}

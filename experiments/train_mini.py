@@ -36,19 +36,17 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from mini_data import END, HELD_OUT_NAMES, Mixture, documents, train_bpe
-from mini_metrics import evaluate
+from mini_metrics import evaluate, training_log
 from torch import Tensor
 
 from circuits.alignment import share_interval
 from circuits.analyses.heads import heads
-from circuits.checkpoints.bundled import FOLDER
 from circuits.config import ModelConfig
-from circuits.experiment import Check, Finding, check, table
+from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import watching
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import make
-from circuits.result import mean_interval
 from circuits.tokenizer import Tokenizer
 
 CLAIM = (
@@ -106,7 +104,9 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
         "names": table(model, NAME, ahead, OF_PROMPTS, "Which name comes first", **about),
         "copies": table(model, NAME, losses, NATS, "What repetition is worth", **about),
     }
-    log = own_log(model)
+    shown = {"best_previous": "previous-token", "best_induction": "induction"}
+    shown |= {"control_induction": "induction, nothing repeated", "ioi_accuracy": AHEAD}
+    log = training_log(model, shown, "what")
     if log is not None:
         title = f"{model.cfg.model_name} while it was trained"
         axes = ("what", "million tokens")
@@ -130,22 +130,8 @@ def skills(model: HookedGPT2, n: int, seed: int) -> pd.DataFrame:
     rows = [{"kind": AHEAD, **share_interval(ahead.double().numpy()), "unit": OF_PROMPTS}]
     copies, loss = make("repeated", model, n, seed), get_metric("loss")
     for kind, tokens in {REPEATED: copies.tokens, NOT_REPEATED: copies.corrupted}.items():
-        found = mean_interval(loss(model(tokens), copies).double().numpy())
-        numbers = {name: float(x) for name, x in found.items()}
-        rows.append({"kind": kind, **numbers, "unit": NATS})
+        rows.append({"kind": kind, **interval(loss(model(tokens), copies)), "unit": NATS})
     return pd.DataFrame(rows)
-
-
-def own_log(model: HookedGPT2) -> pd.DataFrame | None:
-    """What the bundled folder keeps of the training: the best scores at log-spaced steps."""
-    path = FOLDER / model.cfg.model_name / "metrics.jsonl"
-    if not path.is_file():
-        return None
-    lines = pd.read_json(path, lines=True)
-    shown = {"best_previous": "previous-token", "best_induction": "induction"}
-    shown |= {"control_induction": "induction, nothing repeated", "ioi_accuracy": AHEAD}
-    lines["million tokens"] = lines["tokens"] / 1e6
-    return lines.rename(columns=shown).melt("million tokens", list(shown.values()), "what")
 
 
 def verdict(best: pd.DataFrame, skill: pd.DataFrame) -> tuple[Check, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuits.analyses._text import TextFile
 from circuits.errors import CircuitsError
+from circuits.files import require_writable
 from circuits.model import HookedGPT2
 from circuits.registry import Progress, analysis, asked
 from circuits.result import Result, mean_interval, provenance
@@ -140,9 +141,7 @@ def _writable(out: Path) -> Path:
     """Before minutes of training, not after."""
     if out.suffix != ".safetensors":
         raise CircuitsError(f"{out}: the lens is a safetensors file; end its name .safetensors")
-    if out.is_dir() or not out.parent.is_dir():
-        reason = "is a folder" if out.is_dir() else f"cannot be written: there is no {out.parent}"
-        raise CircuitsError(f"{out} {reason}; choose another file")
+    require_writable(out)
     require_place(out)
     return out
 
