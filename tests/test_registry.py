@@ -11,10 +11,9 @@ from typing import Any, Literal
 import pytest
 from word_model import letter_model
 
-from circuits import registry
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.registry import SHARED, Recipe, analyses, analysis, asked, find, read
+from circuits.registry import Recipe, analyses, analysis, asked, find, read, recipes, shared_helps
 
 HEADER = '"""A question."""\n\nDEFAULT = 3\nKind = str | None\n'
 FUNCTION = '''
@@ -41,7 +40,7 @@ def question(model: HookedGPT2, text: str, *, {parameters}):
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package with no analysis in it yet."""
     (tmp_path / "analyses").mkdir()
-    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
+    monkeypatch.setattr(recipes, "PACKAGE", tmp_path)
     return tmp_path / "analyses"
 
 
@@ -51,7 +50,7 @@ def _read(package: Path, parameters: str) -> Recipe:
 
 
 def test_every_file_is_one_command_of_its_name() -> None:
-    files = {path.stem for path in (registry.PACKAGE / "analyses").glob("[!_]*.py")}
+    files = {path.stem for path in (recipes.PACKAGE / "analyses").glob("[!_]*.py")}
     assert {"ablate", "logit_lens"} <= files
     assert {recipe.function for recipe in analyses().values()} == files
     assert list(analyses()) == [name.replace("_", "-") for name in sorted(files)]
@@ -99,7 +98,7 @@ def test_a_file_is_read_without_running_it(package: Path) -> None:
     assert recipe.question == "What is it?"
     assert recipe.about == "It is this,\nin two lines."
     assert recipe.helps["text"] == "What to ask about."
-    assert recipe.helps["n"] == SHARED["n"]
+    assert recipe.helps["n"] == shared_helps()["n"]
     assert recipe.examples == ('circuits question "a" --kind b',)
     types = {p.name: (p.annotation, p.default) for p in recipe.signature.parameters.values()}
     empty = inspect.Parameter.empty
@@ -164,7 +163,7 @@ def test_shared_explanations_go_where_the_others_are() -> None:
     assert (question.__doc__ or "").splitlines()[2:6] == [
         "Args:",
         "    own: Its own.",
-        f"    seed: {SHARED['seed']}",
+        f"    seed: {shared_helps()['seed']}",
         "",
     ]
 

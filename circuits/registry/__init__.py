@@ -1,0 +1,36 @@
+"""What can be asked, with which options: the only list of analyses.
+
+An analysis is a file of `circuits/analyses/` with one function marked ``@analysis``. The mark is
+the registration. `recipes` reads signatures and docstrings from the files' syntax trees, so the
+command line can show its help without importing the files, and with them torch; `options` are what
+several analyses take; `asking` calls an analysis, and tells its answer what was asked.
+"""
+
+from circuits.registry.asking import Question, analysis, asked, question
+from circuits.registry.options import (
+    MeasureOptions,
+    PairOptions,
+    Progress,
+    PromptOptions,
+    RunOptions,
+)
+from circuits.registry.recipes import Recipe, analyses, find, flag, groups, read, shared_helps
+
+__all__ = [
+    "MeasureOptions",
+    "PairOptions",
+    "Progress",
+    "PromptOptions",
+    "Question",
+    "Recipe",
+    "RunOptions",
+    "analyses",
+    "analysis",
+    "asked",
+    "find",
+    "flag",
+    "groups",
+    "question",
+    "read",
+    "shared_helps",
+]

@@ -1,0 +1,219 @@
+"""Ask an analysis: from the options of a call to its parameters, and what was asked to its answer.
+
+The public call is flat, ``ablate(model, layer=5, head=3, task="ioi", n=50)``; the function behind
+it has a parameter for each group of options (`circuits.registry.options`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from circuits.errors import require_seed
+from circuits.registry import options
+from circuits.registry.options import CHANGE_NOTHING, ORDER
+from circuits.registry.recipes import ARGS, find, flag, groups, sections, shared_helps
+
+if TYPE_CHECKING:
+    from circuits.model import HookedGPT2
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def analysis(function: Function) -> Function:
+    """Make this function an analysis: a question that the command line can ask, too.
+
+    The function takes the model first, then what has to be given; options are keyword-only, and a
+    parameter whose type is a group of options stands for the group's fields. It returns a `Result`,
+    which learns here what was asked. The function also takes a model of transformer_lens (see
+    `circuits.adapt`). The ``Args:`` of its docstring are completed by what groups say.
+
+    >>> @analysis
+    ... def layers(model, *, seed: int = 0):
+    ...     '''How many layers has the model?
+    ...
+    ...     Args:
+    ...         model: The model.
+    ...     '''
+    >>> layers.__doc__.splitlines()[-1]
+    '    seed: The same seed draws the same prompts.'
+
+    Raises:
+        TypeError: when a parameter is explained nowhere, or the function cannot be asked this way.
+    """
+    call = Call.of(function)
+    names = list(call.signature.parameters)
+    docstring = inspect.getdoc(function) or ""
+    block, helps = ARGS.search(docstring), shared_helps()
+    explained = sections(docstring).helps
+    unexplained = [name for name in names[1:] if name not in {*explained, *helps}]
+    if names[:1] != ["model"] or unexplained or block is None:
+        raise TypeError(
+            f"{function.__name__}: an analysis takes the model first, and explains its parameters "
+            f"under Args: {', '.join(unexplained)}"
+        )
+    shared = [f"    {name}: {helps[name]}\n" for name in names[1:] if name not in explained]
+    ask = _asked(function, call)
+    pieces = (docstring[: block.end()], "" if block[0].endswith("\n") else "\n", *shared)
+    ask.__doc__ = "".join(pieces) + docstring[block.end() :]
+    return ask
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """How is a function called whose parameters may be groups of options?
+
+    `signature` is the flat one. `groups` maps a parameter to the class that it is an object of.
+    """
+
+    function: Callable[..., Any]
+    signature: inspect.Signature
+    groups: Mapping[str, type[Any]]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Call:
+        """Read from the function's own signature."""
+        own, shared, classes = [], [], {}
+        rest: list[inspect.Parameter] = []
+        signature = inspect.signature(function)
+        for parameter in signature.parameters.values():
+            if parameter.annotation in groups():
+                group = classes[parameter.name] = getattr(options, parameter.annotation)
+                shared += [
+                    inspect.Parameter(
+                        option.name,
+                        inspect.Parameter.KEYWORD_ONLY,
+                        default=getattr(group, option.name),
+                        annotation=group.__annotations__.get(option.name, inspect.Parameter.empty),
+                    )
+                    for option in groups()[parameter.annotation]
+                ]
+            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                rest.append(parameter)
+            else:
+                own.append(parameter)
+        shared.sort(key=lambda parameter: ORDER.index(parameter.name))
+        return cls(function, signature.replace(parameters=[*own, *shared, *rest]), classes)
+
+    def __call__(self, model: Any, *given: Any, **named: Any) -> Any:
+        """The answer, whose provenance says what was asked."""
+        bound = self.signature.bind(model, *given, **named)
+        bound.apply_defaults()
+        values = dict(bound.arguments)
+        if values.get("seed") is not None:
+            require_seed(values["seed"])
+        values["model"] = model = _adapted(model)
+        asked = question(self.function.__name__, values)
+        grouped = {name: self._group(cls, values, asked) for name, cls in self.groups.items()}
+        fields = {field for group in grouped.values() for field in vars(group)}
+        extra = [p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+        more = {key: value for name in extra for key, value in values.pop(name).items()}
+        own = {name: value for name, value in values.items() if name not in fields}
+        result = self.function(**own, **grouped, **more)
+        if result.provenance.command:  # it has said so itself
+            return result
+        about = replace(
+            result.provenance,
+            analysis=self.function.__name__,
+            arguments=asked.arguments,
+            command=asked.command,
+        )
+        return replace(result, provenance=about)
+
+    def _group(self, cls: type[Any], values: Mapping[str, Any], asked: Question) -> Any:
+        given = {option.name: values[option.name] for option in groups()[cls.__name__]}
+        if cls is options.RunOptions:
+            given["question"] = asked.of_the_numbers()
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: the analysis, its arguments in words, and the command that asks the same."""
+
+    analysis: str
+    arguments: Mapping[str, Any]
+    command: str
+
+    def of_the_numbers(self) -> dict[str, Any]:
+        """Only what the numbers depend on; a file's content is checked by itself."""
+        without = {*CHANGE_NOTHING, "file", "plan"}
+        given = {name: value for name, value in self.arguments.items() if name not in without}
+        return {"analysis": self.analysis, **given}
+
+
+def question(name: str, given: Mapping[str, Any]) -> Question:
+    """What was this analysis asked?
+
+    `given` maps parameters to what was given, the model among them. Objects that words cannot
+    express are left out; what changes no number is as if it had not been given.
+    """
+    recipe = find(name)
+    arguments: dict[str, Any] = {}
+    words = ["circuits", recipe.name]
+    for parameter in recipe.signature.parameters.values():
+        name = parameter.name
+        value = parameter.default if name in CHANGE_NOTHING else given[name]
+        if not _in_words(value):
+            continue
+        value = str(value) if isinstance(value, Path) else value
+        arguments[name] = list(value) if isinstance(value, tuple | list) else value
+        if value != parameter.default:
+            words += _as_words(parameter, value)
+    # Always said: without it the command would depend on the environment variable CIRCUITS_MODEL.
+    words += ["--model", _loaded_from(given["model"])]
+    return Question(recipe.function, arguments, shlex.join(words))
+
+
+def asked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as what `circuits.result.provenance` takes."""
+    found = question(name, given)
+    return {"arguments": found.arguments, "command": found.command}
+
+
+def _asked(function: Function, call: Call) -> Function:
+    """The same function by way of `call`, in its own module, where doctest finds its examples."""
+
+    def ask(model: Any, *given: Any, **named: Any) -> Any:
+        return call(model, *given, **named)
+
+    home = cast(types.FunctionType, function).__globals__
+    asked = types.FunctionType(ask.__code__, home, closure=ask.__closure__)
+    for name in ("__module__", "__name__", "__qualname__"):
+        setattr(asked, name, getattr(function, name))
+    asked.__signature__ = call.signature  # type: ignore[attr-defined]
+    return cast(Function, asked)
+
+
+def _adapted(model: Any) -> Any:
+    """The model in our words, if it is one of transformer_lens, which is not imported for it."""
+    kinds = type(model).__mro__
+    if any(kind.__module__.startswith("transformer_lens.") for kind in kinds):
+        return import_module("circuits.adapter").adapt(model)
+    return model
+
+
+def _loaded_from(model: HookedGPT2) -> str:
+    path = model.source.removeprefix("nanoGPT ")
+    return path if Path(path).exists() else model.cfg.model_name
+
+
+def _in_words(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_in_words, value))
+    return value is None or isinstance(value, str | int | float | Path)
+
+
+def _as_words(parameter: inspect.Parameter, value: Any) -> list[str]:
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        return [str(value)]
+    if value is True:
+        return [flag(parameter.name)]
+    values = value if isinstance(value, tuple | list) else [value]
+    return [word for item in values for word in (flag(parameter.name), str(item))]

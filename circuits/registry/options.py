@@ -1,0 +1,84 @@
+"""Options that several analyses take, in groups: each name, type, default and meaning once.
+
+An analysis that takes a group has a parameter of its class, and its callers give the fields one by
+one: ``ablate(model, task="ioi", n=50)`` builds ``PromptOptions(task="ioi", n=50)``. A field's
+string below it is its help, in Python and on the command line. A field without one is no option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuits.metrics import Metric
+    from circuits.prompts import Prompts
+
+# How much of a long computation is done: called with (steps done, steps in all).
+Progress = Callable[[int, int], None]
+# In this order options of groups stand in help, signatures and commands.
+ORDER = (
+    "task", "prompt", "corrupted", "file", "answer", "distractor", "metric", "n", "seed",
+    "memory", "plan", "engine", "parts", "resume", "progress",
+)  # fmt: skip
+# Options that change no number: an answer is the same however it was computed.
+CHANGE_NOTHING = ("memory", "engine", "parts", "resume")
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Which prompts are asked?"""
+
+    task: str | Prompts | None = None
+    """Which prompts: repeated, ioi, greater-than, docstring, pronoun, agreement or sorting. Without
+    it, those of repeated, ioi and sorting that suit the model."""
+    prompt: str | Sequence[str] | None = None
+    """A prompt of your own instead of a task; repeat it for several."""
+    file: str | Path | None = None
+    """Your own prompts: .txt, one a line; .csv or .jsonl with clean, corrupted, answer,
+    distractor."""
+    answer: str | None = None
+    """The token that should follow your prompts."""
+    distractor: str | None = None
+    """The token that the answer is compared with."""
+    n: int | None = None
+    """How many prompts to draw. Without it, the task's usual number."""
+    seed: int = 0
+    """The same seed draws the same prompts."""
+
+
+@dataclass(frozen=True)
+class MeasureOptions(PromptOptions):
+    """Which prompts are asked, and what is measured of them?"""
+
+    metric: str | Metric | None = None
+    """logit_diff, prob, prob_diff, accuracy, loss or kl. Without it, the task's own."""
+
+
+@dataclass(frozen=True)
+class PairOptions(MeasureOptions):
+    """Which pairs of prompts are asked, and what is measured of them?"""
+
+    corrupted: str | Sequence[str] | None = None
+    """The corrupted twin of your prompt, token for token; repeat it for several."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How is a sweep computed? `question` is what was asked, for the files of a long run."""
+
+    memory: str | None = None
+    """What tensors may take besides the weights: 4G, 500M. Without it, 1G on a CPU."""
+    plan: bool = False
+    """Only say what would be computed, and what it would cost."""
+    engine: str = "local"
+    """Where to compute: local, ray (a Ray cluster, extra ray), or ray=ADDRESS."""
+    parts: str | Path | None = None
+    """Folder that gets every prompt's numbers as Parquet, block by block."""
+    resume: bool = False
+    """Go on with the interrupted run in the folder of parts."""
+    progress: Progress | None = None
+    """Called with the work done and the work in all."""
+    question: Mapping[str, Any] = field(default_factory=dict)
