@@ -21,18 +21,17 @@ def command_table(app: typer.Typer) -> str:
 
 
 def house_map(root: Path = ROOT) -> str:
-    """Every file of the package in reading order, and every script, with what it says it is."""
+    """The rooms of the package in reading order, each with what it says it is."""
     lines = [("circuits/", "")]
     rooms = {path.stem: path for path in _visible(root / "circuits") if path.stem != "models"}
     for room in sorted(rooms, key=lambda room: ORDER.index(room) if room in ORDER else len(ORDER)):
-        lines += _entries(rooms[room], "  ")
+        path = rooms[room]
+        door = path if path.suffix == ".py" else path / "__init__.py"
+        lines.append((f"  {path.name}{'' if path.suffix else '/'}", _docstring(door)))
     lines.append(("  models/", "The bundled checkpoints, each with its MODEL_CARD.md."))
-    cards = sorted((root / "circuits/models").glob("*/MODEL_CARD.md"))
-    lines += [(f"    {card.parent.name}/", _card_line(card)) for card in cards]
     lines.append(("experiments/", "One script a claim."))
-    for path in _visible(root / "experiments"):
-        lines += _entries(path, "  ")
-    lines.append(("tests/", "Mirrors circuits/, file by file; and an oracle, parity, house rules."))
+    lines.append(("notebooks/", "What was found, explained from the beginning."))
+    lines.append(("tests/", "What every room promises; an oracle, parity, house rules."))
     width = max(len(name) for name, _ in lines) + 2
     text = "\n".join(f"{name:{width}}{line}".rstrip() for name, line in lines)
     return f"```text\n{text}\n```"
@@ -67,24 +66,9 @@ def _visible(folder: Path) -> list[Path]:
     )
 
 
-def _entries(path: Path, indent: str) -> list[tuple[str, str]]:
-    if path.suffix == ".py":
-        return [(f"{indent}{path.name}", _docstring(path))]
-    inner = [entry for child in _visible(path) for entry in _entries(child, indent + "  ")]
-    return [(f"{indent}{path.name}/", _docstring(path / "__init__.py")), *inner]
-
-
 def _docstring(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
     return _first_sentence(ast.get_docstring(tree))
-
-
-def _card_line(card: Path) -> str:
-    """The first sentence of a card's first paragraph that is text."""
-    paragraphs = (part.strip() for part in card.read_text(encoding="utf-8").split("\n\n"))
-    return _first_sentence(
-        next((part for part in paragraphs if part and part[0] not in "#-<|"), "")
-    )
 
 
 def _first_sentence(text: str | None) -> str:

@@ -85,30 +85,27 @@ def test_a_new_command_makes_the_table_stale() -> None:
     assert table in readme.rendered(TEXT, app)
 
 
-def test_map_lists_files_in_reading_order(tmp_path: Path) -> None:
+def test_map_lists_rooms_in_reading_order(tmp_path: Path) -> None:
     for name, doc in {
         "circuits/__init__.py": "Door.",
         "circuits/model.py": "The model.",
         "circuits/errors.py": "What can go wrong? Much.",
-        "circuits/prompts/__init__.py": "Tasks.",
-        "circuits/prompts/ioi.py": "Names (by Some et al. 2022). More.",
-        "experiments/train.py": "Claim: it learns.",
+        "circuits/prompts/__init__.py": "Tasks (by Some et al. 2022). More.",
+        "circuits/prompts/ioi.py": "Names.",
     }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'"""{doc}"""\n', encoding="utf-8")
-    card = tmp_path / "circuits/models/small/MODEL_CARD.md"
-    card.parent.mkdir(parents=True)
-    card.write_text("---\na: b\n---\n\n# small\n\nA small\nmodel. It is small.\n", encoding="utf-8")
     entries = [line.split(maxsplit=1) for line in readme.house_map(tmp_path).splitlines()[1:-1]]
-    assert entries[1:8] == [
+    assert entries == [
+        ["circuits/"],
         ["errors.py", "What can go wrong?"],
         ["model.py", "The model."],
-        ["prompts/", "Tasks."],
-        ["ioi.py", "Names (by Some et al. 2022)."],
+        ["prompts/", "Tasks (by Some et al. 2022)."],
         ["models/", "The bundled checkpoints, each with its MODEL_CARD.md."],
-        ["small/", "A small model."],
         ["experiments/", "One script a claim."],
+        ["notebooks/", "What was found, explained from the beginning."],
+        ["tests/", "What every room promises; an oracle, parity, house rules."],
     ]
 
 
