@@ -46,6 +46,7 @@ def size(output: Any) -> tuple[int, int]:
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
+@pytest.mark.slow
 def test_a_result_is_a_picture_in_a_fresh_notebook() -> None:
     [[output]] = outputs(ABLATE)
     assert output.output_type == "execute_result"
@@ -54,6 +55,7 @@ def test_a_result_is_a_picture_in_a_fresh_notebook() -> None:
     assert height > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting", ["%matplotlib inline", "import matplotlib.pyplot as plt; plt.rcParams['figure.dpi']"]
 )
