@@ -10,8 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from circuits import checkpoints
+from circuits import checkpoints, experiment
 from circuits.cli import app
+from circuits.errors import CircuitsError
 
 
 def run(*args: str, **options: Any) -> Any:
@@ -95,3 +96,17 @@ def test_pull_without_a_model_says_what_to_name() -> None:
     assert done.stderr == (
         "error: no model was named; give gpt2 or another of the hub, as owner/name\n"
     )
+
+
+def test_an_experiment_keeps_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its claim is about that one; only --model asks another."""
+    asked: list[str | None] = []
+
+    def conduct(name: str, *, model: str | None, **options: Any) -> None:
+        asked.append(model)
+        raise CircuitsError("enough")
+
+    monkeypatch.setattr(experiment, "conduct", conduct)
+    for words in ([], ["--model", "sort-abc"]):
+        run("run", "ioi", *words, env={"CIRCUITS_MODEL": "compiled"})
+    assert asked == [None, "sort-abc"]
