@@ -179,7 +179,7 @@ class Result:
         return replace(shorter, view="bars", axes=axes)
 
     def plot(self) -> Figure:
-        """The table as a figure, for `figures.save_figure` or a notebook."""
+        """The table as a figure, for `figures.save_figure`; a notebook shows it as a picture."""
         from circuits.figures import draw  # matplotlib takes half a second, and few ask for it
 
         return draw(self)

@@ -269,8 +269,21 @@ def test_a_file_of_several_blocks(words: HookedGPT2, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("\n".join(texts[:-1]))
     other = ablate(words, file=tmp_path / "other.txt", **asked)
     assert other.provenance.prompts != found.provenance.prompts
-    plan = ablate(words, file=tmp_path / "many.txt", plan=True, **asked).frame.iloc[0]
-    assert plan["prompts"] == pytest.approx(900, rel=0.3)  # from the length of the first block
+
+
+def test_a_plan_counts_the_prompts_of_a_file(words: HookedGPT2, tmp_path: Path) -> None:
+    """Also when later ones are longer, so that the file's length would tell another number."""
+    rows = [f'"{TEXTS[2 * (i > 600)]}", Mary, John' for i in range(10_000)]
+    (tmp_path / "many.csv").write_text("clean,answer,distractor\n" + "\n".join(rows))
+    asked: dict[str, Any] = {"all_heads": True, "file": tmp_path / "many.csv"}
+    result = ablate(words, plan=True, **asked)
+    row = result.frame.iloc[0]
+    n_cells = row["cells"]
+    assert (row["prompts"], row["forwards"]) == (10_000, 10_000 * n_cells)
+    assert result.provenance.n_prompts == 10_000
+    (tmp_path / "many.csv").write_text("clean,answer,distractor\n" + "\n".join([*rows, "x"]))
+    with pytest.raises(CircuitsError, match="line 10002 of many.csv does not have 3 fields"):
+        ablate(words, plan=True, **asked)
 
 
 def test_a_file_of_one_block_is_what_its_texts_are(words: HookedGPT2, tmp_path: Path) -> None:

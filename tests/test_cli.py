@@ -312,21 +312,6 @@ def test_a_seed_nobody_can_draw_with(command: str, seed: int) -> None:
     assert done.stderr.startswith(f"error: seed={seed}: choose a whole number")
 
 
-def test_models_and_info() -> None:
-    rows = json.loads(run("models", "--json").stdout)
-    assert [row["name"] for row in rows] == checkpoints.bundled_models()
-    assert "sort-abc" in run("models").stdout
-    facts = json.loads(run("info", "compiled", "--json").stdout)
-    assert (facts["n_layers"], facts["tokenizer"]) == (6, "compiled (27 tokens)")
-    assert facts["checksum"] in run("info", "compiled").stdout
-
-
-def test_offline_a_missing_model_says_how_to_get_it() -> None:
-    done = run("logit-lens", "A", "--model", "gpt2")
-    assert done.exit_code == 2
-    assert "circuits pull gpt2" in done.stderr
-
-
 def test_ctrl_c_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt

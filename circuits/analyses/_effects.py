@@ -17,7 +17,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
 from circuits.model import HookedGPT2
-from circuits.prompts import Prompts
+from circuits.prompts import PromptFile, Prompts
 from circuits.registry import Progress, asked
 from circuits.result import Provenance, Result, provenance
 from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
@@ -51,7 +51,7 @@ MEANINGS = {
 PLAN_MEANINGS = {
     "task": "which prompts",
     "cells": "interventions, each of them on every prompt",
-    "prompts": "how many (of a file: estimated from its first block)",
+    "prompts": "how many",
     "forwards": "passes through the whole model that a loop would need",
     "work": "passes that are needed after all savings",
     "saved": "share of the passes that need not be computed",
@@ -172,19 +172,26 @@ def planned(
     make: Callable[[Batch], MakeSweep],
     given: Mapping[str, Any],
 ) -> Result:
-    """What would be computed, and what would it cost? One row a batch; nothing is run."""
-    rows = []
+    """What would be computed, and what would it cost? One row a batch; nothing is run.
+
+    A file is read to its end, so that its prompts are counted and its lines known to be sound; what
+    they cost is estimated from its first block.
+    """
+    rows, counts = [], []
     for batch in batches:
         found = plan(model, make(batch)(batch.first), memory=given["memory"])
+        n = batch.blocks.count() if isinstance(batch.blocks, PromptFile) else found.n_prompts
+        times = n / found.n_prompts
+        counts.append(n)
         rows.append(
             {
                 "task": batch.first.task,
                 "cells": found.n_cells,
-                "prompts": round(found.n_prompts / batch.share),
-                "forwards": round(found.forwards / batch.share),
-                "work": found.work / batch.share,
+                "prompts": n,
+                "forwards": round(found.forwards * times),
+                "work": found.work * times,
                 "saved": 1 - found.work / found.forwards,
-                "value": estimate(model, found) / batch.share,
+                "value": estimate(model, found) * times,
                 "bytes": found.bytes,
             }
         )
@@ -192,7 +199,7 @@ def planned(
         pd.DataFrame(rows),
         unit="seconds",
         title=f"What would {name} compute? ({model.cfg.model_name})",
-        provenance=source_of(model, name, batches, given),
+        provenance=source_of(model, name, batches, given, counts),
         axes=("task",),
         meanings=PLAN_MEANINGS,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import USUAL, Mark, PromptFile, Prompts, make, suitable_tasks
-from circuits.prompts.user import Row, from_rows
+from circuits.prompts.user import Row, from_rows, listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,11 @@ def _own(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
 
 
 def _listed(texts: str | Sequence[str] | None) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts or ())
+    if texts is not None and not isinstance(texts, str | list | tuple):
+        raise CircuitsError(
+            f"prompts were given as {type(texts).__name__}; give a text, or a list of texts"
+        )
+    return [] if texts is None else listed(texts)
 
 
 def _of_file(model: HookedGPT2, path: Path) -> Batch:

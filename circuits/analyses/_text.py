@@ -125,6 +125,10 @@ class TextFile:
         text = ""
         with self.path.open("rb") as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
             while more := file.read(PIECE):
+                if "\0" in more:
+                    raise CircuitsError(
+                        f"{self.path} has NUL characters, as UTF-16 text does; save it as UTF-8"
+                    )
                 text += more
                 seams = [match.start() for match in _SEAM.finditer(text, max(0, len(text) - 4096))]
                 if seams or len(text) > LONGEST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,8 @@ def from_texts(
     token of the texts is scored.
 
     Raises:
-        CircuitsError: when no texts are given, or answer and distractor coincide.
+        CircuitsError: when no texts are given, what is given is no text or has no order, or answer
+            and distractor coincide.
         TokenError: for an answer of several tokens, or a text too long for the context.
 
     >>> from circuits.checkpoints import load
@@ -47,12 +48,36 @@ def from_texts(
     >>> prompts.index("END")
     tensor([5, 6])
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = listed(texts)
     rows = [
         Row(f"prompt {i}" if len(texts) > 1 else "the prompt", text, None, answer, distractor)
         for i, text in enumerate(texts)
     ]
     return from_rows(model, rows, "prompt", prepend_bos)
+
+
+def listed(texts: object) -> list[str]:
+    """Which texts are these, one or several, in their order?
+
+    Raises:
+        CircuitsError: for what has names or no order (a dict, a set, a table), and what is no text.
+
+    >>> listed("one"), listed(("one", "two"))
+    (['one'], ['one', 'two'])
+    """
+    if isinstance(texts, str):
+        return [texts]
+    # The keys of a dict and the columns of a table are strings, too.
+    named = isinstance(texts, bytes | Mapping | Set) or hasattr(texts, "columns")
+    if named or not isinstance(texts, Iterable):
+        raise CircuitsError(
+            f"prompts were given as {type(texts).__name__}; give a text, or a list of texts"
+        )
+    items = list(texts)
+    for i, item in enumerate(items):
+        if not isinstance(item, str):
+            raise CircuitsError(f"prompt {i} is {item!r:.60}; give a text")
+    return items
 
 
 def from_rows(
@@ -88,6 +113,10 @@ def _require_alike(row: Row, first: Row) -> None:
 
 def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
     tokenizer = model.require_tokenizer()
+    for name in ("clean", "corrupted", "answer", "distractor"):
+        value: object = getattr(row, name)
+        if not isinstance(value, str) and (value is not None or name == "clean"):
+            raise CircuitsError(f"{row.place}: {name} is {value!r:.60}; give a text")
     if row.answer is not None and row.answer == row.distractor:
         raise CircuitsError(
             f"{row.place}: answer and distractor are both {row.answer!r}; give two different tokens"
