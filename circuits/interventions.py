@@ -18,7 +18,6 @@ from torch import Tensor
 from circuits.components import Component, check
 from circuits.errors import CircuitsError, nearest
 from circuits.hooks import HookFn, HookPoint
-from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -42,7 +41,7 @@ def mean(values: Tensor, mask: Tensor) -> Tensor:
     >>> mean(values[..., None], mask.bool()).flatten()
     tensor([3.])
     """
-    return wide(values[mask]).mean(0)[None, None].to(values)
+    return values[mask].mean(0)[None, None]
 
 
 def resample(values: Tensor, mask: Tensor) -> Tensor:
@@ -61,7 +60,7 @@ def position_mean(values: Tensor, mask: Tensor) -> Tensor:
             "the prompts differ in length, so there is no mean by position over all of them; give "
             "prompts of one length, or choose the method 'mean'"
         )
-    return wide(values).mean(0, keepdim=True).to(values)
+    return values.mean(0, keepdim=True)
 
 
 def noise(values: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
@@ -70,9 +69,9 @@ def noise(values: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
     Each number is drawn for each token, with the mean and the standard deviation that it has over
     all real tokens (the covariance's diagonal). The same seed draws the same.
     """
-    real = wide(values[mask])
-    drawn = normal_draws(values.shape, seed).to(real)
-    return (real.mean(0) + real.std(0, correction=0) * drawn).to(values)
+    real = values[mask]
+    drawn = normal_draws(values.shape, seed).to(values)
+    return real.mean(0) + real.std(0, correction=0) * drawn
 
 
 def normal_draws(shape: Sequence[int], *key: object) -> Tensor:

@@ -23,10 +23,11 @@ from circuits.analyses.ablate import ablate
 from circuits.components import parse
 from circuits.decompose import logit_attrs, logit_bias
 from circuits.detectors import DETECTORS, attention_to, detect_head
-from circuits.interventions import mean, noise, position_mean
 from circuits.model import HookedGPT2
-from circuits.precision import wide
+from circuits.prompts import make
 from circuits.registry import analyses, find
+from circuits.sweep import Source
+from circuits.sweep.values import Reference
 
 HALVES = [torch.float16, torch.bfloat16]
 # Of the answer's largest number or of 1, whichever is more: some units in a half's last place.
@@ -147,24 +148,36 @@ def test_mean_ablation_of_mini(dtype: str, apart: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_means_that_a_half_cannot_sum(dtype: torch.dtype) -> None:
-    """300 tokens of 1,000: the sum overflows float16, and bfloat16 counts in steps of 1,024."""
-    values = torch.full((3, 100, 2), 1000.0, dtype=dtype)
-    mask = torch.ones(3, 100, dtype=torch.bool)
-    for found in (mean(values, mask), position_mean(values, mask)):
-        assert found.dtype == dtype
-        assert set(found.flatten().tolist()) == {1000.0}
-    assert set(noise(values, mask).flatten().tolist()) == {1000.0}
-    assert wide(values).sum() == 600_000
+@pytest.mark.parametrize("method", ["mean", "position-mean"])
+def test_what_is_written_is_rounded_once(loud: HookedGPT2, method: Any, dtype: torch.dtype) -> None:
+    """The mean of what passed the site, taken in float64, to the last place of a half."""
+    model, site = copy.deepcopy(loud).to(dtype), "blocks.0.hook_mlp_out"
+    prompts = make("ioi", model, 500)
+    lengths = prompts.mask.sum(1)
+    rows = lengths == lengths.mode().values
+    tokens, mask = prompts.tokens[rows], prompts.mask[rows]
+    reference = Reference(model, Source(method, tokens, mask), [site])
+    some = prompts.part(slice(int(rows.nonzero()[0]), int(rows.nonzero()[0]) + 1))
+    written = reference.values(some, slice(0, 1))[site]
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens, attention_mask=mask, names_filter=site)
+    values = cache[site].double()
+    whole = values[mask] if method == "mean" else values[:, : int(mask[0].sum())]
+    assert values.sum(0).abs().max() > 65504
+    assert written.dtype == dtype
+    expected = whole.mean(0).to(dtype)
+    one_place = torch.finfo(dtype).eps
+    torch.testing.assert_close(written[0].squeeze(0), expected, rtol=one_place, atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_attention_over_many_queries(dtype: torch.dtype) -> None:
-    """All of 299 queries look at the first token; bfloat16 would sum that to 300."""
+    """149 of 299 queries look half at the first token, the others wholly: 224.5 / 299."""
     pattern = torch.zeros(1, 1, 300, 300, dtype=dtype)
-    pattern[..., 0] = 1
-    tokens = torch.arange(300)
-    assert attention_to(pattern, DETECTORS["first-token"](tokens)[None]).tolist() == [[1.0]]
+    pattern[..., :150, 0] = 0.5
+    pattern[..., 150:, 0] = 1
+    found = attention_to(pattern, DETECTORS["first-token"](torch.arange(300))[None])
+    assert float(found) == pytest.approx(0.7508361, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
