@@ -29,6 +29,7 @@ from torch import Tensor
 from circuits.batch import as_batch, token_rows
 from circuits.components import Component, check
 from circuits.errors import CircuitsError, nearest
+from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.config import ModelConfig
@@ -119,7 +120,7 @@ def attention_to(
         raise CircuitsError("no query has a target; give tokens that have one, such as r + r")
     where = targets.view(*lead, *(1,) * (pattern.ndim - targets.ndim), *targets.shape[-2:])
     where = where.to(pattern.device)
-    return (pattern * where).sum((-2, -1)) / where.any(-1).sum(-1)
+    return (wide(pattern) * where).sum((-2, -1)) / where.any(-1).sum(-1)
 
 
 def score(
@@ -226,7 +227,7 @@ def _patterns(model: HookedGPT2, tokens: Tensor, cache: Mapping[str, Tensor] | N
     if cache is None:
         with torch.no_grad():
             _, cache = model.run_with_cache(tokens[None], names_filter=names, return_type=None)
-    patterns = torch.stack([cache[name].detach() for name in names]).cpu()
+    patterns = wide(torch.stack([cache[name].detach() for name in names]).cpu())
     patterns = patterns[:, 0] if patterns.ndim == 5 and patterns.shape[1] == 1 else patterns
     if patterns.shape[2:] != (len(tokens), len(tokens)):
         raise CircuitsError(

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from circuits.errors import CircuitsError, nearest
+from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
@@ -66,8 +67,7 @@ class Metric:
                 f"the logits are for {tuple(logits.shape[:2])} prompts and positions, the prompts "
                 f"have {tuple(prompts.tokens.shape)}; give the logits of these prompts"
             )
-        at = logits[self.positions(prompts).to(logits.device)]
-        at = at.float() if at.dtype in (torch.float16, torch.bfloat16) else at
+        at = wide(logits[self.positions(prompts).to(logits.device)])
         return at if self.tokens is None else at.gather(1, self.tokens(prompts).to(at.device))
 
     def check(self, prompts: Prompts, clean: object = None) -> None:

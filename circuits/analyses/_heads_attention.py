@@ -19,6 +19,7 @@ from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 from circuits.prompts import make
 
 POSITIONAL = ("previous-token", "current-token", "first-token")
@@ -146,8 +147,9 @@ def copying(model: HookedGPT2, tokens: Tensor) -> Scores:
     values: list[Tensor] = []
     controls: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
-        weight = cache["pattern", layer].sum(2)[..., 1:]  # [b h k]
-        wrote = einsum(cache["v", layer], block.attn.W_O, "b k h e, h e d -> b h k d")
+        weight = wide(cache["pattern", layer]).sum(2)[..., 1:]  # [b h k]
+        v, W_O = wide(cache["v", layer]), wide(block.attn.W_O)
+        wrote = einsum(v, W_O, "b k h e, h e d -> b h k d")
         rise = einsum(wrote[:, :, 1:], unembed[..., 1:], "b h k d, b d u -> b h k u")
         rise = rise - rise.mean(-1, keepdim=True)
         share = rise / rise.abs().amax(-1, keepdim=True).clamp(min=1e-30)
@@ -194,7 +196,7 @@ def to_logits(model: HookedGPT2) -> Tensor:
 
     What all logits have in common changes no prediction.
     """
-    unembed = through_ln(model, model.W_U)
+    unembed = through_ln(model, wide(model.W_U))
     return unembed - unembed.mean(1, keepdim=True)
 
 

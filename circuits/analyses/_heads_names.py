@@ -20,6 +20,7 @@ from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 from circuits.prompts import Example, Prompts, assemble
 from circuits.tokenizer import Tokenizer
 
@@ -78,8 +79,9 @@ class _Run:
         )
         rows, end = torch.arange(len(tokens)), prompts.roles["END"]
         layers = range(model.cfg.n_layers)
-        looks = torch.stack([cache["pattern", layer][rows, :, end] for layer in layers])
-        return cls(cache, prompts, looks, torch.stack([cache["v", layer] for layer in layers]))
+        looks = torch.stack([wide(cache["pattern", layer][rows, :, end]) for layer in layers])
+        values = torch.stack([wide(cache["v", layer]) for layer in layers])
+        return cls(cache, prompts, looks, values)
 
     def wrote(self, model: HookedGPT2, role: str) -> Tensor:
         """What the heads move from this role to END: [l b h d]."""
@@ -87,15 +89,15 @@ class _Run:
         weight, values = self.looks[:, rows, :, at], self.values[:, rows, at]
         weight = rearrange(weight, "b l h -> l b h")  # two index tensors apart come first
         moved = [
-            einsum(value, block.attn.W_O, "b h e, h e d -> b h d")
+            einsum(value, wide(block.attn.W_O), "b h e, h e d -> b h d")
             for value, block in zip(values, model.blocks, strict=True)
         ]
         return weight[..., None] * torch.stack(moved)
 
     def end_scale(self, site: str) -> Tensor:
         """LayerNorm's scale at END: [b 1]."""
-        scale: Tensor = self.cache[site][torch.arange(len(self.prompts)), self.prompts.roles["END"]]
-        return scale
+        rows, end = torch.arange(len(self.prompts)), self.prompts.roles["END"]
+        return wide(self.cache[site][rows, end])
 
 
 def name_scores(model: HookedGPT2, prompts: Prompts) -> dict[str, Scores]:
@@ -157,10 +159,10 @@ def _inhibition(model: HookedGPT2, run: _Run, weights: Tensor) -> Tensor:
     rows, roles = torch.arange(len(run.prompts)), run.prompts.roles
     total = torch.zeros_like(wrote[..., 0])
     for layer in range(1, model.cfg.n_layers):
-        block, keys = model.blocks[layer], run.cache["k", layer]
+        block, keys = model.blocks[layer], wide(run.cache["k", layer])
         apart = (keys[rows, roles["IO"]] - keys[rows, roles["S1"]]) / model.cfg.d_head**0.5
         # What a query's residual stream has to hold for the movers of this layer to turn to IO.
-        wanted = einsum(weights[layer], block.attn.W_Q, apart, "h, h d e, b h e -> b d")
+        wanted = einsum(weights[layer], wide(block.attn.W_Q), apart, "h, h d e, b h e -> b d")
         wanted = through_ln(model, wanted.T, layer).T
         wanted = wanted / run.end_scale(f"blocks.{layer}.ln1.hook_scale")
         total[:layer] += einsum(wrote[:layer], wanted, "l b h d, b d -> l b h")
@@ -256,7 +258,7 @@ def successors(model: HookedGPT2, runs: Sequence[Sequence[int]]) -> Scores:
         after = model(alone, stop_at_layer=1)[:, -1]
         for layer in range(model.cfg.n_layers):
             wrote = _through_heads(model, layer, after if layer else embedded)
-            logits = einsum(wrote, unembed[:, items], "s h d, d t -> s h t")[:-1]
+            logits = einsum(wide(wrote), unembed[:, items], "s h d, d t -> s h t")[:-1]
             best = logits.amax(-1, keepdim=True)
             is_best = (logits == best) & ((logits == best).sum(-1, keepdim=True) == 1)
             where = torch.arange(len(run) - 1)

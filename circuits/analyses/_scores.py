@@ -12,13 +12,14 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from circuits.analyses._direct import OTHER, wide
+from circuits.analyses._direct import OTHER
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import position_axis
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 from circuits.prompts import Prompts
 
 _LABEL = re.compile(r"L(\d+)H(\d+)|(\d+)_mlp_out|(pos)_embed|(.+)")

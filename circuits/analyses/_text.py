@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 from circuits.prompts.prompts import start_tokens
 from circuits.result import Provenance
 from circuits.sweep.moments import Moments, moments
@@ -165,8 +166,7 @@ def losses(model: HookedGPT2, tokens: Tensor) -> NDArray[np.float64]:
         parts = []
         for at in range(0, tokens.shape[1] - 1, step):
             place = slice(at, min(at + step, tokens.shape[1] - 1))
-            logits = model.unembed(model.ln_final(stream[:, place]))
-            logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+            logits = wide(model.unembed(model.ln_final(stream[:, place])))
             targets = tokens[:, place.start + 1 : place.stop + 1]
             parts.append(F.cross_entropy(logits.mT, targets, reduction="none"))
         found: NDArray[np.float64] = torch.cat(parts, 1).double().cpu().numpy()

@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import cached_gpt2, same_numbers
-from circuits.checkpoints.layout import assemble
+from circuits.checkpoints.hugging_face import cached_gpt2
+from circuits.checkpoints.layout import assemble, same_numbers
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2

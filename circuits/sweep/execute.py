@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.adapter import AdaptedModel
 from circuits.errors import CircuitsError
+from circuits.precision import wide
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import (
     Editor,
@@ -254,4 +255,4 @@ def read_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -> Tens
         logits: Tensor = model.unembed(at[None])[0]
     else:
         logits = einsum(at, model.unembed.W_U.T[tokens], "n d, n t d -> n t") + model.b_U[tokens]
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return wide(logits)

@@ -22,6 +22,7 @@ from torch import Tensor
 from circuits.adapter import AdaptedModel
 from circuits.attention import mix
 from circuits.errors import CircuitsError
+from circuits.precision import wide
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.execute import Progress, read_logits
 from circuits.sweep.hooked import final_stream
@@ -182,7 +183,7 @@ class _Batch:
                 )
             gradients = torch.autograd.grad(values.sum(), list(base.values()))
         changes = {
-            site: self._placed(((source[site] - value.detach()) * gradient).sum(-1).double())
+            site: self._placed(_moved(source[site] - value.detach(), gradient))
             for (site, value), gradient in zip(base.items(), gradients, strict=True)
         }
         scored = self.sweep.metric.score(other, self.prompts, clean)
@@ -242,6 +243,11 @@ class _Batch:
             written = keep(at + "hook_mlp_out", block.mlp.plain(block.ln2.plain(x)))
             x = keep(at + "hook_resid_post", x + written)
         return x
+
+
+def _moved(change: Tensor, gradient: Tensor) -> Tensor:
+    """What the change does along the gradient: [... d] each -> [...], in float64."""
+    return (wide(change) * wide(gradient)).sum(-1).double()
 
 
 def estimates(

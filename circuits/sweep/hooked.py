@@ -21,6 +21,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.hooks import HookFn, HookPoint
 from circuits.interventions import Hook, write_hook
+from circuits.precision import wide
 from circuits.sweep.cells import Write
 from circuits.sweep.edits import needed_sites
 from circuits.sweep.part import Bools, Part
@@ -38,8 +39,7 @@ def read_whole_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -
     `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
     whole vocabulary. Returns [n t] or [n v].
     """
-    logits: Tensor = model.unembed(model.ln_final.plain(final))
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    logits = wide(model.unembed(model.ln_final.plain(final)))
     return logits if tokens is None else logits.gather(-1, tokens)
 
 
