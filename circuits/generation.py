@@ -8,7 +8,7 @@ prompt's first token, and every prompt draws its own random numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,6 +127,10 @@ def stream(
     that goes by it has the same effect with and without the cache. Hooks are on the model only
     while it computes, not while a step is handed out.
 
+    Weights that are edited while a step is handed out act from the next step on; the keys and
+    values of earlier tokens stay in the cache as they were. So no copies of weights are kept here
+    as `generate` keeps them: ``with circuits.packed(model)`` around the loop does that.
+
     Raises:
         CircuitsError: for impossible options, before anything is computed.
         TokenError: for a stop or a prompt that the vocabulary or the context cannot take: of a text
@@ -193,7 +197,7 @@ def generate(
         raise CircuitsError(f"return_type={return_type!r}; choose 'input', 'str' or 'tokens'")
     rows = _prompts(model, given, prepend_bos, max_new_tokens)
     texts = [""] * len(rows)
-    for step in stream(
+    steps = stream(
         model,
         rows,
         max_new_tokens=max_new_tokens,
@@ -204,10 +208,12 @@ def generate(
         seed=seed,
         use_past_kv_cache=use_past_kv_cache,
         fwd_hooks=fwd_hooks,
-    ):
-        for row, token in zip(rows, step.tokens.tolist(), strict=True):
-            row += [token] if token != NO_TOKEN else []
-        texts = [text + new for text, new in zip(texts, step.text, strict=False)]
+    )
+    with packed_for(model, max_new_tokens, fwd_hooks):
+        for step in steps:
+            for row, token in zip(rows, step.tokens.tolist(), strict=True):
+                row += [token] if token != NO_TOKEN else []
+            texts = [text + new for text, new in zip(texts, step.text, strict=False)]
     return _like(given, rows, texts, model, return_type)
 
 
@@ -272,25 +278,32 @@ def _steps(
     n_steps = noise.shape[1]
     given: ModelInput = [row.ids for row in rows]
     done = torch.zeros(len(rows), dtype=torch.bool, device=noise.device)
-    with packed(model) if n_steps >= PACKED_STEPS else nullcontext():
-        for i in range(n_steps):
-            logits, total = _next_logits(model, given, cache, fwd_hooks)
-            drawn = sampler(logits, noise[:, i])
-            text = [
-                row.add(token, last=i == n_steps - 1)
-                for row, token in zip(rows, drawn.tolist(), strict=True)
-            ]
-            logprobs = logits.gather(-1, drawn[:, None])[:, 0] - total
-            before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
-            yield Step(
-                tokens=drawn.masked_fill(before, NO_TOKEN),
-                finished=done,
-                logprobs=logprobs.masked_fill(before, 0.0),
-                text=tuple(text) if model.tokenizer is not None else (),
-            )
-            if all(row.ended for row in rows):
-                return
-            given = [row.ids for row in rows] if cache is None else drawn[:, None]
+    for i in range(n_steps):
+        logits, total = _next_logits(model, given, cache, fwd_hooks)
+        drawn = sampler(logits, noise[:, i])
+        text = [
+            row.add(token, last=i == n_steps - 1)
+            for row, token in zip(rows, drawn.tolist(), strict=True)
+        ]
+        logprobs = logits.gather(-1, drawn[:, None])[:, 0] - total
+        before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
+        yield Step(
+            tokens=drawn.masked_fill(before, NO_TOKEN),
+            finished=done,
+            logprobs=logprobs.masked_fill(before, 0.0),
+            text=tuple(text) if model.tokenizer is not None else (),
+        )
+        if all(row.ended for row in rows):
+            return
+        given = [row.ids for row in rows] if cache is None else drawn[:, None]
+
+
+def packed_for(
+    model: HookedGPT2, n_steps: int, fwd_hooks: Hooks = ()
+) -> AbstractContextManager[None]:
+    """`packed`, where so many steps pay for it and no hook can edit the weights meanwhile."""
+    hooked = bool(fwd_hooks) or any(hook.watched for hook in model.hook_dict.values())
+    return nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model)
 
 
 def _next_logits(

@@ -82,7 +82,7 @@ def generation() -> Recipe:
 def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any]) -> None:
     """Write the prompt and what follows, or as JSON all that is known about it."""
     from circuits.checkpoints import checksum
-    from circuits.generation import stream
+    from circuits.generation import packed_for, stream
 
     prompt = common["prompt"]
     given = {name: value for name, value in own.items() if value is not None}
@@ -93,12 +93,14 @@ def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
         sys.stdout.write(prompt)
-        for text in _texts(steps, end):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        with packed_for(model, own["max_new_tokens"]):
+            for text in _texts(steps, end):
+                sys.stdout.write(text)
+                sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    written = list(steps)
+    with packed_for(model, own["max_new_tokens"]):
+        written = list(steps)
     tokens = [int(step.tokens[0]) for step in written]
     content = {
         "model": model.cfg.model_name,
