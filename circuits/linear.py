@@ -127,8 +127,8 @@ class _Copy(NamedTuple):
 class Pack:
     """Where is the packed copy of one weight? Copies and pickles of a model take none along.
 
-    `users` are the `packed` blocks that are active, in any thread. `copies` holds the copy for the product, and
-    under True that of the transposed matrix, for gradients.
+    `users` are the `packed` blocks that are active, in any thread. `copies` holds the copy for the
+    product, and under True that of the transposed matrix, for gradients.
     """
 
     users: list[object] = field(default_factory=list)
