@@ -272,7 +272,7 @@ class HookedGPT2(nn.Module):
             )
         else:
             batch = residual_batch(given, attention_mask, self._cfg, past.n_past)
-        self.run.positions, self.run.mask = batch.positions, batch.mask
+        self.run.facts = batch.positions, batch.mask
         x = self._embed(batch) if start_at_layer is None else cast(Tensor, given)
         past.check(range(first, last), len(batch.tokens))
         keys_real = past.extend_mask(batch.mask, batch.tokens)

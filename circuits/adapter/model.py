@@ -77,7 +77,7 @@ class AdaptedModel(HookedGPT2):
             self._require_start()
             batch = residual_batch(given, attention_mask, self.cfg)
             enters = cast(Tensor, given)
-        self.run.positions, self.run.mask = batch.positions, batch.mask
+        self.run.facts = batch.positions, batch.mask
         real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
         stop = None if stop_at_layer is None else last
         with listening(self.theirs, self.cfg, self._points, self.hook_dict):
