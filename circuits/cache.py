@@ -272,6 +272,11 @@ def _run_for_gradients(
     options: dict[str, Any],
 ) -> tuple[Any, dict[str, Tensor], Tensor | None]:
     """Output, each site's value and gradient, and the mask. No other gradients are computed."""
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise CircuitsError(
+            "torch records no gradients through weights that were made in inference_mode; load or "
+            "build the model outside of it (it may be run inside)"
+        )
     names_filter, edits, metric = what
     sites: dict[str, Tensor] = {}
     mask: Tensor | None = None
