@@ -179,8 +179,8 @@ def generate(
     [b p] a tensor [b p+n], or a list of lists when its rows end at different lengths. `return_type`
     asks for "str" or "tokens" in any case; the tokens of a text include its start token.
 
-    Rows end at the end-of-text token, or at `eos_token_id` (one or several), unless `stop_at_eos`
-    is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed` and hooks see
+    Rows end at any end token of the checkpoint, or at `eos_token_id` (one or several), unless
+    `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed` and hooks see
     `stream`. `padding_side` and `verbose` are accepted from users of ``HookedTransformer`` and
     change nothing: padding never shows, and nothing is printed.
 
@@ -364,10 +364,10 @@ def _listed(stop: Stop) -> list[int | str]:
 
 
 def _with_eos(model: HookedGPT2, stop: Stop, eos_token_id: int | Sequence[int] | None) -> Stop:
-    """`stop`, and the end-of-text token, which in GPT-2 is also the start token."""
-    if eos_token_id is None and model.tokenizer is not None:
-        eos_token_id = model.tokenizer.bos_id
-    return [*_listed(stop), *_listed(() if eos_token_id is None else eos_token_id)]
+    """`stop`, and the tokens that end a text: those asked for, otherwise the checkpoint's own."""
+    if eos_token_id is None:
+        eos_token_id = () if model.tokenizer is None else model.tokenizer.eos_ids
+    return [*_listed(stop), *_listed(eos_token_id)]
 
 
 def _stops(model: HookedGPT2, stop: Stop) -> _Stops:

@@ -86,15 +86,15 @@ def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any
 
     prompt = common["prompt"]
     given = {name: value for name, value in own.items() if value is not None}
-    end = model.require_tokenizer().bos_id
-    stops = [*given.pop("stop", ()), *([] if end is None else [end])]
+    ends = model.require_tokenizer().eos_ids
+    stops = [*given.pop("stop", ()), *ends]
     steps = stream(model, prompt, stop=stops, **given)
     if not common["json"]:
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
         sys.stdout.write(prompt)
         with packed_for(model, own["max_new_tokens"]):
-            for text in _texts(steps, end):
+            for text in _texts(steps, ends):
                 sys.stdout.write(text)
                 sys.stdout.flush()
         sys.stdout.write("\n")
@@ -106,7 +106,7 @@ def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any
         "model": model.cfg.model_name,
         "checksum": checksum(model),
         "prompt": prompt,
-        "text": prompt + "".join(_texts(written, end)),
+        "text": prompt + "".join(_texts(written, ends)),
         "tokens": tokens,
         "token_strings": model.require_tokenizer().token_strings(tokens),
         "logprobs": [float(f"{float(step.logprobs[0]):.6g}") for step in written],
@@ -115,10 +115,10 @@ def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any
     sys.stdout.write(json_.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def _texts(steps: Iterable[Step], end: int | None) -> Iterator[str]:
+def _texts(steps: Iterable[Step], ends: tuple[int, ...]) -> Iterator[str]:
     """The new text, without the token that ends a text."""
     for step in steps:
-        if int(step.tokens[0]) != end:
+        if int(step.tokens[0]) not in ends:
             yield step.text[0]
 
 
