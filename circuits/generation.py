@@ -7,18 +7,20 @@ prompt's first token, and every prompt draws its own random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from circuits.attention import KeyValue
-from circuits.batch import ModelInput, PaddingSide, as_batch
+from circuits.batch import Batch, PaddingSide, as_batch, pad_rows, unpadded
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import Hooks
+from circuits.inputs import AnyMask, ModelInput, read
 from circuits.linear import packed
 from circuits.sampling import Sampler, random_numbers
 from circuits.tokenizer import Tokenizer
@@ -107,6 +109,7 @@ def stream(
     stop: Stop = (),
     seed: int | None = None,
     prepend_bos: bool | None = None,
+    attention_mask: AnyMask | None = None,
     use_past_kv_cache: bool = True,
     fwd_hooks: Hooks = (),
 ) -> Iterator[Step]:
@@ -121,6 +124,8 @@ def stream(
     `stop` holds token ids, which end a row when they are drawn, and texts, which end it as soon as
     its new text contains them, also across tokens or inside one. The row keeps the token that
     ended it. The other rows go on; an ended row stays in the batch, so hooks see all rows.
+
+    `attention_mask` [b p] marks the real tokens of a padded tensor; padding is taken away.
 
     `fwd_hooks` act at every step. With the key-value cache, hooks see each token once: the whole
     prompt first, then one position a step. ``hook.positions`` [b p] says which these are, so a hook
@@ -146,7 +151,8 @@ def stream(
     """
     sampler = Sampler(temperature, top_k, top_p)
     stops = _stops(model, stop)
-    prompts = _prompts(model, given, prepend_bos, max_new_tokens)
+    batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    prompts = _prompts(model, batch, max_new_tokens)
     rows = [_Row(prompt, model.tokenizer, stops) for prompt in prompts]
     noise = random_numbers(prompts, max_new_tokens, seed).to(model.W_E.device)
     cache = KVCache() if use_past_kv_cache and model.cfg.keeps_keys else None
@@ -167,6 +173,7 @@ def generate(
     stop: Stop = (),
     seed: int | None = None,
     prepend_bos: bool | None = None,
+    attention_mask: AnyMask | None = None,
     padding_side: PaddingSide | None = None,
     return_type: Literal["input", "str", "tokens"] = "input",
     use_past_kv_cache: bool = True,
@@ -180,9 +187,9 @@ def generate(
     asks for "str" or "tokens" in any case; the tokens of a text include its start token.
 
     Rows end at any end token of the checkpoint, or at `eos_token_id` (one or several), unless
-    `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed` and hooks see
-    `stream`. `padding_side` and `verbose` are accepted from users of ``HookedTransformer`` and
-    change nothing: padding never shows, and nothing is printed.
+    `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed`,
+    `attention_mask` and hooks see `stream`. `padding_side` and `verbose` are accepted from users of
+    ``HookedTransformer`` and change nothing: padding never shows, and nothing is printed.
 
     Raises:
         CircuitsError, TokenError: as `stream`.
@@ -195,11 +202,12 @@ def generate(
     """
     if return_type not in ("input", "str", "tokens"):
         raise CircuitsError(f"return_type={return_type!r}; choose 'input', 'str' or 'tokens'")
-    rows = _prompts(model, given, prepend_bos, max_new_tokens)
+    batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    rows = _prompts(model, batch, max_new_tokens)
     texts = [""] * len(rows)
     steps = stream(
         model,
-        rows,
+        _declared(rows),
         max_new_tokens=max_new_tokens,
         temperature=temperature if do_sample else 0.0,
         top_k=top_k,
@@ -221,17 +229,24 @@ def _like(
     given: ModelInput, rows: list[list[int]], texts: list[str], model: HookedGPT2, kind: str
 ) -> Any:
     """Prompt and continuation in the form of the prompt, or in the one that was asked for."""
-    prompts = [given] if isinstance(given, str) else given
-    is_text = isinstance(prompts[0], str)
+    prompts = read(given)[0]
+    is_text = not isinstance(prompts, Tensor) and isinstance(prompts[0], str)
     if is_text and kind != "tokens":
         whole = [str(prompt) + text for prompt, text in zip(prompts, texts, strict=True)]
         return whole[0] if isinstance(given, str) else whole
     if kind == "str":
         return [model.require_tokenizer().decode(row) for row in rows]
+    ids = given["input_ids"] if isinstance(given, Mapping) else given
     same_length = len({len(row) for row in rows}) == 1
-    if same_length and (is_text or isinstance(given, Tensor)):
+    if same_length and (is_text or isinstance(ids, Tensor | np.ndarray)):
         return torch.tensor(rows, device=model.W_E.device)
     return rows
+
+
+def _declared(rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Rows of real tokens as the model takes them, whatever tokens they begin and end with."""
+    tokens, mask = pad_rows(rows, 0, "left")
+    return {"input_ids": tokens, "attention_mask": mask}
 
 
 class _Row:
@@ -276,7 +291,7 @@ def _steps(
     fwd_hooks: Hooks,
 ) -> Iterator[Step]:
     n_steps = noise.shape[1]
-    given: ModelInput = [row.ids for row in rows]
+    given: ModelInput = _declared([row.ids for row in rows])
     done = torch.zeros(len(rows), dtype=torch.bool, device=noise.device)
     for i in range(n_steps):
         logits, total = _next_logits(model, given, cache, fwd_hooks)
@@ -295,7 +310,7 @@ def _steps(
         )
         if all(row.ended for row in rows):
             return
-        given = [row.ids for row in rows] if cache is None else drawn[:, None]
+        given = _declared([row.ids for row in rows]) if cache is None else drawn[:, None]
 
 
 def packed_for(
@@ -310,7 +325,7 @@ def _next_logits(
     model: HookedGPT2, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
 ) -> tuple[Tensor, Tensor]:
     """What the model says after the last of the new tokens [b v], in float64; its logsumexp."""
-    options: dict[str, Any] = {"padding_side": "left", "past_kv_cache": cache}
+    options: dict[str, Any] = {"past_kv_cache": cache}
     # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
         if any(hook.watched for name, hook in model.hook_dict.items() if name in _END_SITES):
@@ -338,15 +353,11 @@ _END_SITES = (
 )
 
 
-def _prompts(
-    model: HookedGPT2, given: ModelInput, prepend_bos: bool | None, max_new_tokens: int
-) -> list[list[int]]:
+def _prompts(model: HookedGPT2, batch: Batch, max_new_tokens: int) -> list[list[int]]:
     """The token ids of each prompt, once it is clear that the new tokens fit as well."""
     if max_new_tokens < 1:
         raise CircuitsError(f"max_new_tokens={max_new_tokens}: choose at least 1")
-    batch = as_batch(model, given, prepend_bos=prepend_bos)
-    real = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
-    rows = [tokens[where].tolist() for tokens, where in zip(batch.tokens, real, strict=True)]
+    rows = [tokens.tolist() for tokens in unpadded(batch)]
     longest, n_ctx = max(map(len, rows)), model.cfg.n_ctx
     # The last new token is not read by the model, so a text may be one token longer than n_ctx.
     room = n_ctx + 1 - longest

@@ -21,14 +21,15 @@ from torch import Tensor
 
 from circuits.errors import SiteError, nearest
 
-# Backward hooks may return the gradient in a tuple as well, as torch's own do.
-HookFn = Callable[[Tensor, "HookPoint"], "Tensor | tuple[Tensor] | None"]
+HookFn = Callable[[Tensor, "HookPoint"], "Tensor | None"]
+GradFn = Callable[[Tensor, "HookPoint"], "Tensor | tuple[Tensor] | None"]  # a tuple as torch's own
 HookKind = Literal["edit", "read", "grad"]
 # What may name sites: one name, several, a predicate on names, or None for "all that are cheap".
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 Hooks = Sequence[tuple[NamesFilter, HookFn]]
-WatchedBy = tuple[NamesFilter, HookFn, HookKind]
+GradHooks = Sequence[tuple[NamesFilter, GradFn]]
+WatchedBy = tuple[NamesFilter, HookFn | GradFn, HookKind]
 
 
 @dataclass(eq=False)

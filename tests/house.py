@@ -23,6 +23,8 @@ ORDER = (
     "tokenizer",
     "components",
     "hooks",
+    "inputs",
+    "padding",
     "batch",
     "linear",
     "factored",
