@@ -123,7 +123,7 @@ def _read(given: Any) -> Read:
     if rows and rows[0] and len({len(row) for row in rows}) == 1:
         try:
             return torch.tensor(rows)
-        except (RuntimeError, OverflowError):  # beyond 64 bits, and any vocabulary
+        except (RuntimeError, ValueError, OverflowError):  # beyond 64 bits, and any vocabulary
             raise TokenError(f"token id {max(map(max, rows))} is outside any vocabulary") from None
     return rows
 
