@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
-from circuits.inputs import AnyMask, ModelInput, read, read_mask
+from circuits.inputs import AnyMask, ModelInput, read, read_mask, texts_or_rows
 from circuits.padding import PadTokens
 
 if TYPE_CHECKING:
@@ -191,11 +191,7 @@ def token_rows(
     Raises:
         TokenError: as `as_batch`, but for the context and the vocabulary.
     """
-    ids, mask = read(given)
-    if not isinstance(ids, Tensor):
-        return _rows(model, ids, prepend_bos)
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-    return [row[keep].tolist() for row, keep in zip(ids, real, strict=True)]
+    return _rows(model, texts_or_rows(given), prepend_bos)
 
 
 def _rows(

@@ -76,6 +76,20 @@ def read(given: Any, attention_mask: AnyMask | None = None) -> tuple[Read, Tenso
     return ids, None
 
 
+def texts_or_rows(given: Any) -> list[str] | list[list[int]]:
+    """The texts, or each prompt's real tokens, as far as a mask says which these are.
+
+    Raises:
+        TokenError: as `read`.
+    """
+    ids, mask = read(given)
+    if not isinstance(ids, Tensor):
+        return ids
+    if mask is None:
+        return cast(list[list[int]], ids.tolist())
+    return [row[real.to(row.device)].tolist() for row, real in zip(ids, mask, strict=True)]
+
+
 def read_mask(given: AnyMask, shape: torch.Size) -> Tensor:
     """Which tokens are real? [b p], True or False, for tokens of this shape.
 
