@@ -200,7 +200,10 @@ def _rows(
     """Texts as token ids, with a start token if asked for; rows of ids as they are."""
     if not given or not isinstance(given[0], str):
         return cast(list[list[int]], given)
-    tokenizer = model.require_tokenizer()
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        name = model.cfg.model_name
+        raise TokenError(f"{name} has no tokenizer; give token ids, or set model.tokenizer")
     bos = model.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
     if bos and tokenizer.bos_id is None:
         raise TokenError(f"{tokenizer.name} has no start token; pass prepend_bos=False")

@@ -335,9 +335,8 @@ class HookedGPT2(nn.Module):
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer, or one clear error when the model was built without."""
         if self.tokenizer is None:
-            raise TokenError(
-                f"{self._cfg.model_name} has no tokenizer; give token ids, or set model.tokenizer"
-            )
+            name = self._cfg.model_name
+            raise TokenError(f"{name} has no tokenizer, and this needs one; set model.tokenizer")
         return self.tokenizer
 
     def to_tokens(
