@@ -26,9 +26,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.batch import as_batch, token_rows
+from circuits.batch import as_batch, unpadded
 from circuits.components import Component, check
 from circuits.errors import CircuitsError, nearest
+from circuits.inputs import ModelInput
+from circuits.padding import all_real
 from circuits.precision import wide
 
 if TYPE_CHECKING:
@@ -226,7 +228,8 @@ def _patterns(model: HookedGPT2, tokens: Tensor, cache: Mapping[str, Tensor] | N
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     if cache is None:
         with torch.no_grad():
-            _, cache = model.run_with_cache(tokens[None], names_filter=names, return_type=None)
+            options = {"attention_mask": all_real(tokens), "return_type": None}
+            _, cache = model.run_with_cache(tokens[None], names_filter=names, **options)
     patterns = wide(torch.stack([cache[name].detach() for name in names]).cpu())
     patterns = patterns[:, 0] if patterns.ndim == 5 and patterns.shape[1] == 1 else patterns
     if patterns.shape[2:] != (len(tokens), len(tokens)):
@@ -237,12 +240,9 @@ def _patterns(model: HookedGPT2, tokens: Tensor, cache: Mapping[str, Tensor] | N
     return patterns
 
 
-def _prompts(model: HookedGPT2, seq: str | Sequence[str] | Tensor) -> list[Tensor]:
+def _prompts(model: HookedGPT2, seq: ModelInput) -> list[Tensor]:
     """The token ids of each prompt, without padding."""
-    rows = (
-        seq.reshape(-1, seq.shape[-1]) if isinstance(seq, Tensor) else token_rows(model, seq, None)
-    )
-    return [as_batch(model, torch.as_tensor(row)).tokens[0].cpu() for row in rows]
+    return [row.cpu() for row in unpadded(as_batch(model, seq))]
 
 
 def _expected(pattern: str | Tensor, tokens: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ SHARED = {
 _SCALARS: dict[str, Any] = {t.__name__: t for t in (bool, float, int, str, Path)}
 # Types of arguments that Python can give and a command line cannot.
 _OBJECTS = {
+    "AnyMask",
     "CausalGraph",
     "Component",
     "HookedGPT2",
@@ -236,6 +237,11 @@ def asked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     words = ["circuits", recipe.name]
     for parameter in recipe.signature.parameters.values():
         value = given[parameter.name]
+        if parameter.name in ("prompt", "corrupted") and not isinstance(value, str | None):
+            value = _plain_prompts(value)
+            if value and not isinstance(value[0], str):
+                arguments[parameter.name] = value  # of token ids a command line knows nothing
+                continue
         if not _in_words(value):
             continue
         value = str(value) if isinstance(value, Path) else value
@@ -260,6 +266,12 @@ def flag(parameter: str) -> str:
 def _loaded_from(model: HookedGPT2) -> str:
     path = model.source.removeprefix("nanoGPT ")
     return path if Path(path).exists() else model.cfg.model_name
+
+
+def _plain_prompts(given: Any) -> list[str] | list[list[int]]:
+    from circuits.inputs import texts_or_rows  # torch takes a second, and --help needs none
+
+    return texts_or_rows(given)
 
 
 def _in_words(value: Any) -> bool:

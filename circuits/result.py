@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from circuits.checkpoints import checksum
 from circuits.draws import keeper
 from circuits.errors import CircuitsError, nearest
+from circuits.files import utf8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -226,8 +227,8 @@ class Result:
         partial = (folder if earlier else folder.parent) / f".{folder.name}-{os.getpid()}"
         try:
             partial.mkdir(parents=True)
-            (partial / _DATA).write_text(self.to_json(), encoding="utf-8")
-            (partial / _TABLE).write_text(self.to_csv(), encoding="utf-8")
+            (partial / _DATA).write_bytes(utf8(self.to_json()))
+            (partial / _TABLE).write_bytes(utf8(self.to_csv()))
             if earlier:
                 for name in (_TABLE, _DATA):
                     (partial / name).replace(folder / name)
@@ -270,11 +271,12 @@ class Result:
         table = self.frame.head(20).to_html(index=False, border=0, float_format="{:.4g}".format)
         more = f" · first 20 of {len(self.frame)} rows" if len(self.frame) > 20 else ""
         source = f"{about.model} ({about.checksum[:12]}) · unit of value: {self.unit}{more}"
-        return (
+        page = (
             f"<p><b>{html.escape(self.title)}</b></p>{table}"
             f"<p><small>{html.escape(source)}<br><code>{html.escape(about.command)}</code>"
             "</small></p>"
         )
+        return utf8(page).decode()  # a notebook is a file, too
 
     def _meaning(self, column: str) -> str:
         return self.meanings.get(column, AVERAGED.get(column, "") if "n" in self.frame else "")

@@ -24,6 +24,8 @@ ORDER = (
     "tokenizer",
     "components",
     "hooks",
+    "inputs",
+    "padding",
     "batch",
     "linear",
     "factored",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from random_models import TINY, random_tokens
 from torch import Tensor
 
+from circuits.cache import Cache
 from circuits.errors import SiteError
 from circuits.hooks import HookPoint, get_act_name, layer_of, position_axis, site_names, take
 from circuits.model import HookedGPT2
@@ -240,6 +244,166 @@ def test_editing_a_value_that_was_kept_changes_no_run(tiny: HookedGPT2) -> None:
     run = tiny.run_with_hooks(TOKENS, fwd_hooks=hooks)
     assert not torch.equal(run, plain)  # the copy is the value that goes on
     assert torch.equal(tiny(TOKENS), plain)
+
+
+def elsewhere(fn: Callable[[], Any]) -> Any:
+    """What comes of this in another thread?"""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(fn).result()
+
+
+def test_hooks_act_in_their_own_thread(tiny: HookedGPT2) -> None:
+    plain = tiny(TOKENS)
+    seen: list[Any] = []
+
+    def wipe(value: Tensor, hook: HookPoint) -> Tensor:
+        seen.append(hook.positions)
+        return value * 0
+
+    with tiny.hooks([(RESID, wipe)]):
+        assert torch.equal(elsewhere(lambda: tiny(TOKENS)), plain)
+        assert elsewhere(lambda: watched(tiny)) == []
+        assert elsewhere(lambda: tiny.run_with_cache(TOKENS[:, :2])[0]).shape[1] == 2
+        assert seen == []
+        assert watched(tiny) == [RESID]
+        wiped = tiny(TOKENS)
+    assert [where.tolist() for where in seen] == [[[0, 1, 2, 3, 4, 5]] * 2]
+    assert not torch.allclose(wiped, plain)
+
+
+def test_a_hook_of_one_thread_is_not_reached_by_another(tiny: HookedGPT2) -> None:
+    with (
+        pytest.raises(SiteError, match=f"hooked but never reached: '{RESID}'"),
+        tiny.hooks([(RESID, lambda value, hook: None)]),
+    ):
+        elsewhere(lambda: tiny(TOKENS))
+
+
+def test_threads_hook_one_model_at_the_same_time(tiny: HookedGPT2) -> None:
+    """Each gets what it gets alone, however their passes meet."""
+
+    def run(factor: float) -> Tensor:
+        hooks = [(RESID, lambda value, hook: value * factor)]
+        return torch.stack([tiny.run_with_hooks(TOKENS, fwd_hooks=hooks) for _ in range(10)])
+
+    factors = [0.0, 1.0, 2.0, 3.0]
+    expected = [run(factor) for factor in factors]
+    with ThreadPoolExecutor(4) as pool:
+        for ours, alone in zip(pool.map(run, factors * 3), expected * 3, strict=True):
+            assert torch.equal(ours, alone)
+    assert not watched(tiny)
+    assert not any(hook.watchers for hook in tiny.hook_dict.values())
+
+
+def test_a_pass_that_a_hook_makes_is_another_one(tiny: HookedGPT2) -> None:
+    """Also in another thread: neither its mask and positions nor its values get into ours."""
+    rows = [[1, 2, 3], [4]]
+    _, alone = tiny.run_with_cache(rows)
+    plain, positions = tiny(TOKENS), []
+
+    def run_another(value: Tensor, hook: HookPoint) -> None:
+        assert torch.equal(elsewhere(lambda: tiny(TOKENS)), plain)
+        assert torch.equal(tiny(TOKENS), plain)
+
+    def note(value: Tensor, hook: HookPoint) -> None:
+        assert hook.positions is not None
+        positions.append(hook.positions.tolist())
+
+    hooks = [("blocks.0.hook_resid_mid", run_another), (RESID, note)]
+    _, cache = tiny.run_with_cache(rows, fwd_hooks=hooks)
+    assert positions == [[[0, 1, 2], [0, 0, 0]]]
+    assert cache.mask is not None
+    assert cache.mask.tolist() == [[True, True, True], [True, False, False]]
+    assert {*cache} == {*alone}
+    assert all(torch.equal(cache[name], alone[name]) for name in alone)
+
+
+def test_a_metric_may_run_the_model(tiny: HookedGPT2) -> None:
+    """Its pass is not the one whose values, gradients and mask are asked for."""
+
+    def metric(output: Tensor) -> Tensor:
+        factor = float(tiny(TOKENS).detach().std())
+        return output.sum() * factor
+
+    def gradients(metric: Callable[[Tensor], Tensor]) -> Cache:
+        options: dict[str, Any] = {"incl_bwd": True, "metric": metric, "names_filter": RESID}
+        return tiny.run_with_cache([[1, 2, 3], [4]], **options)[1]
+
+    cache, factor = gradients(metric), float(tiny(TOKENS).detach().std())
+    expected = gradients(lambda output: output.sum() * factor)
+    assert cache.mask is not None
+    assert cache.mask.tolist() == [[True, True, True], [True, False, False]]
+    assert all(torch.equal(cache[name], expected[name]) for name in (RESID, f"{RESID}_grad"))
+
+
+def test_a_copy_of_a_model_has_no_hooks(tiny: HookedGPT2) -> None:
+    plain = tiny(TOKENS)
+    with tiny.hooks([(RESID, lambda value, hook: value * 0)]):
+        twin = copy.deepcopy(tiny)
+        assert not watched(twin)
+        assert torch.equal(twin(TOKENS), plain)
+        tiny(TOKENS)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_hook_that_returns_another_kind_of_number(tiny: HookedGPT2, site: str) -> None:
+    wrong = torch.int32 if site == "hook_tokens" else torch.float32
+    name = str(wrong).removeprefix("torch.")
+    message = rf"the hook on '{site}' returned \(.*\), {name} on cpu; return .*(float64|int64) on"
+    for fn in (lambda value, hook: value.to(wrong), lambda value, hook: value.to(wrong, copy=True)):
+        with pytest.raises(SiteError, match=message):
+            tiny.run_with_hooks(TOKENS, fwd_hooks=[(site, fn)])
+
+
+def test_a_hook_that_returns_a_value_of_another_device(tiny: HookedGPT2) -> None:
+    with pytest.raises(SiteError, match=rf"'{RESID}' returned .*float64 on meta; .*float64 on cpu"):
+        tiny.run_with_hooks(TOKENS, fwd_hooks=[(RESID, lambda value, hook: value.to("meta"))])
+
+
+def gradient(model: HookedGPT2, returned: Callable[[Tensor], Any]) -> Tensor:
+    with model.hooks(bwd_hooks=[(RESID, lambda grad, hook: returned(grad))]):
+        loss = model(TOKENS, return_type="loss")
+        (grad,) = torch.autograd.grad(loss, model.blocks[0].mlp.b_out)
+        return grad
+
+
+def test_a_backward_hook_may_return_a_tuple_as_torch_does(tiny: HookedGPT2) -> None:
+    plain = gradient(tiny, lambda grad: None)
+    assert torch.equal(gradient(tiny, lambda grad: (grad * 2,)), plain * 2)
+    assert torch.equal(gradient(tiny, lambda grad: grad * 2), plain * 2)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda grad: (grad, grad), "tuple"),
+        (lambda grad: (), "tuple"),
+        (lambda grad: 1.0, "float"),
+        (lambda grad: (1.0,), "float"),
+        (lambda grad: grad[0], r"\(6, 16\), float64"),
+        (lambda grad: grad.float(), r"\(2, 6, 16\), float32"),
+    ],
+)
+def test_a_backward_hook_that_returns_something_else(
+    tiny: HookedGPT2, returned: Callable[[Tensor], Any], got: str
+) -> None:
+    message = rf"the backward hook on '{RESID}' returned {got}.* shape \(2, 6, 16\), float64 on cpu"
+    with pytest.raises(SiteError, match=message):
+        gradient(tiny, returned)
+
+
+def test_backward_hooks_know_the_positions_of_their_pass(tiny: HookedGPT2) -> None:
+    seen: list[Any] = []
+
+    def note(grad: Tensor, hook: HookPoint) -> None:
+        assert hook.positions is not None
+        seen.append(hook.positions.tolist())
+
+    with tiny.hooks(bwd_hooks=[(RESID, note)]):
+        loss = tiny([[1, 2, 3], [4]], return_type="loss")
+        tiny(TOKENS)  # another pass before the gradients are asked for
+        loss.backward()
+    assert seen == [[[0, 1, 2], [0, 0, 0]]]
 
 
 def test_names_of_sites() -> None:

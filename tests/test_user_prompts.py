@@ -75,7 +75,7 @@ def test_texts_that_cannot_be_asked(
 TABLE = pd.DataFrame({"clean": ["x", "y"], "answer": [" Tom", " Mary"]})
 
 
-@pytest.mark.parametrize("texts", [("x", "y"), TABLE["clean"], np.array(["x", "y"]), iter("xy")])
+@pytest.mark.parametrize("texts", [("x", "y"), TABLE["clean"], np.array(["x", "y"])])
 def test_texts_in_an_order_are_prompts(model: HookedGPT2, texts: Any) -> None:
     assert from_texts(model, texts).texts == ("x", "y")
 
@@ -83,16 +83,16 @@ def test_texts_in_an_order_are_prompts(model: HookedGPT2, texts: Any) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"clean": "x", "answer": " Tom"}, "given as dict; give a text, or a list of texts"),
-        ({"x", "y"}, "given as set;"),
-        (TABLE, "given as DataFrame;"),
-        (b"x", "given as bytes;"),
-        (5, "given as int;"),
-        (["x", 5], "prompt 1 is 5; give a text"),
-        (["x", float("nan")], "prompt 1 is nan; give a text"),
-        ([{"clean": "x"}], r"prompt 0 is \{'clean': 'x'\}; give a text"),
-        ([b"x"], "prompt 0 is b'x'; give a text"),
-        ([None], "prompt 0 is None; give a text"),
+        ({"clean": "x", "answer": " Tom"}, "the input is a dict without 'input_ids'; give a text"),
+        ({"x", "y"}, "the input is a set; give a text"),
+        (TABLE, "is no row of token ids; give a text"),
+        (b"x", "the input is a bytes; give a text"),
+        (5, "the input is an int; give a text"),
+        (["x", 5], "prompt 1 is 5, and others are texts; give a text"),
+        (["x", float("nan")], "prompt 1 is nan, and others are texts"),
+        ([{"clean": "x"}], r"\{'clean': 'x'\} is no row of token ids"),
+        ([b"x"], "b'x' is no row of token ids"),
+        ([None], "None is no row of token ids"),
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from circuits.errors import TokenError
-from circuits.tokenizer import Tokenizer
+from circuits.tokenizer import Roles, Tokenizer
 
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes one
@@ -28,13 +28,9 @@ class TheirTokenizer(Tokenizer):
         ids = set(theirs.all_special_ids)
         special = {token: i for token, i in vocabulary.items() if i in ids}
         ranks = {token.encode(): i for token, i in vocabulary.items() if i not in ids}
-        super().__init__(ranks, special, name=name)
-
-    @property
-    def bos_id(self) -> int | None:
-        """Which token stands at the start of a text? None when the vocabulary has none."""
-        found: int | None = self.theirs.bos_token_id
-        return found
+        ends = theirs.eos_token_id
+        roles = Roles(theirs.bos_token_id, () if ends is None else (ends,), theirs.pad_token_id)
+        super().__init__(ranks, special, name=name, roles=roles)
 
     @cached_property
     def checksum(self) -> str:

@@ -84,7 +84,7 @@ class _Runs:
         prompts, layer = pairs.prompts, at.component.layer
         self.layer = None if at.component.kind in ("embed", "pos") else layer
         stream = None if self.layer is None else f"blocks.{self.layer}.hook_resid_pre"
-        self.mask = None if bool(prompts.mask.all()) else prompts.mask
+        self.mask = prompts.mask
         given: dict[str, Any] = {"attention_mask": self.mask, "return_type": None}
         with torch.no_grad():
             self.entry = prompts.tokens
@@ -118,7 +118,7 @@ class _Runs:
         final = self.model.run_with_hooks(
             self.entry[rows],
             fwd_hooks=[(self.at.site, swap)],
-            attention_mask=None if self.mask is None else self.mask[rows],
+            attention_mask=self.mask[rows],
             start_at_layer=self.layer,
             stop_at_layer=self.model.cfg.n_layers,
         )

@@ -19,6 +19,7 @@ from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import make
 
@@ -141,7 +142,10 @@ def copying(model: HookedGPT2, tokens: Tensor) -> Scores:
     """
     kept = ("hook_pattern", "hook_v")
     _, cache = model.run_with_cache(
-        tokens, names_filter=lambda name: name.endswith(kept), return_type=None
+        tokens,
+        attention_mask=all_real(tokens),
+        names_filter=lambda name: name.endswith(kept),
+        return_type=None,
     )
     unembed = rearrange(to_logits(model)[:, tokens], "d b u -> b d u")
     values: list[Tensor] = []

@@ -20,6 +20,7 @@ from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import Example, Prompts, assemble
 from circuits.tokenizer import Tokenizer
@@ -254,8 +255,9 @@ def successors(model: HookedGPT2, runs: Sequence[Sequence[int]]) -> Scores:
         items = torch.tensor(run, device=unembed.device)
         start = torch.tensor([start_tokens(model)] * len(items), dtype=torch.long)
         alone = torch.cat([start.to(items.device), items[:, None]], 1)
-        embedded = model(alone, stop_at_layer=0)[:, -1]
-        after = model(alone, stop_at_layer=1)[:, -1]
+        every = all_real(alone)
+        embedded = model(alone, attention_mask=every, stop_at_layer=0)[:, -1]
+        after = model(alone, attention_mask=every, stop_at_layer=1)[:, -1]
         for layer in range(model.cfg.n_layers):
             wrote = _through_heads(model, layer, after if layer else embedded)
             logits = einsum(wide(wrote), unembed[:, items], "s h d, d t -> s h t")[:-1]

@@ -20,6 +20,7 @@ from torch import Tensor
 from circuits.analyses._text import TextFile, averaged
 from circuits.components import Component
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.registry import Progress
 from circuits.sweep.moments import Moments
 
@@ -61,7 +62,10 @@ def activations(
     for tokens, done in text:
         with torch.inference_mode():
             _, cache = model.run_with_cache(
-                tokens, names_filter=sites, stop_at_layer=max(layers) + 1
+                tokens,
+                attention_mask=all_real(tokens),  # documents end anywhere in a window
+                names_filter=sites,
+                stop_at_layer=max(layers) + 1,
             )
         yield tokens, [cache[site][:, n_start:].float() for site in sites]
         if progress is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts.prompts import start_tokens
 from circuits.result import Provenance
@@ -161,7 +162,8 @@ def losses(model: HookedGPT2, tokens: Tensor) -> NDArray[np.float64]:
     larger than the model.
     """
     with torch.inference_mode():
-        stream = model(tokens, stop_at_layer=model.cfg.n_layers)
+        every = all_real(tokens)  # documents end anywhere in a window
+        stream = model(tokens, attention_mask=every, stop_at_layer=model.cfg.n_layers)
         step = max(1, LOGITS // (len(tokens) * model.cfg.d_vocab))
         parts = []
         for at in range(0, tokens.shape[1] - 1, step):

@@ -17,6 +17,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 
 CHUNK = 2**24  # entries of a token-to-token matrix that are held at a time
 ROUNDING = 1e-6  # of a product's entries, in single precision, against its factors' norms
@@ -137,10 +138,9 @@ def _medians(model: HookedGPT2, sites: list[str]) -> list[Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
     shape = (N_SAMPLES, min(model.cfg.n_ctx, LONGEST_SAMPLE))
-    tokens = torch.randint(model.cfg.d_vocab, shape, generator=generator)
-    _, cache = model.run_with_cache(
-        tokens.to(model.cfg.device), names_filter=sites, return_type=None
-    )
+    tokens = torch.randint(model.cfg.d_vocab, shape, generator=generator).to(model.cfg.device)
+    options = {"attention_mask": all_real(tokens), "return_type": None}
+    _, cache = model.run_with_cache(tokens, names_filter=sites, **options)
     first = 1 if shape[1] > 1 else 0
     return [wide(cache[site])[:, first:].median() for site in sites]
 

@@ -93,29 +93,31 @@ def generation() -> Recipe:
 def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any]) -> None:
     """Write the prompt and what follows, or as JSON all that is known about it."""
     from circuits.checkpoints import checksum
-    from circuits.generation import stream
+    from circuits.generation import packed_for, stream
 
     prompt = common["prompt"]
     given = {name: value for name, value in own.items() if value is not None}
-    end = model.require_tokenizer().bos_id
-    stops = [*given.pop("stop", ()), *([] if end is None else [end])]
+    ends = model.require_tokenizer().eos_ids
+    stops = [*given.pop("stop", ()), *ends]
     steps = stream(model, prompt, stop=stops, **given)
     if not common["json"]:
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
         sys.stdout.write(prompt)
-        for text in _texts(steps, end):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        with packed_for(model, own["max_new_tokens"]):
+            for text in _texts(steps, ends):
+                sys.stdout.write(text)
+                sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    written = list(steps)
+    with packed_for(model, own["max_new_tokens"]):
+        written = list(steps)
     tokens = [int(step.tokens[0]) for step in written]
     content = {
         "model": model.cfg.model_name,
         "checksum": checksum(model),
         "prompt": prompt,
-        "text": prompt + "".join(_texts(written, end)),
+        "text": prompt + "".join(_texts(written, ends)),
         "tokens": tokens,
         "token_strings": model.require_tokenizer().token_strings(tokens),
         "logprobs": [float(f"{float(step.logprobs[0]):.6g}") for step in written],
@@ -124,10 +126,10 @@ def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any
     sys.stdout.write(json_.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def _texts(steps: Iterable[Step], end: int | None) -> Iterator[str]:
+def _texts(steps: Iterable[Step], ends: tuple[int, ...]) -> Iterator[str]:
     """The new text, without the token that ends a text."""
     for step in steps:
-        if int(step.tokens[0]) != end:
+        if int(step.tokens[0]) not in ends:
             yield step.text[0]
 
 

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.batch import as_batch, pad_rows, token_rows
+from circuits.batch import as_batch, pad_id, pad_rows, token_rows
 from circuits.errors import CircuitsError, nearest
 
 if TYPE_CHECKING:
@@ -197,9 +197,9 @@ def assemble(
             corrupted twin, or a twin has another number of tokens.
         TokenError: when a prompt does not fit into the context.
     """
-    batch = as_batch(model, [example.ids for example in examples])
-    tokens = batch.tokens
-    mask = torch.ones_like(tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+    rows, real = pad_rows([example.ids for example in examples], pad_id(model))
+    tokens = as_batch(model, rows, attention_mask=real).tokens
+    mask = real.to(tokens.device)
     targets = torch.full_like(tokens, UNSCORED)
     for row, example in enumerate(examples):
         for position, token in example.scored.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from circuits.batch import as_batch, unpadded
 from circuits.errors import CircuitsError, TokenError
+from circuits.inputs import ModelInput, texts_or_rows
 from circuits.prompts.prompts import Example, Prompts, assemble, start_tokens
 from circuits.tokenizer import Tokenizer
 
@@ -14,26 +16,29 @@ if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
 
+Given = str | tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Row:
-    """One prompt as the user gave it, and where: `place` is for messages."""
+    """One prompt as the user gave it, as text or token ids, and where: `place` is for messages."""
 
     place: str
-    clean: str
-    corrupted: str | None = None
+    clean: Given
+    corrupted: Given | None = None
     answer: str | None = None
     distractor: str | None = None
 
 
 def from_texts(
     model: HookedGPT2,
-    texts: str | Sequence[str],
+    texts: ModelInput,
     *,
     answer: str | None = None,
     distractor: str | None = None,
     prepend_bos: bool | None = None,
 ) -> Prompts:
-    """Which batch do these texts make? They may have different lengths.
+    """Which batch do these texts make? They may have different lengths, or be token ids.
 
     `answer` and `distractor`, one token each, hold for all of them. Without an answer every next
     token of the texts is scored.
@@ -48,36 +53,24 @@ def from_texts(
     >>> prompts.index("END")
     tensor([5, 6])
     """
-    texts = listed(texts)
+    prompts = listed(model, texts)
     rows = [
-        Row(f"prompt {i}" if len(texts) > 1 else "the prompt", text, None, answer, distractor)
-        for i, text in enumerate(texts)
+        Row(f"prompt {i}" if len(prompts) > 1 else "the prompt", prompt, None, answer, distractor)
+        for i, prompt in enumerate(prompts)
     ]
     return from_rows(model, rows, "prompt", prepend_bos)
 
 
-def listed(texts: object) -> list[str]:
-    """Which texts are these, one or several, in their order?
+def listed(model: HookedGPT2, given: ModelInput) -> Sequence[Given]:
+    """Each prompt by itself: its text, or its token ids without padding.
 
     Raises:
-        CircuitsError: for what has names or no order (a dict, a set, a table), and what is no text.
-
-    >>> listed("one"), listed(("one", "two"))
-    (['one'], ['one', 'two'])
+        TokenError: for what is neither, and where it cannot be told what is padding.
     """
-    if isinstance(texts, str):
-        return [texts]
-    # The keys of a dict and the columns of a table are strings, too.
-    named = isinstance(texts, bytes | Mapping | Set) or hasattr(texts, "columns")
-    if named or not isinstance(texts, Iterable):
-        raise CircuitsError(
-            f"prompts were given as {type(texts).__name__}; give a text, or a list of texts"
-        )
-    items = list(texts)
-    for i, item in enumerate(items):
-        if not isinstance(item, str):
-            raise CircuitsError(f"prompt {i} is {item!r:.60}; give a text")
-    return items
+    rows = texts_or_rows(given)
+    if not rows or isinstance(rows[0], str):
+        return cast(list[str], rows)
+    return [tuple(row.tolist()) for row in unpadded(as_batch(model, given))]
 
 
 def from_rows(
@@ -93,7 +86,8 @@ def from_rows(
         CircuitsError: when only some have an answer, a distractor or a corrupted twin.
         TokenError: for answers of several tokens and prompts too long for the context.
     """
-    start = start_tokens(model, prepend_bos)
+    are_ids = any(isinstance(row.clean, tuple) for row in rows)  # which are taken as they are
+    start = [] if are_ids else start_tokens(model, prepend_bos)
     examples = [_example(model, start, row) for row in rows]
     first = first or (rows[0] if rows else None)
     for row in rows:
@@ -123,11 +117,12 @@ def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
         )
     if row.distractor is not None and row.answer is None:
         raise CircuitsError(f"{row.place} has a distractor and no answer to compare it with")
+    text = row.clean if isinstance(row.clean, str) else tokenizer.decode(row.clean)
     try:
-        ids = start + tokenizer.encode(row.clean)
-        twin = None if row.corrupted is None else start + tokenizer.encode(row.corrupted)
+        ids = _ids(tokenizer, start, row.clean)
+        twin = None if row.corrupted is None else _ids(tokenizer, start, row.corrupted)
         answer, distractor = (
-            None if word is None else _continuation(tokenizer, row.clean, word)
+            None if word is None else _continuation(tokenizer, text, word)
             for word in (row.answer, row.distractor)
         )
     except TokenError as error:
@@ -146,7 +141,11 @@ def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
             f"{' | '.join(tokenizer.token_strings(twin))}); the two are compared token by token, "
             "so reword one of them"
         )
-    return Example(row.clean, ids, answer, distractor, twin)
+    return Example(text, ids, answer, distractor, twin)
+
+
+def _ids(tokenizer: Tokenizer, start: list[int], given: Given) -> list[int]:
+    return start + tokenizer.encode(given) if isinstance(given, str) else list(given)
 
 
 def _continuation(tokenizer: Tokenizer, prompt: str, word: str) -> int:

@@ -28,8 +28,7 @@ def run_sites(model: HookedGPT2, tokens: Tensor, mask: Tensor, sites: Iterable[s
     wanted = sorted(set(sites))
     if not wanted:
         return {}
-    given = None if bool(mask.all()) else mask  # attention is faster without
-    options: dict[str, Any] = {"attention_mask": given, "return_type": None}
+    options: dict[str, Any] = {"attention_mask": mask, "return_type": None}
     return dict(model.run_with_cache(tokens, names_filter=wanted, **options)[1])
 
 

@@ -14,16 +14,15 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import tiktoken
 
 from circuits.errors import TokenError
+from circuits.tokenizer.byte_pairs import BYTE_OF, split_token, to_bytes, to_chars
+from circuits.tokenizer.roles import END_OF_TEXT, Roles, roles_by_name
 
-END_OF_TEXT = "<|endoftext|>"
-BOS_NAMES = (END_OF_TEXT, "<s>", "<bos>")
 GPT2_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )
@@ -42,7 +41,8 @@ class Tokenizer:
     """Which tokens is this text made of?
 
     `ranks` maps each token's bytes to its id, lower ids merging first; `special` maps special
-    tokens to ids. Encoding treats a special token's name in a text (``<|endoftext|>``) as that
+    tokens to ids; `roles` says which tokens start, end and fill up a text (None: those whose
+    names say so). Encoding treats a special token's name in a text (``<|endoftext|>``) as that
     token, as GPT-2's users expect.
 
     >>> letters = Tokenizer.characters("ABC")
@@ -57,9 +57,11 @@ class Tokenizer:
         *,
         name: str,
         pattern: str = GPT2_PATTERN,
+        roles: Roles | None = None,
     ) -> None:
         self.name, self.pattern = name, pattern
         self.ranks, self.special = dict(ranks), dict(special)
+        self.roles = roles_by_name(special) if roles is None else roles
         ids = {*self.ranks.values(), *self.special.values()}
         if not ids or len(ids) < len(self.ranks) + len(self.special) or min(ids) < 0:
             raise TokenError(f"the vocabulary {name!r} must give every token an id of its own")
@@ -177,7 +179,9 @@ class Tokenizer:
         special |= {f"<|unused_{i}|>": i for i in range(n_vocab) if i not in taken}
         if special == self.special:
             return self
-        return Tokenizer(self.ranks, special, name=self.name, pattern=self.pattern)
+        return Tokenizer(
+            self.ranks, special, name=self.name, pattern=self.pattern, roles=self.roles
+        )
 
     @cached_property
     def encoding(self) -> tiktoken.Encoding:
@@ -197,7 +201,17 @@ class Tokenizer:
     @property
     def bos_id(self) -> int | None:
         """Which token stands at the start of a text? None when the vocabulary has none."""
-        return next((self.special[name] for name in BOS_NAMES if name in self.special), None)
+        return self.roles.bos_id
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Which tokens end a text? None, one, or several."""
+        return self.roles.eos_ids
+
+    @property
+    def pad_id(self) -> int | None:
+        """Which token fills up a batch? None when the vocabulary has none."""
+        return self.roles.pad_id
 
     @cached_property
     def checksum(self) -> str:
@@ -263,16 +277,16 @@ class Tokenizer:
             TokenError: when the vocabulary cannot be expressed as merges of pairs.
         """
         folder = Path(folder)
-        vocab = {_to_chars(token): i for token, i in self.ranks.items()} | self.special
+        vocab = {to_chars(token): i for token, i in self.ranks.items()} | self.special
         vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
         longer = sorted((i, token) for token, i in self.ranks.items() if len(token) > 1)
-        pairs = [_split(self.ranks, token) for _, token in longer]
+        pairs = [split_token(self.ranks, token) for _, token in longer]
         if any(len(pair) != 2 or not self.ranks.keys() >= {*pair} for pair in pairs):
             raise TokenError(
                 f"the vocabulary {self.name!r} has tokens that are no pair of shorter tokens, "
                 f"which {MERGES_FILES[0]} cannot express"
             )
-        lines = ["#version: 0.2", *(" ".join(map(_to_chars, pair)) for pair in pairs), ""]
+        lines = ["#version: 0.2", *(" ".join(map(to_chars, pair)) for pair in pairs), ""]
         text = json.dumps(vocab, ensure_ascii=False)
         (folder / VOCAB_FILES[0]).write_text(text, encoding="utf-8")
         (folder / MERGES_FILES[0]).write_text("\n".join(lines), encoding="utf-8", newline="\n")
@@ -322,39 +336,26 @@ def _build(
     lines = merges_text.splitlines()
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     merged = ["".join(pair) for pair in pairs]
-    ordinary = _BYTE_OF.keys() | merged
+    ordinary = BYTE_OF.keys() | merged
     special = {t: i for t, i in vocab.items() if t not in ordinary or t in added} | dict(added)
     if loose := [t for t in special if t not in added and not _bracketed(t)]:
         raise TokenError(f"the vocabulary {name!r} has tokens that no merge makes: {loose[:4]!r}")
     try:
         ids = [vocab[token] for token in merged]
-        ranks = {_to_bytes(t): i for t, i in vocab.items() if t not in special}
+        ranks = {to_bytes(t): i for t, i in vocab.items() if t not in special}
     except KeyError as error:
         raise TokenError(
             f"the vocabulary {name!r} and its merges do not fit together: {error} is missing"
         ) from None
     known = hashlib.sha256(merges_text.encode()).hexdigest() == GPT2_MERGES_SHA256
     for pair, i, previous in zip(pairs, ids, [-1, *ids], strict=False):
-        sound = known or _split(ranks, _to_bytes("".join(pair))) == tuple(map(_to_bytes, pair))
+        sound = known or split_token(ranks, to_bytes("".join(pair))) == tuple(map(to_bytes, pair))
         if i <= previous or not sound:
             raise TokenError(
                 f"the vocabulary {name!r} numbers its tokens in another order than it merges them "
                 f"(at the merge {' '.join(pair)!r}), which tiktoken cannot reproduce"
             )
     return Tokenizer(ranks, special, name=name)
-
-
-def _split(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, ...]:
-    """Of which two tokens is this one made? Byte-pair encoding that stops one merge short."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    own = ranks[token]
-    while len(parts) > 2:
-        pairs = (ranks.get(a + b, own) for a, b in pairwise(parts))
-        rank, i = min((rank, i) for i, rank in enumerate(pairs))
-        if rank >= own:
-            break
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return tuple(parts)
 
 
 def _read(path: Path) -> str:
@@ -376,21 +377,3 @@ def _parse(text: str, origin: object) -> dict[str, Any]:
 
 def _bracketed(token: str) -> bool:
     return len(token) > 2 and token[0] + token[-1] in ("<>", "[]")
-
-
-def _to_bytes(token: str) -> bytes:
-    return bytes(map(_BYTE_OF.__getitem__, token))
-
-
-def _to_chars(token: bytes) -> str:
-    return "".join(map(_CHAR_OF.__getitem__, token))
-
-
-def _byte_chars() -> dict[str, int]:
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-_BYTE_OF = _byte_chars()
-_CHAR_OF = {b: char for char, b in _BYTE_OF.items()}
