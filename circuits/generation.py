@@ -176,9 +176,9 @@ def generate(
     asks for "str" or "tokens" in any case; the tokens of a text include its start token.
 
     Rows end at any end token of the checkpoint, or at `eos_token_id` (one or several), unless
-    `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed` and hooks see
-    `stream`. `padding_side` and `verbose` are accepted from users of ``HookedTransformer`` and
-    change nothing: padding never shows, and nothing is printed.
+    `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed` and
+    hooks see `stream`. `padding_side` and `verbose` are accepted from users of
+    ``HookedTransformer`` and change nothing: padding never shows, and nothing is printed.
 
     Raises:
         CircuitsError, TokenError: as `stream`.
