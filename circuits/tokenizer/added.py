@@ -37,8 +37,8 @@ class AddedToken:
 
     @property
     def is_plain(self) -> bool:
-        """Are its flags those of a special token without any wishes?"""
-        return self.flags == AddedToken("", 0).flags
+        """Is it looked for as it stands, and before others?"""
+        return not (self.lstrip or self.rstrip or self.single_word or self.normalized)
 
 
 class AddedTokens:
