@@ -44,7 +44,7 @@ from circuits.factored import FactoredMatrix
 from circuits.generation import KVCache, generate
 from circuits.hooks import HookPoint, Hooks, Run, WatchedBy, site_names, watching
 from circuits.linear import Pack, linear
-from circuits.tokenizer import Tokenizer
+from circuits.tokenizer import NO_VOCABULARY, FittedTokenizer, Tokenizer
 
 
 class LayerNorm(nn.Module):
@@ -190,9 +190,10 @@ class HookedGPT2(nn.Module):
     (torch.Size([2, 3, 20]), torch.Size([2, 2, 3, 3]), 53)
     """
 
+    tokenizer = FittedTokenizer()
+
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
         self.source = "built in memory"  # where the weights come from, for provenance
         self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
         self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
@@ -203,6 +204,7 @@ class HookedGPT2(nn.Module):
         self.ln_final = LayerNorm(cfg)
         self.unembed = Unembed(cfg, self.W_E)
         self._cfg = cfg
+        self.tokenizer = tokenizer
         self.run = Run()
         self.hook_dict = {name: attrgetter(name)(self) for name in site_names(cfg.n_layers)}
         for name, hook in self.hook_dict.items():
@@ -334,9 +336,7 @@ class HookedGPT2(nn.Module):
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer, or one clear error when the model was built without."""
         if self.tokenizer is None:
-            raise TokenError(
-                f"{self._cfg.model_name} has no tokenizer; give token ids, or set model.tokenizer"
-            )
+            raise TokenError(f"{self._cfg.model_name} {NO_VOCABULARY}")
         return self.tokenizer
 
     def to_tokens(

@@ -122,9 +122,8 @@ def walkthrough(
 def _write(
     model: HookedGPT2, read: list[int], steps: int, temperature: float, seed: int
 ) -> list[int]:
-    end = model.require_tokenizer().bos_id
     options: dict[str, Any] = {"temperature": temperature, "seed": seed}
-    options["stop"] = () if end is None else (end,)
+    options["stop"] = model.require_tokenizer().eos_ids
     made = stream(model, [read], max_new_tokens=steps, **options)
     return [int(step.tokens[0]) for step in made]
 

@@ -24,18 +24,17 @@ from circuits.checkpoints.layout import (
     require_names,
     resolve_device,
 )
+from circuits.checkpoints.vocabulary import GPT2_N_VOCAB, object_tokenizer, read_tokenizer
 from circuits.config import ModelConfig
-from circuits.errors import CheckpointError, TokenError
+from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
-from circuits.tokenizer import MERGES_FILES, VOCAB_FILES, Tokenizer
+from circuits.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = (*VOCAB_FILES, *MERGES_FILES, "added_tokens.json", "tokenizer.json")
 # Formats that can run any code while they are read, or that only TensorFlow reads.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
-GPT2_N_VOCAB = 50257
 
 # Options of GPT2Config that change the mathematics, and the values that leave it GPT-2's.
 _ALLOWED: dict[str, tuple[object, ...]] = {
@@ -73,7 +72,7 @@ def load_folder(
     folder = Path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    tokenizer = read_tokenizer(folder, config)
+    tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
     return assemble(
@@ -100,7 +99,9 @@ def from_object(
     config = theirs.config.to_dict()
     name = str(config.get("_name_or_path") or "gpt2")
     origin = f"transformers {type(theirs).__name__} {name}"
-    tokenizer = cached_gpt2(int(config["vocab_size"]))
+    generation = getattr(theirs, "generation_config", None)
+    said = generation.to_dict() if generation is not None else {}
+    tokenizer = object_tokenizer(config, said, [config.get("_name_or_path")])
     cfg = model_config(config, name, origin, tokenizer)
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
     return assemble(
@@ -179,28 +180,6 @@ def model_config(
         default_prepend_bos=config.get("default_prepend_bos", has_bos),
         act_fn="gelu" if config.get("activation_function") == "gelu" else "gelu_new",
     )
-
-
-def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
-    """Which vocabulary does this checkpoint speak?
-
-    The folder's own; otherwise, for a model of GPT-2's size, GPT-2's if tiktoken has it in its
-    cache; otherwise none.
-    """
-    if any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return Tokenizer.from_folder(folder)
-    return cached_gpt2(int(config.get("vocab_size", GPT2_N_VOCAB)))
-
-
-def cached_gpt2(n_vocab: int) -> Tokenizer | None:
-    """GPT-2's vocabulary, if the model has its size and it can be had without a network."""
-    # 50,304 is the next multiple of 64, to which nanoGPT pads.
-    if n_vocab not in (GPT2_N_VOCAB, 50304):
-        return None
-    try:
-        return Tokenizer.gpt2(download=False)
-    except TokenError:
-        return None
 
 
 def has_weights(folder: Path) -> bool:

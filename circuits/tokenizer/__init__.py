@@ -5,7 +5,8 @@ tokens that stand for no text. The rest are names of files.
 """
 
 from circuits.tokenizer.added import AddedToken
-from circuits.tokenizer.byte_pairs import GPT2_PATTERN
+from circuits.tokenizer.byte_pairs import CHARACTERS, GPT2_PATTERN, UNUSED
+from circuits.tokenizer.fitted import NO_VOCABULARY, FittedTokenizer
 from circuits.tokenizer.reading import (
     MERGES_FILES,
     TIKTOKEN_FILES,
@@ -20,15 +21,19 @@ from circuits.tokenizer.vocabulary import Tokenizer
 from circuits.tokenizer.writing import WRITTEN
 
 __all__ = [
+    "CHARACTERS",
     "END_OF_TEXT",
     "GPT2_PATTERN",
     "MERGES_FILES",
+    "NO_VOCABULARY",
     "SETTINGS_FILES",
     "TIKTOKEN_FILES",
+    "UNUSED",
     "VOCAB_FILES",
     "WHOLE_FILE",
     "WRITTEN",
     "AddedToken",
+    "FittedTokenizer",
     "Roles",
     "Tokenizer",
     "complete",
