@@ -210,8 +210,8 @@ def _first_piece(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def _say_stale(folder: Path, parts: Parts, vocab: Path | None, merges: Path | None) -> None:
     """Older files beside tokenizer.json that say something else are not read, which is said."""
     old = parse_file(vocab) if vocab else {}
-    added = {token.content: token.id for token in parts.added}
-    differs = [t for t, i in old.items() if {**added, **parts.vocab}.get(t) != i]
+    now = {**{token.content: token.id for token in parts.added}, **parts.vocab}
+    differs = any(now.get(token) != i for token, i in old.items())
     lines = _lines(read_text(merges)) if merges else []
     if differs or (merges and lines != _lines(parts.merges)):
         warnings.warn(

@@ -154,6 +154,8 @@ class Settings:
         others = {name: content_of(token) for _, name, token in reversed([*self.named()]) if token}
         if ids.get(others.get("eos_token", "")) in (None, *ends[:1]):
             others.pop("eos_token", None)
+        if others.get("unk_token") == END_OF_TEXT:  # as GPT-2's users take for granted
+            others.pop("unk_token")
         kept = {n: t for n, t in others.items() if n not in ("bos_token", "pad_token")}
         return Roles(bos, ends, pad, adds_bos, tuple(sorted(kept.items())))
 
@@ -201,6 +203,8 @@ def model_said(
 
 
 def _single(role: str, said: Sequence[tuple[str, tuple[int, ...]]]) -> int | None:
+    # What to generate with is asked last: transformers leaves it as it was when others change.
+    said = [said_by for said_by in said if said_by[0] != GENERATION] or said
     for file, ids in said:
         if {*ids} != {*said[0][1]}:
             raise _contradiction(role, said[0], (file, ids))
