@@ -44,7 +44,7 @@ from circuits.factored import FactoredMatrix
 from circuits.generation import KVCache, generate
 from circuits.hooks import HookPoint, Hooks, Run, WatchedBy, site_names, watching
 from circuits.linear import Pack, linear
-from circuits.tokenizer import NO_VOCABULARY, FittedTokenizer, Tokenizer
+from circuits.tokenizer import NO_VOCABULARY, FittedTokenizer, ModelRoles, Tokenizer
 
 
 class LayerNorm(nn.Module):
@@ -190,7 +190,7 @@ class HookedGPT2(nn.Module):
     (torch.Size([2, 3, 20]), torch.Size([2, 2, 3, 3]), 53)
     """
 
-    tokenizer = FittedTokenizer()
+    tokenizer, roles = FittedTokenizer(), ModelRoles()
 
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()

@@ -107,8 +107,8 @@ def provenance(
         arguments=dict(arguments),
         command=command,
         versions=versions,
-        bos_id=None if model.tokenizer is None else model.tokenizer.bos_id,
-        eos_ids=None if model.tokenizer is None else list(model.tokenizer.eos_ids),
+        bos_id=model.roles.bos_id,
+        eos_ids=list(model.roles.eos_ids),
         **asked,
     )
 

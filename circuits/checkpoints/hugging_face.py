@@ -24,11 +24,16 @@ from circuits.checkpoints.layout import (
     require_names,
     resolve_device,
 )
-from circuits.checkpoints.vocabulary import GPT2_N_VOCAB, object_tokenizer, read_tokenizer
+from circuits.checkpoints.vocabulary import (
+    GPT2_N_VOCAB,
+    folder_roles,
+    object_tokenizer,
+    read_tokenizer,
+)
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
-from circuits.tokenizer import Tokenizer
+from circuits.tokenizer import Tokenizer, model_roles
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -75,7 +80,7 @@ def load_folder(
     tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
-    return assemble(
+    model = assemble(
         cfg,
         rename(cfg, tensors, origin),
         origin=origin,
@@ -83,6 +88,9 @@ def load_folder(
         device=device,
         dtype=dtype,
     )
+    if tokenizer is None:
+        model.roles = folder_roles(folder)
+    return model
 
 
 def from_object(
@@ -104,7 +112,7 @@ def from_object(
     tokenizer = object_tokenizer(config, said, [config.get("_name_or_path")])
     cfg = model_config(config, name, origin, tokenizer)
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
-    return assemble(
+    model = assemble(
         cfg,
         rename(cfg, tensors, origin),
         origin=origin,
@@ -112,6 +120,9 @@ def from_object(
         device=device,
         dtype=dtype,
     )
+    if tokenizer is None:
+        model.roles = model_roles(config, said)
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -112,8 +112,7 @@ def describe(model: HookedGPT2 | str | Path) -> ModelInfo:
     """
     if not isinstance(model, HookedGPT2):
         model = load(model)
-    tokenizer = model.tokenizer
-    roles = tokenizer.roles if tokenizer else Roles()
+    tokenizer, roles = model.tokenizer, model.roles
     bos, pad = (
         tokenizer.token_strings([i])[0] if tokenizer and i is not None else None
         for i in (roles.bos_id, roles.pad_id)

@@ -18,7 +18,6 @@ from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
-from circuits.tokenizer import Roles
 
 WRITTEN = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_WRITTEN)
 
@@ -121,8 +120,7 @@ def _write(model: HookedGPT2, tensors: dict[str, Tensor], folder: Path) -> None:
 
 def _config(model: HookedGPT2, dtype: str) -> dict[str, Any]:
     cfg = model.cfg
-    roles = model.tokenizer.roles if model.tokenizer else Roles()
-    ends = roles.eos_ids
+    roles, ends = model.roles, model.roles.eos_ids
     config = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],

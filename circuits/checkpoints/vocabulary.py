@@ -18,6 +18,7 @@ from circuits.tokenizer import (
     VOCAB_FILES,
     WHOLE_FILE,
     Roles,
+    Settings,
     Tokenizer,
     complete,
     model_roles,
@@ -53,6 +54,16 @@ def read_tokenizer(
         return None
     gpt2 = cached_gpt2(int(config.get("vocab_size", GPT2_N_VOCAB)))
     return gpt2 and complete(gpt2, folder)
+
+
+def folder_roles(folder: Path) -> Roles:
+    """Which tokens start, end and fill up a text, in a folder that brings no vocabulary?
+
+    Raises:
+        TokenError: when its files contradict each other.
+    """
+    settings = Settings.of(folder)
+    return model_roles(settings.config, settings.generation)
 
 
 def is_released(*names: object) -> bool:

@@ -6,7 +6,7 @@ tokens that stand for no text. The rest are names of files.
 
 from circuits.tokenizer.added import AddedToken
 from circuits.tokenizer.byte_pairs import CHARACTERS, GPT2_PATTERN, UNUSED
-from circuits.tokenizer.fitted import NO_VOCABULARY, FittedTokenizer
+from circuits.tokenizer.fitted import NO_VOCABULARY, FittedTokenizer, ModelRoles
 from circuits.tokenizer.reading import (
     MERGES_FILES,
     TIKTOKEN_FILES,
@@ -16,7 +16,7 @@ from circuits.tokenizer.reading import (
     tiktoken_cache,
 )
 from circuits.tokenizer.roles import END_OF_TEXT, Roles
-from circuits.tokenizer.settings import SETTINGS_FILES, model_roles
+from circuits.tokenizer.settings import SETTINGS_FILES, Settings, model_roles
 from circuits.tokenizer.vocabulary import Tokenizer
 from circuits.tokenizer.writing import WRITTEN
 
@@ -34,7 +34,9 @@ __all__ = [
     "WRITTEN",
     "AddedToken",
     "FittedTokenizer",
+    "ModelRoles",
     "Roles",
+    "Settings",
     "Tokenizer",
     "complete",
     "model_roles",

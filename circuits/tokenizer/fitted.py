@@ -6,6 +6,7 @@ from typing import Protocol
 
 from circuits.config import ModelConfig
 from circuits.errors import TokenError
+from circuits.tokenizer.roles import Roles
 from circuits.tokenizer.vocabulary import Tokenizer
 
 NO_VOCABULARY = (
@@ -41,3 +42,23 @@ class FittedTokenizer:
                 "Tokenizer.from_folder and Tokenizer.from_json read those of transformers"
             )
         vars(model)["_tokenizer"] = tokenizer and tokenizer.fitted(model.cfg.d_vocab)
+
+
+class ModelRoles:
+    """An attribute of a model: which tokens start, end and fill up its texts.
+
+    Its tokenizer's; those that its checkpoint gives where it has none.
+    """
+
+    def __get__(self, model: _Model, owner: type) -> Roles:
+        """The tokenizer's roles, or those that were set."""
+        tokenizer: Tokenizer | None = vars(model).get("_tokenizer")
+        untold: Roles = vars(model).get("_roles", Roles())
+        return untold if tokenizer is None else tokenizer.roles
+
+    def __set__(self, model: _Model, roles: Roles) -> None:
+        """Give the tokenizer these roles, or keep them where there is none."""
+        tokenizer: Tokenizer | None = vars(model).get("_tokenizer")
+        vars(model)["_roles"] = roles.within(model.cfg.d_vocab)
+        if tokenizer is not None:
+            vars(model)["_tokenizer"] = tokenizer.with_roles(roles).fitted(model.cfg.d_vocab)

@@ -167,12 +167,13 @@ class Settings:
         yield from model_said(role, ((CONFIG, self.config), (GENERATION, self.generation)))
 
 
-def model_roles(config: Json, generation: Json, guess: Roles) -> Roles:
-    """Which roles does a model's configuration give, for a vocabulary that came from elsewhere?
+def model_roles(config: Json, generation: Json, guess: Roles | None = None) -> Roles:
+    """Which roles do a model's two configurations give? `guess` fills in what they leave open.
 
     Raises:
         TokenError: when the two contradict each other.
     """
+    guess = guess or Roles()
     files = ((CONFIG, {**config}), (GENERATION, {**generation}))
     said = {role: list(model_said(role, files)) for role in ("bos", "eos", "pad")}
     bos, pad = (_single(role, said[role]) for role in ("bos", "pad"))
