@@ -69,6 +69,14 @@ MASK = {"content": "<mask>", "lstrip": True, "rstrip": False, "normalized": Fals
 FOLDERS: dict[str, tuple[Files, tuple[str, ...]]] = {
     "vocab.json and merges.txt": ({}, PLAIN),
     "a start token of its own": ({"tokenizer_config.json": {"bos_token": "<s>"}}, PLAIN),
+    "a start token put before every text": (
+        {"tokenizer_config.json": {"bos_token": "<s>", "add_bos_token": True}},
+        PLAIN,
+    ),
+    "special tokens without a role": (
+        {"tokenizer_config.json": {"additional_special_tokens": ["<pad>", "COVID"]}},
+        PLAIN,
+    ),
     "a space first": (
         {"tokenizer_config.json": {"pad_token": "<pad>", "add_prefix_space": True}},
         PLAIN,
@@ -158,6 +166,7 @@ def test_saved_and_read_again(folder: Path, tmp_path: Path) -> None:
     for text in TEXTS:
         ids = first.encode(text)
         assert after.encode(text, add_special_tokens=False) == ids, text
+        assert after.encode(text) == before.encode(text), text
     if before.bos_token_id is not None:
         assert named(after) == named(before)
 
@@ -223,6 +232,12 @@ def test_the_models_own_roles(
             r"adds '<\|endoftext\|>' .* tokenizer_config\.json has no such token",
         ),
         ({"added_tokens.json": {"COVID": 9000}}, {}, "'COVID' is said to have the id 9000.* 8192"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": {"8192": "<s>"}}},
+            {},
+            "should have a content and flags, and one is '<s>'",
+        ),
+        ({"tokenizer.json": {"model": {"type": "BPE"}}}, {}, "is not GPT-2's kind"),
         ({}, {"bos_token_id": "<s>"}, r"config\.json has bos_token_id='<s>'"),
     ],
 )

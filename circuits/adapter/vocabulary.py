@@ -11,7 +11,7 @@ from typing import Any
 
 from circuits.checkpoints.vocabulary import object_roles
 from circuits.errors import TokenError
-from circuits.tokenizer import UNUSED, Tokenizer
+from circuits.tokenizer import UNUSED, Roles, Tokenizer
 
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes one
@@ -45,7 +45,16 @@ class TheirTokenizer(Tokenizer):
             raise TokenError(
                 f"the vocabulary {self.name!r} has {beyond} tokens more than the model's {n_vocab}"
             )
-        return TheirTokenizer(self.theirs, name=self.name, n_vocab=n_vocab)
+        return self._again(n_vocab, self.roles.within(n_vocab))
+
+    def with_roles(self, roles: Roles) -> TheirTokenizer:
+        """The same tokens, of which these start, end and fill up a text."""
+        return self._again(self.n_vocab, roles)
+
+    def _again(self, n_vocab: int, roles: Roles) -> TheirTokenizer:
+        made = TheirTokenizer(self.theirs, name=self.name, n_vocab=n_vocab)
+        made.roles = roles
+        return made
 
     @cached_property
     def checksum(self) -> str:

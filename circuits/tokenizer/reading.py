@@ -179,13 +179,12 @@ def _parts(text: str, name: str) -> Parts:
     data = parse(text, f"the tokenizer.json of {name}")
     model, splitter = data.get("model") or {}, data.get("pre_tokenizer") or {}
     merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or []]
-    added = tuple(added_token(token, token["id"]) for token in data.get("added_tokens") or [])
+    listed = data.get("added_tokens") or []
+    added = tuple(added_token(token, token.get("id", -1)) for token in listed)
     plain = all(model.get(option, plain[0]) in plain for option, plain in _PLAIN.items())
-    plain = plain and not data.get("normalizer")
-    others = {token.content for token in added}
-    if plain and not (
-        splitter or merges or any(len(t) > 1 for t in model["vocab"].keys() - others)
-    ):
+    plain = plain and not data.get("normalizer") and isinstance(model.get("vocab"), dict)
+    words = set(model["vocab"] if plain else ()) - {token.content for token in added}
+    if plain and not splitter and not merges and all(len(word) == 1 for word in words):
         return Parts(model["vocab"], "", added, CHARACTERS)
     if not plain or splitter.get("type") != "ByteLevel" or not splitter.get("use_regex", True):
         raise TokenError(

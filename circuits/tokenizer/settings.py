@@ -101,7 +101,8 @@ class Settings:
         decoder = self.tokenizer.get("added_tokens_decoder")
         if decoder is None:
             return list(listed)
-        declared = {t["content"]: added_token(t, int(i)) for i, t in decoder.items()}
+        every = [added_token(token, int(i)) for i, token in decoder.items()]
+        declared = {token.content: token for token in every}
         is_bare = listed == self.bare({token.content: token.id for token in listed})
         for token in listed:
             other = declared.get(token.content)
@@ -121,18 +122,25 @@ class Settings:
         first: dict[str, Json | str | None] = {}
         for _, name, token in self.named():
             first.setdefault(name, token)
-        extra = self.tokenizer.get("extra_special_tokens")
-        extra = extra or self.tokenizer.get("additional_special_tokens") or []
-        further = [*(first.get(name, "") for name in NAMED), *extra]
+        further = [*(first.get(name, "") for name in NAMED), *self._extra()]
         for i, token in enumerate(further):
             is_said = token != ""
-            if token == "" and self.is_gpt2_class and i < len(_GPT2_NAMED):
+            if not is_said and self.is_gpt2_class and i < len(_GPT2_NAMED):
                 token = END_OF_TEXT
             content = content_of(token)
             if content and content not in seen:
                 seen.add(content)
                 given = token if isinstance(token, Mapping) else {"content": content}
                 yield added_token({**given, "special": True}, 0), is_said
+
+    def _extra(self) -> list[Json | str]:
+        """Special tokens that have no role's name."""
+        legacy = "added_tokens_decoder" not in self.tokenizer
+        for content in (self.special_map, self.tokenizer) if legacy else (self.tokenizer,):
+            for key in ("extra_special_tokens", "additional_special_tokens"):
+                if extra := content.get(key):
+                    return list(extra.values() if isinstance(extra, Mapping) else extra)
+        return []
 
     def roles(self, ids: Mapping[str, int], special: Mapping[str, int], adds_bos: bool) -> Roles:
         """Which tokens start, end and fill up a text, as far as any file says; or their names.
@@ -144,10 +152,10 @@ class Settings:
         said = {name: list(self._said(name, ids)) for name in ("bos", "eos", "pad")}
         bos, pad = (_single(name, said[name]) for name in ("bos", "pad"))
         ends = _ends(said["eos"])
-        mute = {name for _, name, token in self.named() if token is None}  # said to be none
+        mute = {name for _, name, token in self.named() if not content_of(token)}  # said to be none
         if bos is None and "bos_token" not in mute:
             bos = guess.bos_id
-        if pad is None and "pad_token" not in mute:
+        if pad is None and not (self.tokenizer or self.special_map):  # which would have said it
             pad = guess.pad_id
         if not ends and "eos_token" not in mute:
             ends = guess.eos_ids
@@ -162,7 +170,7 @@ class Settings:
     def _said(self, role: str, ids: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
         """File by file: which tokens have this role?"""
         for file, name, token in self.named():
-            if name == f"{role}_token" and token is not None:
+            if name == f"{role}_token" and content_of(token):
                 yield file, (ids[content_of(token)],)
         yield from model_said(role, ((CONFIG, self.config), (GENERATION, self.generation)))
 
@@ -239,11 +247,17 @@ def _contradiction(
 
 def content_of(token: Json | str | None) -> str:
     """The text of a token as the files write it: plain, or with its flags."""
-    return str(token["content"]) if isinstance(token, Mapping) else token or ""
+    return str(token.get("content", "")) if isinstance(token, Mapping) else token or ""
 
 
 def added_token(data: Json, i: int) -> AddedToken:
-    """The added token that this entry of a file describes; what it leaves out is false."""
+    """The added token that this entry of a file describes; what it leaves out is false.
+
+    Raises:
+        TokenError: when it is no such entry.
+    """
+    if not (isinstance(data, Mapping) and isinstance(data.get("content"), str)):
+        raise TokenError(f"an added token should have a content and flags, and one is {data!r}")
     flags = {name: bool(data.get(name, False)) for name in AddedToken("", 0).flags}
     return AddedToken(str(data["content"]), i, **flags)
 
