@@ -18,6 +18,7 @@ from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
 from circuits.inputs import AnyMask, ModelInput, read, read_mask, texts_or_rows
 from circuits.padding import PadTokens
+from circuits.tokenizer import no_tokenizer
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -202,8 +203,7 @@ def _rows(
         return cast(list[list[int]], given)
     tokenizer = model.tokenizer
     if tokenizer is None:
-        name = model.cfg.model_name
-        raise TokenError(f"{name} has no tokenizer; give token ids, or set model.tokenizer")
+        raise no_tokenizer(model.cfg.model_name, "; give token ids, or ")
     bos = model.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
     if bos and tokenizer.bos_id is None:
         raise TokenError(f"{tokenizer.name} has no start token; pass prepend_bos=False")

@@ -377,7 +377,7 @@ def _listed(stop: Stop) -> list[int | str]:
 def _with_eos(model: HookedGPT2, stop: Stop, eos_token_id: int | Sequence[int] | None) -> Stop:
     """`stop`, and the tokens that end a text: those asked for, otherwise the checkpoint's own."""
     if eos_token_id is None:
-        eos_token_id = () if model.tokenizer is None else model.tokenizer.eos_ids
+        eos_token_id = model.roles.eos_ids
     return [*_listed(stop), *_listed(eos_token_id)]
 
 

@@ -136,8 +136,7 @@ def _read(given: Any) -> Read:
     if any(isinstance(item, str) for item in items):
         place = next(i for i, item in enumerate(items) if not isinstance(item, str))
         raise TokenError(
-            f"prompt {place} is {reprlib.repr(items[place])}, and others are texts; give a text for "
-            "each"
+            f"prompt {place} is {reprlib.repr(items[place])}, and others are texts; give texts only"
         )
     rows = [_row(item) for item in items]
     if rows and rows[0] and len({len(row) for row in rows}) == 1:

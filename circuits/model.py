@@ -37,13 +37,13 @@ from circuits.batch import (
 )
 from circuits.cache import Cache, run_with_cache
 from circuits.config import ACTIVATIONS, ModelConfig
-from circuits.errors import CircuitsError, TokenError
+from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.generation import KVCache, generate
 from circuits.hooks import GradHooks, HookPoint, Hooks, Run, WatchedBy, site_names, watching
 from circuits.inputs import AnyMask, ModelInput
 from circuits.linear import Pack, linear
-from circuits.tokenizer import Tokenizer
+from circuits.tokenizer import FittedTokenizer, ModelRoles, Tokenizer, no_tokenizer
 
 
 class LayerNorm(nn.Module):
@@ -189,9 +189,10 @@ class HookedGPT2(nn.Module):
     (torch.Size([2, 3, 20]), torch.Size([2, 2, 3, 3]), 53)
     """
 
+    tokenizer, roles = FittedTokenizer(), ModelRoles()
+
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
         self.source = "built in memory"  # where the weights come from, for provenance
         self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
         self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
@@ -202,6 +203,7 @@ class HookedGPT2(nn.Module):
         self.ln_final = LayerNorm(cfg)
         self.unembed = Unembed(cfg, self.W_E)
         self._cfg = cfg
+        self.tokenizer = tokenizer
         self.run = Run()
         self.hook_dict = {name: attrgetter(name)(self) for name in site_names(cfg.n_layers)}
         for name, hook in self.hook_dict.items():
@@ -335,8 +337,7 @@ class HookedGPT2(nn.Module):
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer, or one clear error when the model was built without."""
         if self.tokenizer is None:
-            name = self._cfg.model_name
-            raise TokenError(f"{name} has no tokenizer, and this needs one; set model.tokenizer")
+            raise no_tokenizer(self._cfg.model_name)
         return self.tokenizer
 
     def to_tokens(

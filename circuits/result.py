@@ -47,7 +47,8 @@ _DATA, _TABLE = "result.json", "table.csv"
 class Provenance:
     """Which model, which prompts, which settings, and how can it be had again?
 
-    `checksum` is of the weights, `prompts` of the tokens and what is asked about them. `arguments`
+    `checksum` is of the weights, `prompts` of the tokens and what is asked about them; `bos_id` and
+    `eos_ids` are the model's start token and the tokens that end its texts. `arguments`
     are the analysis' own. There is no date: the same question gives the same bytes.
     """
 
@@ -64,6 +65,8 @@ class Provenance:
     prompts: str | None = None
     n_prompts: int | None = None
     prepend_bos: bool | None = None
+    bos_id: int | None = None
+    eos_ids: list[int] | None = None
     seed: int | None = None
 
 
@@ -105,6 +108,8 @@ def provenance(
         arguments=dict(arguments),
         command=command,
         versions=versions,
+        bos_id=model.roles.bos_id,
+        eos_ids=list(model.roles.eos_ids),
         **asked,
     )
 

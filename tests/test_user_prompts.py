@@ -88,7 +88,7 @@ def test_texts_in_an_order_are_prompts(model: HookedGPT2, texts: Any) -> None:
         (TABLE, "is no row of token ids; give a text"),
         (b"x", "the input is a bytes; give a text"),
         (5, "the input is an int; give a text"),
-        (["x", 5], "prompt 1 is 5, and others are texts; give a text"),
+        (["x", 5], "prompt 1 is 5, and others are texts; give texts only"),
         (["x", float("nan")], "prompt 1 is nan, and others are texts"),
         ([{"clean": "x"}], r"\{'clean': 'x'\} is no row of token ids"),
         ([b"x"], "b'x' is no row of token ids"),

@@ -48,8 +48,8 @@ def classes_of(model: HookedGPT2) -> Tensor:
     """The class of every token of the vocabulary, as an index into CLASSES [v]."""
     tokenizer = model.require_tokenizer()
     names = [class_of(tokenizer.decode([i])) for i in range(model.cfg.d_vocab)]
-    if tokenizer.bos_id is not None:
-        names[tokenizer.bos_id] = "special"
+    for token in tokenizer.roles.ids.intersection(tokenizer.special.values()):
+        names[token] = "special"
     return torch.tensor([CLASSES.index(name) for name in names], device=model.W_E.device)
 
 

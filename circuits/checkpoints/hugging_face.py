@@ -27,18 +27,21 @@ from circuits.checkpoints.layout import (
     under_released_names,
 )
 from circuits.checkpoints.settings import read_settings
+from circuits.checkpoints.vocabulary import (
+    folder_roles,
+    object_tokenizer,
+    read_tokenizer,
+)
 from circuits.config import ModelConfig
-from circuits.errors import CheckpointError, TokenError
+from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
-from circuits.tokenizer import MERGES_FILES, VOCAB_FILES, Tokenizer
+from circuits.tokenizer import Tokenizer, model_roles
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = (*VOCAB_FILES, *MERGES_FILES, "added_tokens.json", "tokenizer.json")
 # Formats that can run any code while they are read, or that only TensorFlow reads.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
-GPT2_N_VOCAB = 50257
 _EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
 
 
@@ -67,10 +70,10 @@ def load_folder(
     origin = origin or str(folder)
     config = read_config(folder)
     read_settings(config, origin)  # what it says is sound, also for those who look for a vocabulary
-    tokenizer = read_tokenizer(folder, config)
+    tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
-    return assemble(
+    model = assemble(
         cfg,
         rename(cfg, tensors, origin),
         origin=origin,
@@ -78,6 +81,9 @@ def load_folder(
         device=device,
         dtype=dtype,
     )
+    if tokenizer is None:
+        model.roles = folder_roles(folder)
+    return model
 
 
 def from_object(
@@ -94,10 +100,12 @@ def from_object(
     config = theirs.config.to_dict()
     name = str(config.get("_name_or_path") or "gpt2")
     origin = f"transformers {type(theirs).__name__} {name}"
-    tokenizer = cached_gpt2(int(config["vocab_size"]))
+    generation = getattr(theirs, "generation_config", None)
+    said = generation.to_dict() if generation is not None else {}
+    tokenizer = object_tokenizer(config, said, [config.get("_name_or_path")])
     cfg = model_config(config, name, origin, tokenizer)
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
-    return assemble(
+    model = assemble(
         cfg,
         rename(cfg, tensors, origin),
         origin=origin,
@@ -105,6 +113,9 @@ def from_object(
         device=device,
         dtype=dtype,
     )
+    if tokenizer is None:
+        model.roles = model_roles(config, said)
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -163,28 +174,6 @@ def model_config(
         default_prepend_bos=config.get("default_prepend_bos", has_bos),
         act_fn="gelu" if settings.activation_function == "gelu" else "gelu_new",
     )
-
-
-def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
-    """Which vocabulary does this checkpoint speak?
-
-    The folder's own; otherwise, for a model of GPT-2's size, GPT-2's if tiktoken has it in its
-    cache; otherwise none.
-    """
-    if any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return Tokenizer.from_folder(folder)
-    return cached_gpt2(int(config.get("vocab_size", GPT2_N_VOCAB)))
-
-
-def cached_gpt2(n_vocab: int) -> Tokenizer | None:
-    """GPT-2's vocabulary, if the model has its size and it can be had without a network."""
-    # 50,304 is the next multiple of 64, to which nanoGPT pads.
-    if n_vocab not in (GPT2_N_VOCAB, 50304):
-        return None
-    try:
-        return Tokenizer.gpt2(download=False)
-    except TokenError:
-        return None
 
 
 def has_weights(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import TOKENIZER_FILES, cached_gpt2, rename
+from circuits.checkpoints.hugging_face import rename
 from circuits.checkpoints.layout import (
     assemble,
     listed,
@@ -22,6 +22,7 @@ from circuits.checkpoints.layout import (
     same_numbers,
     under_released_names,
 )
+from circuits.checkpoints.vocabulary import nanogpt_tokenizer
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
@@ -43,8 +44,9 @@ def load_file(
 
     The weights are copied, because training may overwrite the file at any time. Models without
     biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt`` beside the file;
-    otherwise, at GPT-2's size, GPT-2's if tiktoken has it cached. For a character-level model give
-    the letters of its meta.pkl yourself: ``model.tokenizer = Tokenizer.characters(letters)``.
+    otherwise, at GPT-2's size and as nanoGPT assumes, GPT-2's if tiktoken has it cached. For a
+    character-level model give the letters of its meta.pkl yourself: ``model.tokenizer =
+    Tokenizer.characters(letters)``.
 
     nanoGPT does not record which GELU it was trained with. This is the exact one, which it has used
     since 2023; before, GPT-2's by tanh, which differs by at most 0.0005 a neuron.
@@ -67,7 +69,7 @@ def load_file(
         raise CheckpointError(f"{path} does not say how large its model is: no {listed(missing)}")
     named = under_released_names({str(name): t for name, t in tensors.items()}, origin)
     theirs = {name: tensor.clone() for name, tensor in named.items()}
-    tokenizer = _tokenizer(path.parent, args["vocab_size"])
+    tokenizer = nanogpt_tokenizer(path.parent, args["vocab_size"])
     cfg = _config(args, theirs, path, tokenizer)
     if not args.get("bias", True):
         theirs = _add_missing_biases(cfg, theirs)
@@ -88,12 +90,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
-
-
-def _tokenizer(folder: Path, n_vocab: int) -> Tokenizer | None:
-    if any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return Tokenizer.from_folder(folder)
-    return cached_gpt2(n_vocab)
 
 
 def _config(

@@ -109,6 +109,8 @@ def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
     tokenizer = model.require_tokenizer()
     for name in ("clean", "corrupted", "answer", "distractor"):
         value: object = getattr(row, name)
+        if isinstance(value, tuple) and name in ("clean", "corrupted"):
+            continue  # token ids
         if not isinstance(value, str) and (value is not None or name == "clean"):
             raise CircuitsError(f"{row.place}: {name} is {value!r:.60}; give a text")
     if row.answer is not None and row.answer == row.distractor:

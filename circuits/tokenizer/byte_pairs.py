@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+# How a text is split before anything is merged: GPT-2's pattern, and one that keeps letters apart.
+GPT2_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+)
+CHARACTERS = r"(?s:.)"
+UNUSED = "<|unused_{}|>"  # how an id without a token is called
+
 
 def split_token(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, ...]:
     """Of which two tokens is this one made? Byte-pair encoding that stops one merge short."""
@@ -22,6 +29,11 @@ def split_token(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, ...]:
 def to_bytes(token: str) -> bytes:
     """Which bytes does a file mean by this token?"""
     return bytes(map(BYTE_OF.__getitem__, token))
+
+
+def reads_as(token: str) -> bytes:
+    """As `to_bytes`; nothing for a token with characters that stand for no byte."""
+    return to_bytes(token) if BYTE_OF.keys() >= {*token} else b""
 
 
 def to_chars(token: bytes) -> str:

@@ -1,49 +1,35 @@
-"""Text to token ids and back: tiktoken behind one small class.
-
-A vocabulary comes from a checkpoint's folder (``vocab.json`` and ``merges.txt``, OpenAI's
-``encoder.json`` and ``vocab.bpe``, or ``tokenizer.json``), so no network is needed; plain GPT-2's
-comes from tiktoken's cache. tiktoken merges by token id, Hugging Face by the list of merges: a
-folder in which the two would differ is refused, so both libraries always give the same tokens.
-"""
+"""Text to token ids and back: tiktoken merges what stands between a vocabulary's added tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import tiktoken
 
 from circuits.errors import TokenError
-from circuits.tokenizer.byte_pairs import BYTE_OF, split_token, to_bytes, to_chars
-from circuits.tokenizer.roles import END_OF_TEXT, Roles, roles_by_name
-
-GPT2_PATTERN = (
-    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-)
-VOCAB_FILES = ("vocab.json", "encoder.json")
-MERGES_FILES = ("merges.txt", "vocab.bpe")
-# Under these names (SHA-1 of the download address) tiktoken keeps GPT-2's two files.
-TIKTOKEN_FILES = {
-    "vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
-    "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
-}
-# GPT-2's own merges are known to be sound, and checking 50,000 of them takes a third of a second.
-GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+from circuits.tokenizer import reading, writing
+from circuits.tokenizer.added import AddedToken, AddedTokens
+from circuits.tokenizer.byte_pairs import CHARACTERS, GPT2_PATTERN, UNUSED, reads_as
+from circuits.tokenizer.roles import Roles, roles_by_name
 
 
 class Tokenizer:
     """Which tokens is this text made of?
 
-    `ranks` maps each token's bytes to its id, lower ids merging first; `special` maps special
-    tokens to ids; `roles` says which tokens start, end and fill up a text (None: those whose
-    names say so). Encoding treats a special token's name in a text (``<|endoftext|>``) as that
-    token, as GPT-2's users expect.
+    Args:
+        ranks: each ordinary token's bytes and its id, lower ids merging first.
+        special: the other tokens' names and ids.
+        name: what messages call the vocabulary.
+        pattern: the regular expression that splits a text before anything is merged.
+        roles: which tokens start, end and fill up a text; None: those whose names say so.
+        added: which of the special tokens are looked for in texts, and how; None: all of them, as
+            they stand. The others have a name, and no text is made of them.
+        prefix_space: whether a space is put before a text, and behind every added token, that has
+            none there.
 
     >>> letters = Tokenizer.characters("ABC")
     >>> letters.encode("CAB"), letters.decode([2, 0, 1])
@@ -58,12 +44,18 @@ class Tokenizer:
         name: str,
         pattern: str = GPT2_PATTERN,
         roles: Roles | None = None,
+        added: Iterable[AddedToken] | None = None,
+        prefix_space: bool = False,
     ) -> None:
-        self.name, self.pattern = name, pattern
+        self.name, self.pattern, self.prefix_space = name, pattern, prefix_space
         self.ranks, self.special = dict(ranks), dict(special)
         self.roles = roles_by_name(special) if roles is None else roles
+        every = [AddedToken(token, i) for token, i in special.items()]
+        self.added = tuple(sorted(every if added is None else added, key=lambda token: token.id))
+        # An ordinary token may be looked for as it stands, too; it keeps its id.
+        both = sum(self.ranks.get(reads_as(token)) == i for token, i in special.items())
         ids = {*self.ranks.values(), *self.special.values()}
-        if not ids or len(ids) < len(self.ranks) + len(self.special) or min(ids) < 0:
+        if not ids or len(ids) < len(self.ranks) + len(self.special) - both or min(ids) < 0:
             raise TokenError(f"the vocabulary {name!r} must give every token an id of its own")
 
     def __repr__(self) -> str:
@@ -73,47 +65,24 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> Tokenizer:
         """What is the tokenizer of this checkpoint folder?
 
-        Reads ``vocab.json`` and ``merges.txt`` (or OpenAI's names for them), with
-        ``added_tokens.json`` when there is one; otherwise ``tokenizer.json``.
+        Reads what transformers reads, in its order: ``tokenizer.json``, otherwise ``vocab.json``
+        and ``merges.txt`` (or OpenAI's names for them) with ``added_tokens.json``; then
+        ``tokenizer_config.json`` and ``special_tokens_map.json``; and which tokens start, end and
+        fill up a text in these, in ``config.json`` and in ``generation_config.json``.
 
         Raises:
             TokenError: when the folder has no vocabulary, or its files contradict each other.
         """
-        folder = Path(folder)
-        vocab = next((folder / f for f in VOCAB_FILES if (folder / f).is_file()), None)
-        merges = next((folder / f for f in MERGES_FILES if (folder / f).is_file()), None)
-        if vocab is None and merges is None and (folder / "tokenizer.json").is_file():
-            return cls.from_json(_read(folder / "tokenizer.json"), name=folder.name)
-        if vocab is None or merges is None:
-            missing = VOCAB_FILES if vocab is None else MERGES_FILES
-            raise TokenError(f"{folder} has no vocabulary: neither {missing[0]} nor {missing[1]}")
-        file = folder / "added_tokens.json"
-        added = _parse(_read(file), file) if file.is_file() else {}
-        return _build(_parse(_read(vocab), vocab), _read(merges), added=added, name=folder.name)
+        return reading.read_folder(cls, Path(folder))
 
     @classmethod
-    def from_json(cls, text: str, *, name: str) -> Tokenizer:
+    def from_json(cls, text: str, *, name: str, roles: Roles | None = None) -> Tokenizer:
         """What tokenizer does the text of a Hugging Face ``tokenizer.json`` describe?
 
         Raises:
             TokenError: when it is not a byte-level BPE that splits text as GPT-2 does.
         """
-        data = _parse(text, f"the tokenizer.json of {name}")
-        model, splitter = data.get("model") or {}, data.get("pre_tokenizer") or {}
-        if (
-            model.get("type") != "BPE"
-            or data.get("normalizer")
-            or splitter.get("type") != "ByteLevel"
-            or splitter.get("add_prefix_space")
-            or not splitter.get("use_regex", True)
-        ):
-            raise TokenError(
-                f"the tokenizer.json of {name} is not GPT-2's kind (byte-level BPE, no normalizer, "
-                "no added leading space); give the model a folder with vocab.json and merges.txt"
-            )
-        merges = (m if isinstance(m, str) else " ".join(m) for m in model["merges"])
-        added = {token["content"]: token["id"] for token in data.get("added_tokens", [])}
-        return _build(model["vocab"], "\n".join(merges), added=added, name=name)
+        return reading.read_json(cls, text, name=name, roles=roles)
 
     @classmethod
     def gpt2(cls, *, download: bool = True) -> Tokenizer:
@@ -122,76 +91,96 @@ class Tokenizer:
         Raises:
             TokenError: when they are not cached and cannot, or may not, be downloaded.
         """
-        folder = tiktoken_cache()
-        reason = "downloading was not asked for"
-        if download or all((folder / file).is_file() for file in TIKTOKEN_FILES.values()):
-            # tiktoken reports a failed download as an OSError, a damaged one as a ValueError.
-            try:
-                from tiktoken_ext.openai_public import gpt2  # type: ignore[import-untyped]
-
-                data = gpt2()
-                return cls(data["mergeable_ranks"], data["special_tokens"], name="gpt2")
-            except (OSError, ValueError) as error:
-                reason = f"the download failed with {type(error).__name__}"
-        copies = " and ".join(f"{f} as {folder / key}" for f, key in TIKTOKEN_FILES.items())
-        raise TokenError(
-            f"GPT-2's vocabulary is not in tiktoken's cache ({reason}): run "
-            "`python -c \"import tiktoken; tiktoken.get_encoding('gpt2')\"` with a network, or "
-            f"copy OpenAI's {copies} (TIKTOKEN_CACHE_DIR names another folder)"
-        )
+        ranks, special = reading.read_cache(download=download)
+        return cls(ranks, special, name="gpt2")
 
     @classmethod
     def characters(
         cls, letters: str, special: Sequence[str] = (), *, name: str = "characters"
     ) -> Tokenizer:
-        """One token a letter, in the order given; the special tokens follow.
+        """One token a letter, of any script, in the order given; the special tokens follow.
 
         Raises:
-            TokenError: for a repeated or non-ASCII letter, or a special token not in brackets.
+            TokenError: for a repeated letter, or a special token not in brackets.
 
-        >>> Tokenizer.characters("ABC", [END_OF_TEXT]).bos_id
-        3
+        >>> from circuits.tokenizer import END_OF_TEXT
+        >>> Tokenizer.characters("Aé日", [END_OF_TEXT]).encode("日é<|endoftext|>")
+        [2, 1, 3]
         """
-        if not letters.isascii() or len(set(letters)) < len(letters):
-            raise TokenError(f"{letters!r}: give each letter once, and ASCII letters only")
-        if loose := [token for token in special if not _bracketed(token)]:
-            raise TokenError(f"special tokens {loose!r} need brackets, such as {END_OF_TEXT!r}")
+        if len(set(letters)) < len(letters) or any(
+            0xD800 <= ord(char) < 0xE000 for char in letters
+        ):
+            raise TokenError(f"{letters!r}: give each letter once, and whole characters only")
+        if loose := [token for token in special if not reading.bracketed(token)]:
+            raise TokenError(f"special tokens {loose!r} need brackets, such as '<|endoftext|>'")
         ranks = {letter.encode(): i for i, letter in enumerate(letters)}
-        return cls(ranks, {t: len(letters) + i for i, t in enumerate(special)}, name=name)
+        ids = {token: len(letters) + i for i, token in enumerate(special)}
+        return cls(ranks, ids, name=name, pattern=CHARACTERS)
+
+    def with_roles(self, roles: Roles) -> Tokenizer:
+        """The same tokens, of which these start, end and fill up a text."""
+        return self._changed(roles=roles)
 
     def fitted(self, n_vocab: int) -> Tokenizer:
         """The same tokens for a model that embeds exactly `n_vocab` ids.
 
-        Models often pad their vocabulary to a round number; the ids without a token get a special
-        token named ``<|unused_50257|>``, so that every id the model can predict has a name. Special
-        tokens that the model does not embed are dropped.
+        Models often pad their vocabulary to a round number; the ids without a token get one named
+        ``<|unused_50257|>``, so that every id the model can predict has a name. Special tokens
+        that the model does not embed are dropped, with the end or padding they may have been.
 
         Raises:
-            TokenError: when ordinary tokens lie beyond the model's vocabulary.
+            TokenError: when tokens that texts are made of, or the start token, lie beyond the
+                model's vocabulary.
         """
-        beyond = sum(i >= n_vocab for i in self.ranks.values())
+        needed = {*self.ranks.values(), *(token.id for token in self.added if not token.special)}
+        beyond = sum(i >= n_vocab for i in needed)
         if beyond:
             raise TokenError(
                 f"the vocabulary {self.name!r} has {beyond} tokens more than the model's {n_vocab}"
             )
+        roles = self.roles
+        if roles.bos_id is not None and not 0 <= roles.bos_id < n_vocab:
+            raise TokenError(
+                f"the start token of the vocabulary {self.name!r} has the id {roles.bos_id}, and "
+                f"the model embeds ids from 0 to {n_vocab - 1}: give the vocabulary the start "
+                "token that the model was trained with"
+            )
         special = {token: i for token, i in self.special.items() if i < n_vocab}
         taken = {*self.ranks.values(), *special.values()}
-        special |= {f"<|unused_{i}|>": i for i in range(n_vocab) if i not in taken}
-        if special == self.special:
+        special |= {UNUSED.format(i): i for i in range(n_vocab) if i not in taken}
+        roles = roles.within(n_vocab)
+        if special == self.special and roles == self.roles:
             return self
+        added = [token for token in self.added if token.id < n_vocab]
+        return self._changed(special=special, added=added, roles=roles)
+
+    def _changed(
+        self,
+        *,
+        special: Mapping[str, int] | None = None,
+        added: Iterable[AddedToken] | None = None,
+        roles: Roles | None = None,
+    ) -> Tokenizer:
         return Tokenizer(
-            self.ranks, special, name=self.name, pattern=self.pattern, roles=self.roles
+            self.ranks,
+            self.special if special is None else special,
+            name=self.name,
+            pattern=self.pattern,
+            roles=roles or self.roles,
+            added=self.added if added is None else added,
+            prefix_space=self.prefix_space,
         )
 
     @cached_property
     def encoding(self) -> tiktoken.Encoding:
-        """The tiktoken object that does the work."""
+        """The tiktoken object that merges what stands between added tokens."""
         return tiktoken.Encoding(
-            self.name,
-            pat_str=self.pattern,
-            mergeable_ranks=self.ranks,
-            special_tokens=self.special,
+            self.name, pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens={}
         )
+
+    @cached_property
+    def _added_tokens(self) -> AddedTokens:
+        return AddedTokens(self.added)
 
     @cached_property
     def n_vocab(self) -> int:
@@ -215,20 +204,41 @@ class Tokenizer:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of the vocabulary: the same tokens with the same ids give the same checksum."""
+        """SHA-256 of the vocabulary: the same checksum means the same tokens of the same texts.
+
+        Roles do not count. A flag of an added token, or the space before a text, does.
+        """
         ordinary = sorted((i, token.hex()) for token, i in self.ranks.items())
         special = sorted((i, token) for token, i in self.special.items())
-        return hashlib.sha256(json.dumps([ordinary, special]).encode()).hexdigest()
+        content: list[object] = [ordinary, special]
+        wishes = [
+            [token.id, token.flags | {"special": False}]
+            for token in self.added
+            if not token.is_plain
+        ]
+        matched = {token.id for token in self.added}
+        mute = [i for i, token in special if i not in matched and token != UNUSED.format(i)]
+        if wishes or mute or self.prefix_space:
+            content += [wishes, mute, self.prefix_space]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Which token ids is this text made of?
+        """Which token ids is this text made of? An added token's name counts as that token.
 
         Raises:
             TokenError: when a small vocabulary has no token for a character.
         """
-        if self._missing_bytes:
-            self._refuse_unknown(text)
-        return self.encoding.encode(text, allowed_special="all")
+        ids: list[int] = []
+        for piece in self._added_tokens.split(text):
+            if isinstance(piece, int):
+                ids.append(piece)
+                continue
+            if self.prefix_space and not piece.startswith(" "):
+                piece = f" {piece}"
+            if self._missing_bytes:
+                self._refuse_unknown(piece)
+            ids += self.encoding.encode_ordinary(piece)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Which text do these tokens spell? Bytes that are no text become the character U+FFFD.
@@ -271,36 +281,28 @@ class Tokenizer:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``vocab.json`` and ``merges.txt``, which `from_folder` and Hugging Face read.
+        """Write the files that `from_folder` and Hugging Face read, flags and roles included.
 
         Raises:
             TokenError: when the vocabulary cannot be expressed as merges of pairs.
         """
-        folder = Path(folder)
-        vocab = {to_chars(token): i for token, i in self.ranks.items()} | self.special
-        vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
-        longer = sorted((i, token) for token, i in self.ranks.items() if len(token) > 1)
-        pairs = [split_token(self.ranks, token) for _, token in longer]
-        if any(len(pair) != 2 or not self.ranks.keys() >= {*pair} for pair in pairs):
-            raise TokenError(
-                f"the vocabulary {self.name!r} has tokens that are no pair of shorter tokens, "
-                f"which {MERGES_FILES[0]} cannot express"
-            )
-        lines = ["#version: 0.2", *(" ".join(map(to_chars, pair)) for pair in pairs), ""]
-        text = json.dumps(vocab, ensure_ascii=False)
-        (folder / VOCAB_FILES[0]).write_text(text, encoding="utf-8")
-        (folder / MERGES_FILES[0]).write_text("\n".join(lines), encoding="utf-8", newline="\n")
+        writing.write_folder(self, Path(folder))
 
     def _token_bytes(self, ids: Iterable[int]) -> bytes:
         ids = [int(i) for i in ids]
         try:
-            return self.encoding.decode_bytes(ids)
-        except (KeyError, OverflowError):
-            bad = sorted({*ids}.difference(self.ranks.values(), self.special.values()))
+            return b"".join(self._bytes_of[i] for i in ids)
+        except KeyError:
+            bad = sorted({*ids}.difference(self._bytes_of))
             raise TokenError(
                 f"{bad[:4]}: no such token ids in the vocabulary {self.name!r}, whose ids run "
                 f"from 0 to {self.n_vocab - 1}"
             ) from None
+
+    @cached_property
+    def _bytes_of(self) -> dict[int, bytes]:
+        named = {i: token.encode() for token, i in self.special.items()}
+        return named | {i: token for token, i in self.ranks.items()}
 
     @cached_property
     def _missing_bytes(self) -> frozenset[int]:
@@ -312,8 +314,6 @@ class Tokenizer:
         return data in self.ranks or self._missing_bytes.isdisjoint(data)
 
     def _refuse_unknown(self, text: str) -> None:
-        for token in self.special:
-            text = text.replace(token, "")
         unknown = [char for char in sorted(set(text)) if not self._knows(char)]
         if unknown:
             known = self.token_strings(sorted(self.ranks.values())[:80])
@@ -321,59 +321,3 @@ class Tokenizer:
                 f"the vocabulary {self.name!r} has no token for {''.join(unknown)!r}; it knows "
                 f"{''.join(known)!r}{' and more' if len(self.ranks) > 80 else ''}"
             )
-
-
-def tiktoken_cache() -> Path:
-    """In which folder does tiktoken keep its downloads?"""
-    named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    return Path(named) if named else Path(tempfile.gettempdir(), "data-gym-cache")
-
-
-def _build(
-    vocab: Mapping[str, int], merges_text: str, *, added: Mapping[str, int], name: str
-) -> Tokenizer:
-    """The tokenizer of a vocabulary in printable characters and a list of merges, one a line."""
-    lines = merges_text.splitlines()
-    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    merged = ["".join(pair) for pair in pairs]
-    ordinary = BYTE_OF.keys() | merged
-    special = {t: i for t, i in vocab.items() if t not in ordinary or t in added} | dict(added)
-    if loose := [t for t in special if t not in added and not _bracketed(t)]:
-        raise TokenError(f"the vocabulary {name!r} has tokens that no merge makes: {loose[:4]!r}")
-    try:
-        ids = [vocab[token] for token in merged]
-        ranks = {to_bytes(t): i for t, i in vocab.items() if t not in special}
-    except KeyError as error:
-        raise TokenError(
-            f"the vocabulary {name!r} and its merges do not fit together: {error} is missing"
-        ) from None
-    known = hashlib.sha256(merges_text.encode()).hexdigest() == GPT2_MERGES_SHA256
-    for pair, i, previous in zip(pairs, ids, [-1, *ids], strict=False):
-        sound = known or split_token(ranks, to_bytes("".join(pair))) == tuple(map(to_bytes, pair))
-        if i <= previous or not sound:
-            raise TokenError(
-                f"the vocabulary {name!r} numbers its tokens in another order than it merges them "
-                f"(at the merge {' '.join(pair)!r}), which tiktoken cannot reproduce"
-            )
-    return Tokenizer(ranks, special, name=name)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenError(f"{path} cannot be read: {error}") from None
-
-
-def _parse(text: str, origin: object) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TokenError(f"{origin} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise TokenError(f"{origin} should hold a JSON object, not a {type(data).__name__}")
-    return data
-
-
-def _bracketed(token: str) -> bool:
-    return len(token) > 2 and token[0] + token[-1] in ("<>", "[]")
