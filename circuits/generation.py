@@ -188,8 +188,8 @@ def generate(
 
     Rows end at any end token of the checkpoint, or at `eos_token_id` (one or several), unless
     `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed`,
-    `attention_mask` and hooks see `stream`. `padding_side` and `verbose` are accepted from users of
-    ``HookedTransformer`` and change nothing: padding never shows, and nothing is printed.
+    `attention_mask` and hooks see `stream`. `padding_side` and `verbose`, known from
+    ``HookedTransformer``, change nothing: padding never shows, and nothing is printed.
 
     Raises:
         CircuitsError, TokenError: as `stream`.
@@ -218,11 +218,17 @@ def generate(
         fwd_hooks=fwd_hooks,
     )
     with packed_for(model, max_new_tokens, fwd_hooks):
-        for step in steps:
-            for row, token in zip(rows, step.tokens.tolist(), strict=True):
-                row += [token] if token != NO_TOKEN else []
-            texts = [text + new for text, new in zip(texts, step.text, strict=False)]
+        _collect(steps, rows, texts)
     return _like(given, rows, texts, model, return_type)
+
+
+def _collect(steps: Iterator[Step], rows: list[list[int]], texts: list[str]) -> None:
+    """Write what the steps add behind each prompt's tokens, and its new text."""
+    for step in steps:
+        for row, token in zip(rows, step.tokens.tolist(), strict=True):
+            row += [token] if token != NO_TOKEN else []
+        for i, new in enumerate(step.text):
+            texts[i] += new
 
 
 def _like(
@@ -328,7 +334,8 @@ def _next_logits(
     options: dict[str, Any] = {"past_kv_cache": cache}
     # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
-        if any(hook.watched for name, hook in model.hook_dict.items() if name in _END_SITES):
+        hooks = model.hook_dict
+        if any(hooks[name].watched for name in hooks if name.startswith(("ln_final.", "unembed."))):
             logits: Tensor = model(given, **options)[:, -1]
         else:  # the same, without unembedding the rest of the prompt
             resid = model(given, stop_at_layer=model.cfg.n_layers, **options)
@@ -343,14 +350,6 @@ def _next_logits(
             "and the weights"
         )
     return logits, total
-
-
-_END_SITES = (
-    "ln_final.hook_scale",
-    "ln_final.hook_normalized",
-    "unembed.hook_in",
-    "unembed.hook_out",
-)
 
 
 def _prompts(model: HookedGPT2, batch: Batch, max_new_tokens: int) -> list[list[int]]:
