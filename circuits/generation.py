@@ -183,8 +183,8 @@ def generate(
     """How does the text go on? Prompt and continuation, in the form of the prompt.
 
     A text gives a string, texts a list of strings, rows of token ids a list of lists, and a tensor
-    [b p] a tensor [b p+n], or a list of lists when its rows end at different lengths. `return_type`
-    asks for "str" or "tokens" in any case; the tokens of a text include its start token.
+    [b p] a tensor [b p+n], or a list of lists when its rows differ in length. `return_type` asks
+    for "str" or "tokens" in any case; the tokens of a text include its start token.
 
     Rows end at any end token of the checkpoint, or at `eos_token_id` (one or several), unless
     `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed`,
@@ -204,7 +204,6 @@ def generate(
         raise CircuitsError(f"return_type={return_type!r}; choose 'input', 'str' or 'tokens'")
     batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
     rows = _prompts(model, batch, max_new_tokens)
-    texts = [""] * len(rows)
     steps = stream(
         model,
         _declared(rows),
@@ -218,17 +217,19 @@ def generate(
         fwd_hooks=fwd_hooks,
     )
     with packed_for(model, max_new_tokens, fwd_hooks):
-        _collect(steps, rows, texts)
+        texts = _collect(steps, rows)
     return _like(given, rows, texts, model, return_type)
 
 
-def _collect(steps: Iterator[Step], rows: list[list[int]], texts: list[str]) -> None:
-    """Write what the steps add behind each prompt's tokens, and its new text."""
+def _collect(steps: Iterator[Step], rows: list[list[int]]) -> list[str]:
+    """Each prompt's new text, once the new tokens stand behind the prompt's."""
+    texts = [""] * len(rows)
     for step in steps:
         for row, token in zip(rows, step.tokens.tolist(), strict=True):
             row += [token] if token != NO_TOKEN else []
         for i, new in enumerate(step.text):
             texts[i] += new
+    return texts
 
 
 def _like(
