@@ -183,13 +183,13 @@ def generate(
     """How does the text go on? Prompt and continuation, in the form of the prompt.
 
     A text gives a string, texts a list of strings, rows of token ids a list of lists, and a tensor
-    [b p] a tensor [b p+n], or a list of lists when its rows end at different lengths. `return_type`
-    asks for "str" or "tokens" in any case; the tokens of a text include its start token.
+    [b p] a tensor [b p+n], or a list of lists when its rows differ in length. `return_type` asks
+    for "str" or "tokens" in any case; the tokens of a text include its start token.
 
     Rows end at any end token of the checkpoint, or at `eos_token_id` (one or several), unless
     `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed`,
-    `attention_mask` and hooks see `stream`. `padding_side` and `verbose` are accepted from users of
-    ``HookedTransformer`` and change nothing: padding never shows, and nothing is printed.
+    `attention_mask` and hooks see `stream`. `padding_side` and `verbose`, known from
+    ``HookedTransformer``, change nothing: padding never shows, and nothing is printed.
 
     Raises:
         CircuitsError, TokenError: as `stream`.
@@ -204,7 +204,6 @@ def generate(
         raise CircuitsError(f"return_type={return_type!r}; choose 'input', 'str' or 'tokens'")
     batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
     rows = _prompts(model, batch, max_new_tokens)
-    texts = [""] * len(rows)
     steps = stream(
         model,
         _declared(rows),
@@ -218,11 +217,19 @@ def generate(
         fwd_hooks=fwd_hooks,
     )
     with packed_for(model, max_new_tokens, fwd_hooks):
-        for step in steps:
-            for row, token in zip(rows, step.tokens.tolist(), strict=True):
-                row += [token] if token != NO_TOKEN else []
-            texts = [text + new for text, new in zip(texts, step.text, strict=False)]
+        texts = _collect(steps, rows)
     return _like(given, rows, texts, model, return_type)
+
+
+def _collect(steps: Iterator[Step], rows: list[list[int]]) -> list[str]:
+    """Each prompt's new text, once the new tokens stand behind the prompt's."""
+    texts = [""] * len(rows)
+    for step in steps:
+        for row, token in zip(rows, step.tokens.tolist(), strict=True):
+            row += [token] if token != NO_TOKEN else []
+        for i, new in enumerate(step.text):
+            texts[i] += new
+    return texts
 
 
 def _like(
@@ -328,7 +335,8 @@ def _next_logits(
     options: dict[str, Any] = {"past_kv_cache": cache}
     # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
-        if any(hook.watched for name, hook in model.hook_dict.items() if name in _END_SITES):
+        hooks = model.hook_dict
+        if any(hooks[name].watched for name in hooks if name.startswith(("ln_final.", "unembed."))):
             logits: Tensor = model(given, **options)[:, -1]
         else:  # the same, without unembedding the rest of the prompt
             resid = model(given, stop_at_layer=model.cfg.n_layers, **options)
@@ -343,14 +351,6 @@ def _next_logits(
             "and the weights"
         )
     return logits, total
-
-
-_END_SITES = (
-    "ln_final.hook_scale",
-    "ln_final.hook_normalized",
-    "unembed.hook_in",
-    "unembed.hook_out",
-)
 
 
 def _prompts(model: HookedGPT2, batch: Batch, max_new_tokens: int) -> list[list[int]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -22,11 +20,8 @@ from torch.testing import assert_close
 
 import circuits
 from circuits import linear as module
-from circuits.generation import generate, stream
-from circuits.hooks import HookPoint
 from circuits.linear import Pack, linear, onednn_is_faster, onednn_works, packed, settled
 from circuits.model import HookedGPT2
-from circuits.sampling import Sampler
 
 near = partial(assert_close, atol=2e-5, rtol=1e-5)
 Mode = Callable[[], AbstractContextManager[None]]
@@ -54,15 +49,6 @@ class Map(nn.Module):
 
 def numbers(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use oneDNN wherever it can be used, also on machines, and in sizes, where it does not pay."""
-    if not onednn_works():
-        pytest.skip("this torch cannot be asked for oneDNN's products")
-    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(module, "LEAST_WORK", 0)
 
 
 @pytest.fixture
@@ -377,52 +363,3 @@ def test_other_threads_read_the_weights_not_the_copies() -> None:
         a_map.weight.data.zero_()  # which torch does not record
         assert torch.equal(a_map(x), before)
         near(pool.submit(a_map, x).result(), a_map.expected(x))
-
-
-@pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("use_past_kv_cache", [True, False])
-def test_an_open_stream_hides_no_edit(use_past_kv_cache: bool) -> None:
-    """Neither from others nor from itself: at every step the weights are read as they are."""
-    cfg = replace(TINY, n_ctx=64)
-    model = randomized(cfg, dtype=torch.float32)
-    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
-    steps = stream(model, [[1, 2, 3]], use_past_kv_cache=use_past_kv_cache, **options)
-    first = [next(steps) for _ in range(3)]
-    plain = model(TOKENS)
-    model.unembed.W_U.data.zero_()
-    assert not model(TOKENS).any()
-    assert model(TOKENS).shape == plain.shape
-    assert plain.any()
-    after = next(steps)
-    assert first[0].logprobs != pytest.approx(-math.log(cfg.d_vocab), abs=1e-4)
-    assert after.logprobs.tolist() == pytest.approx([-math.log(cfg.d_vocab)])  # all are alike
-    assert next(steps).tokens.tolist() == [0]  # the first of them
-
-
-@pytest.mark.usefixtures("always")
-def test_generate_packs_unless_a_hook_could_edit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hook is user code: what it does to the weights acts at the next step, recorded or not."""
-    model = randomized(replace(TINY, n_ctx=64), dtype=torch.float32)
-    prompt = torch.tensor([[1, 2, 3]])
-    used = [p for m in model.modules() for p in vars(m).values() if isinstance(p, Pack)]
-    seen: list[int] = []
-
-    def look(value: Tensor, hook: HookPoint) -> None:
-        seen.append(sum(len(pack.copies) for pack in used))
-        model.unembed.W_U.data.zero_()
-
-    def packed_and_counted(*args: Any, **given: Any) -> Tensor:
-        seen.append(sum(len(pack.copies) for pack in used))
-        return sampled(*args, **given)
-
-    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
-    sampled = Sampler.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "__call__", packed_and_counted)
-        generate(model, prompt, **options)
-    assert seen == [len(used)] * 40
-    assert not any(pack.copies for pack in used)
-    seen.clear()
-    made = generate(model, prompt, fwd_hooks=[("hook_embed", look)], **options)
-    assert seen == [0] * 40
-    assert made[0, 3:].tolist() == [0] * 40  # of logits that are all 0 the first is taken
