@@ -33,6 +33,9 @@ HALVES = [torch.float16, torch.bfloat16]
 # Of the answer's largest number or of 1, whichever is more: some units in a half's last place.
 TOLERANCE = {torch.float16: 0.008, torch.bfloat16: 0.04}
 IOI: dict[str, Any] = {"task": "ioi", "n": 40}
+# A CPU without float16 arithmetic needs a minute for each of these on `mini`; the loud model is
+# asked them.
+MANY_RUNS = {"ablate", "heads", "interchange", "patch", "tune-lens"}
 # Several ways to ask each analysis: its command, the words, and the options.
 QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("ablate", (), {"component": "m0", "method": "mean", **IOI}),
@@ -124,13 +127,11 @@ def test_every_analysis_of_a_loud_model(
 def test_every_analysis_of_mini(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a CPU without float16 arithmetic two take minutes; the loud model is asked those."""
     monkeypatch.chdir(tmp_path)
     write_files()
     half = circuits.load("mini", dtype=dtype)
     single = copy.deepcopy(half).float()
-    names = set(ASKED) - ({"heads", "interchange"} if dtype is torch.float16 else set())
-    for name in sorted(names):
+    for name in sorted(set(ASKED) - (MANY_RUNS if dtype is torch.float16 else set())):
         close(answer(name, half).frame, answer(name, single).frame, dtype)
 
 
