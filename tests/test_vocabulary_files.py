@@ -248,6 +248,18 @@ def test_files_that_contradict_each_other(
         Tokenizer.from_folder(write(tmp_path / "x", files, **config))
 
 
+def test_gpt2s_end_of_text_is_none_where_it_is_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocab = json.loads((MINI / "vocab.json").read_text())
+    vocab["<s>"], vocab["</s>"] = vocab.pop("<|endoftext|>"), SIZE
+    unasked = {"bos_token_id": vocab["Ġcat"], "eos_token_id": vocab["Ġcat"]}
+    folder = write(tmp_path / "x", {"vocab.json": vocab}, ("merges.txt",), **unasked)
+    assert Tokenizer.from_folder(folder).roles == Roles(vocab["Ġcat"], (vocab["Ġcat"],))
+    monkeypatch.setattr("circuits.tokenizer.settings.GPT2_END", vocab["Ġcat"])
+    assert Tokenizer.from_folder(folder).roles == Roles(END, (SIZE,))
+
+
 @pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
 def test_tokens_with_a_role_need_no_brackets(tmp_path: Path, where: str) -> None:
     vocab = json.loads((MINI / "vocab.json").read_text()) | {"BOS": SIZE, "PAD": SIZE + 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ SETTINGS_FILES = (SETTINGS, SPECIAL_MAP, GENERATION)  # beside a checkpoint's ow
 NAMED = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _GPT2_NAMED = ("bos_token", "eos_token", "unk_token")  # END_OF_TEXT, where no file names another
 _ANY_KIND = ("PreTrainedTokenizer", "TokenizersBackend")  # classes that read tokenizer.json alone
+GPT2_END = 50256  # what transformers writes as start and end of GPT-2s of every vocabulary
 Json = Mapping[str, Any]
 
 
@@ -149,7 +150,9 @@ class Settings:
             TokenError: when two files give one role to different tokens; the message shows both.
         """
         guess = roles_by_name(special)
-        said = {name: list(self._said(name, ids)) for name in ("bos", "eos", "pad")}
+        said = {
+            name: list(self._said(name, ids, special.values())) for name in ("bos", "eos", "pad")
+        }
         bos, pad = (_single(name, said[name]) for name in ("bos", "pad"))
         ends = _ends(said["eos"])
         mute = {name for _, name, token in self.named() if not content_of(token)}  # said to be none
@@ -167,12 +170,20 @@ class Settings:
         kept = {n: t for n, t in others.items() if n not in ("bos_token", "pad_token")}
         return Roles(bos, ends, pad, adds_bos, tuple(sorted(kept.items())))
 
-    def _said(self, role: str, ids: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """File by file: which tokens have this role?"""
+    def _said(
+        self, role: str, ids: Mapping[str, int], special: Collection[int]
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """File by file: which tokens have this role?
+
+        Where GPT-2's end of text is a piece of text, it is what transformers wrote unasked.
+        """
         for file, name, token in self.named():
             if name == f"{role}_token" and content_of(token):
                 yield file, (ids[content_of(token)],)
-        yield from model_said(role, ((CONFIG, self.config), (GENERATION, self.generation)))
+        files = ((CONFIG, self.config), (GENERATION, self.generation))
+        for file, given in model_said(role, files):
+            if GPT2_END not in given or GPT2_END in special:
+                yield file, given
 
 
 def model_roles(config: Json, generation: Json, guess: Roles | None = None) -> Roles:
@@ -196,10 +207,7 @@ def model_roles(config: Json, generation: Json, guess: Roles | None = None) -> R
 def model_said(
     role: str, files: Iterable[tuple[str, Json]]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """What the model's own files say of a role; ids that the model does not embed say nothing.
-
-    transformers writes 50256 for GPT-2s of every vocabulary.
-    """
+    """What the model's own files say of a role; ids that the model does not embed say nothing."""
     files = list(files)
     size = next((c["vocab_size"] for _, c in files if isinstance(c.get("vocab_size"), int)), None)
     for file, content in files:
