@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from circuits.alignment import share_interval
 from circuits.analyses._heads_attention import Scores
 from circuits.analyses._heads_kinds import SHARES, Kind
+from circuits.analyses._weights import ROUNDING
 from circuits.result import AVERAGED, mean_interval
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
@@ -33,7 +34,8 @@ def judged(kind: Kind, scores: Scores) -> Columns:
     excess = low - columns["control"].clip(min=kind.floor)
     if scores.null is not None:
         columns["chance"] = scores.null
-        excess = np.where(columns["value"] > scores.null, excess, np.nan)
+        above = columns["value"] > scores.null + ROUNDING  # 1 is often the highest there is
+        excess = np.where(above, excess, np.nan)
     if scores.also is not None:
         also = mean_interval(scores.also)
         columns |= {"also": also["value"], "also_low": also["ci_low"], "also_high": also["ci_high"]}
