@@ -166,10 +166,10 @@ def _of_io_over_s(model: HookedGPT2, run: _Run, role: str | None) -> Tensor:
 def _copied(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
     """[l b h], in logits: by how much the name that is raised less is; and the other one by that"""
     moved = {"IO": run.wrote(model, "IO"), "S1": run.wrote(model, "S1") + run.wrote(model, "S2")}
-    own, other = _on_names(model, run, moved)
+    (io, s), (s_by_io, io_by_s) = _on_names(model, run, moved)
     # Which name a head looks at may depend on the prompt, so that in each it copies only one.
-    io_less = own[0].mean(1, keepdim=True) < own[1].mean(1, keepdim=True)
-    return torch.where(io_less, *own), torch.where(io_less, *other)
+    io_less = io.mean(1, keepdim=True) < s.mean(1, keepdim=True)
+    return torch.where(io_less, io, s), torch.where(io_less, s_by_io, io_by_s)
 
 
 def _suppression(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
