@@ -22,11 +22,11 @@ Columns: TypeAlias = dict[str, NDArray[np.float64]]
 def judged(kind: Kind, scores: Scores) -> Columns:
     """What there is to say of every head, [l h] each, and by how much it exceeds what it must.
 
-    ``excess`` is the lower end of the score's interval minus the control or 0 (for copying, the
-    control alone, for chance is below 0), whichever is higher;
-    for a score that is not an average over draws, the score itself minus these. It is NaN, so that
-    nothing is clear, where a single draw has no interval, where a score is not above what heads
-    reach by chance, and where what else must be above 0 is not, with its whole interval.
+    ``excess`` is the lower end of the score's interval minus the control or the kind's floor,
+    whichever is higher; for a score that is not an average over draws, the score itself minus
+    these. It is NaN, so that nothing is clear, where a single draw has no interval, where a score
+    is not above what heads reach by chance, and where what else must be above 0 is not, with its
+    whole interval.
     """
     columns = _averaged(kind, scores.value)
     columns["control"] = scores.control.mean(-1)
