@@ -249,9 +249,10 @@ def test_built_by_the_textbook_no_mlp_is_between_and_no_head_can_be_spared() -> 
 def test_paths_begin_at_the_effective_embedding() -> None:
     found = script("framework").run(load("mini"), seed=1, quick=True)
     assert found.holds
-    copying = found.tables["copying"].frame.set_index(["copying", "component"])["value"]
+    frame = found.tables["copying"].frame.set_index(["copying", "component"])
+    copying, control = frame["value"], frame["control"]
     assert copying["raw embedding", "a1.h0"] < -0.5 < 0.9 < copying["effective embedding", "a1.h0"]
-    assert copying["in context", "a1.h0"] > 0.5
+    assert copying["in context", "a1.h0"] > control["in context", "a1.h0"] + 0.5
     matching = found.tables["matching"].frame.set_index(["way", "writer"])["value"]
     assert matching["through the MLP", "a0.h6"].min() > 0.5 > 0.1 > matching["directly"].max()
     assert len(found.tables["bigrams"].frame) == 20

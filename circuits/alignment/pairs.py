@@ -90,12 +90,15 @@ class Pairs:
 def answered(logits: Tensor, answers: Tensor, candidates: Tensor | None) -> Tensor:
     """Is the likeliest candidate the answer? Logits [b t] of the candidates -> 1 or 0 for each [b].
 
+    Where several are equally likely, none is: a model that says nothing answers nothing.
+
     >>> answered(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([9, 9]), torch.tensor([7, 9]))
     tensor([1., 0.])
     """
     best = logits.argmax(-1)
     said = best if candidates is None else candidates[best]
-    return (said == answers).to(logits.dtype)
+    is_alone = (logits == logits.gather(-1, best[:, None])).sum(-1) == 1
+    return ((said == answers) & is_alone).to(logits.dtype)
 
 
 def draw(graph: CausalGraph, prompts: Prompts, variable: str, seed: int = 0) -> Pairs:

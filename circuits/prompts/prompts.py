@@ -275,9 +275,13 @@ def _twins(examples: Sequence[Example], like: Tensor) -> Tensor | None:
 def start_tokens(model: HookedGPT2, prepend_bos: bool | None) -> list[int]:
     """Which tokens stand before a prompt: the start token, or nothing?
 
+    A model without a tokenizer has none that it knows of.
+
     Raises:
         TokenError: when a start token is asked for and the vocabulary has none.
     """
+    if model.tokenizer is None and not prepend_bos:
+        return []
     return token_rows(model, "", prepend_bos)[0]
 
 
