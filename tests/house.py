@@ -37,6 +37,7 @@ ORDER = (
     "weights",
     "tuned_lens",
     "interventions",
+    "intervals",
     "metrics",
     "prompts",
     "detectors",

@@ -18,8 +18,9 @@ from word_model import word_model
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
 from circuits.figures.of_results import DRAWN
+from circuits.intervals import student_t
 from circuits.prompts import make
-from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance, student_t
+from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance
 
 ABOUT = Provenance(
     analysis="ablate",

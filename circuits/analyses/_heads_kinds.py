@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.errors import CircuitsError, nearest
+from circuits.intervals import REAL, RIGHT_OR_WRONG, SHARE, Scale
 
 ATTENTION, COPYING = "share of attention", "copying score"
+# What one prompt's score can be: an item is answered or not, of names two are asked in each prompt.
+_SCALES = {ATTENTION: SHARE, "share of items": RIGHT_OR_WRONG, "share of names": SHARE}
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Kind:
     behavior: str
     margin: float
     group: int
+
+    @property
+    def scale(self) -> Scale:
+        """Which numbers can a prompt's score be?"""
+        return _SCALES.get(self.unit, REAL)
 
 
 # A quarter of all attention, or of a logit; half of it for what many heads have a little of.

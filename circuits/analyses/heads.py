@@ -275,7 +275,7 @@ def _costs(
         step = part_of(given["progress"], done, size, sum(sizes))
         values, done = run(model, planned, progress=step).values, done + size
         worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
-        columns = mean_interval(worse)
+        columns = mean_interval(worse, scale=metric.scale.change)
         found[name] = pd.DataFrame(
             {
                 "metric": metric.name,
@@ -303,7 +303,8 @@ def _rows(
     averaged: Mapping[str, Any] = dict.fromkeys(AVERAGED, nothing) | {"n": 0}
     control, note = nothing, scores if isinstance(scores, str) else None
     if isinstance(scores, Scores):
-        averaged, control = mean_interval(scores.value[at]), scores.control[at].mean(-1)
+        averaged = mean_interval(scores.value[at], scale=kind.scale)
+        control = scores.control[at].mean(-1)
     frame = pd.DataFrame(
         {
             "component": [str(head) for head in wanted],

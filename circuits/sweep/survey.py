@@ -23,7 +23,7 @@ from circuits.linear import pays, settled
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
 from circuits.sweep.execute import Progress, Scores, run
-from circuits.sweep.moments import Differences, Moments, moments
+from circuits.sweep.moments import Differences, Moments, Scales, moments
 from circuits.sweep.parts import Parts, opened
 from circuits.sweep.planning import plan
 from circuits.sweep.ray_engine import workers
@@ -115,7 +115,8 @@ def survey(
     if () not in sweep.cells:
         raise CircuitsError("the sweep lacks the base run; add the cell () to its cells")
     base = sweep.cells.index(())
-    summary = partial(moments, base=base, full=full, differences=tuple(differences))
+    more: dict[str, Any] = {"base": base, "full": full, "scales": _scales(sweep)}
+    summary = partial(moments, differences=tuple(differences), **more)
     with ExitStack() as stack:
         parts = stack.enter_context(_store(model, blocks, sweep, how, question or {}))
         # The beginning of a run decides for its end: see `settled`.
@@ -152,6 +153,14 @@ def _answers(
     if parts is not None:
         parts.finish()
     progress.finish()
+
+
+def _scales(sweep: Sweep) -> Scales:
+    """Which numbers can effects on this metric be? Above a base of 0, the metric's own."""
+    metric, mask = sweep.metric, sweep.prompts.mask
+    is_clean = sweep.clean is None or torch.equal(sweep.clean[mask], sweep.prompts.tokens[mask])
+    change = metric.scale.change
+    return Scales(metric.scale if metric.against_clean and is_clean else change, change)
 
 
 def _store(
