@@ -111,7 +111,8 @@ def ablate(
             embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
         method: What to write instead: zero, mean (over all tokens), position-mean (at each
-            position, over prompts as long), resample (what it writes in another prompt), noise.
+            position, over prompts as long and of the same template, where templates are known),
+            resample (what it writes in another prompt), noise.
         freeze: Hold all attention patterns as they are without the ablation.
         effects: Split the total effect into direct and indirect, and say what is self-repair.
 

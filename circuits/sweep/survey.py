@@ -193,6 +193,8 @@ def _store(
 def _asked(sweep: Sweep) -> str:
     """A hash of the prompts, of what they are compared with, and of what is written into them."""
     digest = hashlib.sha256(sweep.prompts.checksum.encode())
+    if sweep.source.templates is not None:
+        digest.update(json.dumps(sweep.source.templates).encode())
     for tokens in (sweep.source.tokens, sweep.source.mask.int(), sweep.clean):
         content = None if tokens is None else tokens.tolist()
         digest.update(json.dumps(content).encode())
