@@ -147,7 +147,7 @@ def within(scale: Scale, mean: Numbers, low: Numbers, high: Numbers) -> tuple[Nu
     )
 
 
-def group_sums(values: Numbers, groups: Sequence[str]) -> Numbers:
+def group_sums(values: NDArray[np.floating[Any]], groups: Sequence[str]) -> Numbers:
     """Each group's sum of deviations from the mean of all: [... n] -> [... k].
 
     >>> group_sums(np.array([1.0, 2.0, 6.0]), ["a", "a", "b"])

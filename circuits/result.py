@@ -52,7 +52,8 @@ class Provenance:
     """Which model, which prompts, which settings, and how can it be had again?
 
     `checksum` is of the weights, `prompts` of the tokens and what is asked about them. `arguments`
-    are the analysis' own. There is no date: the same question gives the same bytes.
+    are the analysis' own, `population` is over which prompts means and their intervals are. There
+    is no date: the same question gives the same bytes.
     """
 
     analysis: str
@@ -69,6 +70,7 @@ class Provenance:
     n_prompts: int | None = None
     prepend_bos: bool | None = None
     seed: int | None = None
+    population: str | None = None
 
 
 def provenance(
@@ -98,6 +100,7 @@ def provenance(
             "n_prompts": len(prompts),
             "prepend_bos": prompts.prepend_bos,
             "seed": prompts.seed,
+            "population": prompts.population,
         }
     return Provenance(
         analysis=analysis,
@@ -275,6 +278,8 @@ class Result:
         table = self.frame.head(20).to_html(index=False, border=0, float_format="{:.4g}".format)
         more = f" · first 20 of {len(self.frame)} rows" if len(self.frame) > 20 else ""
         source = f"{about.model} ({about.checksum[:12]}) · unit of value: {self.unit}{more}"
+        if about.population is not None and "ci_low" in self.frame:
+            source += f" · 95 % intervals: {about.population}"
         return (
             f"<p><b>{html.escape(self.title)}</b></p>{table}"
             f"<p><small>{html.escape(source)}<br><code>{html.escape(about.command)}</code>"

@@ -131,8 +131,8 @@ class Source:
 
 
 def _kinds(templates: Sequence[str] | None, mask: Tensor) -> list[Kind]:
-    lengths = mask.sum(1).tolist()
-    return list(zip(templates or [None] * len(lengths), lengths, strict=True))
+    labels: Sequence[str | None] = templates or [None] * len(mask)
+    return list(zip(labels, mask.sum(1).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
