@@ -96,11 +96,9 @@ def ablate(
 ) -> Result:
     """What breaks without this head, layer or MLP?
 
-    The effect is the metric after ablation minus before, prompt by prompt, averaged with a 95 %
-    interval. Heads, attention layers and MLPs are ranked among their kind by the damage done. For a
-    single prompt of your own, the predictions that change most are listed. Effects are split as by
-    McGrath et al. 2023 (2307.15771): the direct one goes straight to the logits, the indirect is
-    the rest, what later parts make of it; where that makes up for damage the model repairs itself.
+    The effect is the metric after ablation minus before, over prompts; parts are ranked by damage.
+    For one prompt of your own, the predictions that change most are listed. Effects are split as by
+    McGrath et al. 2023 (2307.15771): direct, to the logits, or indirect, by way of later parts.
 
     $ circuits ablate --layer 5 --head 3
     $ circuits ablate --all-heads --task ioi --effects --method position-mean --json
@@ -115,8 +113,7 @@ def ablate(
             embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
         method: What to write instead: zero, mean (over all tokens), position-mean (at each
-            position, over prompts as long and of the same template, where templates are known),
-            resample (what it writes in another prompt), noise.
+            position, over prompts as long, of one template), resample (of another prompt), noise.
         freeze: Hold all attention patterns as they are without the ablation.
         effects: Split the total effect into direct and indirect, and say what is self-repair.
 
