@@ -36,7 +36,7 @@ SHARED = {
     "Without it, those of repeated, ioi and sorting that suit the model.",
     "prompt": "A prompt of your own instead of a task; repeat it for several.",
     "file": "Your own prompts: .txt, one a line; .csv or .jsonl with clean, corrupted, answer, "
-    "distractor.",
+    "distractor, template.",
     "answer": "The token that should follow your prompts.",
     "distractor": "The token that the answer is compared with.",
     "metric": "logit_diff, prob, prob_diff, accuracy, loss or kl. Without it, the task's own.",
@@ -48,6 +48,8 @@ SHARED = {
     "engine": "Where to compute: local, ray (a Ray cluster, extra ray), or ray=ADDRESS.",
     "parts": "Folder that gets every prompt's numbers as Parquet, block by block.",
     "resume": "Go on with the interrupted run in the folder of parts.",
+    "by": "Each template of the prompts by itself, and how much they differ (by=template).",
+    "cluster": "Intervals over templates (cluster-robust), not over names and words within them.",
     "progress": "Called with the work done and the work in all.",
 }
 _SCALARS: dict[str, Any] = {t.__name__: t for t in (bool, float, int, str, Path)}

@@ -40,6 +40,7 @@ ORDER = (
     "weights",
     "tuned_lens",
     "interventions",
+    "intervals",
     "metrics",
     "prompts",
     "detectors",

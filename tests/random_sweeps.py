@@ -71,7 +71,13 @@ def sweeps(draw: st.DrawFn, cfg: ModelConfig, metric: str | None = None) -> Swee
         source = Source(method, others.tokens, others.mask, draw(seeds))
     if method == "position-mean":  # needs several prompts of each length
         others = random_prompts(cfg, [*lengths, *lengths, 1], draw(seeds))
-        source = Source(method, others.tokens, others.mask)
+        templates = None
+        if draw(st.booleans()):
+            labels = draw(
+                st.lists(st.sampled_from("ab"), min_size=len(lengths), max_size=len(lengths))
+            )
+            prompts, templates = replace(prompts, templates=tuple(labels)), (*labels, *labels, "a")
+        source = Source(method, others.tokens, others.mask, templates=templates)
     freeze: Any = draw(st.sampled_from([None, None, None, "patterns"]))
     slots: tuple[Any, ...] = ("v",) if freeze else ("q", "k", "v")
     if not freeze and method in ("resample", "position-mean"):

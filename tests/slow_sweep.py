@@ -106,7 +106,11 @@ def _source(model: HookedGPT2, sweep: Sweep, part: Component) -> Tensor:
     found = []
     for row, length in enumerate(sweep.prompts.mask.sum(1).tolist()):
         if source.method == "position-mean":
-            alike = values[lengths == length][:, :length]
+            same = lengths == length
+            if source.templates is not None and sweep.prompts.templates is not None:
+                own = sweep.prompts.templates[row]
+                same &= torch.tensor([template == own for template in source.templates])
+            alike = values[same][:, :length]
             found.append(alike.mean(0)[..., :length] if part.slot == "pattern" else alike.mean(0))
         else:
             drawn = _drawn(model, source, part, row, length)

@@ -25,7 +25,7 @@ from circuits.checkpoints import checksum, save
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
-from circuits.draws import Draws
+from circuits.draws import Behind, Draws
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
@@ -132,8 +132,8 @@ def test_unknown_draws_are_taken_as_independent(words: HookedGPT2, without: Hook
 def test_means_that_look_alike_are_not_paired() -> None:
     draws = Draws()
     for values in ([1.0, 3.0, 2.0], [3.0, 2.0, 1.0]):
-        draws.keep(np.array(2.0), np.array(0.5), np.array(values))
-    assert draws.behind(2.0, 0.5) is None
+        draws.keep(np.array(2.0), np.array(0.5), Behind(np.array(values)))
+    assert draws.behind({"value": 2.0, "stderr": 0.5}) is None
 
 
 def test_rows_that_only_one_model_has(words: HookedGPT2) -> None:

@@ -24,9 +24,10 @@ from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
 from circuits.figures import save_figure
 from circuits.figures.of_results import DRAWN
+from circuits.intervals import student_t
 from circuits.pages import page, save_page
 from circuits.prompts import make
-from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance, student_t
+from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance
 
 ABOUT = Provenance(
     analysis="ablate",

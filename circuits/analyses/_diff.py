@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.draws import Draws
+from circuits.draws import COLUMN, Draws
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
 from circuits.precision import wide
@@ -29,8 +29,8 @@ _LISTED: dict[str, tuple[int | None, ...]] = {
 }
 # Columns that say what a row is about, not what was found there.
 LABELS = (
-    *("task", "variable", "subspace", "component", "edge", "stage", "layer", "head", "position"),
-    *("metric", "unit"),
+    *("task", "template", "variable", "subspace", "component", "edge", "stage", "layer", "head"),
+    *("position", "metric", "unit"),
 )
 MEANINGS = {
     "value_a": "of the model",
@@ -129,7 +129,8 @@ def _keys(first: Result, second: Result) -> list[str]:
         name
         for name in shared
         if name not in labels
-        and name not in AVERAGED
+        and name not in (*AVERAGED, COLUMN)
+        and not name.endswith(f"_{COLUMN}")
         and not pd.api.types.is_float_dtype(first.frame[name])
     ]
     for n in range(len(more) + 1):
@@ -161,13 +162,12 @@ def _change(
     if a is None or b is None:
         missing = dict.fromkeys(("stderr", "ci_low", "ci_high"), np.nan)
         return found | missing | {"n": 0, "paired": False}
-    one, other = (
-        d.behind(row["value"], row["stderr"]) for d, row in zip(draws, (a, b), strict=True)
-    )
-    if one is not None and other is not None and len(one) == len(other):
-        ends = mean_interval(other - one)
+    one, other = (d.behind(row) for d, row in zip(draws, (a, b), strict=True))
+    if one is not None and other is not None and len(one.values) == len(other.values):
+        change = other.values - one.values
+        ends = mean_interval(change, scale=one.scale.change, groups=one.groups)
         interval = {name: float(ends[name]) for name in ("stderr", "ci_low", "ci_high")}
-        return found | interval | {"n": len(one), "paired": True}
+        return found | interval | {"n": len(change), "paired": True}
     up = np.hypot(b["ci_high"] - b["value"], a["value"] - a["ci_low"])
     down = np.hypot(b["value"] - b["ci_low"], a["ci_high"] - a["value"])
     return found | {

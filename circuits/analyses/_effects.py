@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from circuits.analyses._prompts import Batch
+from circuits.analyses._templates import measured_over, population_of, require_templates
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
@@ -129,6 +130,7 @@ def measured(
     `name` is the analysis'; for `differences` see `circuits.sweep.moments.moments`.
     """
     more: dict[str, Any] = {"full": full, "differences": differences}
+    require_templates(batches, given)
     about = {"analysis": name, **_arguments(name, given)}
     sizes = [batch.first.tokens.numel() / batch.share for batch in batches]
     parts = None if given["parts"] is None else Path(given["parts"])
@@ -145,13 +147,16 @@ def measured(
             resume=given["resume"] and (begun[i] or not any(begun)),
             progress=part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
         )
-        yield batch, survey(model, batch.blocks, make(batch), how, question=about, **more)
+        found = survey(model, batch.blocks, make(batch), how, question=about, **more)
+        yield batch, measured_over(found, batch, given)
 
 
 def _arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What an analysis was asked, but for how and where it shall run."""
     arguments = asked(name, given)["arguments"]
-    return {key: value for key, value in arguments.items() if key not in {*HOW, "file", "plan"}}
+    # What stands in the parts is of single prompts, whatever is said of them.
+    left_out = {*HOW, "file", "plan", "by", "cluster"}
+    return {key: value for key, value in arguments.items() if key not in left_out}
 
 
 def part_of(progress: Progress | None, before: float, own: float, total: float) -> Progress | None:
@@ -177,6 +182,7 @@ def planned(
     A file is read to its end, so that its prompts are counted and its lines known to be sound; what
     they cost is estimated from its first block.
     """
+    require_templates(batches, given)
     rows, counts = [], []
     for batch in batches:
         found = plan(model, make(batch)(batch.first), memory=given["memory"])
@@ -222,7 +228,19 @@ def source_of(
         task=", ".join(prompts.task for prompts in firsts),
         prompts=", ".join(sums),
         n_prompts=sum(counts),
+        population=_populations(batches, given, counts),
     )
+
+
+def _populations(
+    batches: Sequence[Batch], given: Mapping[str, Any], counts: Sequence[int]
+) -> str | None:
+    """Over which prompts are the means and intervals? Of several tasks, said of each."""
+    said = [population_of(batch, given, n) for batch, n in zip(batches, counts, strict=True)]
+    if len(set(said)) == 1:
+        return said[0]
+    named = zip(batches, said, strict=True)
+    return "; ".join(f"{batch.first.task}: {text}" for batch, text in named if text is not None)
 
 
 def _checksum(batch: Batch, n: int) -> str:

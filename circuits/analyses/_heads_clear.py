@@ -10,11 +10,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.alignment import share_interval
 from circuits.analyses._heads_attention import Scores
-from circuits.analyses._heads_kinds import SHARES, Kind
+from circuits.analyses._heads_kinds import Kind
 from circuits.analyses._weights import ROUNDING
-from circuits.result import AVERAGED, mean_interval
+from circuits.result import mean_interval
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
 
@@ -28,7 +27,7 @@ def judged(kind: Kind, scores: Scores) -> Columns:
     is not above what heads reach by chance, and where what else must be above 0 is not, with its
     whole interval.
     """
-    columns = _averaged(kind, scores.value)
+    columns = mean_interval(scores.value, scale=kind.scale)
     columns["control"] = scores.control.mean(-1)
     low = columns["value"] if scores.null is not None else columns["ci_low"]
     excess = low - columns["control"].clip(min=kind.floor)
@@ -47,14 +46,3 @@ def are_clear(kind: Kind, scores: Scores) -> NDArray[np.bool_]:
     """Which heads are clearly of this kind? [l h]"""
     clear: NDArray[np.bool_] = judged(kind, scores)["excess"] > kind.margin
     return clear
-
-
-def _averaged(kind: Kind, values: NDArray[np.float64]) -> Columns:
-    """Means with intervals [l h]: Wilson's of shares, where Student's may have no width at all."""
-    if kind.unit not in SHARES:
-        return mean_interval(values)
-    rows = [share_interval(one) for one in values.reshape(-1, values.shape[-1])]
-    return {
-        name: np.array([row[name] for row in rows], float).reshape(values.shape[:-1])
-        for name in AVERAGED
-    }

@@ -6,9 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.errors import CircuitsError, nearest
+from circuits.intervals import REAL, RIGHT_OR_WRONG, SHARE, Scale
 
 ATTENTION, COPYING = "share of attention", "copying score"
-SHARES = ("share of names", "share of items")  # of which each is right or wrong
+# What one prompt's score can be: a name or an item is answered right or not.
+_SCALES = {
+    ATTENTION: SHARE,
+    "share of items": RIGHT_OR_WRONG,
+    "share of names": RIGHT_OR_WRONG,
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Kind:
     group: int
     floor: float = 0.0
 
+    @property
+    def scale(self) -> Scale:
+        """Which numbers can a prompt's score be?"""
+        return _SCALES.get(self.unit, REAL)
+
 
 # A quarter of all attention, or of a logit; half of it for what many heads have a little of.
 KINDS: Mapping[str, Kind] = {
@@ -46,13 +57,13 @@ KINDS: Mapping[str, Kind] = {
         Kind("name-copier", "logits", "ioi", 0.25, 2),
         Kind("s-inhibition", "attention score", "ioi", 0.25, 1),
         Kind("negative", "logits", "ioi", 0.25, 1),
-        Kind("successor", SHARES[1], "successor", 0.25, 1),
+        Kind("successor", "share of items", "successor", 0.25, 1),
         Kind("prefix-matching", ATTENTION, "repeated", 0.25, 3),
         Kind("current-token", ATTENTION, "repeated", 0.25, 3),
         Kind("first-token", ATTENTION, "repeated", 0.5, 3),
         Kind("copying", COPYING, "repeated", 0.5, 4, floor=-1.0),
         Kind("ov-copying", COPYING, "repeated", 0.5, 4),
-        Kind("name-copying", SHARES[0], "ioi", 0.5, 4),
+        Kind("name-copying", "share of names", "ioi", 0.5, 4),
     )
 }
 # Those scored on ioi; the last by weights and the names alone.

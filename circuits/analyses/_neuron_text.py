@@ -19,6 +19,7 @@ from torch import Tensor
 
 from circuits.analyses._text import TextFile, averaged
 from circuits.components import Component
+from circuits.intervals import SHARE
 from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.registry import Progress
@@ -193,7 +194,7 @@ class Overview:
 
     def add(self, tokens: Tensor, acts: Tensor, n_start: int) -> None:
         """These windows [b p], and the layer's activations in them [b p m]."""
-        block = averaged((acts > 0).double().mean(1).T.cpu().numpy())
+        block = averaged((acts > 0).double().mean(1).T.cpu().numpy(), SHARE)
         self.active = block if self.active is None else self.active.merge(block)
         ids = tokens[:, n_start:].flatten()
         flat = acts.flatten(0, 1)

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.errors import CircuitsError, TokenError
+from circuits.intervals import REAL, Scale
 from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts.prompts import start_tokens
 from circuits.result import Provenance
-from circuits.sweep.moments import Moments, moments
+from circuits.sweep.moments import Moments, Scales, moments
 
 PIECE = 1 << 16  # characters read at a time
 LONGEST = 1 << 20  # characters without a space that are still encoded as one
@@ -175,10 +176,11 @@ def losses(model: HookedGPT2, tokens: Tensor) -> NDArray[np.float64]:
     return found
 
 
-def averaged(values: NDArray[np.float64]) -> Moments:
-    """Means over windows [c n] that can be merged block by block.
+def averaged(values: NDArray[np.float64], scale: Scale = REAL) -> Moments:
+    """Means over windows [c n], of numbers on a scale, that can be merged block by block.
 
     A first row of zeros is what `Moments` measures effects from: row i is its cell i + 1.
     """
     with_zero = np.vstack([np.zeros_like(values[:1]), values])
-    return moments(with_zero, np.zeros(len(with_zero), dtype=bool))
+    scales = Scales(scale, scale.change)
+    return moments(with_zero, np.zeros(len(with_zero), dtype=bool), scales=scales)

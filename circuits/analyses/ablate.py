@@ -25,6 +25,8 @@ from circuits.analyses._effects import (
 )
 from circuits.analyses._prompts import Batch, chosen
 from circuits.analyses._reference import reference
+from circuits.analyses._templates import MEANINGS as TEMPLATES
+from circuits.analyses._templates import By, by_template, panels
 from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -83,6 +85,8 @@ def ablate(
     metric: str | None = None,
     n: int | None = None,
     seed: int = 0,
+    by: By | None = None,
+    cluster: By | None = None,
     memory: str | None = None,
     plan: bool = False,
     engine: str = "local",
@@ -92,11 +96,9 @@ def ablate(
 ) -> Result:
     """What breaks without this head, layer or MLP?
 
-    The effect is the metric after ablation minus before, prompt by prompt, averaged with a 95 %
-    interval. Heads, attention layers and MLPs are ranked among their kind by the damage done. For a
-    single prompt of your own, the predictions that change most are listed. Effects are split as by
-    McGrath et al. 2023 (2307.15771): the direct one goes straight to the logits, the indirect is
-    the rest, what later parts make of it; where that makes up for damage the model repairs itself.
+    The effect is the metric after ablation minus before, over prompts; parts are ranked by damage.
+    For one prompt of your own, the predictions that change most are listed. Effects are split as by
+    McGrath et al. 2023 (2307.15771): direct, to the logits, or indirect, by way of later parts.
 
     $ circuits ablate --layer 5 --head 3
     $ circuits ablate --all-heads --task ioi --effects --method position-mean --json
@@ -111,7 +113,7 @@ def ablate(
             embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
         method: What to write instead: zero, mean (over all tokens), position-mean (at each
-            position, over prompts as long), resample (what it writes in another prompt), noise.
+            position, over prompts as long, of one template), resample (of another prompt), noise.
         freeze: Hold all attention patterns as they are without the ablation.
         effects: Split the total effect into direct and indirect, and say what is self-repair.
 
@@ -144,9 +146,22 @@ def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         hint = "choose another component, method or task"
         require_change(found, places, f"{method} ablation of {what}", hint)
         counts.append(found.n)
-        frames.append(_frame(model, batch, found, cells, wanted, ranked, given))
+        table = partial(
+            _frame, model, batch, cells=cells, wanted=wanted, ranked=ranked, given=given
+        )
+        frames.append(by_template(found, given, table))
     frame = pd.concat(frames)
-    first = ["task", "component", "layer", "head", "method", "reference", "metric", "unit"]
+    first = [
+        "task",
+        *(["template"] if given["by"] else []),
+        "component",
+        "layer",
+        "head",
+        "method",
+        "reference",
+        "metric",
+        "unit",
+    ]
     frame = frame[[*first, *(column for column in frame.columns if column not in first)]]
     return _result(model, frame, batches, counts, given)
 
@@ -208,6 +223,7 @@ def _frame(
     model: HookedGPT2,
     batch: Batch,
     found: Moments,
+    *,
     cells: Sequence[Cell],
     wanted: Sequence[Cell],
     ranked: Sequence[Cell],
@@ -244,7 +260,7 @@ def _frame(
         )
     whole = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
     frame: pd.DataFrame = pd.DataFrame(rows).astype(whole)
-    if prompts.seed is None and found.n == 1 and model.tokenizer is not None:
+    if prompts.seed is None and len(prompts) == found.n == 1 and model.tokenizer is not None:
         sweep = Sweep(prompts, METRICS["kl"], (BASE, *wanted), source, freeze=given["freeze"])
         frame = frame.join(_changes(model, sweep))
     return frame
@@ -314,18 +330,16 @@ def _result(
     axes: tuple[str, ...] = ("task",)
     view = "bars"
     if given["all_heads"]:
-        view, axes = (
-            "heatmap",
-            ("layer", "head") if len(batches) == 1 else ("task", "layer", "head"),
-        )
-        if given["effects"] and len(batches) == 1:
+        tasks = () if len(batches) == 1 else ("task",)
+        view, axes = "heatmap", (*tasks, "layer", "head")
+        if given["effects"] and not tasks and given["by"] is None:
             view, axes = "scatter", ("component", "direct", "total")
     return Result(
         frame,
         unit=unit_of(frame),
         title=f"What breaks without {what}? ({how}, {source.model})",
         provenance=source,
-        axes=axes,
+        axes=panels(axes, given),
         view=view,
-        meanings=MEANINGS,
+        meanings=MEANINGS | TEMPLATES,
     )

@@ -310,7 +310,7 @@ def _costs(
         step = part_of(given["progress"], done, size, sum(sizes))
         values, done = run(model, planned, progress=step).values, done + size
         worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
-        columns = mean_interval(worse)
+        columns = mean_interval(worse, scale=metric.scale.change)
         found[name] = pd.DataFrame(
             {
                 "metric": metric.name,

@@ -28,6 +28,8 @@ from circuits.analyses._effects import (
     unit_of,
 )
 from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._templates import MEANINGS as TEMPLATES
+from circuits.analyses._templates import By, by_template, panels
 from circuits.components import Component, Edge, Slot
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -66,6 +68,8 @@ def paths(
     metric: str | None = None,
     n: int | None = None,
     seed: int = 0,
+    by: By | None = None,
+    cluster: By | None = None,
     memory: str | None = None,
     plan: bool = False,
     engine: str = "local",
@@ -121,7 +125,8 @@ def _paths(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         what = name(cells[2]) if len(edges) == 1 else "each of these edges"
         require_change(found, range(2, len(cells)), f"patching {what}", hint)
         labels = [label for _, label in edges]
-        frames.append(pair_table(batch.first, found, given, labels, of_whole=True))
+        table = partial(pair_table, batch.first, given=given, labels=labels, of_whole=True)
+        frames.append(by_template(found, given, table))
         counts.append(found.n)
     frame = pd.concat(frames)
     source = source_of(model, "paths", batches, given, counts)
@@ -134,9 +139,9 @@ def _paths(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         unit=unit_of(frame),
         title=f"Along which edges does it travel {ways}? ({given['direction']}, {source.model})",
         provenance=source,
-        axes=(*tasks, "edge") if both else (*tasks, "stage", "part"),
+        axes=panels((*tasks, "edge") if both else (*tasks, "stage", "part"), given),
         view="bars" if both else "heatmap",
-        meanings=MEANINGS | OWN,
+        meanings=MEANINGS | OWN | TEMPLATES,
     )
 
 

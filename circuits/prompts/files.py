@@ -22,7 +22,7 @@ from circuits.prompts.user import Row, from_rows
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
-COLUMNS = ("clean", "corrupted", "answer", "distractor")
+COLUMNS = ("clean", "corrupted", "answer", "distractor", "template")
 BLOCK = 500  # prompts
 _BOM = "\ufeff"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -130,9 +130,10 @@ def from_file(model: HookedGPT2, path: str | Path, *, prepend_bos: bool | None =
     """Which batch do the prompts in this file make?
 
     ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have
-    the fields clean, and if wanted corrupted, answer, distractor. Lines of nothing but blanks are
-    skipped; where blanks alone are meant, they stand in ``.jsonl``. Text is taken as it stands:
-    GPT-2's tokens for words begin with a space, so an answer usually does too.
+    the fields clean, and if wanted corrupted, answer, distractor, template (a name for the sentence
+    that the prompt was made of). Lines of nothing but blanks are skipped; where blanks alone are
+    meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words begin with
+    a space, so an answer usually does too.
 
     Raises:
         CircuitsError: naming the file and the line, for anything that cannot be read.

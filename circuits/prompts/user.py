@@ -28,6 +28,7 @@ class Row:
     corrupted: Given | None = None
     answer: str | None = None
     distractor: str | None = None
+    template: str | None = None
 
 
 def from_texts(
@@ -99,7 +100,7 @@ def from_rows(
 
 
 def _require_alike(row: Row, first: Row) -> None:
-    for name in ("answer", "distractor", "corrupted"):
+    for name in ("answer", "distractor", "corrupted", "template"):
         lacking, having = (row, first) if getattr(row, name) is None else (first, row)
         if getattr(lacking, name) is None and getattr(having, name) is not None:
             raise CircuitsError(f"{lacking.place} has no {name}, {having.place} has one; give all")
@@ -143,7 +144,7 @@ def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
             f"{' | '.join(tokenizer.token_strings(twin))}); the two are compared token by token, "
             "so reword one of them"
         )
-    return Example(text, ids, answer, distractor, twin)
+    return Example(text, ids, answer, distractor, twin, template=row.template)
 
 
 def _ids(tokenizer: Tokenizer, start: list[int], given: Given) -> list[int]:

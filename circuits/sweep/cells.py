@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _RECEIVERS = ("head", "attn", "mlp", "logits")
 ROW_BY_ROW = ("resample", "position-mean", "noise")  # each prompt gets values of its own
+Kind = tuple[str | None, int]  # a prompt's template and number of tokens
 Freeze = Literal["patterns"]
 FREEZE: tuple[Freeze, ...] = ("patterns",)
 
@@ -84,8 +87,9 @@ class Source:
     `method` is one of `circuits.interventions.METHODS`, asked about the run on `tokens` [b p], of
     which `mask` [b p] marks the real ones. For ``resample`` row i is where prompt i takes its
     values from; for ``mean``, ``position-mean`` and ``noise`` it is any set of prompts; ``zero``
-    needs none. ``position-mean`` takes the mean over those of the prompt's own length. `seed` is
-    what ``noise`` is drawn from.
+    needs none. ``position-mean`` takes the mean over those of the prompt's own length, and where
+    the set's `templates` [b] are given, of its own template: at the same position another sentence
+    has something else. `seed` is what ``noise`` is drawn from.
 
     Raises:
         CircuitsError: for an unknown method, or an empty set.
@@ -95,6 +99,7 @@ class Source:
     tokens: Tensor
     mask: Tensor
     seed: int = 0
+    templates: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         get_method(self.method)
@@ -103,6 +108,31 @@ class Source:
                 f"the reference set for {self.method!r} is empty; give at least one prompt whose "
                 "values can be taken"
             )
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What the prompts of the set are that share a position's meaning: template and length."""
+        return _kinds(self.templates, self.mask)
+
+    def kinds_of(self, prompts: Prompts) -> list[Kind]:
+        """The same of these prompts, as far as the set tells its own apart.
+
+        Raises:
+            CircuitsError: when the set has templates and the prompts do not.
+        """
+        if self.templates is None:
+            return _kinds(None, prompts.mask)
+        if prompts.templates is None:
+            raise CircuitsError(
+                f"the prompts of {prompts.task!r} have no templates, and those of the reference "
+                "set have; give them to both"
+            )
+        return _kinds(prompts.templates, prompts.mask)
+
+
+def _kinds(templates: Sequence[str] | None, mask: Tensor) -> list[Kind]:
+    labels: Sequence[str | None] = templates or [None] * len(mask)
+    return list(zip(labels, mask.sum(1).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +185,15 @@ class Sweep:
     def _check_lengths(self) -> None:
         if self.source.method != "position-mean":
             return
-        known = self.source.mask.sum(1).tolist()
-        for length in self.prompts.mask.sum(1).unique().tolist():
-            if known.count(length) < 2:
+        known = Counter(self.source.kinds)
+        for template, length in self.source.kinds_of(self.prompts):
+            if (n := known[template, length]) < 2:
+                of = "" if template is None else f" of the template {template!r}"
+                both = "" if template is None else " and template"
                 raise CircuitsError(
-                    f"a mean by position is over prompts of one length, and of {length} tokens the "
-                    f"reference set has {known.count(length)} prompts; give two or more of each "
-                    "length, or choose the method 'mean'"
+                    f"a mean by position is over prompts of one length{both}, and of {length} "
+                    f"tokens{of} the reference set has {n} prompts; give two or more of each "
+                    f"length{both}, or choose the method 'mean'"
                 )
 
     def _check_patterns(self) -> None:

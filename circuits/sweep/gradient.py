@@ -269,7 +269,7 @@ def estimates(
         found = attribute(model, make_sweep(prompts), memory=memory, progress=progress)
         values = np.concatenate([[found.base, found.source], found.base + found.effects])
         changed = np.concatenate([[False, True], found.effects.any(1)])
-        here = moments(values, changed, full=1)
+        here = moments(values, changed, prompts.templates, full=1)
         so_far = here if so_far is None else so_far.merge(here)
     if so_far is None:
         raise CircuitsError("there are no prompts to ask; give at least one")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuits.interventions import normal_draws
 from circuits.precision import wide
-from circuits.sweep.cells import ROW_BY_ROW, Source
+from circuits.sweep.cells import ROW_BY_ROW, Kind, Source
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -57,7 +57,7 @@ class Reference:
         self._at_once = max(1, 2**11 // source.tokens.shape[1])
         self._mean: dict[str, Tensor] = {}  # [1 1 ...]
         self._spread: dict[str, Tensor] = {}  # [1 1 ...], the standard deviation
-        self._of_length: dict[int, dict[str, Tensor]] = {}  # [p ...]
+        self._of_kind: dict[Kind, dict[str, Tensor]] = {}  # [p ...]
         with torch.inference_mode():
             read = {"mean": self._average, "noise": self._average, "position-mean": self._align}
             read.get(source.method, self._nothing)()
@@ -108,24 +108,25 @@ class Reference:
         return value.to(self._model.W_E.dtype)
 
     def _align(self) -> None:
-        """The mean at each position, over the prompts of each length."""
-        lengths = self.source.mask.sum(1)
-        for length in lengths.unique().tolist():
-            tokens = self.source.tokens[lengths == length, :length]
+        """The mean at each position, over the prompts of each length (and template)."""
+        kinds = self.source.kinds
+        for kind in dict.fromkeys(kinds):
+            rows = torch.tensor([other == kind for other in kinds], device=self.source.mask.device)
+            tokens = self.source.tokens[rows, : kind[1]]
             total: dict[str, Tensor] = {}
             for some in tokens.split(self._at_once):
                 found = run_sites(self._model, some, torch.ones_like(some).bool(), self._sites)
                 for site, values in found.items():
                     share = wide(values).sum(0) / len(tokens)
                     total[site] = total[site] + share if site in total else share
-            self._of_length[length] = {s: self._rounded(mean) for s, mean in total.items()}
+            self._of_kind[kind] = {s: self._rounded(mean) for s, mean in total.items()}
 
     def _aligned(self, site: str, prompts: Prompts, rows: slice) -> Tensor:
         """Each prompt's mean by position, [b p ...]; zeros where there is only padding."""
         width = prompts.tokens.shape[1]
         whole = None
-        for row, length in enumerate(prompts.mask.sum(1).tolist()):
-            own = self._of_length[length][site]
+        for row, kind in enumerate(self.source.kinds_of(prompts)):
+            own, length = self._of_kind[kind][site], kind[1]
             is_pattern = site.endswith("hook_pattern")
             if whole is None:
                 shape = (own.shape[0], width, width) if is_pattern else (width, *own.shape[1:])
