@@ -68,7 +68,7 @@ def qk(
 
     Raises:
         CircuitsError: for a head that is not there, a text that is not one token, options that do
-            not belong together, a model without embeddings of positions, or with normalized queries.
+            not belong together, a model without position embeddings, or with normalized queries.
 
     >>> from circuits.checkpoints import load
     >>> qk(load("compiled"), "a0.h0", show="positions").top(1, by="best").frame[["offset", "best"]]

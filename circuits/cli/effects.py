@@ -137,6 +137,8 @@ def _notes(result: Result) -> Iterator[str]:
     yield f"effect = patched - {of}"
     if "edge" in frame:
         yield "share: of the effect of patching everything"
+        if arguments.get("hold") == "heads":
+            yield "heads held, MLPs between sender and receiver compute anew"
     else:
         yield "share: 0 is as corrupted, 1 is as clean"
     if result.provenance.analysis == "approximate":

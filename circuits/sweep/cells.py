@@ -21,6 +21,8 @@ _RECEIVERS = ("head", "attn", "mlp", "logits")
 ROW_BY_ROW = ("resample", "position-mean", "noise")  # each prompt gets values of its own
 Freeze = Literal["patterns"]
 FREEZE: tuple[Freeze, ...] = ("patterns",)
+Hold = Literal["all", "heads"]
+HOLD: tuple[Hold, ...] = ("all", "heads")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Write:
     """Which part is replaced in a run, and by what?
 
     Without `senders` the target writes (a slot: reads) the source's value. With senders the target
-    reads its base input plus, for each of them, the source's value minus the base value, all else
-    as in the base run: this is path patching. What it then writes goes on through the model.
+    reads what it would if these wrote the source's values and what the sweep holds (`Sweep.hold`)
+    wrote what it does in the base run: this is path patching. What the target then writes goes on
+    through the model.
     """
 
     target: Component
@@ -118,6 +121,11 @@ class Sweep:
             if None.
         freeze: with "patterns", every head attends in every cell as in the base run, and only what
             it moves may change (Olsson et al. 2022, pattern-preserving ablation).
+        hold: of paths, what stands between sender and receiver as in the base run. With "all", a
+            receiver reads its base input plus, for each sender, the source's value minus the base
+            value: the direct edge. With "heads", attention heads write what they did and MLPs
+            compute anew, so that what goes by way of MLPs arrives, too (Wang et al. 2022,
+            2211.00593, appendix B).
 
     Raises:
         CircuitsError: when shapes disagree, or padding does not stand on the right.
@@ -129,6 +137,7 @@ class Sweep:
     source: Source
     clean: Tensor | None = field(default=None)
     freeze: Freeze | None = None
+    hold: Hold = "all"
 
     def __post_init__(self) -> None:
         mask, shape = self.prompts.mask, tuple(self.prompts.tokens.shape)
@@ -169,6 +178,11 @@ class Sweep:
             raise CircuitsError(
                 f"freeze={self.freeze!r}: only {' and '.join(FREEZE)} can be held"
                 f"{nearest(self.freeze, FREEZE)}"
+            )
+        if self.hold not in HOLD:
+            raise CircuitsError(
+                f"hold={self.hold!r}: between sender and receiver, hold {' or '.join(HOLD)}"
+                f"{nearest(str(self.hold), HOLD)}"
             )
         for target in (write.target for cell in self.cells for write in cell):
             if target.slot == "pattern" and self.source.method not in ("resample", "position-mean"):

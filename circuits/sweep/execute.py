@@ -13,6 +13,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor
 
 from circuits.adapter import AdaptedModel
+from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import (
@@ -38,7 +39,8 @@ _LOGITS_AT_ONCE = 2**23  # numbers
 class TaskScores:
     """What came of a task? `values` [cells, prompts] of the task, `changed` [cells].
 
-    `changed` is whether any written value differs from the one it replaced.
+    `changed` is whether any written value differs from the one it replaced, or anything arrives at
+    the receiver of a path, whether or not that is read by anybody.
     """
 
     values: Floats
@@ -160,7 +162,7 @@ class _Part(Part):
     def __init__(self, executor: Executor, rows: slice) -> None:
         super().__init__(executor, rows)
         self.freeze = executor.sweep.freeze
-        self.editor = Editor(self.model, self.prompts, self.base, self.source, self.freeze)
+        self.editor = Editor(self.model, self.prompts, self.base, self.source, executor.sweep)
 
     def base_sites(self) -> set[str]:
         """What the flow takes from the base run."""
@@ -178,10 +180,11 @@ class _Part(Part):
         entries = self._entries(cells)
         running = {cell for by in entries.values() for group in by for cell in group.cells.tolist()}
         places = sorted(running)
+        changed = flow.writes.changed
         base = self.base[self.final_site][self.reads]
         finals = repeat(base, "n d -> s n d", s=len(places)).clone()
         if not places:
-            return places, finals, flow.writes.changed
+            return places, finals, changed | self.arrives(cells, changed)
         number = torch.full(self.reads.shape, -1, device=base.device)
         number[self.reads] = torch.arange(len(base), device=base.device)  # of each read, [b p]
         for group, x in flow.run(entries):
@@ -191,11 +194,14 @@ class _Part(Part):
             cell = repeat(cell, "n -> n w", w=read.shape[1])
             finals[cell[is_read], read[is_read]] = x[is_read]
         # Where nothing was changed, rounding on another way through the model shall change nothing.
-        changed = flow.writes.changed
         moved = [i for i, place in enumerate(places) if changed[place]]
         if len(moved) < len(places):
             places, finals = [places[i] for i in moved], finals[moved]
-        return places, finals, changed
+        return places, finals, changed | self.arrives(cells, changed)
+
+    def differs(self, senders: tuple[Component, ...]) -> Tensor:
+        """Where do any of these write something else? [b p], True or False."""
+        return self.editor.sent.differs(senders)
 
     def _entries(self, cells: tuple[int, ...]) -> dict[Point, list[Group]]:
         """Which sequences enter where, in groups that start at the same position?"""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.components import Component
 from circuits.sweep.edits import needed_sites, stream_site
 from circuits.sweep.values import pair_of_runs, run_sites
 
@@ -71,6 +72,26 @@ class Part(ABC):
 
         Their places [s] among `cells` come first; last, which cells changed anything.
         """
+
+    @abstractmethod
+    def differs(self, senders: tuple[Component, ...]) -> Tensor:
+        """Where do any of these write something else? [b p], True or False."""
+
+    def arrives(self, cells: tuple[int, ...], known: Bools) -> Bools:
+        """In which cells does a receiver of paths get anything new, although nobody reads it? [s]
+
+        Such a path has no effect, which is an answer; one that carries nothing asks nothing. Cells
+        that are `known` [s] to have changed something are not looked at.
+        """
+        found = np.zeros(len(cells), dtype=bool)
+        for place, cell in enumerate(cells):
+            for write in self.routes.sweep.cells[cell] if not known[place] else ():
+                if write.senders:
+                    where = self.prompts.where(write.target.position) & self.routes.able(
+                        write, self.rows, self.prompts.mask
+                    )
+                    found[place] |= bool((where & self.differs(write.senders)).any())
+        return found
 
     @abstractmethod
     def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
