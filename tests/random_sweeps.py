@@ -101,7 +101,11 @@ def random_cells(draw: st.DrawFn, cfg: ModelConfig, slots: tuple[Any, ...]) -> C
     kinds = st.one_of(parts(cfg, slots), paths(cfg, inputs))
     writes = draw(st.lists(kinds, min_size=1, max_size=3))
     edges = [Edge(sender, write.target) for write in writes for sender in write.senders]
-    return cell(*(write.target for write in writes if not write.senders), *edges)
+    found = cell(*(write.target for write in writes if not write.senders), *edges)
+    held = draw(st.booleans())
+    return tuple(
+        replace(write, scale_held=held and write.target.kind == "logits") for write in found
+    )
 
 
 @st.composite

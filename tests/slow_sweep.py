@@ -39,6 +39,8 @@ def run(model: HookedGPT2, sweep: Sweep, cell: Cell) -> Tensor:
     hooks = [hook for write in cell for hook in _hooks(model, sweep, write)]
     prompts = sweep.prompts
     hooks = [*_frozen(model, sweep), *hooks]
+    if any(write.scale_held for write in cell):
+        hooks.append(_scale_as_before(model, sweep))
     logits: Tensor = model.run_with_hooks(
         prompts.tokens, fwd_hooks=hooks, attention_mask=prompts.mask
     )
@@ -110,6 +112,13 @@ def _by_way_of_mlps(model: HookedGPT2, sweep: Sweep, write: Write) -> Tensor:
             prompts.tokens, fwd_hooks=[*hooks, reading], attention_mask=prompts.mask
         )
     return streams[1] - streams[0]
+
+
+def _scale_as_before(model: HookedGPT2, sweep: Sweep) -> Hook:
+    """The final LayerNorm divides by what it does in the base run."""
+    site, prompts = "ln_final.hook_scale", sweep.prompts
+    _, base = model.run_with_cache(prompts.tokens, attention_mask=prompts.mask, names_filter=[site])
+    return site, lambda value, hook: base[site]
 
 
 def _frozen(model: HookedGPT2, sweep: Sweep) -> Iterator[Hook]:

@@ -26,7 +26,7 @@ from circuits.components import Component, Edge, all_heads, all_mlps, check
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
-from circuits.sweep.execute import read_logits
+from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2

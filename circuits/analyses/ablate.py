@@ -58,6 +58,16 @@ MEANINGS = {
     "self_repair": "the indirect effect, positive where it makes the metric better",
     "self_repair_low": "lower end of its 95 % interval",
     "self_repair_high": "upper end of its 95 % interval",
+    "direct_held": "the direct part if the final LayerNorm kept its scale, mean over n",
+    "direct_held_low": "lower end of its 95 % interval",
+    "direct_held_high": "upper end of its 95 % interval",
+    "indirect_held": "value minus direct_held: what later parts and the final scale make of it",
+    "indirect_held_low": "lower end of its 95 % interval",
+    "indirect_held_high": "upper end of its 95 % interval",
+    "self_repair_held": "the same, positive where it makes the metric better: self-repair that "
+    "counts what the final LayerNorm's scale makes up for",
+    "self_repair_held_low": "lower end of its 95 % interval",
+    "self_repair_held_high": "upper end of its 95 % interval",
     "rank": "place among all components of this kind by damage; 1 hurts most",
     "ranked": "how many components of this kind there are",
     "kl": "nats by which the prediction after the prompt moved, KL(clean || ablated)",
@@ -93,10 +103,11 @@ def ablate(
     """What breaks without this head, layer or MLP?
 
     The effect is the metric after ablation minus before, prompt by prompt, averaged with a 95 %
-    interval. Heads, attention layers and MLPs are ranked among their kind by the damage done. For a
-    single prompt of your own, the predictions that change most are listed. Effects are split as by
-    McGrath et al. 2023 (2307.15771): the direct one goes straight to the logits, the indirect is
-    the rest, what later parts make of it; where that makes up for damage the model repairs itself.
+    interval. For a single prompt of your own, the predictions that change most are listed. Effects
+    are split (McGrath et al. 2023, 2307.15771): the direct one goes straight to the logits, the
+    indirect is what later parts make of it, self-repair where that makes up for damage. What the
+    final LayerNorm makes up for by dividing by less (Rushing & Nanda 2024, 2402.15390) counts as
+    direct, and as indirect in the columns that end in held.
 
     $ circuits ablate --layer 5 --head 3
     $ circuits ablate --all-heads --task ioi --effects --method position-mean --json
@@ -131,9 +142,11 @@ def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     wanted, method = _wanted(model.cfg, given), given["method"]
     get_method(method)
     direct = _direct(wanted) if given["effects"] else []
+    straight = [*direct, *_held(direct)]
     batches, ranked = chosen(model, given), _ranked(model.cfg, wanted)
-    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked, *direct]))
-    differences = [(cells.index(a), cells.index(b)) for a, b in zip(wanted, direct, strict=False)]
+    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked, *straight]))
+    pairs = zip([*wanted, *wanted], straight, strict=False)  # none, where effects are not split
+    differences = [(cells.index(total), cells.index(part)) for total, part in pairs]
     ask = partial(_sweeps, model, cells, given)
     if given["plan"]:
         return planned(model, "ablate", batches, ask, given)
@@ -256,21 +269,29 @@ def _split(
     """Which part of the effect is direct, which indirect, which self-repair?"""
     if not given["effects"]:
         return {}
-    (straight,) = _direct([one])
-    total, direct = cells.index(one), cells.index(straight)
-    by = {"direct": effect(found, direct), "indirect": effect(found, found.at(total, direct))}
-    columns = {
-        name + end: numbers[column]
-        for name, numbers in by.items()
-        for end, column in {"": "value", "_low": "ci_low", "_high": "ci_high"}.items()
-    }
+    total, direct = cells.index(one), _direct([one])
+    columns = {"total": found.effect[total].item()}
+    for held, (straight,) in {"": direct, "_held": _held(direct)}.items():
+        part = cells.index(straight)
+        by = {
+            f"direct{held}": effect(found, part),
+            f"indirect{held}": effect(found, found.at(total, part)),
+        }
+        ends = {"": "value", "_low": "ci_low", "_high": "ci_high"}
+        for which, numbers in by.items():
+            columns |= {which + end: numbers[column] for end, column in ends.items()}
+        columns |= _repair(columns, held, metric)
+    return columns
+
+
+def _repair(columns: Mapping[str, float], held: str, metric: Metric) -> dict[str, float]:
+    """The indirect effect where better is positive."""
     ends = ("", "_low", "_high") if metric.higher_is_better else ("", "_high", "_low")
     sign = 1 if metric.higher_is_better else -1
-    repair = {
-        f"self_repair{to}": sign * columns[f"indirect{end}"] + 0.0  # -0.0 becomes 0.0
+    return {
+        f"self_repair{held}{to}": sign * columns[f"indirect{held}{end}"] + 0.0  # no -0.0
         for to, end in zip(("", "_low", "_high"), ends, strict=True)
     }
-    return {"total": found.effect[total].item()} | columns | repair
 
 
 def _direct(wanted: Sequence[Cell]) -> list[Cell]:
@@ -281,6 +302,11 @@ def _direct(wanted: Sequence[Cell]) -> list[Cell]:
     """
     logits = Component("logits")
     return [cell(*(Edge(write.target, logits) for write in one)) for one in wanted]
+
+
+def _held(direct: Sequence[Cell]) -> list[Cell]:
+    """The same, with the final LayerNorm's scale as it is without the ablation."""
+    return [tuple(replace(write, scale_held=True) for write in one) for one in direct]
 
 
 def _changes(model: HookedGPT2, sweep: Sweep) -> pd.DataFrame:

@@ -34,10 +34,16 @@ def ablation(result: Result, width: int) -> Iterator[RenderableType]:
     notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
     notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
     if "direct" in frame:
+        many = frame.drop_duplicates("task")[["task", "n"]].itertuples(index=False)
+        notes += [f"means over {n} {task} prompts" for task, n in many if n > 1]
         notes += [
             "direct: straight to the logits; indirect = effect - direct, where it makes up for"
         ]
         notes[-1] += " direct damage the model repairs itself"
+        notes += [
+            "held: direct if the final LayerNorm kept its scale; direct less held is what its new "
+            "scale makes up for"
+        ]
     notes += [f"written instead: {' / '.join(frame['reference'].unique())}"]
     yield Text("; ".join(notes), style="dim")
     if "token_1" in frame and len(frame) == 1:
@@ -88,22 +94,42 @@ def planned(result: Result, width: int) -> Iterator[RenderableType]:
 
 
 def _effects(rows: pd.DataFrame) -> Table:
-    split = [name for name in ("direct", "indirect") if name in rows]
-    words = ["task", "component"] if split else ["task", "component", "metric"]
-    numbers = ["clean"] if split else ["clean", "ablated"]
+    if "direct" in rows:
+        return _split_effects(rows)
     table = new_table()
-    for name in words:
+    for name in ("task", "component", "metric"):
         table.add_column("without" if name == "component" else name, overflow="fold")
-    for name in (*numbers, "effect, 95 %", *split, "n", "rank"):
+    for name in ("clean", "ablated", "effect, 95 %", "n", "rank"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
         table.add_row(
-            *(Text(row[name]) for name in words),
-            *(number(row[name]) for name in numbers),
+            *(Text(row[name]) for name in ("task", "component", "metric")),
+            *(number(row[name]) for name in ("clean", "ablated")),
             _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
-            *(_with_interval(row, (name, f"{name}_low", f"{name}_high"), "+") for name in split),
             str(row["n"]),
             NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
+        )
+    return table
+
+
+def _split_effects(rows: pd.DataFrame) -> Table:
+    """Total, direct and indirect side by side: as much as 80 columns hold."""
+    table = new_table()
+    for name in ("task", "without"):
+        table.add_column(name, overflow="fold")
+    for name in ("clean", "effect, 95 %", "direct", "indirect", "held", "rank"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        table.add_row(
+            *(Text(row[name]) for name in ("task", "component")),
+            number(row["clean"]),
+            _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
+            *(
+                _with_interval(row, (name, f"{name}_low", f"{name}_high"), "+")
+                for name in ("direct", "indirect")
+            ),
+            number(row["direct_held"], "+"),
+            NONE if pd.isna(row["rank"]) else str(row["rank"]),
         )
     return table
 

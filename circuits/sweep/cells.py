@@ -32,16 +32,19 @@ class Write:
     Without `senders` the target writes (a slot: reads) the source's value. With senders the target
     reads what it would if these wrote the source's values and what the sweep holds (`Sweep.hold`)
     wrote what it does in the base run: this is path patching. What the target then writes goes on
-    through the model.
+    through the model. With `scale_held`, for the logits, the final norm divides by what it does in
+    the base run.
     """
 
     target: Component
     senders: tuple[Component, ...] = ()
+    scale_held: bool = False
 
     def __str__(self) -> str:
         if not self.senders:
             return str(self.target)
-        return "+".join(str(Edge(sender, self.target)) for sender in self.senders)
+        edges = "+".join(str(Edge(sender, self.target)) for sender in self.senders)
+        return f"{edges} (scale held)" if self.scale_held else edges
 
 
 Cell = tuple[Write, ...]  # what is written together in one run; () is the base run itself
@@ -69,6 +72,11 @@ def cell(*parts: str | Component | Edge) -> Cell:
             writes[part] = None
     edges = (Write(to, tuple(dict.fromkeys(by))) for to, by in senders.items())
     return (*map(Write, writes), *edges)
+
+
+def scale_held(cell: Cell) -> bool:
+    """Are the logits of this cell read with the final norm's scale of the base run?"""
+    return any(write.scale_held for write in cell)
 
 
 def name(cell: Cell) -> str:
@@ -210,6 +218,11 @@ def check_cell(cell: Cell, cfg: ModelConfig) -> None:
             raise CircuitsError(
                 f"{write.target} cannot receive an edge; choose a head (a5.h3, or a5.h3<q> for one "
                 "of its inputs), an attention layer (a5), an MLP (m5) or logits"
+            )
+        if write.scale_held and not (write.senders and write.target.kind == "logits"):
+            raise CircuitsError(
+                f"{write.target} does not read by the final norm, whose scale is held; hold it for "
+                "edges into the logits"
             )
         if not write.senders and write.target.kind == "logits":
             raise CircuitsError(

@@ -25,23 +25,13 @@ from circuits.interventions import Hook, write_hook
 from circuits.sweep.cells import Write
 from circuits.sweep.edits import needed_sites
 from circuits.sweep.part import Bools, Part
+from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
     from circuits.prompts import Prompts
 
 Site = tuple[str, tuple[slice | int, ...]]  # a hook site, and which part of what passes there
-
-
-def read_whole_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -> Tensor:
-    """What does the model say of these tokens, in float32 at least? By way of all its logits.
-
-    `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
-    whole vocabulary. Returns [n t] or [n v].
-    """
-    logits: Tensor = model.unembed(model.ln_final.plain(final))
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
-    return logits if tokens is None else logits.gather(-1, tokens)
 
 
 class HookedPilot:
@@ -120,14 +110,16 @@ class HookedPart(Part):
             found = found | (change != 0).any(-1) & self.prompts.where(sender.position)
         return found
 
-    def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in each of these cells: pairs of place and logits."""
+    def logits(
+        self, cells: tuple[int, ...], places: list[int], finals: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads in some of these cells: pairs of place and logits."""
         for place, final in zip(places, finals, strict=True):
-            yield place, self.read(final)
+            yield place, self.read(final, held=self.held(cells, place))
 
-    def read(self, final: Tensor) -> Tensor:
+    def read(self, final: Tensor, *, held: bool = False) -> Tensor:
         """The logits that the metric reads, of one cell: [n d] -> [n v] or [n t]."""
-        return read_whole_logits(self.model, final, self.tokens)
+        return read_logits(self.model, final, self.tokens, self.scale if held else None)
 
     def _run(self, hooks: Sequence[Hook], stop_at_layer: int) -> Tensor:
         """The stream [b p d] that enters this layer, with patterns held where they are."""
