@@ -68,7 +68,7 @@ MEANINGS = {
     "counts what the final LayerNorm's scale makes up for",
     "self_repair_held_low": "lower end of its 95 % interval",
     "self_repair_held_high": "upper end of its 95 % interval",
-    "rank": "place among all components of this kind by damage; 1 hurts most",
+    "rank": "place among all components of this kind by damage, if asked for; 1 hurts most",
     "ranked": "how many components of this kind there are",
     "kl": "nats by which the prediction after the prompt moved, KL(clean || ablated)",
 }
@@ -85,6 +85,7 @@ def ablate(
     method: str = "zero",
     freeze: Literal["patterns"] | None = None,
     effects: bool = False,
+    rank: bool = False,
     task: str | Prompts | None = None,
     prompt: str | Sequence[str] | None = None,
     file: str | Path | None = None,
@@ -103,17 +104,14 @@ def ablate(
     """What breaks without this head, layer or MLP?
 
     The effect is the metric after ablation minus before, prompt by prompt, averaged with a 95 %
-    interval. For a single prompt of your own, the predictions that change most are listed. Effects
-    are split (McGrath et al. 2023, 2307.15771): the direct one goes straight to the logits, the
-    indirect is what later parts make of it, self-repair where that makes up for damage. What the
-    final LayerNorm makes up for by dividing by less (Rushing & Nanda 2024, 2402.15390) counts as
-    direct, and as indirect in the columns that end in held.
+    interval. For a single prompt, the predictions that change most are listed. The direct effect
+    goes straight to the logits, the indirect is what later parts make of it, self-repair where that
+    makes up for damage (McGrath et al. 2023, 2307.15771). What the final LayerNorm makes up for
+    (Rushing & Nanda 2024, 2402.15390) is direct, and in columns that end in held indirect.
 
-    $ circuits ablate --layer 5 --head 3
+    $ circuits ablate --layer 5 --head 3 --rank
     $ circuits ablate --all-heads --task ioi --effects --method position-mean --json
     $ circuits ablate --component m7 --component a5.h3 --freeze patterns
-    $ circuits ablate --layer 5 --head 3 --prompt "The cat sat on the mat. The cat sat on the"
-    $ circuits ablate --all-heads --file many.jsonl --parts results --memory 4G
 
     Args:
         layer: Layer of the head, counted from 0.
@@ -125,6 +123,7 @@ def ablate(
             position, over prompts as long), resample (what it writes in another prompt), noise.
         freeze: Hold all attention patterns as they are without the ablation.
         effects: Split the total effect into direct and indirect, and say what is self-repair.
+        rank: Say its place by damage among all of its kind, for which each of them is ablated.
 
     Raises:
         CircuitsError: when parts, prompts, metric do not fit together, or nothing is changed.
@@ -143,7 +142,8 @@ def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     get_method(method)
     direct = _direct(wanted) if given["effects"] else []
     straight = [*direct, *_held(direct)]
-    batches, ranked = chosen(model, given), _ranked(model.cfg, wanted)
+    ranked = _ranked(model.cfg, wanted) if given["rank"] or given["all_heads"] else []
+    batches = chosen(model, given)
     cells = tuple(dict.fromkeys([BASE, *wanted, *ranked, *straight]))
     pairs = zip([*wanted, *wanted], straight, strict=False)  # none, where effects are not split
     differences = [(cells.index(total), cells.index(part)) for total, part in pairs]
@@ -192,16 +192,23 @@ def _wanted(cfg: ModelConfig, given: Mapping[str, Any]) -> list[Cell]:
 
 
 def _ranked(cfg: ModelConfig, wanted: Sequence[Cell]) -> list[Cell]:
-    """Among which components does the one asked for have its place?"""
-    if len(wanted[0]) > 1:
-        return []
+    """Among which components does the one asked for have its place?
+
+    Raises:
+        CircuitsError: when there is no other of its kind.
+    """
     one = wanted[0][0].target
     kinds = {
         "head": components.all_heads(cfg),
         "mlp": components.all_mlps(cfg),
         "attn": [Component("attn", layer) for layer in range(cfg.n_layers)],
     }
-    peers = kinds.get(one.kind, [])
+    peers = kinds.get(one.kind, []) if len(wanted[0]) == 1 else []
+    if not peers:
+        raise CircuitsError(
+            f"{name(wanted[0])} has no rank: name one head, MLP or attention layer, or leave rank "
+            "out"
+        )
     return [cell(replace(peer, slot=one.slot, position=one.position)) for peer in peers]
 
 

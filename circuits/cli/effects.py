@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli.tables import MOST_ROWS, NONE, amount, duration, more, new_table, number, percent
+from circuits.cli.tables import MOST_ROWS, amount, duration, more, new_table, number, percent
 from circuits.cli.terminal import visible
 from circuits.result import Result
 
@@ -33,6 +33,8 @@ def ablation(result: Result, width: int) -> Iterator[RenderableType]:
     units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
     notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
     notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
+    if frame["rank"].isna().all() and frame["head"].notna().all():
+        notes += ["--rank says its place among all heads"]
     if "direct" in frame:
         many = frame.drop_duplicates("task")[["task", "n"]].itertuples(index=False)
         notes += [f"means over {n} {task} prompts" for task, n in many if n > 1]
@@ -99,7 +101,8 @@ def _effects(rows: pd.DataFrame) -> Table:
     table = new_table()
     for name in ("task", "component", "metric"):
         table.add_column("without" if name == "component" else name, overflow="fold")
-    for name in ("clean", "ablated", "effect, 95 %", "n", "rank"):
+    ranked = bool(rows["rank"].notna().any())
+    for name in ("clean", "ablated", "effect, 95 %", "n", *(["rank"] if ranked else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
         table.add_row(
@@ -107,7 +110,7 @@ def _effects(rows: pd.DataFrame) -> Table:
             *(number(row[name]) for name in ("clean", "ablated")),
             _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
             str(row["n"]),
-            NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
+            *([f"{row['rank']} of {row['ranked']}"] if ranked else []),
         )
     return table
 
@@ -117,7 +120,8 @@ def _split_effects(rows: pd.DataFrame) -> Table:
     table = new_table()
     for name in ("task", "without"):
         table.add_column(name, overflow="fold")
-    for name in ("clean", "effect, 95 %", "direct", "indirect", "held", "rank"):
+    ranked = ["rank"] if rows["rank"].notna().any() else []
+    for name in ("clean", "effect, 95 %", "direct", "indirect", "held", *ranked):
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
         table.add_row(
@@ -129,7 +133,7 @@ def _split_effects(rows: pd.DataFrame) -> Table:
                 for name in ("direct", "indirect")
             ),
             number(row["direct_held"], "+"),
-            NONE if pd.isna(row["rank"]) else str(row["rank"]),
+            *(str(row[name]) for name in ranked),
         )
     return table
 
