@@ -99,6 +99,11 @@ class ModelConfig:
         return False
 
     @property
+    def scores_soft_cap(self) -> float:
+        """Beyond what do attention scores not go? 0: GPT-2's are not capped."""
+        return 0.0
+
+    @property
     def attn_only(self) -> bool:
         """Are there no MLPs?"""
         return False

@@ -60,7 +60,10 @@ def models(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> HookedGPT2:
 
 @st.composite
 def sweeps(draw: st.DrawFn, cfg: ModelConfig, metric: str | None = None) -> Sweep:
-    """Any metric, any method, one to six cells of any parts, patterns held or not."""
+    """Any metric, any method, one to six cells of any parts, patterns held or not.
+
+    Between sender and receiver of paths all is held, or heads only.
+    """
     lengths = draw(st.lists(st.integers(1, cfg.n_ctx), min_size=1, max_size=4))
     prompts = random_prompts(cfg, lengths, draw(seeds), n_same=draw(st.integers(0, cfg.n_ctx)))
     assert prompts.corrupted is not None
@@ -90,6 +93,7 @@ def sweeps(draw: st.DrawFn, cfg: ModelConfig, metric: str | None = None) -> Swee
         source=source,
         clean=draw(st.sampled_from([None, prompts.corrupted])),
         freeze=freeze,
+        hold=draw(st.sampled_from(["all", "heads"])),
     )
 
 
@@ -103,7 +107,11 @@ def random_cells(draw: st.DrawFn, cfg: ModelConfig, slots: tuple[Any, ...]) -> C
     kinds = st.one_of(parts(cfg, slots), paths(cfg, inputs))
     writes = draw(st.lists(kinds, min_size=1, max_size=3))
     edges = [Edge(sender, write.target) for write in writes for sender in write.senders]
-    return cell(*(write.target for write in writes if not write.senders), *edges)
+    found = cell(*(write.target for write in writes if not write.senders), *edges)
+    held = draw(st.booleans())
+    return tuple(
+        replace(write, scale_held=held and write.target.kind == "logits") for write in found
+    )
 
 
 @st.composite

@@ -267,6 +267,8 @@ def test_tables_fit_the_terminal(tiny: str, width: int) -> None:
 def test_ablation_says_what_was_measured(tiny: str) -> None:
     out = run("ablate", "--layer", "0", "--head", "1", "-n", "2", "--model", tiny).stdout
     assert "What breaks without a0.h1? (zero ablation, tiny)" in out
+    assert "--rank says its place among all heads" in " ".join(out.split())
+    out = run("ablate", "--layer", "0", "--head", "1", "-n", "2", "--rank", "--model", tiny).stdout
     assert "of 4" in out
     assert "loss in nats per token; logit_diff in logits" in out
 

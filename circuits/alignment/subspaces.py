@@ -27,7 +27,7 @@ from circuits.decompose import through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.precision import wide
-from circuits.sweep.execute import read_logits
+from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2

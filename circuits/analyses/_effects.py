@@ -102,7 +102,8 @@ def pair(prompts: Prompts, given: Mapping[str, Any], cells: Sequence[Cell]) -> S
     if direction == "denoise":
         prompts, other = replace(prompts, tokens=corrupted, corrupted=clean), clean
     source = Source("resample", other, prompts.mask)
-    return Sweep(prompts, metric_of(prompts, given), tuple(cells), source, clean=clean)
+    hold = given.get("hold", "all")
+    return Sweep(prompts, metric_of(prompts, given), tuple(cells), source, clean=clean, hold=hold)
 
 
 def parts_of(component: str | Component | Sequence[str | Component] | None) -> list[Component]:

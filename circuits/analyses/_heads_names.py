@@ -18,7 +18,7 @@ from torch import Tensor
 from circuits.analyses._heads_attention import Scores, numbers, start_tokens, to_logits
 from circuits.analyses._heads_clear import are_clear
 from circuits.analyses._heads_kinds import KINDS
-from circuits.analyses._weights import ROUNDING
+from circuits.analyses._weights import ROUNDING, product_scales
 from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
@@ -203,13 +203,15 @@ def inhibition(model: HookedGPT2, runs: Sequence[_Run], weights: Tensor) -> Scor
 
 
 def _inhibition(model: HookedGPT2, run: _Run, weights: Tensor) -> Tensor:
-    """[l b h], in nats of attention score"""
-    wrote = run.wrote(model, "S2")
+    """[l b h], in nats of attention score; not a number where scores are no products"""
+    wrote, scales = run.wrote(model, "S2"), product_scales(model)
+    if scales is None:
+        return torch.full_like(wrote[..., 0], torch.nan)
     rows, roles = torch.arange(len(run.prompts)), run.prompts.roles
     total = torch.zeros_like(wrote[..., 0])
     for layer in range(1, model.cfg.n_layers):
         block, keys = model.blocks[layer], wide(run.cache["k", layer])
-        apart = (keys[rows, roles["IO"]] - keys[rows, roles["S1"]]) / model.cfg.d_head**0.5
+        apart = (keys[rows, roles["IO"]] - keys[rows, roles["S1"]]) / scales[layer]
         # What a query's residual stream has to hold for the movers of this layer to turn to IO.
         wanted = einsum(weights[layer], wide(block.attn.W_Q), apart, "h, h d e, b h e -> b d")
         wanted = through_ln(model, wanted.T, layer).T

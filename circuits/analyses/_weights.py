@@ -5,6 +5,7 @@ Shapes: v = d_vocab, l layer, h head, d = d_model, e = d_head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from circuits import components
+from circuits.adapter import AdaptedModel
+from circuits.adapter.scores import score_scales as adapted_scales
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
@@ -87,14 +90,40 @@ def position_circuit(model: HookedGPT2) -> Circuit:
 def _matching(model: HookedGPT2, stream: Tensor) -> Circuit:
     """Queries keep their bias, as a column of ones; keys are compared with their mean."""
     queries, keys = [], []
-    for block, scale in zip(model.blocks, typical_scales(model), strict=False):
+    norms = typical_scales(model)[:-1]
+    for block, scale, divisor in zip(model.blocks, norms, score_scales(model), strict=True):
         W_Q, norm = wide(block.attn.W_Q), wide(block.ln1.w / scale)[:, None]
         bias = wide(block.ln1.b) @ W_Q + wide(block.attn.b_Q)
-        queries.append(torch.cat([norm * W_Q, bias[:, None]], dim=1) / model.cfg.d_head**0.5)
+        queries.append(torch.cat([norm * W_Q, bias[:, None]], dim=1) / divisor)
         keys.append((norm * wide(block.attn.W_K)).mT)
     inner = FactoredMatrix(torch.stack(queries), torch.stack(keys))
     ones = torch.ones_like(stream[:, :1])
     return Circuit(torch.cat([stream, ones], dim=1), inner, stream - stream.mean(0))
+
+
+def score_scales(model: HookedGPT2) -> list[float]:
+    """By what does each layer divide the product of a query and a key? GPT-2: the root of d_head.
+
+    Raises:
+        CircuitsError: where a score is no such quotient, as in adapted models that normalize
+            queries and keys.
+    """
+    if isinstance(model, AdaptedModel):
+        return adapted_scales(model)
+    return [math.sqrt(model.cfg.d_head)] * model.cfg.n_layers
+
+
+def product_scales(model: HookedGPT2) -> list[float] | None:
+    """The same where a score is that quotient at any two positions, and nothing else; or None.
+
+    Rotary positions turn queries and keys, and a soft cap bends what comes of them.
+    """
+    if model.cfg.positional_embedding_type == "rotary" or model.cfg.scores_soft_cap:
+        return None
+    try:
+        return score_scales(model)
+    except CircuitsError:
+        return None
 
 
 def embedding(model: HookedGPT2, *, effective: bool) -> Tensor:

@@ -72,6 +72,7 @@ from circuits.analyses._heads_names import (
     series_prompts,
     successors,
 )
+from circuits.analyses._weights import product_scales
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -89,7 +90,10 @@ MOST_BARS = 40  # scores up to which each is a bar
 NO_WORDS = "the model has no tokenizer, so which tokens are words is unknown"
 NO_LOOK = "the context is too short for a token that looks at others"
 NO_WRITING = "a norm stands between heads and stream, so that no head's output is added as it is"
-NO_SHIFT = "positions turn queries and keys, so that no plain product of the two is a score"
+NO_SHIFT = (
+    "positions turn queries and keys, or scores are capped or normalized, so that no plain product "
+    "of the two is a score"
+)
 NO_SERIES = "the vocabulary has too few neighbors of a series (days, letters ...) as single tokens"
 NUMBERS = (*AVERAGED, "control", "chance", "also", "also_low", "also_high", "excess")
 MEANINGS = {
@@ -277,7 +281,7 @@ def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str,
                 found |= name_scores(model, prompts)
             if NAMES[-1] in names:
                 found[NAMES[-1]] = name_copying(model, prompts)
-    if model.cfg.positional_embedding_type == "rotary" and "s-inhibition" in names:
+    if "s-inhibition" in names and product_scales(model) is None:
         found["s-inhibition"] = NO_SHIFT
     return found
 

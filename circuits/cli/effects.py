@@ -12,7 +12,6 @@ from rich.text import Text
 
 from circuits.cli.tables import (
     MOST_ROWS,
-    NONE,
     amount,
     asked_of,
     duration,
@@ -45,11 +44,19 @@ def ablation(result: Result, width: int) -> Iterator[RenderableType]:
     units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
     notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
     notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
+    if frame["rank"].isna().all() and frame["head"].notna().all():
+        notes += ["--rank says its place among all heads"]
     if "direct" in frame:
+        many = frame.drop_duplicates("task")[["task", "n"]].itertuples(index=False)
+        notes += [f"means over {n} {task} prompts" for task, n in many if n > 1]
         notes += [
             "direct: straight to the logits; indirect = effect - direct, where it makes up for"
         ]
         notes[-1] += " direct damage the model repairs itself"
+        notes += [
+            "held: direct if the final LayerNorm kept its scale; direct less held is what its new "
+            "scale makes up for"
+        ]
     notes += [SPREAD] if "spread" in frame else []
     notes += [f"written instead: {' / '.join(frame['reference'].unique())}"]
     yield Text("; ".join(notes), style="dim")
@@ -101,25 +108,56 @@ def planned(result: Result, width: int) -> Iterator[RenderableType]:
 
 
 def _effects(rows: pd.DataFrame) -> Table:
-    split = [name for name in ("direct", "indirect") if name in rows]
-    alone = rows["component"].nunique() == 1 and "template" in rows
-    words = ["task", *(["template"] if alone else []), "component", *([] if split else ["metric"])]
-    spread = ["spread"] if "spread" in rows else []
-    numbers = ["clean"] if split else ["clean", "ablated"]
+    if "direct" in rows:
+        return _split_effects(rows)
+    spread, words = _of_templates(rows)
+    words += ["metric"]
     table = new_table()
     for name in words:
         table.add_column("without" if name == "component" else name, overflow="fold")
-    for name in (*numbers, "effect, 95 %", *split, *spread, "n", "rank"):
+    ranked = ["rank"] if rows["rank"].notna().any() else []
+    for name in ("clean", "ablated", "effect, 95 %", *spread, "n", *ranked):
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
         table.add_row(
             *(Text(on_one_line(row[name])) for name in words),
-            *(number(row[name]) for name in numbers),
+            *(number(row[name]) for name in ("clean", "ablated")),
             _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
-            *(_with_interval(row, (name, f"{name}_low", f"{name}_high"), "+") for name in split),
             *(number(row[name]) for name in spread),
             str(row["n"]),
-            NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
+            *(f"{row[name]} of {row['ranked']}" for name in ranked),
+        )
+    return table
+
+
+def _of_templates(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Which columns tell templates apart, as numbers and as words?"""
+    alone = rows["component"].nunique() == 1 and "template" in rows
+    words = ["task", *(["template"] if alone else []), "component"]
+    return (["spread"] if "spread" in rows else []), words
+
+
+def _split_effects(rows: pd.DataFrame) -> Table:
+    """Total, direct and indirect side by side: as much as 80 columns hold."""
+    spread, words = _of_templates(rows)
+    table = new_table()
+    for name in words:
+        table.add_column("without" if name == "component" else name, overflow="fold")
+    ranked = ["rank"] if rows["rank"].notna().any() else []
+    for name in ("clean", "effect, 95 %", "direct", "indirect", "held", *spread, *ranked):
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        table.add_row(
+            *(Text(on_one_line(row[name])) for name in words),
+            number(row["clean"]),
+            _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
+            *(
+                _with_interval(row, (name, f"{name}_low", f"{name}_high"), "+")
+                for name in ("direct", "indirect")
+            ),
+            number(row["direct_held"], "+"),
+            *(number(row[name]) for name in spread),
+            *(str(row[name]) for name in ranked),
         )
     return table
 
@@ -156,6 +194,8 @@ def _notes(result: Result) -> Iterator[str]:
     yield f"effect = patched - {of}"
     if "edge" in frame:
         yield "share: of the effect of patching everything"
+        if arguments.get("hold") == "heads":
+            yield "heads held, MLPs between sender and receiver compute anew"
     else:
         yield "share: 0 is as corrupted, 1 is as clean"
     if "spread" in frame:

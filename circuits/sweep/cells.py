@@ -24,6 +24,8 @@ ROW_BY_ROW = ("resample", "position-mean", "noise")  # each prompt gets values o
 Kind = tuple[str | None, int]  # a prompt's template and number of tokens
 Freeze = Literal["patterns"]
 FREEZE: tuple[Freeze, ...] = ("patterns",)
+Hold = Literal["all", "heads"]
+HOLD: tuple[Hold, ...] = ("all", "heads")
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,21 @@ class Write:
     """Which part is replaced in a run, and by what?
 
     Without `senders` the target writes (a slot: reads) the source's value. With senders the target
-    reads its base input plus, for each of them, the source's value minus the base value, all else
-    as in the base run: this is path patching. What it then writes goes on through the model.
+    reads what it would if these wrote the source's values and what the sweep holds (`Sweep.hold`)
+    wrote what it does in the base run: this is path patching. What the target then writes goes on
+    through the model. With `scale_held`, for the logits, the final norm divides by what it does in
+    the base run.
     """
 
     target: Component
     senders: tuple[Component, ...] = ()
+    scale_held: bool = False
 
     def __str__(self) -> str:
         if not self.senders:
             return str(self.target)
-        return "+".join(str(Edge(sender, self.target)) for sender in self.senders)
+        edges = "+".join(str(Edge(sender, self.target)) for sender in self.senders)
+        return f"{edges} (scale held)" if self.scale_held else edges
 
 
 Cell = tuple[Write, ...]  # what is written together in one run; () is the base run itself
@@ -69,6 +75,11 @@ def cell(*parts: str | Component | Edge) -> Cell:
             writes[part] = None
     edges = (Write(to, tuple(dict.fromkeys(by))) for to, by in senders.items())
     return (*map(Write, writes), *edges)
+
+
+def scale_held(cell: Cell) -> bool:
+    """Are the logits of this cell read with the final norm's scale of the base run?"""
+    return any(write.scale_held for write in cell)
 
 
 def name(cell: Cell) -> str:
@@ -148,6 +159,11 @@ class Sweep:
             if None.
         freeze: with "patterns", every head attends in every cell as in the base run, and only what
             it moves may change (Olsson et al. 2022, pattern-preserving ablation).
+        hold: of paths, what stands between sender and receiver as in the base run. With "all", a
+            receiver reads its base input plus, for each sender, the source's value minus the base
+            value: the direct edge. With "heads", attention heads write what they did and MLPs
+            compute anew, so that what goes by way of MLPs arrives, too (Wang et al. 2022,
+            2211.00593, appendix B).
 
     Raises:
         CircuitsError: when shapes disagree, or padding does not stand on the right.
@@ -159,6 +175,7 @@ class Sweep:
     source: Source
     clean: Tensor | None = field(default=None)
     freeze: Freeze | None = None
+    hold: Hold = "all"
 
     def __post_init__(self) -> None:
         mask, shape = self.prompts.mask, tuple(self.prompts.tokens.shape)
@@ -202,6 +219,11 @@ class Sweep:
                 f"freeze={self.freeze!r}: only {' and '.join(FREEZE)} can be held"
                 f"{nearest(self.freeze, FREEZE)}"
             )
+        if self.hold not in HOLD:
+            raise CircuitsError(
+                f"hold={self.hold!r}: between sender and receiver, hold {' or '.join(HOLD)}"
+                f"{nearest(str(self.hold), HOLD)}"
+            )
         for target in (write.target for cell in self.cells for write in cell):
             if target.slot == "pattern" and self.source.method not in ("resample", "position-mean"):
                 raise CircuitsError(
@@ -228,6 +250,11 @@ def check_cell(cell: Cell, cfg: ModelConfig) -> None:
             raise CircuitsError(
                 f"{write.target} cannot receive an edge; choose a head (a5.h3, or a5.h3<q> for one "
                 "of its inputs), an attention layer (a5), an MLP (m5) or logits"
+            )
+        if write.scale_held and not (write.senders and write.target.kind == "logits"):
+            raise CircuitsError(
+                f"{write.target} does not read by the final norm, whose scale is held; hold it for "
+                "edges into the logits"
             )
         if not write.senders and write.target.kind == "logits":
             raise CircuitsError(

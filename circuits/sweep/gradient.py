@@ -24,11 +24,12 @@ from circuits.attention import mix
 from circuits.errors import CircuitsError
 from circuits.precision import wide
 from circuits.sweep.cells import Cell, Sweep, check_cell
-from circuits.sweep.execute import Progress, read_logits
+from circuits.sweep.execute import Progress
 from circuits.sweep.hooked import final_stream
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.planning import default_memory
+from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2

@@ -194,6 +194,7 @@ def _store(
         "method": sweep.source.method,
         "seed": sweep.source.seed,
         "freeze": sweep.freeze,
+        "hold": sweep.hold,
         "n_cells": len(names),
         "cells": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
