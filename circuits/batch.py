@@ -6,8 +6,6 @@ token and padding is never attended to, so a padded batch equals its prompts run
 
 from __future__ import annotations
 
-import operator
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,15 +16,15 @@ from torch import Tensor
 
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
-from circuits.tokenizer import Tokenizer
+from circuits.inputs import AnyMask, ModelInput, read, read_mask, texts_or_rows
+from circuits.padding import PadTokens
+from circuits.tokenizer import no_tokenizer
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
 UNKNOWN = -1  # stands for every token when the input is a residual stream
 PaddingSide = Literal["left", "right"]
-# Text, texts, rows of token ids (of any lengths), or a tensor of token ids [b p] or [p].
-ModelInput = str | Sequence[str] | Sequence[Sequence[int]] | Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +32,14 @@ class Batch:
     """Which tokens go through the model, and which of them are real?
 
     `tokens` [b p]; `mask` [b p] is True at real tokens, None when all are. `where` gives each
-    token's position in its own prompt: one slice that serves all prompts, or [b p].
+    token's position in its own prompt: one slice that serves all prompts, or [b p]. `undeclared`
+    are the tokens that may be padding at the ends of rows, where no mask says whether they are.
     """
 
     tokens: Tensor
     mask: Tensor | None
     where: slice | Tensor
+    undeclared: PadTokens | None = None
 
     @property
     def positions(self) -> Tensor:
@@ -66,15 +66,28 @@ class Batch:
 
 
 def one_prompt(model: HookedGPT2, prompt: ModelInput) -> Tensor:
-    """The tokens [1 p] of a question that is about one prompt.
+    """The tokens [1 p] of a question that is about one prompt, without padding.
 
     Raises:
         CircuitsError: for several prompts.
     """
-    tokens = as_batch(model, prompt).tokens
-    if len(tokens) > 1:
-        raise CircuitsError(f"{len(tokens)} prompts were given; ask about one at a time")
-    return tokens
+    rows = unpadded(as_batch(model, prompt))
+    if len(rows) > 1:
+        raise CircuitsError(f"{len(rows)} prompts were given; ask about one at a time")
+    return rows[0][None]
+
+
+def unpadded(batch: Batch) -> list[Tensor]:
+    """Each prompt's own tokens [p].
+
+    Raises:
+        TokenError: where nothing says whether the ends of rows are padding.
+    """
+    if batch.undeclared is not None:
+        batch.undeclared.refuse_ends(batch.tokens)
+    if batch.mask is None:
+        return list(batch.tokens)
+    return [tokens[real] for tokens, real in zip(batch.tokens, batch.mask, strict=True)]
 
 
 def pad_rows(
@@ -117,42 +130,39 @@ def as_batch(
     *,
     prepend_bos: bool | None = None,
     padding_side: PaddingSide = "right",
-    attention_mask: Tensor | None = None,
+    attention_mask: AnyMask | None = None,
     n_past: int | Tensor = 0,
 ) -> Batch:
     """What does the model read when it is given this text, these rows, or this tensor?
 
     Text gets a start token when `prepend_bos` is True (None: the model's default); token ids are
-    taken as they are. `n_past` real tokens, one number or [b], stand before these.
+    taken as they are, and `circuits.padding` says which of them count as padding where no mask
+    does. `n_past` real tokens, one number or [b], stand before these.
 
     Raises:
-        TokenError: for empty input, ids outside the vocabulary, or more tokens than the context.
+        TokenError: for empty input, ids outside the vocabulary, more tokens than the context, and
+            tokens of which it cannot be told whether they are padding.
     """
-    if isinstance(given, Tensor):
-        tokens = given[None] if given.ndim == 1 else given
-        if tokens.ndim != 2 or tokens.is_floating_point():
-            raise TokenError(
-                f"the input is a {given.dtype} tensor of shape {tuple(given.shape)}; give token "
-                "ids [batch, pos], or a residual stream together with start_at_layer"
-            )
-        mask = None if attention_mask is None else attention_mask.to(tokens.device).bool()
-        if mask is None:
-            _refuse_silent_left_padding(tokens, model)
+    ids, mask = read(given, attention_mask)
+    undeclared = None
+    if isinstance(ids, Tensor):
+        tokens = ids
+        starts = not isinstance(n_past, Tensor) and n_past == 0
+        if mask is None and starts and tokens.numel() and not torch.compiler.is_compiling():
+            undeclared = PadTokens.of(model.tokenizer)
+            mask = undeclared.found_in(tokens)
     else:
-        if attention_mask is not None:
-            raise TokenError("attention_mask belongs to a padded tensor; text is padded here")
-        rows = token_rows(model, given, prepend_bos)
-        tokens, padded = pad_rows(rows, _pad_id(model), padding_side)
-        mask = None if bool(padded.all()) else padded
+        tokens, mask = pad_rows(_rows(model, ids, prepend_bos), pad_id(model), padding_side)
     tokens = tokens.to(model.W_E.device)
-    mask = None if mask is None else mask.to(tokens.device)
+    if mask is not None:
+        mask = _some_real(mask.to(tokens.device), n_past)
     if not torch.compiler.is_compiling():
-        _check(tokens, mask, n_past, model.cfg)
-    return Batch(tokens, mask, _where(mask, tokens.shape[1], n_past))
+        _check(tokens, n_past, model.cfg)
+    return Batch(tokens, mask, _where(mask, tokens.shape[1], n_past), undeclared)
 
 
 def residual_batch(
-    resid: Any, attention_mask: Tensor | None, cfg: ModelConfig, n_past: int | Tensor = 0
+    resid: Any, attention_mask: AnyMask | None, cfg: ModelConfig, n_past: int | Tensor = 0
 ) -> Batch:
     """Which positions does a residual stream [b p d], given from outside, stand for?
 
@@ -167,36 +177,53 @@ def residual_batch(
         raise CircuitsError(
             f"start_at_layer takes a residual stream [batch, pos, {cfg.d_model}], not {got}"
         )
-    mask = None if attention_mask is None else attention_mask.to(resid.device).bool()
+    mask = None
+    if attention_mask is not None:
+        mask = _some_real(read_mask(attention_mask, resid.shape[:2]).to(resid.device), n_past)
     tokens = torch.full(resid.shape[:2], UNKNOWN, device=resid.device)
     return Batch(tokens, mask, _where(mask, resid.shape[1], n_past))
 
 
 def token_rows(
-    model: HookedGPT2,
-    given: str | Sequence[str] | Sequence[Sequence[int]],
-    prepend_bos: bool | None,
+    model: HookedGPT2, given: ModelInput, prepend_bos: bool | None = None
 ) -> list[list[int]]:
-    """The token ids of each prompt, with a start token before texts if asked for."""
-    texts = [given] if isinstance(given, str) else list(given)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        return [_row(row) for row in texts]
-    tokenizer = model.require_tokenizer()
+    """The token ids of each prompt, with a start token before texts if asked for.
+
+    Raises:
+        TokenError: as `as_batch`, but for the context and the vocabulary.
+    """
+    return _rows(model, texts_or_rows(given), prepend_bos)
+
+
+def _rows(
+    model: HookedGPT2, given: list[str] | list[list[int]], prepend_bos: bool | None
+) -> list[list[int]]:
+    """Texts as token ids, with a start token if asked for; rows of ids as they are."""
+    if not given or not isinstance(given[0], str):
+        return cast(list[list[int]], given)
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise no_tokenizer(model.cfg.model_name, "; give token ids, or ")
     bos = model.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
     if bos and tokenizer.bos_id is None:
         raise TokenError(f"{tokenizer.name} has no start token; pass prepend_bos=False")
     start = [cast(int, tokenizer.bos_id)] if bos else []
-    return [start + tokenizer.encode(cast(str, text)) for text in texts]
+    return [start + tokenizer.encode(text) for text in given]
 
 
-def _row(tokens: Any) -> list[int]:
-    try:
-        return [operator.index(token) for token in tokens]
-    except TypeError:
+def _some_real(mask: Tensor, n_past: int | Tensor) -> Tensor | None:
+    """The mask, None if it marks no padding. Every prompt needs a real token, here or before."""
+    if torch.compiler.is_compiling():
+        return mask
+    if bool(mask.all()):
+        return None
+    empty = (mask.sum(1) + n_past) == 0
+    if bool(empty.any()):
         raise TokenError(
-            f"{reprlib.repr(tokens)} is no row of token ids; give a text, a list of texts, or rows "
-            "of whole numbers such as [[5, 6], [7]]"
-        ) from None
+            f"prompt {int(empty.nonzero()[0])} of {len(mask)} is all padding; leave it out, or "
+            "mark a token of it as real in attention_mask"
+        )
+    return mask
 
 
 def causal_mask(
@@ -234,6 +261,8 @@ def token_losses(logits: Tensor, batch: Batch) -> Tensor:
     """How surprised is the model by each next token? [b p-1], in nats; padding gives 0."""
     if logits.shape[:2] != batch.tokens.shape or int(batch.tokens[0, 0]) == UNKNOWN:
         raise TokenError("a loss needs the tokens; with start_at_layer ask for logits")
+    if batch.mask is None and batch.undeclared is not None:
+        batch.undeclared.refuse_ends(batch.tokens)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     losses = F.cross_entropy(logits[:, :-1].mT, batch.tokens[:, 1:], reduction="none")
@@ -261,36 +290,16 @@ def _targets(batch: Batch) -> Tensor:
     return mask[:, 1:] & mask[:, :-1]
 
 
-def _pad_id(model: HookedGPT2) -> int:
-    bos = model.tokenizer.bos_id if model.tokenizer is not None else None
-    return 0 if bos is None else bos
+def pad_id(model: HookedGPT2) -> int:
+    """With which token are prompts padded? Any would do: no real token sees it."""
+    tokenizer = model.tokenizer
+    known = () if tokenizer is None else (tokenizer.pad_id, tokenizer.bos_id)
+    return next((token for token in known if token is not None), 0)
 
 
-def _refuse_silent_left_padding(tokens: Tensor, model: HookedGPT2) -> None:
-    """Rows that start with pad tokens beside rows that do not: padding nobody declared.
-
-    Two of them may also be a start token and the end of the document before, so it takes three.
-    """
-    if torch.compiler.is_compiling() or tokens.shape[0] < 2 or tokens.shape[1] < 3:
-        return
-    if model.tokenizer is None or model.tokenizer.bos_id is None:
-        return
-    starts = (tokens[:, :3] == model.tokenizer.bos_id).all(1)
-    if bool(starts.any()) and not bool(starts.all()):
-        raise TokenError(
-            f"row {int(starts.nonzero()[0])} begins with several start tokens and looks padded on "
-            "the left; pass attention_mask (1 at real tokens), or the prompts as a list"
-        )
-
-
-def _check(tokens: Tensor, mask: Tensor | None, n_past: int | Tensor, cfg: ModelConfig) -> None:
+def _check(tokens: Tensor, n_past: int | Tensor, cfg: ModelConfig) -> None:
     if not tokens.numel():
         raise TokenError("the input has no tokens; give at least one")
-    if mask is not None and mask.shape != tokens.shape:
-        raise TokenError(
-            f"attention_mask has shape {tuple(mask.shape)}, the tokens have "
-            f"{tuple(tokens.shape)}; give one entry a token"
-        )
     n_tokens = tokens.shape[1] + (n_past if isinstance(n_past, int) else int(n_past.max()))
     if n_tokens > cfg.n_ctx:
         raise TokenError(
@@ -305,28 +314,29 @@ def _check(tokens: Tensor, mask: Tensor | None, n_past: int | Tensor, cfg: Model
         )
 
 
-def to_string(tokenizer: Tokenizer, tokens: Any) -> Any:
+def to_string(model: HookedGPT2, tokens: Any) -> Any:
     """What text do these token ids spell? A string for one row, a list of strings for rows."""
-    ids = tokens.tolist() if hasattr(tokens, "tolist") else tokens
-    if isinstance(ids, int):
-        return tokenizer.decode([ids])
-    if ids and not isinstance(ids[0], int):
-        return [tokenizer.decode(row) for row in ids]
-    return tokenizer.decode(ids)
+    tokenizer = model.require_tokenizer()
+    if isinstance(tokens, int) or getattr(tokens, "ndim", None) == 0:
+        return tokenizer.decode(token_rows(model, [[tokens]])[0])
+    rows = token_rows(model, [tokens] if _is_row(tokens) else tokens)
+    texts = [tokenizer.decode(row) for row in rows]
+    return texts[0] if _is_row(tokens) else texts
 
 
 def to_str_tokens(model: HookedGPT2, given: Any, prepend_bos: bool | None) -> Any:
     """Which tokens, as strings? A list for one text or row of ids, a list of lists for several."""
-    tokenizer = model.require_tokenizer()
-    if isinstance(given, str):
-        return tokenizer.token_strings(token_rows(model, given, prepend_bos)[0])
-    ids = given.tolist() if hasattr(given, "tolist") else list(given)
-    if ids and isinstance(ids[0], str):
-        return [tokenizer.token_strings(row) for row in token_rows(model, ids, prepend_bos)]
-    if ids and not isinstance(ids[0], int):
-        rows = [tokenizer.token_strings(row) for row in ids]
-        return rows[0] if len(rows) == 1 else rows
-    return tokenizer.token_strings(ids)
+    rows = token_rows(model, [given] if _is_row(given) else given, prepend_bos)
+    strings = [model.require_tokenizer().token_strings(row) for row in rows]
+    several = isinstance(given, list | tuple) and len(given) > 0 and isinstance(given[0], str)
+    return strings[0] if len(strings) == 1 and not several else strings
+
+
+def _is_row(given: Any) -> bool:
+    """Is this one row of token ids, as a list or tensor?"""
+    if hasattr(given, "ndim"):
+        return bool(given.ndim == 1)
+    return isinstance(given, list | tuple) and (not given or isinstance(given[0], int))
 
 
 def check_layers(start: int | None, stop: int | None, n_layers: int) -> tuple[int, int]:

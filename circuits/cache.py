@@ -230,31 +230,38 @@ def run_with_cache(
     Returns forward's output and a `Cache`. `names_filter` is a name, names, or a predicate; None
     caches every site but the per-head residual streams. `pos_slice` keeps some query positions,
     `device` moves what is kept. With `incl_bwd` the gradient of `metric(output)` (default: the
-    mean loss) with respect to every cached site is kept as ``name_grad``; parameters get none.
+    mean loss) with respect to every cached site is kept as ``name_grad``, also in inference_mode
+    and no_grad; parameters get none.
     `fwd_hooks` edit before the cache sees. `options` are forward's.
 
     Raises:
         SiteError: for unknown sites, or named sites that this run does not reach.
     """
     values: dict[str, Tensor] = {}
+    mask: Tensor | None = None
 
     def keep(name: str, value: Tensor) -> None:
         value = take(value.detach(), pos_slice, position_axis(name))
         values[name] = value if device is None else value.to(device)
 
+    def read(value: Tensor, hook: HookPoint) -> None:
+        nonlocal mask
+        mask = hook.run.mask
+        keep(hook.name, value)
+
     edits: list[WatchedBy] = [(names, fn, "edit") for names, fn in fwd_hooks]
     if names_filter is None:
         names_filter = lambda name: not name.endswith(COSTLY)  # noqa: E731
     if incl_bwd:
-        output, sites = _run_for_gradients(model, given, (names_filter, edits, metric), options)
+        what = names_filter, edits, metric
+        output, sites, mask = _run_for_gradients(model, given, what, options)
         for name, value in sites.items():
             keep(name, value)
     else:
-        read: WatchedBy = (names_filter, lambda value, hook: keep(hook.name, value), "read")
-        with watching(model.hook_dict, [*edits, read]):
+        with watching(model.hook_dict, [*edits, (names_filter, read, "read")]):
             output = model(given, **options)
-    mask = model.run.mask
-    cache = Cache(values, model, mask=mask if mask is None or device is None else mask.to(device))
+    mask = mask if mask is None or device is None else mask.to(device)
+    cache = Cache(values, model, mask=mask)
     return output, cache.remove_batch_dim() if remove_batch_dim else cache
 
 
@@ -263,12 +270,20 @@ def _run_for_gradients(
     given: Any,
     what: tuple[NamesFilter, list[WatchedBy], Any],
     options: dict[str, Any],
-) -> tuple[Any, dict[str, Tensor]]:
-    """Output, and each site's value and gradient. Only gradients of sites are computed."""
+) -> tuple[Any, dict[str, Tensor], Tensor | None]:
+    """Output, each site's value and gradient, and the mask. No other gradients are computed."""
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise CircuitsError(
+            "torch records no gradients through weights that were made in inference_mode; load or "
+            "build the model outside of it (it may be run inside)"
+        )
     names_filter, edits, metric = what
     sites: dict[str, Tensor] = {}
+    mask: Tensor | None = None
 
     def tap(value: Tensor, hook: HookPoint) -> Tensor:
+        nonlocal mask
+        mask = hook.run.mask
         # An editing hook gets a tensor of its own, so two sites that hold the same value (the
         # inputs of queries and keys, say) have separate gradients.
         if value.is_floating_point() and not value.requires_grad:
@@ -278,8 +293,11 @@ def _run_for_gradients(
 
     if metric is None:
         options = {"return_type": "both"} | options
-    with torch.enable_grad(), watching(model.hook_dict, [*edits, (names_filter, tap, "edit")]):
-        output = model(given, **options)
+    # The metric may run the model, too: its pass is not looked at.
+    with torch.inference_mode(False), torch.enable_grad():
+        given, options = _recorded(given), {key: _recorded(value) for key, value in options.items()}
+        with watching(model.hook_dict, [*edits, (names_filter, tap, "edit")]):
+            output = model(given, **options)
         if metric is None:
             output, target = output if isinstance(output, tuple) else (output, output)
         else:
@@ -294,4 +312,9 @@ def _run_for_gradients(
     grads = torch.autograd.grad(target, [*inputs.values()], allow_unused=True) if inputs else ()
     for (name, value), grad in zip(inputs.items(), grads, strict=True):
         sites[name + "_grad"] = torch.zeros_like(value) if grad is None else grad
-    return output, sites
+    return output, sites, mask
+
+
+def _recorded(value: Any) -> Any:
+    """A tensor that was made in inference_mode, as one that gradients can be recorded with."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ class ModelConfig:
     the model keeps them current, they take no part in comparisons.
 
     Raises:
-        CircuitsError: when a size is not a positive whole number.
+        CircuitsError: when a size is not a positive whole number, or eps is no number.
 
     >>> ModelConfig(n_layers=2, n_heads=4, d_model=32, n_ctx=16, d_vocab=50).d_head
     8
@@ -47,8 +48,17 @@ class ModelConfig:
     dtype: torch.dtype | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model", "n_ctx", "d_vocab"):
+            self._require_whole(name, least=1)
+        for name in ("d_head", "d_mlp"):
+            self._require_whole(name, least=0)
+        is_real = isinstance(self.eps, int | float) and not isinstance(self.eps, bool)
+        if not is_real or not 0 <= self.eps < math.inf:
+            raise CircuitsError(f"eps={self.eps!r}: LayerNorm adds a number of at least 0")
+        if not isinstance(self.tied, bool):
+            raise CircuitsError(f"tied={self.tied!r}: choose True or False")
         if not self.d_head:
-            if self.n_heads < 1 or self.d_model % self.n_heads:
+            if self.d_model % self.n_heads:
                 raise CircuitsError(
                     f"d_model={self.d_model} does not divide into n_heads={self.n_heads} equal "
                     "heads; choose n_heads that divides d_model, or give d_head"
@@ -60,10 +70,13 @@ class ModelConfig:
             raise CircuitsError(
                 f"act_fn={self.act_fn!r}: a GPT-2 has {' or '.join(map(repr, ACTIVATIONS))}"
             )
-        for name in ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise CircuitsError(f"{name}={value!r}: a model needs a whole number of at least 1")
+
+    def _require_whole(self, name: str, *, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise CircuitsError(
+                f"{name}={value!r}: a model needs a whole number of at least {least}"
+            )
 
     @property
     def n_key_value_heads(self) -> int | None:
@@ -84,6 +97,11 @@ class ModelConfig:
     def post_norms(self) -> bool:
         """Is what a layer writes normalized before it is added? Never in GPT-2."""
         return False
+
+    @property
+    def scores_soft_cap(self) -> float:
+        """Beyond what do attention scores not go? 0: GPT-2's are not capped."""
+        return 0.0
 
     @property
     def attn_only(self) -> bool:

@@ -5,7 +5,8 @@ labels, and what `layer`, `mlp_input` and `pos_slice` mean, are those of Transfo
 ``ActivationCache``: parts up to the input of `layer`; None or -1 is the input of the unembedding.
 
 LayerNorm's weight is part of the mathematics here, so attributions on a raw checkpoint are exact;
-nothing has to be folded first.
+nothing has to be folded first. Parts are there to be added up, so stacks are in float32 at least,
+also where the model's weights are in half precision.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from circuits.errors import CircuitsError
 from circuits.hooks import take
+from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.cache import Cache
@@ -54,7 +56,7 @@ def accumulated_resid(
         if (incl_mid and i < end) or (mlp_input and i == end):
             names.append(("resid_mid", i))
             labels.append(f"{i}_mid")
-    stack = torch.stack([take(cache[name], pos_slice, -2) for name in names])
+    stack = wide(torch.stack([take(cache[name], pos_slice, -2) for name in names]))
     if apply_ln:
         at_end = end == n_layers
         stack = apply_ln_to_stack(
@@ -90,7 +92,7 @@ def decompose_resid(
     if mlp_input and mode != "mlp":
         names.append(("attn_out", end))
     labels = [name[0] if len(name) == 1 else f"{name[1]}_{name[0]}" for name in names]
-    stack = torch.stack([take(cache[name], pos_slice, -2) for name in names])
+    stack = wide(torch.stack([take(cache[name], pos_slice, -2) for name in names]))
     if apply_ln:
         stack = apply_ln_to_stack(cache, stack, end, mlp_input=mlp_input, pos_slice=pos_slice)
     return stack, labels
@@ -114,12 +116,13 @@ def stack_head_results(
     parts: list[Tensor] = []
     labels: list[str] = []
     for i in range(end):
-        z = take(cache["z", i], pos_slice, -3)
+        z = wide(take(cache["z", i], pos_slice, -3))
         W_O = cache.model.blocks[i].attn.W_O.to(z.dtype)  # a cache may be wider than its model
         parts.append(einsum(z, W_O, "... head d_head, head d_head d -> head ... d"))
         labels += [f"L{i}H{h}" for h in range(cache.model.cfg.n_heads)]
     if incl_remainder or not parts:
-        resid = take(cache["resid_post", end - 1] if end else cache["resid_pre", 0], pos_slice, -2)
+        resid = cache["resid_post", end - 1] if end else cache["resid_pre", 0]
+        resid = wide(take(resid, pos_slice, -2))
     stack = torch.cat(parts) if parts else resid[None][:0]
     if incl_remainder:
         stack = torch.cat([stack, (resid - stack.sum(0))[None]])
@@ -146,15 +149,15 @@ def stack_neuron_results(
     parts: list[Tensor] = []
     labels: list[str] = []
     for i in range(_layer(cache.model, layer)):
-        post = take(cache["post", i], pos_slice, -2)
-        values: Tensor = cache.model.blocks[i].mlp.W_out
+        post = wide(take(cache["post", i], pos_slice, -2))
+        values: Tensor = cache.model.blocks[i].mlp.W_out.to(post.dtype)
         if project_output_onto is not None:
-            values = values @ project_output_onto
+            values = values @ project_output_onto.to(values.dtype)
         parts.append(einsum(post, values, "... neuron, neuron out -> neuron ... out"))
         labels += [f"L{i}N{n}" for n in range(values.shape[0])]
     if parts:
         return torch.cat(parts), labels
-    return take(cache["resid_pre", 0], pos_slice, -2)[None][:0], labels
+    return wide(take(cache["resid_pre", 0], pos_slice, -2)[None][:0]), labels
 
 
 def get_full_resid_decomposition(
@@ -180,7 +183,7 @@ def get_full_resid_decomposition(
     def finish(stack: Tensor) -> Tensor:
         if apply_ln:
             stack = apply_ln_to_stack(cache, stack, end, mlp_input=mlp_input, pos_slice=pos_slice)
-        return stack if matrix is None else stack @ matrix
+        return stack if matrix is None else stack @ matrix.to(stack.dtype)
 
     heads, labels = stack_head_results(cache, end + mlp_input, pos_slice=pos_slice)
     parts = [finish(heads)]
@@ -210,8 +213,8 @@ def get_full_resid_decomposition(
     bias = accumulated_bias(cache.model, end, mlp_input=mlp_input, mlp_biases=expand_neurons)
     embeds = _embeds(cache.model)
     for name in embeds:
-        parts.append(finish(take(cache[name], pos_slice, -2)[None]))
-    parts.append(finish(bias.expand(shape)[None]))
+        parts.append(finish(wide(take(cache[name], pos_slice, -2))[None]))
+    parts.append(finish(bias.to(parts[-1].dtype).expand(shape)[None]))
     stack = torch.cat(parts)
     labels += [*embeds, "bias"]
     return (stack.squeeze(-1) if onto is not None and onto.ndim == 1 else stack), labels
@@ -239,7 +242,7 @@ def apply_ln_to_stack(
     if batch_slice is not None and cache.has_batch_dim:
         stack = take(stack, batch_slice, 1)
     if recompute_ln:
-        return norm.plain(stack)
+        return wide(norm.plain(stack.to(norm.w.dtype)))
     scale = _scale(cache, end, mlp_input, pos_slice, batch_slice)
     return center(cache.model, stack) / scale * norm.w
 
@@ -249,6 +252,7 @@ def center(model: HookedGPT2, stream: Float[Tensor, "*any d"]) -> Float[Tensor, 
 
     The scale is the root of the mean square of this, eps added.
     """
+    stream = wide(stream)
     if model.cfg.normalization_type.startswith("RMS"):
         return stream
     return stream - stream.mean(-1, keepdim=True)
@@ -267,7 +271,7 @@ def through_ln(
     is linear.
     """
     end = _layer(model, layer, mlp_input)
-    return center(model, (_norm(model, end, mlp_input).w[:, None] * matrix).T).T
+    return center(model, (_norm(model, end, mlp_input).w[:, None] * wide(matrix)).T).T
 
 
 def logit_attrs(
@@ -300,18 +304,18 @@ def logit_bias(
     incorrect_tokens: str | int | Tensor | None = None,
 ) -> Tensor:
     """Which part of the logit (difference) is constant: ln_final's bias and b_U? [...]"""
-    direction = _direction(model, tokens, incorrect_tokens)
-    bias = model.b_U[_ids(model, tokens)]
+    direction, b_U = _direction(model, tokens, incorrect_tokens), wide(model.b_U)
+    bias = b_U[_ids(model, tokens)]
     if incorrect_tokens is not None:
-        bias = bias - model.b_U[_ids(model, incorrect_tokens)]
-    return direction @ model.ln_final.b + bias
+        bias = bias - b_U[_ids(model, incorrect_tokens)]
+    return direction @ wide(model.ln_final.b) + bias
 
 
 def accumulated_bias(
     model: HookedGPT2, layer: int, *, mlp_input: bool = False, mlp_biases: bool = True
 ) -> Tensor:
     """What do the output biases of all layers before `layer` add to the residual stream? [d]"""
-    total = torch.zeros_like(model.ln_final.b)
+    total = torch.zeros_like(wide(model.ln_final.b))
     for i in range(layer):
         total = total + model.blocks[i].attn.b_O
         if mlp_biases and not model.cfg.attn_only:
@@ -381,7 +385,7 @@ def _direction(
 ) -> Tensor:
     """Which direction of the final residual stream raises this logit (difference)? [... d]"""
     ids = _ids(model, tokens)
-    direction = model.W_U.T[ids]
+    direction = wide(model.W_U.T[ids])
     if incorrect is not None:
         others = _ids(model, incorrect)
         if others.shape != ids.shape:
@@ -391,5 +395,5 @@ def _direction(
             )
         if bool((ids == others).any()):
             raise CircuitsError("a token equals its incorrect token, so the difference is zero")
-        return direction - model.W_U.T[others]
+        return direction - wide(model.W_U.T[others])
     return direction

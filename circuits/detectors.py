@@ -13,8 +13,9 @@ in r, a query i of the second copy has the targets
 ====================  =========================================================
 
 With more copies there are more targets, and attention is summed over them: on r + r + r + r the
-induction detector is prefix matching (Olsson et al. 2022, arXiv 2209.11895). Scoring i - n as
-induction finds duplicate-token heads instead, a published error.
+induction detector is prefix matching (Olsson et al. 2022, arXiv 2209.11895) but for that sum; they
+take the mean over targets. Scoring i - n as induction finds duplicate-token heads instead, a
+published error.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.batch import as_batch, token_rows
+from circuits.batch import as_batch, unpadded
 from circuits.components import Component, check
 from circuits.errors import CircuitsError, nearest
+from circuits.inputs import ModelInput
+from circuits.padding import all_real
+from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.config import ModelConfig
@@ -119,7 +123,7 @@ def attention_to(
         raise CircuitsError("no query has a target; give tokens that have one, such as r + r")
     where = targets.view(*lead, *(1,) * (pattern.ndim - targets.ndim), *targets.shape[-2:])
     where = where.to(pattern.device)
-    return (pattern * where).sum((-2, -1)) / where.any(-1).sum(-1)
+    return (wide(pattern) * where).sum((-2, -1)) / where.any(-1).sum(-1)
 
 
 def score(
@@ -225,8 +229,9 @@ def _patterns(model: HookedGPT2, tokens: Tensor, cache: Mapping[str, Tensor] | N
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     if cache is None:
         with torch.no_grad():
-            _, cache = model.run_with_cache(tokens[None], names_filter=names, return_type=None)
-    patterns = torch.stack([cache[name].detach() for name in names]).cpu()
+            options = {"attention_mask": all_real(tokens), "return_type": None}
+            _, cache = model.run_with_cache(tokens[None], names_filter=names, **options)
+    patterns = wide(torch.stack([cache[name].detach() for name in names]).cpu())
     patterns = patterns[:, 0] if patterns.ndim == 5 and patterns.shape[1] == 1 else patterns
     if patterns.shape[2:] != (len(tokens), len(tokens)):
         raise CircuitsError(
@@ -236,12 +241,9 @@ def _patterns(model: HookedGPT2, tokens: Tensor, cache: Mapping[str, Tensor] | N
     return patterns
 
 
-def _prompts(model: HookedGPT2, seq: str | Sequence[str] | Tensor) -> list[Tensor]:
+def _prompts(model: HookedGPT2, seq: ModelInput) -> list[Tensor]:
     """The token ids of each prompt, without padding."""
-    rows = (
-        seq.reshape(-1, seq.shape[-1]) if isinstance(seq, Tensor) else token_rows(model, seq, None)
-    )
-    return [as_batch(model, torch.as_tensor(row)).tokens[0].cpu() for row in rows]
+    return [row.cpu() for row in unpadded(as_batch(model, seq))]
 
 
 def _expected(pattern: str | Tensor, tokens: Tensor) -> Tensor:

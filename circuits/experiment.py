@@ -29,7 +29,7 @@ import numpy as np
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.figures import save_figure
-from circuits.files import require_writable
+from circuits.files import require_writable, utf8
 from circuits.result import SIGNIFICANT_DIGITS, Result, mean_interval, provenance
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Bundle:
             for name, table in self.finding.tables.items():
                 table.save(partial / name)
                 save_figure(table.plot(), partial / f"{name}.svg")
-            (partial / MANIFEST).write_text(self._manifest(), encoding="utf-8")
+            (partial / MANIFEST).write_bytes(utf8(self._manifest()))
             if folder.is_dir():
                 folder.replace(earlier)
             partial.replace(folder)

@@ -42,6 +42,18 @@ def whole(path: Path, failure: type[Exception] = OSError) -> Iterator[Path]:
             partial.unlink()
 
 
+def utf8(text: str) -> bytes:
+    r"""The text as bytes of a file; what is no character becomes its escape.
+
+    Python's texts may hold halves of characters (lone surrogates), which UTF-8 cannot. In a string
+    of JSON the escape means the same, so that it is read back as it was.
+
+    >>> utf8('"caf\u00e9 \ud83d"')
+    b'"caf\xc3\xa9 \\ud83d"'
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
 def require_writable(path: Path, *, folder: bool = False) -> None:
     """Can this file be written, or this folder be made? To be asked before the work, not after.
 

@@ -7,18 +7,20 @@ prompt's first token, and every prompt draws its own random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from circuits.attention import KeyValue
-from circuits.batch import ModelInput, PaddingSide, as_batch
+from circuits.batch import Batch, PaddingSide, as_batch, pad_rows, unpadded
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import Hooks
+from circuits.inputs import AnyMask, ModelInput, read
 from circuits.linear import packed
 from circuits.sampling import Sampler, random_numbers
 from circuits.tokenizer import Tokenizer
@@ -107,6 +109,7 @@ def stream(
     stop: Stop = (),
     seed: int | None = None,
     prepend_bos: bool | None = None,
+    attention_mask: AnyMask | None = None,
     use_past_kv_cache: bool = True,
     fwd_hooks: Hooks = (),
 ) -> Iterator[Step]:
@@ -122,10 +125,16 @@ def stream(
     its new text contains them, also across tokens or inside one. The row keeps the token that
     ended it. The other rows go on; an ended row stays in the batch, so hooks see all rows.
 
+    `attention_mask` [b p] marks the real tokens of a padded tensor; padding is taken away.
+
     `fwd_hooks` act at every step. With the key-value cache, hooks see each token once: the whole
     prompt first, then one position a step. ``hook.positions`` [b p] says which these are, so a hook
     that goes by it has the same effect with and without the cache. Hooks are on the model only
     while it computes, not while a step is handed out.
+
+    Weights that are edited while a step is handed out act from the next step on; the keys and
+    values of earlier tokens stay in the cache as they were. So no copies of weights are kept here
+    as `generate` keeps them: ``with circuits.packed(model)`` around the loop does that.
 
     Raises:
         CircuitsError: for impossible options, before anything is computed.
@@ -142,7 +151,8 @@ def stream(
     """
     sampler = Sampler(temperature, top_k, top_p)
     stops = _stops(model, stop)
-    prompts = _prompts(model, given, prepend_bos, max_new_tokens)
+    batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    prompts = _prompts(model, batch, max_new_tokens)
     rows = [_Row(prompt, model.tokenizer, stops) for prompt in prompts]
     noise = random_numbers(prompts, max_new_tokens, seed).to(model.W_E.device)
     cache = KVCache() if use_past_kv_cache and model.cfg.keeps_keys else None
@@ -163,6 +173,7 @@ def generate(
     stop: Stop = (),
     seed: int | None = None,
     prepend_bos: bool | None = None,
+    attention_mask: AnyMask | None = None,
     padding_side: PaddingSide | None = None,
     return_type: Literal["input", "str", "tokens"] = "input",
     use_past_kv_cache: bool = True,
@@ -172,13 +183,13 @@ def generate(
     """How does the text go on? Prompt and continuation, in the form of the prompt.
 
     A text gives a string, texts a list of strings, rows of token ids a list of lists, and a tensor
-    [b p] a tensor [b p+n], or a list of lists when its rows end at different lengths. `return_type`
-    asks for "str" or "tokens" in any case; the tokens of a text include its start token.
+    [b p] a tensor [b p+n], or a list of lists when its rows differ in length. `return_type` asks
+    for "str" or "tokens" in any case; the tokens of a text include its start token.
 
-    Rows end at the end-of-text token, or at `eos_token_id` (one or several), unless `stop_at_eos`
-    is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed` and hooks see
-    `stream`. `padding_side` and `verbose` are accepted from users of ``HookedTransformer`` and
-    change nothing: padding never shows, and nothing is printed.
+    Rows end at any end token of the checkpoint, or at `eos_token_id` (one or several), unless
+    `stop_at_eos` is False; ``do_sample=False`` is temperature 0. For sampling, `stop`, `seed`,
+    `attention_mask` and hooks see `stream`. `padding_side` and `verbose`, known from
+    ``HookedTransformer``, change nothing: padding never shows, and nothing is printed.
 
     Raises:
         CircuitsError, TokenError: as `stream`.
@@ -191,11 +202,11 @@ def generate(
     """
     if return_type not in ("input", "str", "tokens"):
         raise CircuitsError(f"return_type={return_type!r}; choose 'input', 'str' or 'tokens'")
-    rows = _prompts(model, given, prepend_bos, max_new_tokens)
-    texts = [""] * len(rows)
-    for step in stream(
+    batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    rows = _prompts(model, batch, max_new_tokens)
+    steps = stream(
         model,
-        rows,
+        _declared(rows),
         max_new_tokens=max_new_tokens,
         temperature=temperature if do_sample else 0.0,
         top_k=top_k,
@@ -204,28 +215,45 @@ def generate(
         seed=seed,
         use_past_kv_cache=use_past_kv_cache,
         fwd_hooks=fwd_hooks,
-    ):
+    )
+    with packed_for(model, max_new_tokens, fwd_hooks):
+        texts = _collect(steps, rows)
+    return _like(given, rows, texts, model, return_type)
+
+
+def _collect(steps: Iterator[Step], rows: list[list[int]]) -> list[str]:
+    """Each prompt's new text, once the new tokens stand behind the prompt's."""
+    texts = [""] * len(rows)
+    for step in steps:
         for row, token in zip(rows, step.tokens.tolist(), strict=True):
             row += [token] if token != NO_TOKEN else []
-        texts = [text + new for text, new in zip(texts, step.text, strict=False)]
-    return _like(given, rows, texts, model, return_type)
+        for i, new in enumerate(step.text):
+            texts[i] += new
+    return texts
 
 
 def _like(
     given: ModelInput, rows: list[list[int]], texts: list[str], model: HookedGPT2, kind: str
 ) -> Any:
     """Prompt and continuation in the form of the prompt, or in the one that was asked for."""
-    prompts = [given] if isinstance(given, str) else given
-    is_text = isinstance(prompts[0], str)
+    prompts = read(given)[0]
+    is_text = not isinstance(prompts, Tensor) and isinstance(prompts[0], str)
     if is_text and kind != "tokens":
         whole = [str(prompt) + text for prompt, text in zip(prompts, texts, strict=True)]
         return whole[0] if isinstance(given, str) else whole
     if kind == "str":
         return [model.require_tokenizer().decode(row) for row in rows]
+    ids = given["input_ids"] if isinstance(given, Mapping) else given
     same_length = len({len(row) for row in rows}) == 1
-    if same_length and (is_text or isinstance(given, Tensor)):
+    if same_length and (is_text or isinstance(ids, Tensor | np.ndarray)):
         return torch.tensor(rows, device=model.W_E.device)
     return rows
+
+
+def _declared(rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Rows of real tokens as the model takes them, whatever tokens they begin and end with."""
+    tokens, mask = pad_rows(rows, 0, "left")
+    return {"input_ids": tokens, "attention_mask": mask}
 
 
 class _Row:
@@ -270,37 +298,45 @@ def _steps(
     fwd_hooks: Hooks,
 ) -> Iterator[Step]:
     n_steps = noise.shape[1]
-    given: ModelInput = [row.ids for row in rows]
+    given: ModelInput = _declared([row.ids for row in rows])
     done = torch.zeros(len(rows), dtype=torch.bool, device=noise.device)
-    with packed(model) if n_steps >= PACKED_STEPS else nullcontext():
-        for i in range(n_steps):
-            logits, total = _next_logits(model, given, cache, fwd_hooks)
-            drawn = sampler(logits, noise[:, i])
-            text = [
-                row.add(token, last=i == n_steps - 1)
-                for row, token in zip(rows, drawn.tolist(), strict=True)
-            ]
-            logprobs = logits.gather(-1, drawn[:, None])[:, 0] - total
-            before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
-            yield Step(
-                tokens=drawn.masked_fill(before, NO_TOKEN),
-                finished=done,
-                logprobs=logprobs.masked_fill(before, 0.0),
-                text=tuple(text) if model.tokenizer is not None else (),
-            )
-            if all(row.ended for row in rows):
-                return
-            given = [row.ids for row in rows] if cache is None else drawn[:, None]
+    for i in range(n_steps):
+        logits, total = _next_logits(model, given, cache, fwd_hooks)
+        drawn = sampler(logits, noise[:, i])
+        text = [
+            row.add(token, last=i == n_steps - 1)
+            for row, token in zip(rows, drawn.tolist(), strict=True)
+        ]
+        logprobs = logits.gather(-1, drawn[:, None])[:, 0] - total
+        before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
+        yield Step(
+            tokens=drawn.masked_fill(before, NO_TOKEN),
+            finished=done,
+            logprobs=logprobs.masked_fill(before, 0.0),
+            text=tuple(text) if model.tokenizer is not None else (),
+        )
+        if all(row.ended for row in rows):
+            return
+        given = _declared([row.ids for row in rows]) if cache is None else drawn[:, None]
+
+
+def packed_for(
+    model: HookedGPT2, n_steps: int, fwd_hooks: Hooks = ()
+) -> AbstractContextManager[None]:
+    """`packed`, where so many steps pay for it and no hook can edit the weights meanwhile."""
+    hooked = bool(fwd_hooks) or any(hook.watched for hook in model.hook_dict.values())
+    return nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model)
 
 
 def _next_logits(
     model: HookedGPT2, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
 ) -> tuple[Tensor, Tensor]:
     """What the model says after the last of the new tokens [b v], in float64; its logsumexp."""
-    options: dict[str, Any] = {"padding_side": "left", "past_kv_cache": cache}
+    options: dict[str, Any] = {"past_kv_cache": cache}
     # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
-        if any(hook.watched for name, hook in model.hook_dict.items() if name in _END_SITES):
+        hooks = model.hook_dict
+        if any(hooks[name].watched for name in hooks if name.startswith(("ln_final.", "unembed."))):
             logits: Tensor = model(given, **options)[:, -1]
         else:  # the same, without unembedding the rest of the prompt
             resid = model(given, stop_at_layer=model.cfg.n_layers, **options)
@@ -317,23 +353,11 @@ def _next_logits(
     return logits, total
 
 
-_END_SITES = (
-    "ln_final.hook_scale",
-    "ln_final.hook_normalized",
-    "unembed.hook_in",
-    "unembed.hook_out",
-)
-
-
-def _prompts(
-    model: HookedGPT2, given: ModelInput, prepend_bos: bool | None, max_new_tokens: int
-) -> list[list[int]]:
+def _prompts(model: HookedGPT2, batch: Batch, max_new_tokens: int) -> list[list[int]]:
     """The token ids of each prompt, once it is clear that the new tokens fit as well."""
     if max_new_tokens < 1:
         raise CircuitsError(f"max_new_tokens={max_new_tokens}: choose at least 1")
-    batch = as_batch(model, given, prepend_bos=prepend_bos)
-    real = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
-    rows = [tokens[where].tolist() for tokens, where in zip(batch.tokens, real, strict=True)]
+    rows = [tokens.tolist() for tokens in unpadded(batch)]
     longest, n_ctx = max(map(len, rows)), model.cfg.n_ctx
     # The last new token is not read by the model, so a text may be one token longer than n_ctx.
     room = n_ctx + 1 - longest
@@ -351,10 +375,10 @@ def _listed(stop: Stop) -> list[int | str]:
 
 
 def _with_eos(model: HookedGPT2, stop: Stop, eos_token_id: int | Sequence[int] | None) -> Stop:
-    """`stop`, and the end-of-text token, which in GPT-2 is also the start token."""
-    if eos_token_id is None and model.tokenizer is not None:
-        eos_token_id = model.tokenizer.bos_id
-    return [*_listed(stop), *_listed(() if eos_token_id is None else eos_token_id)]
+    """`stop`, and the tokens that end a text: those asked for, otherwise the checkpoint's own."""
+    if eos_token_id is None:
+        eos_token_id = model.roles.eos_ids
+    return [*_listed(stop), *_listed(eos_token_id)]
 
 
 def _stops(model: HookedGPT2, stop: Stop) -> _Stops:

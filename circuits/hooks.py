@@ -2,16 +2,18 @@
 
 A `HookPoint` is the identity until somebody watches it. Hooks are installed and removed by one
 context manager, `watching`, which also reports hooks that never fired. There is no other way
-to leave a hook on a model, and no global state.
+to leave a hook on a model, and no global state. Hooks act in the thread that installed them.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,19 +22,21 @@ from torch import Tensor
 from circuits.errors import SiteError, nearest
 
 HookFn = Callable[[Tensor, "HookPoint"], "Tensor | None"]
+GradFn = Callable[[Tensor, "HookPoint"], "Tensor | tuple[Tensor] | None"]  # a tuple as torch's own
 HookKind = Literal["edit", "read", "grad"]
 # What may name sites: one name, several, a predicate on names, or None for "all that are cheap".
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 Hooks = Sequence[tuple[NamesFilter, HookFn]]
-WatchedBy = tuple[NamesFilter, HookFn, HookKind]
+GradHooks = Sequence[tuple[NamesFilter, GradFn]]
+WatchedBy = tuple[NamesFilter, HookFn | GradFn, HookKind]
 
 
 @dataclass(eq=False)
 class Watcher:
     """One installed hook: what to call, what it may do, and how often it has fired."""
 
-    fn: Callable[..., Tensor | None]
+    fn: Callable[..., Tensor | tuple[Tensor] | None]
     kind: HookKind
     fired: int = 0
     by_keyword: bool = field(init=False)
@@ -44,27 +48,38 @@ class Watcher:
         except (TypeError, ValueError):  # some builtins have no signature
             self.by_keyword = False
 
-    def __call__(self, value: Tensor, hook: HookPoint) -> Tensor | None:
+    def __call__(self, value: Tensor, hook: HookPoint) -> Tensor | tuple[Tensor] | None:
         """Call the function as its signature wants to be called."""
         return self.fn(value, hook=hook) if self.by_keyword else self.fn(value, hook)
 
 
-@dataclass(eq=False)
-class Run:
-    """Facts about the forward pass in progress, which hooks may read through `HookPoint.run`.
+Facts = tuple[Tensor | None, Tensor | None]  # positions and mask
+
+
+class Run(threading.local):
+    """Facts about this thread's forward pass, which hooks may read through `HookPoint.run`.
 
     `positions` [batch, pos] are each token's position in its own prompt (padding counts as 0):
     with a key-value cache a hook sees only the new tokens, and this tells it which they are.
-    `mask` [batch, pos] is True at real tokens; None when there is no padding.
+    `mask` [batch, pos] is True at real tokens; None when there is no padding. `watchers` are this
+    thread's: they act on its passes, and on no other's.
     """
 
-    positions: Tensor | None = None
-    mask: Tensor | None = None
+    def __init__(self) -> None:
+        self.facts: Facts = (None, None)
+        self.watchers: set[Watcher] = set()
+
+    positions = property(lambda self: self.facts[0])
+    mask = property(lambda self: self.facts[1])
+
+    def __reduce__(self) -> tuple[type[Run], tuple[()]]:
+        """Copies and pickles of a model take neither facts nor hooks along."""
+        return Run, ()
 
 
 @dataclass(eq=False)
 class HookPoint:
-    """Which value passes here? The identity, with a name and a list of watchers.
+    """Which value passes here? The identity, with a name and the watchers of all threads.
 
     Hooks are ``fn(value, hook) -> value | None``; None leaves the value as it is. An editing hook
     receives its own copy, so it may write in place without touching a cached tensor upstream.
@@ -72,18 +87,18 @@ class HookPoint:
     """
 
     name: str = ""
-    watchers: list[Watcher] = field(default_factory=list)
+    watchers: tuple[Watcher, ...] = ()
     run: Run = field(default_factory=Run)
 
     @property
     def watched(self) -> bool:
-        """Is anybody looking? Costly sites are computed only then."""
-        return bool(self.watchers)
+        """Is anybody in this thread looking? Costly sites are computed only then."""
+        return bool(self.watchers) and bool(self._own_watchers())
 
     @property
     def positions(self) -> Tensor | None:
         """Which prompt positions [batch, pos] are in the value that the hook was given?"""
-        return self.run.positions
+        return self.run.facts[0]
 
     def layer(self) -> int:
         """In which block is this point?
@@ -100,32 +115,50 @@ class HookPoint:
         """The value as it is, or as the watchers leave it."""
         return self._call_watchers(value) if self.watchers else value
 
+    def _own_watchers(self) -> list[Watcher]:
+        return [watcher for watcher in self.watchers if watcher in self.run.watchers]
+
     def _call_watchers(self, value: Tensor) -> Tensor:
-        for watcher in self.watchers:
+        watchers = self._own_watchers()
+        for watcher in watchers:
             if watcher.kind == "edit":
                 value = self._edit(watcher, value)
-        for watcher in self.watchers:
+        for watcher in watchers:
             if watcher.kind == "read":
                 watcher.fired += 1
-                watcher(value, self)
-        grad_watchers = [w for w in self.watchers if w.kind == "grad"]
+                self._ask(watcher, value)
+        grad_watchers = [w for w in watchers if w.kind == "grad"]
         if grad_watchers:
             value = self._watch_grad(grad_watchers, value)
         return value
 
+    def _ask(
+        self, watcher: Watcher, value: Tensor, facts: Facts | None = None
+    ) -> Tensor | tuple[Tensor] | None:
+        """Call the hook. If it runs the model itself, that is a plain pass beside this one."""
+        run = self.run
+        before = run.facts, run.watchers
+        run.facts, run.watchers = before[0] if facts is None else facts, set()
+        try:
+            return watcher(value, self)
+        finally:
+            run.facts, run.watchers = before
+
     def _edit(self, watcher: Watcher, value: Tensor) -> Tensor:
         watcher.fired += 1
         given = value.clone()
-        edited = watcher(given, self)
-        if edited is None:
-            return given
-        if not isinstance(edited, Tensor) or edited.shape != value.shape:
-            got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
-            raise SiteError(
-                f"the hook on {self.name!r} returned {got}; return a tensor of shape "
-                f"{tuple(value.shape)}, or None to leave the value as it is"
-            )
-        return edited
+        edited = self._ask(watcher, given)
+        return given if edited is None else self._checked("hook", edited, value)
+
+    def _checked(self, kind: str, returned: Tensor | tuple[Tensor], value: Tensor) -> Tensor:
+        """What a hook returned, if it can stand where `value` stood."""
+        if isinstance(returned, Tensor) and _kind(returned) == _kind(value):
+            return returned
+        got = _described(returned) if isinstance(returned, Tensor) else type(returned).__name__
+        raise SiteError(
+            f"the {kind} on {self.name!r} returned {got}; return a tensor of shape "
+            f"{_described(value)}, or None to leave the value as it is"
+        )
 
     def _watch_grad(self, watchers: list[Watcher], value: Tensor) -> Tensor:
         if not value.requires_grad:
@@ -133,13 +166,29 @@ class HookPoint:
                 f"a backward hook watches {self.name!r}, but no gradient flows there; run with "
                 "gradients enabled (outside torch.no_grad and torch.inference_mode)"
             )
+        facts = self.run.facts  # backward, they are those of another pass
+
+        def call(watcher: Watcher, grad: Tensor) -> Tensor | None:
+            new = self._ask(watcher, grad, facts)
+            if isinstance(new, tuple) and len(new) == 1:
+                new = new[0]
+            return None if new is None else self._checked("backward hook", new, grad)
+
         # A new tensor, so that only the gradient through this site is seen and changed: the same
         # residual tensor may be registered under two names (resid_post here, resid_pre there).
         value = value.view_as(value)
         for watcher in watchers:
             watcher.fired += 1
-            value.register_hook(lambda grad, w=watcher: w(grad, self))
+            value.register_hook(partial(call, watcher))
         return value
+
+
+def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return value.shape, value.dtype, value.device
+
+
+def _described(value: Tensor) -> str:
+    return f"{tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
 def site_names(n_layers: int) -> list[str]:
@@ -270,9 +319,14 @@ def require_site(name: str, sites: Mapping[str, Any]) -> str:
     raise SiteError(f"there is no site {name!r} in this model{hint} (model.hook_dict lists them)")
 
 
+_LOCK = threading.Lock()  # threads may install hooks on one model at the same time
+
+
 @contextmanager
 def watching(sites: Mapping[str, HookPoint], hooks: Sequence[WatchedBy]) -> Iterator[None]:
-    """Watch these sites inside the ``with`` block, and only there.
+    """Watch these sites inside the ``with`` block, in this thread, and only there.
+
+    A hook that runs the model itself runs it without the hooks that are around it.
 
     Each entry of `hooks` is (names, function, kind). On leaving, also through an exception, every
     watcher is removed.
@@ -287,8 +341,10 @@ def watching(sites: Mapping[str, HookPoint], hooks: Sequence[WatchedBy]) -> Iter
         for names, fn, kind in resolved:
             group = [(name, Watcher(fn, kind)) for name in names]
             installed.append(group)
-            for name, watcher in group:
-                sites[name].watchers.append(watcher)
+            with _LOCK:
+                for name, watcher in group:
+                    sites[name].watchers += (watcher,)
+                    sites[name].run.watchers.add(watcher)
         yield
         for (wanted, _, _), group in zip(hooks, installed, strict=True):
             silent = [name for name, watcher in group if not watcher.fired]
@@ -300,10 +356,10 @@ def watching(sites: Mapping[str, HookPoint], hooks: Sequence[WatchedBy]) -> Iter
                     "and check start_at_layer and stop_at_layer"
                 )
     finally:
-        for group in installed:
-            for name, watcher in group:
-                if watcher in sites[name].watchers:
-                    sites[name].watchers.remove(watcher)
+        with _LOCK:
+            for name, watcher in (pair for group in installed for pair in group):
+                sites[name].watchers = tuple(w for w in sites[name].watchers if w is not watcher)
+                sites[name].run.watchers.discard(watcher)
 
 
 _PER_HEAD = "q k v rot_q rot_k z result attn_in q_input k_input v_input".split()

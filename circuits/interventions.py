@@ -15,9 +15,11 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from circuits.batch import as_batch
 from circuits.components import Component, check
 from circuits.errors import CircuitsError, nearest
 from circuits.hooks import HookFn, HookPoint
+from circuits.padding import all_real
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -134,7 +136,7 @@ def replacements(
     """
     write = get_method(method)
     sites = list(dict.fromkeys(check(component, model.cfg).site for component in components))
-    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
+    mask = _real(model, tokens) if mask is None else mask.bool()
     if not mask.any():
         raise CircuitsError(
             f"the reference set for {method!r} is empty; give at least one prompt whose values "
@@ -145,6 +147,16 @@ def replacements(
             tokens, attention_mask=mask, names_filter=sites, return_type=None
         )
     return [write(cache[c.site][c.within], mask) for c in components]
+
+
+def _real(model: HookedGPT2, tokens: Tensor) -> Tensor:
+    """Which tokens [b p] are real, as far as they tell by themselves?"""
+    if not tokens.numel():
+        return all_real(tokens)
+    batch = as_batch(model, tokens)
+    if batch.undeclared is not None:
+        batch.undeclared.refuse_ends(batch.tokens)
+    return all_real(tokens) if batch.mask is None else batch.mask
 
 
 def write_hook(component: Component, value: Tensor, where: Tensor | None = None) -> Hook:

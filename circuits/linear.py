@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 LEAST_WORK = 2**19
 ROWS = 64  # for which the layout of packed weights is chosen; it serves any number
 _SETTLED: ContextVar[bool | None] = ContextVar("settled", default=None)
+_BLOCKS: ContextVar[frozenset[object]] = ContextVar("blocks", default=frozenset())
 
 
 def linear(
@@ -66,7 +67,7 @@ def packed(model: nn.Module) -> Iterator[None]:
 
     A weight that is edited inside the block, as torch records it, is packed again. What torch does
     not record, writing through ``weight.data`` or ``weight.numpy()``, goes unnoticed until the
-    block ends.
+    block ends. Other threads, and whatever else runs outside of the block, read the weights.
 
     >>> import torch
     >>> from circuits.config import ModelConfig
@@ -81,9 +82,11 @@ def packed(model: nn.Module) -> Iterator[None]:
     user = object()
     for pack in packs:
         pack.users.append(user)
+    _BLOCKS.set(_BLOCKS.get() | {user})
     try:
         yield
     finally:
+        _BLOCKS.set(_BLOCKS.get() - {user})
         for pack in packs:
             pack.users.remove(user)
             if not pack.users:
@@ -124,8 +127,8 @@ class _Copy(NamedTuple):
 class Pack:
     """Where is the packed copy of one weight? Copies and pickles of a model take none along.
 
-    `users` are the `packed` blocks that are active. `copies` holds the copy for the product, and
-    under True that of the transposed matrix, for gradients.
+    `users` are the `packed` blocks that are active, in any thread. `copies` holds the copy for the
+    product, and under True that of the transposed matrix, for gradients.
     """
 
     users: list[object] = field(default_factory=list)
@@ -142,10 +145,9 @@ class Pack:
         work = x.numel() * weight.shape[0 if transposed else 1]
         if work < LEAST_WORK or not pays() or not _fits(x, weight):
             return None
-        if not pays():
-            return None
         stored = weight if transposed else weight.T
-        if not self.users or weight.is_inference():  # whose edits are not recorded
+        # The blocks of another thread are not ours, and edits of inference tensors not recorded.
+        if _BLOCKS.get().isdisjoint(self.users) or weight.is_inference():
             return stored.detach()
         version = (weight.data_ptr(), weight._version)
         copy = self.copies.get(transposed)

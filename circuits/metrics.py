@@ -19,6 +19,8 @@ from einops import rearrange
 from torch import Tensor
 
 from circuits.errors import CircuitsError, nearest
+from circuits.intervals import NOT_NEGATIVE, REAL, RIGHT_OR_WRONG, SHARE, Scale
+from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
@@ -34,6 +36,7 @@ class Metric:
     answers), ``sets`` (of either; one token is a set, too), or ``clean`` (the logits of the
     unedited run). `score` maps logits [n v], or [n t] if
     `tokens` is given, the prompts, and the clean run's logits in the same form, to values [b].
+    `scale` says which values there are, and with them which interval a mean has.
     """
 
     name: str
@@ -44,6 +47,12 @@ class Metric:
     positions: Callable[[Prompts], Tensor]
     score: Callable[[Tensor, Prompts, Tensor | None], Tensor]
     tokens: Callable[[Prompts], Tensor] | None = None
+    scale: Scale = REAL
+
+    @property
+    def against_clean(self) -> bool:
+        """Does it compare with the clean run, and so is 0 there?"""
+        return "clean" in self.needs
 
     def __call__(self, logits: Tensor, prompts: Prompts, clean: Tensor | None = None) -> Tensor:
         """The value for each prompt [b], from logits [b p v] (and the clean run's).
@@ -66,8 +75,7 @@ class Metric:
                 f"the logits are for {tuple(logits.shape[:2])} prompts and positions, the prompts "
                 f"have {tuple(prompts.tokens.shape)}; give the logits of these prompts"
             )
-        at = logits[self.positions(prompts).to(logits.device)]
-        at = at.float() if at.dtype in (torch.float16, torch.bfloat16) else at
+        at = wide(logits[self.positions(prompts).to(logits.device)])
         return at if self.tokens is None else at.gather(1, self.tokens(prompts).to(at.device))
 
     def check(self, prompts: Prompts, clean: object = None) -> None:
@@ -76,7 +84,7 @@ class Metric:
         Raises:
             CircuitsError: when they lack what the metric needs, or answer and distractor coincide.
         """
-        if "clean" in self.needs and clean is None:
+        if self.against_clean and clean is None:
             raise CircuitsError(
                 f"{self.name} compares with the clean run; give its logits (clean=)"
             )
@@ -213,6 +221,7 @@ METRICS: dict[str, Metric] = {
             needs=("targets",),
             positions=_scored,
             score=_mean_prob,
+            scale=SHARE,
         ),
         Metric(
             name="prob_diff",
@@ -222,6 +231,7 @@ METRICS: dict[str, Metric] = {
             needs=("sets",),
             positions=_end,
             score=_right_minus_wrong,
+            scale=SHARE.change,
         ),
         Metric(
             name="accuracy",
@@ -232,6 +242,7 @@ METRICS: dict[str, Metric] = {
             positions=_end,
             tokens=_pair,
             score=_answer_above_distractor,
+            scale=RIGHT_OR_WRONG,
         ),
         Metric(
             name="loss",
@@ -241,6 +252,7 @@ METRICS: dict[str, Metric] = {
             needs=("targets",),
             positions=_scored,
             score=_mean_loss,
+            scale=NOT_NEGATIVE,
         ),
         Metric(
             name="kl",
@@ -250,6 +262,7 @@ METRICS: dict[str, Metric] = {
             needs=("clean",),
             positions=_scored_and_end,
             score=_mean_kl,
+            scale=NOT_NEGATIVE,
         ),
     )
 }

@@ -12,7 +12,6 @@ v = d_vocab.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from operator import attrgetter
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 from circuits.attention import Attention, KeyValue
 from circuits.batch import (
     Batch,
-    ModelInput,
     PaddingSide,
     as_batch,
     causal_mask,
@@ -39,12 +37,13 @@ from circuits.batch import (
 )
 from circuits.cache import Cache, run_with_cache
 from circuits.config import ACTIVATIONS, ModelConfig
-from circuits.errors import CircuitsError, TokenError
+from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.generation import KVCache, generate
-from circuits.hooks import HookPoint, Hooks, Run, WatchedBy, site_names, watching
+from circuits.hooks import GradHooks, HookPoint, Hooks, Run, WatchedBy, site_names, watching
+from circuits.inputs import AnyMask, ModelInput
 from circuits.linear import Pack, linear
-from circuits.tokenizer import Tokenizer
+from circuits.tokenizer import FittedTokenizer, ModelRoles, Tokenizer, no_tokenizer
 
 
 class LayerNorm(nn.Module):
@@ -190,9 +189,10 @@ class HookedGPT2(nn.Module):
     (torch.Size([2, 3, 20]), torch.Size([2, 2, 3, 3]), 53)
     """
 
+    tokenizer, roles = FittedTokenizer(), ModelRoles()
+
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
         self.source = "built in memory"  # where the weights come from, for provenance
         self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
         self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
@@ -203,6 +203,7 @@ class HookedGPT2(nn.Module):
         self.ln_final = LayerNorm(cfg)
         self.unembed = Unembed(cfg, self.W_E)
         self._cfg = cfg
+        self.tokenizer = tokenizer
         self.run = Run()
         self.hook_dict = {name: attrgetter(name)(self) for name in site_names(cfg.n_layers)}
         for name, hook in self.hook_dict.items():
@@ -243,18 +244,18 @@ class HookedGPT2(nn.Module):
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
         padding_side: PaddingSide = "right",
-        attention_mask: Tensor | None = None,
+        attention_mask: AnyMask | None = None,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         past_kv_cache: KVCache | None = None,
     ) -> Any:
         """What does the model say next, after each token?
 
-        `given` is text, texts, rows of token ids of any lengths, a tensor [b p], or with
-        `start_at_layer` the residual stream [b p d] that enters that block. Returns logits
-        [b p v]; the mean loss, or with `loss_per_token` [b p-1], in nats; both; or None. With
-        `stop_at_layer=n`, the residual stream [b p d] that enters block n. `attention_mask` [b p]
-        marks the real tokens of a padded tensor.
+        `given` is text, texts, rows of token ids of any lengths, a tensor or array [b p], what a
+        tokenizer of transformers returns, or with `start_at_layer` the residual stream [b p d] that
+        enters that block. Returns logits [b p v]; the mean loss, or with `loss_per_token` [b p-1],
+        in nats; both; or None. With `stop_at_layer=n`, the residual stream [b p d] that enters
+        block n. `attention_mask` [b p] marks the real tokens (see `circuits.padding`).
 
         Raises:
             TokenError: for input that the vocabulary or the context cannot take.
@@ -272,7 +273,7 @@ class HookedGPT2(nn.Module):
             )
         else:
             batch = residual_batch(given, attention_mask, self._cfg, past.n_past)
-        self.run.positions, self.run.mask = batch.positions, batch.mask
+        self.run.facts = batch.positions, batch.mask
         x = self._embed(batch) if start_at_layer is None else cast(Tensor, given)
         past.check(range(first, last), len(batch.tokens))
         keys_real = past.extend_mask(batch.mask, batch.tokens)
@@ -306,7 +307,9 @@ class HookedGPT2(nn.Module):
         loss = token_losses(logits, batch) if each else mean_loss(logits, batch)
         return (logits, loss) if return_type == "both" else loss
 
-    def hooks(self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = ()) -> AbstractContextManager[None]:
+    def hooks(
+        self, fwd_hooks: Hooks = (), bwd_hooks: GradHooks = ()
+    ) -> AbstractContextManager[None]:
         """Hook sites inside a ``with`` block: pairs of (site names, ``fn(value, hook)``).
 
         Raises:
@@ -317,7 +320,7 @@ class HookedGPT2(nn.Module):
         return watching(self.hook_dict, watchers)
 
     def run_with_hooks(
-        self, given: ModelInput, *, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), **options: Any
+        self, given: ModelInput, *, fwd_hooks: Hooks = (), bwd_hooks: GradHooks = (), **options: Any
     ) -> Any:
         """`forward` with these hooks, which are gone afterwards. `options` are forward's."""
         with self.hooks(fwd_hooks, bwd_hooks):
@@ -334,14 +337,12 @@ class HookedGPT2(nn.Module):
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer, or one clear error when the model was built without."""
         if self.tokenizer is None:
-            raise TokenError(
-                f"{self._cfg.model_name} has no tokenizer; give token ids, or set model.tokenizer"
-            )
+            raise no_tokenizer(self._cfg.model_name)
         return self.tokenizer
 
     def to_tokens(
         self,
-        given: str | Sequence[str],
+        given: ModelInput,
         prepend_bos: bool | None = None,
         padding_side: PaddingSide = "right",
     ) -> Tensor:
@@ -350,7 +351,7 @@ class HookedGPT2(nn.Module):
 
     def to_string(self, tokens: Any) -> Any:
         """The text of token ids: a string for one row [p], a list of strings for rows [b p]."""
-        return to_string(self.require_tokenizer(), tokens)
+        return to_string(self, tokens)
 
     def to_str_tokens(self, given: Any, prepend_bos: bool | None = None) -> Any:
         """The tokens of a text or of one row of ids, each as a string; a list of these for more."""

@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from circuits import intervals
 from circuits.checkpoints import checksum
-from circuits.draws import keeper
+from circuits.draws import COLUMN, Behind, keeper
 from circuits.errors import CircuitsError, nearest
+from circuits.files import utf8
+from circuits.intervals import REAL, Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,11 +33,15 @@ if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
 SIGNIFICANT_DIGITS = 6  # of every number written to a file: float32 has about seven
+_INTERVAL = (
+    "Student's t (NaN where n is 1); of zeros and ones Wilson's, of their differences Bonett and "
+    "Price's"
+)
 AVERAGED = {
     "value": "mean over n",
     "stderr": "standard error of the mean (NaN where n is 1)",
-    "ci_low": "lower end of the 95 % interval of the mean, Student's t (NaN where n is 1)",
-    "ci_high": "upper end of the 95 % interval of the mean, Student's t (NaN where n is 1)",
+    "ci_low": f"lower end of the 95 % interval of the mean, {_INTERVAL}",
+    "ci_high": f"upper end of the 95 % interval of the mean, {_INTERVAL}",
     "n": "number of prompts (or other independent draws) averaged over",
 }
 VIEWS = ("bars", "curves", "heatmap", "lens", "patterns", "plane", "scatter")
@@ -46,8 +52,10 @@ _DATA, _TABLE = "result.json", "table.csv"
 class Provenance:
     """Which model, which prompts, which settings, and how can it be had again?
 
-    `checksum` is of the weights, `prompts` of the tokens and what is asked about them. `arguments`
-    are the analysis' own. There is no date: the same question gives the same bytes.
+    `checksum` is of the weights, `prompts` of the tokens and what is asked about them; `bos_id` and
+    `eos_ids` are the model's start token and the tokens that end its texts. `arguments` are the
+    analysis' own, `population` is over which prompts means and their intervals are. There is no
+    date: the same question gives the same bytes.
     """
 
     analysis: str
@@ -63,7 +71,10 @@ class Provenance:
     prompts: str | None = None
     n_prompts: int | None = None
     prepend_bos: bool | None = None
+    bos_id: int | None = None
+    eos_ids: list[int] | None = None
     seed: int | None = None
+    population: str | None = None
 
 
 def provenance(
@@ -93,6 +104,7 @@ def provenance(
             "n_prompts": len(prompts),
             "prepend_bos": prompts.prepend_bos,
             "seed": prompts.seed,
+            "population": prompts.population,
         }
     return Provenance(
         analysis=analysis,
@@ -104,6 +116,8 @@ def provenance(
         arguments=dict(arguments),
         command=command,
         versions=versions,
+        bos_id=model.roles.bos_id,
+        eos_ids=list(model.roles.eos_ids),
         **asked,
     )
 
@@ -179,7 +193,7 @@ class Result:
         return replace(shorter, view="bars", axes=axes)
 
     def plot(self) -> Figure:
-        """The table as a figure, for `figures.save_figure` or a notebook."""
+        """The table as a figure, for `figures.save_figure`; a notebook shows it as a picture."""
         from circuits.figures import draw  # matplotlib takes half a second, and few ask for it
 
         return draw(self)
@@ -226,8 +240,8 @@ class Result:
         partial = (folder if earlier else folder.parent) / f".{folder.name}-{os.getpid()}"
         try:
             partial.mkdir(parents=True)
-            (partial / _DATA).write_text(self.to_json(), encoding="utf-8")
-            (partial / _TABLE).write_text(self.to_csv(), encoding="utf-8")
+            (partial / _DATA).write_bytes(utf8(self.to_json()))
+            (partial / _TABLE).write_bytes(utf8(self.to_csv()))
             if earlier:
                 for name in (_TABLE, _DATA):
                     (partial / name).replace(folder / name)
@@ -270,11 +284,14 @@ class Result:
         table = self.frame.head(20).to_html(index=False, border=0, float_format="{:.4g}".format)
         more = f" · first 20 of {len(self.frame)} rows" if len(self.frame) > 20 else ""
         source = f"{about.model} ({about.checksum[:12]}) · unit of value: {self.unit}{more}"
-        return (
+        if about.population is not None and "ci_low" in self.frame:
+            source += f" · 95 % intervals: {about.population}"
+        page = (
             f"<p><b>{html.escape(self.title)}</b></p>{table}"
             f"<p><small>{html.escape(source)}<br><code>{html.escape(about.command)}</code>"
             "</small></p>"
         )
+        return utf8(page).decode()  # a notebook is a file, too
 
     def _meaning(self, column: str) -> str:
         return self.meanings.get(column, AVERAGED.get(column, "") if "n" in self.frame else "")
@@ -293,16 +310,20 @@ class Result:
 
 
 def mean_interval(
-    values: NDArray[np.floating[Any]], confidence: float = 0.95
+    values: NDArray[np.floating[Any]],
+    confidence: float = 0.95,
+    *,
+    scale: Scale = REAL,
+    groups: tuple[str, ...] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """What is the mean, and how far may it be from the truth? The last axis goes: [... n] -> [...].
 
-    Returns the columns value, stderr, ci_low, ci_high and n. The interval is Student's t, for the
-    mean of independent draws (prompts): exact for normal ones, and close for others from a few
-    dozen on. One draw has no spread: its stderr and interval are NaN.
+    Returns the columns value, stderr, ci_low, ci_high and n. The interval is for the mean of
+    independent draws (prompts) on a `scale`, see `circuits.intervals`; with `groups` [n], of draws
+    in independent groups. One draw has no spread: its stderr is NaN, and so is Student's interval.
 
     Raises:
-        CircuitsError: for no values, or values that are not finite.
+        CircuitsError: for no values, values that are not finite, or a single group.
 
     >>> {name: round(float(x), 3) for name, x in mean_interval(np.array([1.0, 2.0, 3.0])).items()}
     {'value': 2.0, 'stderr': 0.577, 'ci_low': -0.484, 'ci_high': 4.484, 'n': 3.0}
@@ -312,31 +333,29 @@ def mean_interval(
     if not n or not np.isfinite(values).all():
         bad = "no values" if not n else f"{int((~np.isfinite(values)).sum())} that are not finite"
         raise CircuitsError(f"a mean needs finite values; given were {bad}")
-    mean = values.mean(-1)
-    spread = values.std(-1, ddof=1) if n > 1 else np.full_like(mean, np.nan)
-    stderr = spread / math.sqrt(n)
-    half = stderr * (student_t(confidence, n - 1) if n > 1 else np.nan)
-    if (draws := keeper()) is not None:
-        draws.keep(mean, stderr, values)
-    columns = (mean, stderr, mean - half, mean + half, np.full(mean.shape, n))
-    return dict(zip(AVERAGED, columns, strict=True))
+    scale.require(values)
+    mean = np.asarray(values.mean(-1))
+    squares = np.square(values - mean[..., None]).sum(-1)
+    found = intervals.ends(mean, squares, n, scale, confidence)
+    if groups is not None:
+        sums = intervals.group_sums(values, groups)
+        found = intervals.grouped(mean, sums, n, scale, found, confidence)
+    behind = Behind(values, scale, groups)
+    return averaged(mean, found, n, behind)
 
 
-@lru_cache
-def student_t(confidence: float, degrees: int) -> float:
-    """Within how many standard errors lies the mean, at this confidence?
+def averaged(
+    mean: NDArray[np.float64], found: intervals.Ends, n: int, behind: Behind | None = None
+) -> dict[str, NDArray[Any]]:
+    """The columns of means [...] with their standard errors and intervals.
 
-    With t = sqrt(degrees) tan(angle), the density of t becomes cos(angle)^(degrees - 1), which is
-    smooth and is integrated numerically, to six digits.
-
-    >>> [round(student_t(0.95, degrees), 3) for degrees in (1, 10, 10**6)]
-    [12.706, 2.228, 1.96]
+    `behind` are the numbers that they are of; while somebody keeps these, a column says which.
     """
-    widest = min(math.pi / 2, 40 / math.sqrt(degrees))
-    angles = np.linspace(0, widest, 100_001)
-    density = np.cos(angles) ** (degrees - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(degrees) * math.tan(float(np.interp(confidence, mass / mass[-1], angles)))
+    stderr, low, high = found
+    columns = dict(zip(AVERAGED, (mean, stderr, low, high, np.full(mean.shape, n)), strict=True))
+    if behind is not None and (draws := keeper()) is not None:
+        columns[COLUMN] = draws.keep(mean, stderr, behind)
+    return columns
 
 
 def _rounded(value: Any) -> Any:

@@ -25,6 +25,7 @@ from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
 from circuits.files import whole
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 
 TOKENS = 256  # that every step of training learns from
 FORMAT = "circuits tuned lens"
@@ -263,6 +264,7 @@ def _drawn(
 def _streams(model: HookedGPT2, tokens: Tensor) -> dict[str, Tensor]:
     """Every stage's stream of these tokens, in single precision at least: [n d]"""
     sites = [stage.site for stage in stages(model)]
-    _, cache = model.run_with_cache(tokens, names_filter=sites, stop_at_layer=model.cfg.n_layers)
+    options = {"attention_mask": all_real(tokens), "stop_at_layer": model.cfg.n_layers}
+    _, cache = model.run_with_cache(tokens, names_filter=sites, **options)
     dtype = torch.promote_types(model.W_E.dtype, torch.float32)
     return {site: cache[site].flatten(0, 1).to(dtype) for site in sites}

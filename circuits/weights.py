@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from circuits.adapter import AdaptedModel
-from circuits.batch import ModelInput, as_batch
+from circuits.batch import as_batch
 from circuits.errors import CircuitsError
+from circuits.inputs import ModelInput
 from circuits.model import HookedGPT2, LayerNorm
+from circuits.padding import all_real
 
 
 @dataclass(frozen=True)
@@ -244,5 +246,5 @@ def _certify(before: HookedGPT2, after: HookedGPT2, tokens: ModelInput) -> Certi
 
 
 def _log_probs(model: HookedGPT2, tokens: Tensor) -> Tensor:
-    logits: Tensor = model(tokens)
+    logits: Tensor = model(tokens, attention_mask=all_real(tokens))
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

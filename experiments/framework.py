@@ -190,7 +190,8 @@ def copying_table(model: HookedGPT2, card: pd.DataFrame, seed: int) -> Result:
         view="heatmap",
         meanings={
             "copying": "by the eigenvalues of W_E W_OV W_U, their sum over that of their sizes; or "
-            "in context, how much a head raises the logit of what it looks at (`circuits heads`)",
+            "in context, how much a head raises the logit of what it looks at, and of nothing else "
+            "in the prompt (`circuits heads`)",
             "control": "the same with shuffled tokens; in context, of another token",
             "untrained": "the same with random weights",
         },

@@ -183,7 +183,7 @@ def asked(model: HookedGPT2, n: int, seed: int) -> Prompts:
 def leads(model: HookedGPT2, prompts: Prompts, cells: Iterable[Cell]) -> np.ndarray:
     """The answer's lead [cells, prompts], each cell's parts at their mean over the twins."""
     assert prompts.corrupted is not None
-    source = Source("position-mean", prompts.corrupted, prompts.mask)
+    source = Source("position-mean", prompts.corrupted, prompts.mask, templates=prompts.templates)
     sweep = Sweep(prompts, get_metric("logit_diff"), tuple(cells), source)
     return run_sweep(model, plan(model, sweep)).values
 

@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 from random_models import randomized
 
+from circuits import linear
 from circuits.model import HookedGPT2
 
 _connect, _connect_ex, _getaddrinfo = (
@@ -118,3 +119,12 @@ def words() -> Iterator[HookedGPT2]:
 def tiny() -> HookedGPT2:
     """A fresh random model of two layers in float64, to do anything with."""
     return randomized()
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use oneDNN wherever it can be used, also on machines, and in sizes, where it does not pay."""
+    if not linear.onednn_works():
+        pytest.skip("this torch cannot be asked for oneDNN's products")
+    monkeypatch.setattr(linear, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(linear, "LEAST_WORK", 0)

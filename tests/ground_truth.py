@@ -11,6 +11,7 @@ from torch import Tensor
 from circuits.checkpoints import compiled
 from circuits.hooks import HookPoint
 from circuits.model import HookedGPT2
+from circuits.prompts import Example, Prompts, assemble
 
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 SMALL = {"d_vocab": 27, "n_ctx": 32, "d_head": 64}
@@ -46,6 +47,18 @@ def mini_ioi(model: HookedGPT2, seed: int = 0) -> tuple[Tensor, Tensor]:
     corrupted = clean.clone()
     corrupted[0, S2_AT] = int(c)
     return clean, corrupted
+
+
+def mini_ioi_prompts(model: HookedGPT2, n: int = 4) -> Prompts:
+    """BOS f A f B f f f B f f END, with a third name at S2 in the twin."""
+    at = {"IO": IO_AT, "S1": S1_AT, "S2": S2_AT, "END": END_AT}
+    examples = []
+    for seed in range(n):
+        clean, twin = (x[0].tolist() for x in mini_ioi(model, seed))
+        answer, distractor = clean[IO_AT], clean[S1_AT]
+        told = {"answer": answer, "distractor": distractor, "corrupted": twin, "roles": at}
+        examples.append(Example(f"prompt {seed}", clean, **told))
+    return assemble(model, examples, task="small", metric="logit_diff", prepend_bos=True)
 
 
 def logit_diff(logits: Tensor, tokens: Tensor) -> float:

@@ -60,7 +60,10 @@ def models(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> HookedGPT2:
 
 @st.composite
 def sweeps(draw: st.DrawFn, cfg: ModelConfig, metric: str | None = None) -> Sweep:
-    """Any metric, any method, one to six cells of any parts, patterns held or not."""
+    """Any metric, any method, one to six cells of any parts, patterns held or not.
+
+    Between sender and receiver of paths all is held, or heads only.
+    """
     lengths = draw(st.lists(st.integers(1, cfg.n_ctx), min_size=1, max_size=4))
     prompts = random_prompts(cfg, lengths, draw(seeds), n_same=draw(st.integers(0, cfg.n_ctx)))
     assert prompts.corrupted is not None
@@ -71,7 +74,13 @@ def sweeps(draw: st.DrawFn, cfg: ModelConfig, metric: str | None = None) -> Swee
         source = Source(method, others.tokens, others.mask, draw(seeds))
     if method == "position-mean":  # needs several prompts of each length
         others = random_prompts(cfg, [*lengths, *lengths, 1], draw(seeds))
-        source = Source(method, others.tokens, others.mask)
+        templates = None
+        if draw(st.booleans()):
+            labels = draw(
+                st.lists(st.sampled_from("ab"), min_size=len(lengths), max_size=len(lengths))
+            )
+            prompts, templates = replace(prompts, templates=tuple(labels)), (*labels, *labels, "a")
+        source = Source(method, others.tokens, others.mask, templates=templates)
     freeze: Any = draw(st.sampled_from([None, None, None, "patterns"]))
     slots: tuple[Any, ...] = ("v",) if freeze else ("q", "k", "v")
     if not freeze and method in ("resample", "position-mean"):
@@ -84,6 +93,7 @@ def sweeps(draw: st.DrawFn, cfg: ModelConfig, metric: str | None = None) -> Swee
         source=source,
         clean=draw(st.sampled_from([None, prompts.corrupted])),
         freeze=freeze,
+        hold=draw(st.sampled_from(["all", "heads"])),
     )
 
 
@@ -97,7 +107,11 @@ def random_cells(draw: st.DrawFn, cfg: ModelConfig, slots: tuple[Any, ...]) -> C
     kinds = st.one_of(parts(cfg, slots), paths(cfg, inputs))
     writes = draw(st.lists(kinds, min_size=1, max_size=3))
     edges = [Edge(sender, write.target) for write in writes for sender in write.senders]
-    return cell(*(write.target for write in writes if not write.senders), *edges)
+    found = cell(*(write.target for write in writes if not write.senders), *edges)
+    held = draw(st.booleans())
+    return tuple(
+        replace(write, scale_held=held and write.target.kind == "logits") for write in found
+    )
 
 
 @st.composite

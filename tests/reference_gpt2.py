@@ -8,12 +8,17 @@ Shapes: p positions, d = d_model (the residual stream), e = d_head, m = d_mlp, v
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 Weights = dict[str, np.ndarray]
+Gelu = Callable[[np.ndarray], np.ndarray]
 
 
-def logits(tokens: list[int], weights: Weights, n_heads: int, eps: float = 1e-5) -> np.ndarray:
+def logits(
+    tokens: list[int], weights: Weights, n_heads: int, eps: float = 1e-5, gelu: Gelu | None = None
+) -> np.ndarray:
     """How likely is each next token, after every position? [p] -> [p v], before the softmax"""
     # Each position starts as the sum of two learned vectors: which token, and where.
     stream = weights["W_E"][tokens] + weights["W_pos"][: len(tokens)]  # [p d]
@@ -22,7 +27,7 @@ def logits(tokens: list[int], weights: Weights, n_heads: int, eps: float = 1e-5)
         # A block only ever adds to the stream: attention moves information between positions ...
         stream = stream + attention(layer_norm(stream, block, "ln1", eps), block, n_heads)
         # ... and the MLP computes with what has arrived at each one.
-        stream = stream + mlp(layer_norm(stream, block, "ln2", eps), block)
+        stream = stream + mlp(layer_norm(stream, block, "ln2", eps), block, gelu or gelu_new)
     final = layer_norm(stream, weights, "ln_final", eps)
     if "unembed.W_U_untied" in weights:
         return final @ weights["unembed.W_U_untied"] + weights["unembed.b_U"]
@@ -50,12 +55,12 @@ def attention(x: np.ndarray, block: Weights, n_heads: int) -> np.ndarray:
     return out + block["attn.b_O"]
 
 
-def mlp(x: np.ndarray, block: Weights) -> np.ndarray:
+def mlp(x: np.ndarray, block: Weights, gelu: Gelu) -> np.ndarray:
     """Neurons that fire on directions of the stream and write others. [p d] -> [p d]"""
     return gelu(x @ block["mlp.W_in"] + block["mlp.b_in"]) @ block["mlp.W_out"] + block["mlp.b_out"]
 
 
-def gelu(x: np.ndarray) -> np.ndarray:
+def gelu_new(x: np.ndarray) -> np.ndarray:
     """GPT-2's smooth ReLU: x times a tanh approximation of the normal distribution function."""
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 

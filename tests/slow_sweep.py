@@ -39,6 +39,8 @@ def run(model: HookedGPT2, sweep: Sweep, cell: Cell) -> Tensor:
     hooks = [hook for write in cell for hook in _hooks(model, sweep, write)]
     prompts = sweep.prompts
     hooks = [*_frozen(model, sweep), *hooks]
+    if any(write.scale_held for write in cell):
+        hooks.append(_scale_as_before(model, sweep))
     logits: Tensor = model.run_with_hooks(
         prompts.tokens, fwd_hooks=hooks, attention_mask=prompts.mask
     )
@@ -50,7 +52,10 @@ def _hooks(model: HookedGPT2, sweep: Sweep, write: Write) -> Iterator[Hook]:
     if not write.senders:
         yield write_hook(part, _source(model, sweep, part), _where(sweep, part))
         return
-    shift = sum(_sent(model, sweep, sender) for sender in write.senders) * _at(sweep, part)
+    if sweep.hold == "heads":
+        shift = _by_way_of_mlps(model, sweep, write) * _at(sweep, part)
+    else:
+        shift = sum(_sent(model, sweep, sender) for sender in write.senders) * _at(sweep, part)
     reads = [_adding(site, head, shift) for site, head in _inputs(model, part)]
     if part.kind == "logits":
         yield from reads
@@ -72,6 +77,48 @@ def _hooks(model: HookedGPT2, sweep: Sweep, write: Write) -> Iterator[Hook]:
     # ... goes on from there.
     _, written = write_hook(replace(part, slot=None, position=None), own, where)
     yield site, written
+
+
+def _by_way_of_mlps(model: HookedGPT2, sweep: Sweep, write: Write) -> Tensor:
+    """What enters the receiver with the senders patched and all heads' outputs as they were.
+
+    Less what enters it with all heads' outputs as they were, and nothing patched: [b p d].
+    """
+    prompts, layer = sweep.prompts, write.target.layer
+    if layer is None:
+        layer = model.cfg.n_layers
+    _, base = model.run_with_cache(
+        prompts.tokens,
+        attention_mask=prompts.mask,
+        names_filter=lambda name: name.endswith("hook_z"),
+    )
+    held: list[Hook] = [
+        (site, lambda value, hook, z=z: z.clone())
+        for site, z in base.items()
+        if int(site.split(".")[1]) < layer + (write.target.kind == "mlp")
+    ]
+    patched = [
+        write_hook(sender, _source(model, sweep, sender), _where(sweep, sender))
+        for sender in write.senders
+    ]
+    site = "resid_mid" if write.target.kind == "mlp" else "resid_pre"
+    name = f"blocks.{layer}.hook_{site}"
+    if layer == model.cfg.n_layers:
+        name = f"blocks.{layer - 1}.hook_resid_post"
+    streams: list[Tensor] = []
+    for hooks in (held, [*held, *patched]):
+        reading: Hook = (name, lambda value, hook: streams.append(value.clone()))
+        model.run_with_hooks(
+            prompts.tokens, fwd_hooks=[*hooks, reading], attention_mask=prompts.mask
+        )
+    return streams[1] - streams[0]
+
+
+def _scale_as_before(model: HookedGPT2, sweep: Sweep) -> Hook:
+    """The final LayerNorm divides by what it does in the base run."""
+    site, prompts = "ln_final.hook_scale", sweep.prompts
+    _, base = model.run_with_cache(prompts.tokens, attention_mask=prompts.mask, names_filter=[site])
+    return site, lambda value, hook: base[site]
 
 
 def _frozen(model: HookedGPT2, sweep: Sweep) -> Iterator[Hook]:
@@ -106,7 +153,11 @@ def _source(model: HookedGPT2, sweep: Sweep, part: Component) -> Tensor:
     found = []
     for row, length in enumerate(sweep.prompts.mask.sum(1).tolist()):
         if source.method == "position-mean":
-            alike = values[lengths == length][:, :length]
+            same = lengths == length
+            if source.templates is not None and sweep.prompts.templates is not None:
+                own = sweep.prompts.templates[row]
+                same &= torch.tensor([template == own for template in source.templates])
+            alike = values[same][:, :length]
             found.append(alike.mean(0)[..., :length] if part.slot == "pattern" else alike.mean(0))
         else:
             drawn = _drawn(model, source, part, row, length)

@@ -18,6 +18,7 @@ from circuits.analyses.ablate import ablate
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import build
 from circuits.components import Component, parse
+from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
@@ -73,7 +74,7 @@ def test_small_ioi_is_the_known_circuit(compiled: HookedGPT2) -> None:
 
 def test_one_head_has_its_place_among_all(compiled: HookedGPT2) -> None:
     every = ablate(compiled, all_heads=True, **IOI)
-    one = ablate(compiled, layer=2, head=0, **IOI).frame.iloc[0]
+    one = ablate(compiled, layer=2, head=0, rank=True, **IOI).frame.iloc[0]
     assert (one["component"], one["layer"], one["head"]) == ("a2.h0", 2, 0)
     assert (one["rank"], one["ranked"]) == (effects(every, "rank")["a2.h0"], 12) == (3, 12)
     assert one["value"] == pytest.approx(effects(every)["a2.h0"], abs=1e-4)
@@ -218,12 +219,25 @@ def test_without_a_task_all_that_suit_are_asked(words: HookedGPT2) -> None:
 
 
 def test_ranks_of_layers_and_mlps(words: HookedGPT2) -> None:
-    rows = [ablate(words, component=name, prompt=TEXTS).frame.iloc[0] for name in ("m0", "m1")]
+    asked: dict[str, Any] = {"prompt": TEXTS, "rank": True}
+    rows = [ablate(words, component=name, **asked).frame.iloc[0] for name in ("m0", "m1")]
     assert sorted(row["rank"] for row in rows) == [1, 2]
     worst = max(rows, key=lambda row: row["value"])  # the loss rises most
     assert (worst["rank"], worst["ranked"]) == (1, 2)
-    assert ablate(words, component="a1", prompt=TEXTS).frame["ranked"].tolist() == [2]
-    assert ablate(words, component="embed", prompt=TEXTS).frame["rank"].isna().all()
+    assert ablate(words, component="a1", **asked).frame["ranked"].tolist() == [2]
+    for part in ("embed", "m0.n1", ["m0", "m1"]):
+        with pytest.raises(CircuitsError, match="has no rank: name one head"):
+            ablate(words, component=part, **asked)
+
+
+def test_nobody_pays_for_a_rank_that_was_not_asked_for(words: HookedGPT2) -> None:
+    asked: dict[str, Any] = {"layer": 1, "head": 0, "task": "ioi", "n": 4}
+    row = ablate(words, **asked).frame.iloc[0]
+    assert row[["rank", "ranked"]].isna().all()
+    ranked = ablate(words, rank=True, **asked).frame.iloc[0]
+    assert (ranked["value"], ranked["ranked"]) == (pytest.approx(row["value"], abs=1e-12), 4)
+    cells = [ablate(words, plan=True, rank=r, **asked).frame["cells"].item() for r in (False, True)]
+    assert cells == [2, 5]  # the base run, and one head or all four
 
 
 def test_the_model_is_left_as_it_was(words: HookedGPT2) -> None:
@@ -269,8 +283,21 @@ def test_a_file_of_several_blocks(words: HookedGPT2, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("\n".join(texts[:-1]))
     other = ablate(words, file=tmp_path / "other.txt", **asked)
     assert other.provenance.prompts != found.provenance.prompts
-    plan = ablate(words, file=tmp_path / "many.txt", plan=True, **asked).frame.iloc[0]
-    assert plan["prompts"] == pytest.approx(900, rel=0.3)  # from the length of the first block
+
+
+def test_a_plan_counts_the_prompts_of_a_file(words: HookedGPT2, tmp_path: Path) -> None:
+    """Also when later ones are longer, so that the file's length would tell another number."""
+    rows = [f'"{TEXTS[2 * (i > 600)]}", Mary, John' for i in range(10_000)]
+    (tmp_path / "many.csv").write_text("clean,answer,distractor\n" + "\n".join(rows))
+    asked: dict[str, Any] = {"all_heads": True, "file": tmp_path / "many.csv"}
+    result = ablate(words, plan=True, **asked)
+    row = result.frame.iloc[0]
+    n_cells = row["cells"]
+    assert (row["prompts"], row["forwards"]) == (10_000, 10_000 * n_cells)
+    assert result.provenance.n_prompts == 10_000
+    (tmp_path / "many.csv").write_text("clean,answer,distractor\n" + "\n".join([*rows, "x"]))
+    with pytest.raises(CircuitsError, match="line 10002 of many.csv does not have 3 fields"):
+        ablate(words, plan=True, **asked)
 
 
 def test_a_file_of_one_block_is_what_its_texts_are(words: HookedGPT2, tmp_path: Path) -> None:
@@ -358,8 +385,7 @@ def test_an_ablation_that_changes_nothing_is_no_finding(compiled: HookedGPT2) ->
         ablate(compiled, layer=2, head=3, **IOI)
 
 
-def test_a_model_that_no_task_suits(compiled: HookedGPT2) -> None:
-    compiled = build(n_layers=3)
-    compiled.tokenizer = None
-    with pytest.raises(CircuitsError, match="no task suits compiled"):
-        ablate(compiled, layer=0, head=0)
+def test_a_model_that_no_task_suits() -> None:
+    cfg = ModelConfig(n_layers=1, n_heads=1, d_model=8, n_ctx=3, d_vocab=9, model_name="short")
+    with pytest.raises(CircuitsError, match="no task suits short"):
+        ablate(HookedGPT2.random(cfg), layer=0, head=0)

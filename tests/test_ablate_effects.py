@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ground_truth
 import pytest
+import slow_sweep
 from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 from word_model import word_model
 
 from circuits.analyses.ablate import ablate
+from circuits.analyses.attribute import attribute
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble, from_texts
-from circuits.result import Result
+from circuits.result import AVERAGED, Result
 from circuits.sweep import Source, Sweep, cell, plan, run
 
 LN_V = math.log(27)
@@ -85,6 +88,57 @@ def test_with_patterns_held_a_head_counts_for_what_it_moves(
     assert column(small, "ablated") == pytest.approx(expected, abs=1e-3)
     assert "patterns held" in small.title
     assert small.provenance.arguments["freeze"] == "patterns"
+
+
+def test_with_the_final_scale_held_the_direct_effect_is_the_attribution(words: HookedGPT2) -> None:
+    """Logits are linear in the stream then: without a head, its push is gone and no more."""
+    asked: dict[str, Any] = {"task": "ioi", "n": 6}
+    pushes = column(attribute(words, **asked), "value")
+    found = ablate(words, all_heads=True, effects=True, **asked)
+    for head, held in column(found, "direct_held").items():
+        assert held == pytest.approx(-pushes[head], abs=1e-9)
+    removed = column(attribute(words, **asked), "recomputed")
+    for head, direct in column(found, "direct").items():
+        assert direct == pytest.approx(-removed[head], abs=1e-9)
+
+
+def test_the_scale_that_is_held_is_the_base_runs(words: HookedGPT2) -> None:
+    """By plain hooks on the metric's own logits, which need not be linear; with both intervals."""
+    prompts = from_texts(words, TEXTS)
+    source = Source("zero", prompts.tokens, prompts.mask)
+    (write,) = cell("m0->logits")
+    cells = (cell(), cell("m0"), (replace(write, scale_held=True),))
+    sweep = Sweep(prompts, METRICS["loss"], cells, source)
+    base, total, direct = slow_sweep.scores(words, sweep).numpy()
+    row = ablate(words, component="m0", prompt=TEXTS, effects=True).frame.iloc[0]
+    half = 3.182446 / 2  # Student's t with 3 degrees of freedom, over the root of 4
+    by = {"direct": direct - base, "indirect": total - direct, "self_repair": direct - total}
+    for name, values in by.items():
+        mean, width = values.mean(), half * values.std(ddof=1)
+        numbers = [row[f"{name}_held{end}"] for end in ("", "_low", "_high")]
+        assert_allclose(numbers, [mean, mean - width, mean + width], rtol=1e-5, atol=1e-12)
+    assert abs(row["direct_held"] - row["direct"]) > 1e-3
+
+
+def test_part_of_minis_repair_is_the_final_layernorms(mini: HookedGPT2) -> None:
+    asked: dict[str, Any] = {"component": "a6.h3", "task": "ioi", "n": 40, "effects": True}
+    found = ablate(mini, **asked)
+    row = found.frame.iloc[0]
+    # The scale shrinks without the head, so that what is left weighs more.
+    assert row["direct_held"] < row["direct"] < 0
+    assert row["self_repair_held"] - row["self_repair"] == pytest.approx(
+        row["direct"] - row["direct_held"], abs=1e-6
+    )
+    assert set(found.frame.columns) <= {*found.meanings, "layer", "head", *AVERAGED}
+
+
+def test_only_logits_are_read_by_the_final_norm(words: HookedGPT2) -> None:
+    prompts = from_texts(words, TEXTS)
+    source = Source("zero", prompts.tokens, prompts.mask)
+    for part in ("m0->m1", "m1"):
+        cells = (tuple(replace(write, scale_held=True) for write in cell(part)),)
+        with pytest.raises(CircuitsError, match="m1 does not read by the final norm"):
+            plan(words, Sweep(prompts, METRICS["loss"], cells, source))
 
 
 def test_effects_add_up_prompt_by_prompt(words: HookedGPT2) -> None:
@@ -193,3 +247,5 @@ def test_the_command_line_shows_both_parts_of_an_effect() -> None:
     (line,) = (line for line in out.splitlines() if "a2.h0" in line)
     assert line.split()[:5] == ["prompt", "a2.h0", "10.000", "-10.000", "-10.000"]
     assert "indirect = effect - direct" in out
+    assert "held: direct if the final LayerNorm kept its scale" in " ".join(out.split())
+    assert " held " in out

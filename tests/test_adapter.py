@@ -324,6 +324,7 @@ def test_text_is_generated_as_theirs(shape: str) -> None:
 def test_sentence_pieces_keep_the_space_before_a_word() -> None:
     class Pieces:
         all_special_ids, unk_token_id, bos_token_id = [0], None, 0
+        eos_token_id, pad_token_id = None, None
         get_vocab = staticmethod(lambda: {"<s>": 0, "▁to": 1, "to": 2, "<0xE2>": 3})
         convert_ids_to_tokens = staticmethod(
             lambda ids: [["<s>", "▁to", "to", "<0xE2>"][i] for i in ids]

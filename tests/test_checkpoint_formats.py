@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import reference_gpt2
 import torch
 from checkpoint_files import SHAPE, TOKENS, nanogpt_checkpoint, single
 from lens_twin import IGNORE_DEPRECATION, lens_twin
@@ -14,6 +17,7 @@ from random_models import TINY, randomized
 from circuits.checkpoints import checksum, load
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
+from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 # nanoGPT's MLPs are always four times as wide as the stream, and use the exact GELU.
@@ -21,7 +25,10 @@ NANO = replace(SHAPE, d_mlp=64, act_fn="gelu")
 NANO_UNTIED = replace(NANO, tied=False)
 
 
-@pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module.", "_orig_mod.module."])
+WRAPPERS = ["", "_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_nanogpt(tmp_path: Path, wrapper: str) -> None:
     model = single(NANO)
     file = tmp_path / "ckpt.pt"
@@ -35,22 +42,45 @@ def test_nanogpt(tmp_path: Path, wrapper: str) -> None:
         assert all(parameter.is_contiguous() for parameter in loaded.parameters())
 
 
-def test_nanogpt_without_biases(tmp_path: Path) -> None:
-    model = single(NANO)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_nanogpt_as_the_formula_says(tmp_path: Path, wrapper: str, bias: bool, tied: bool) -> None:
+    """Both ways to train it, in every wrapping, against the NumPy model with the exact GELU."""
+    model = without_biases(single(NANO if tied else NANO_UNTIED), but_the_head=bias)
+    checkpoint = nanogpt_checkpoint(model, wrapper=wrapper, bias=bias)
+    torch.save(checkpoint, tmp_path / "ckpt.pt")
+    loaded = load(tmp_path)
+    assert (loaded.cfg.tied, checksum(loaded)) == (tied, checksum(model))
+    names = load(tmp_path, dtype="float64").state_dict()
+    weights = {name: tensor.numpy() for name, tensor in names.items()}
+    expected = reference_gpt2.logits(TOKENS[0].tolist(), weights, NANO.n_heads, gelu=exact_gelu)
+    with torch.no_grad():
+        np.testing.assert_allclose(loaded(TOKENS)[0].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_nanogpt_of_which_only_the_head_was_kept(tmp_path: Path, bias: bool) -> None:
+    """As `safetensors.torch.save_model` keeps one of two tied tensors."""
+    model = single(NANO) if bias else without_biases(single(NANO))
+    checkpoint = nanogpt_checkpoint(model, bias=bias)
+    del checkpoint["model"]["_orig_mod.transformer.wte.weight"]
+    torch.save(checkpoint, tmp_path / "ckpt.pt")
+    assert checksum(load(tmp_path)) == checksum(model)
+
+
+def without_biases(model: HookedGPT2, *, but_the_head: bool = False) -> HookedGPT2:
+    """The same with all biases 0, or the head's alone."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.split(".")[-1].startswith("b"):
+            if name.split(".")[-1].startswith("b" if not but_the_head else "b_U"):
                 parameter.zero_()
-    torch.save(nanogpt_checkpoint(model, bias=False), tmp_path / "ckpt.pt")
-    assert checksum(load(tmp_path)) == checksum(model)
+    return model
 
 
-def test_nanogpt_untied(tmp_path: Path) -> None:
-    model = single(NANO_UNTIED)
-    with torch.no_grad():
-        model.unembed.b_U.zero_()
-    torch.save(nanogpt_checkpoint(model), tmp_path / "ckpt.pt")
-    assert checksum(load(tmp_path)) == checksum(model)
+def exact_gelu(x: np.ndarray) -> np.ndarray:
+    """x times the normal distribution function, as nanoGPT's `nn.GELU()`."""
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
 def test_nanogpt_may_be_overwritten_while_it_is_in_use(tmp_path: Path) -> None:

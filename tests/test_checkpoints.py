@@ -11,6 +11,7 @@ import torch
 from checkpoint_files import SHAPE, TOKENS, UNTIED, config_of, released, single, write_folder
 from random_models import randomized
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_model
 from torch import Tensor
 
 from circuits import checkpoints
@@ -57,6 +58,100 @@ def test_names_of_the_first_release(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "other", config_of(SHAPE), tensors)
     with pytest.raises(CheckpointError, match=r"lm_head\.weight differs.*tie_word_embeddings"):
         load(folder)
+
+
+MASKS = {"attn.bias": torch.ones(1, 1, 12, 12).tril(), "attn.masked_bias": torch.tensor(-1e4)}
+
+
+@pytest.mark.parametrize("layers", [[0, 1], [1]])
+@pytest.mark.parametrize("prefix", ["transformer.", "", "module.transformer."])
+@pytest.mark.parametrize("n_shards", [1, 2, 3])
+def test_masks_among_the_weights(
+    tmp_path: Path, layers: list[int], prefix: str, n_shards: int
+) -> None:
+    """Of all layers or of some, listed in the index of the shards or in the one file."""
+    model = single()
+    tensors = {
+        name.replace("transformer.", prefix): tensor for name, tensor in released(model).items()
+    }
+    tensors |= {
+        f"{prefix}h.{i}.{name}": mask.clone() for i in layers for name, mask in MASKS.items()
+    }
+    folder = write_folder(tmp_path / "a", config_of(SHAPE), tensors, n_shards)
+    loaded = load(folder)
+    assert checksum(loaded) == checksum(model)
+    assert same_logits(loaded, model)
+
+
+def test_an_index_may_list_masks_that_no_shard_has(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", config_of(SHAPE), released(single()), n_shards=2)
+    index = folder / hugging_face.INDEX_FILE
+    where = json.loads(index.read_text())["weight_map"]
+    where["transformer.h.0.attn.bias"] = where["transformer.wpe.weight"]
+    index.write_text(json.dumps({"weight_map": where}))
+    assert checksum(load(folder)) == checksum(single())
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_wrapped_names(tmp_path: Path, wrapper: str, n_shards: int) -> None:
+    model = single()
+    tensors = {wrapper + name: tensor for name, tensor in released(model).items()}
+    folder = write_folder(tmp_path / "a", config_of(SHAPE), tensors, n_shards)
+    assert checksum(load(folder)) == checksum(model)
+
+
+def test_wrapped_layers(tmp_path: Path) -> None:
+    """What torch.compile does to single blocks, and activation checkpointing."""
+    model = single()
+    tensors = {
+        name.replace(".h.0.", ".h.0._orig_mod.").replace(
+            ".h.1.", ".h.1._checkpoint_wrapped_module."
+        ): tensor
+        for name, tensor in released(model).items()
+    }
+    folder = write_folder(tmp_path / "a", config_of(SHAPE), tensors)
+    assert checksum(load(folder)) == checksum(model)
+
+
+def test_two_models_in_one_file(tmp_path: Path) -> None:
+    tensors = released(single())
+    twice = tensors | {f"module.{name}": tensor.clone() for name, tensor in tensors.items()}
+    folder = write_folder(tmp_path / "a", config_of(SHAPE), twice)
+    assert checksum(load(folder)) == checksum(single())
+    twice["module.transformer.wpe.weight"][0, 0] += 1
+    folder = write_folder(tmp_path / "b", config_of(SHAPE), twice)
+    with pytest.raises(CheckpointError, match=r"two different tensors transformer\.wpe\.weight"):
+        load(folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_safetensors_save_model_writes(tmp_path: Path, tied: bool) -> None:
+    """Of two tied tensors it keeps the one whose name comes first: the head."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 12, "vocab_size": 31}
+    config = transformers.GPT2Config(**sizes, tie_word_embeddings=tied)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs.config.save_pretrained(tmp_path)
+    save_model(theirs, str(tmp_path / "model.safetensors"))
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert {"transformer.wte.weight", "lm_head.weight"} - names == (
+        {"transformer.wte.weight"} if tied else set()
+    )
+    loaded = load(tmp_path)
+    assert loaded.cfg.tied == tied
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(TOKENS), theirs(TOKENS).logits, atol=1e-4, rtol=0)
+    if not tied:
+        return
+    for prefix in ("module.", "_orig_mod."):
+        tensors = {prefix + name: tensor for name, tensor in released(loaded).items()}
+        tensors[f"{prefix}lm_head.weight"] = tensors.pop(f"{prefix}transformer.wte.weight")
+        folder = write_folder(tmp_path / prefix, config_of(loaded.cfg), tensors)
+        assert checksum(load(folder)) == checksum(loaded)
 
 
 def test_nothing_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,6 +267,8 @@ def test_tables_fit_the_terminal(tiny: str, width: int) -> None:
 def test_ablation_says_what_was_measured(tiny: str) -> None:
     out = run("ablate", "--layer", "0", "--head", "1", "-n", "2", "--model", tiny).stdout
     assert "What breaks without a0.h1? (zero ablation, tiny)" in out
+    assert "--rank says its place among all heads" in " ".join(out.split())
+    out = run("ablate", "--layer", "0", "--head", "1", "-n", "2", "--rank", "--model", tiny).stdout
     assert "of 4" in out
     assert "loss in nats per token; logit_diff in logits" in out
 
@@ -310,21 +312,6 @@ def test_a_seed_nobody_can_draw_with(command: str, seed: int) -> None:
     done = run(*command.split(), f"--seed={seed}", "--model", "compiled")
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: seed={seed}: choose a whole number")
-
-
-def test_models_and_info() -> None:
-    rows = json.loads(run("models", "--json").stdout)
-    assert [row["name"] for row in rows] == checkpoints.bundled_models()
-    assert "sort-abc" in run("models").stdout
-    facts = json.loads(run("info", "compiled", "--json").stdout)
-    assert (facts["n_layers"], facts["tokenizer"]) == (6, "compiled (27 tokens)")
-    assert facts["checksum"] in run("info", "compiled").stdout
-
-
-def test_offline_a_missing_model_says_how_to_get_it() -> None:
-    done = run("logit-lens", "A", "--model", "gpt2")
-    assert done.exit_code == 2
-    assert "circuits pull gpt2" in done.stderr
 
 
 def test_ctrl_c_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from random_models import TINY, randomized
+from random_sweeps import random_prompts
 from typer.testing import CliRunner
 from word_model import letter_model
 
-from circuits.analyses._composition_check import _correlation
+from circuits.analyses._composition_check import _chosen, _correlation, agreement
 from circuits.analyses._reading import readings
 from circuits.analyses.composition import composition
 from circuits.checkpoints import checksum
@@ -160,6 +163,7 @@ def test_path_patching_decides(compiled: HookedGPT2) -> None:
     agreement = frame["z"].rank().corr(frame["size"].rank())
     assert frame["agreement"].unique() == pytest.approx([agreement])
     assert 0 < frame["p_value"].iloc[0] <= 1
+    assert set(frame["blocks"]) == {"sender"}
     assert found.plot().axes
     assert set(found.frame.columns) <= {*found.meanings, "stderr", "ci_low", "ci_high", "n"}
 
@@ -174,10 +178,74 @@ def test_the_check_has_intervals_and_a_seed(words: HookedGPT2) -> None:
     assert checksum(words) == before
 
 
+def test_pairs_of_one_reader_are_compared_as_they_are() -> None:
+    model = randomized(replace(TINY, n_layers=3))
+    prompts = random_prompts(TINY, (7, 7, 7), seed=0)
+    asked: dict[str, Any] = {"to": "a2.h1<k>", "check": 2, "task": prompts}
+    found = composition(model, **asked).frame
+    assert not found["sender"].duplicated().any()
+    assert set(found["blocks"]) == {"receiver"}
+    assert found["p_value"].iloc[0] > 0
+    every_slot = composition(model, **(asked | {"to": "a2.h1", "check": 6})).frame
+    assert set(every_slot["blocks"]) == {"sender"}
+
+
 def test_rank_correlation_is_spearmans() -> None:
     x, y = np.array([1.0, 2, 3, 4]), np.array([[1.0, 3, 2, 4], [4, 3, 2, 1], [2, 2, 2, 2]])
     assert _correlation(x, y)[:2] == pytest.approx([0.8, -1])
     assert np.isnan(_correlation(x, y)[2])
+
+
+def nulls(n: int, with_sender: bool) -> list[tuple[Any, ...]]:
+    """Pairs of 4 senders, 8 each, whose z tells nothing of the effect beyond who sends, if that."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(n):
+        strong, loud = with_sender * rng.normal(size=(2, 4, 1))
+        z, effect = (own + rng.normal(size=(4, 8)) * 0.5 for own in (strong, loud))
+        found.append((z.ravel(), np.exp(effect).ravel()))
+    return found
+
+
+@pytest.mark.parametrize("with_sender", [False, True])
+def test_chance_is_right_where_pairs_share_their_sender(with_sender: bool) -> None:
+    senders, all_alike = np.repeat(np.arange(4), 8), np.zeros(32, int)
+    rng, false = np.random.default_rng(1), {"within": 0, "whole": 0}
+    tables = nulls(1000, with_sender)
+    for z, effect in tables:
+        false["within"] += agreement(z, effect, senders, rng, 199)[1] <= 0.05
+        false["whole"] += agreement(z, effect, all_alike, rng, 199)[1] <= 0.05
+    # Two standard errors of a share of 0.05 in 1000 are 0.014.
+    assert false["within"] / 1000 == pytest.approx(0.05, abs=0.014)
+    if with_sender:  # as if all pairs were independent draws
+        assert false["whole"] / 1000 > 0.25
+
+
+def test_what_z_tells_of_a_senders_readers_is_seen() -> None:
+    senders, rng = np.repeat(np.arange(4), 8), np.random.default_rng(0)
+    z = rng.normal(size=32)
+    found, p_value = agreement(z, np.exp(z + 0.5 * rng.normal(size=32)), senders, rng)
+    assert found > 0.7
+    assert p_value < 0.001
+    assert np.isnan(agreement(z, z, np.arange(32), rng)[1])
+    # All 2 * 2 orders of two pairs each: one of four is as good.
+    assert agreement(
+        np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 3, 4]), np.array([0, 0, 1, 1]), rng
+    )[1] == pytest.approx(0.25, abs=0.02)
+
+
+def test_as_many_of_the_same_senders_are_drawn() -> None:
+    names = [(f"a0.h{s}", r) for s in range(4) for r in range(6)]
+    z = [10.0 - i if s == "a0.h1" and i < 3 else -i for s, i in names]
+    pairs = pd.DataFrame({"sender": [s for s, _ in names], "z": z})
+    for seed in range(5):
+        drawn = _chosen(pairs, 3, seed)
+        assert drawn["sender"].tolist() == ["a0.h1"] * 6
+        many = _chosen(
+            pairs, 5, seed
+        )  # three of a0.h1, two others at the top, if they have as many
+        top, random = (many[many["chosen"] == name]["sender"] for name in ("top", "random"))
+        assert sorted(random) == sorted(top)
+    assert len(_chosen(pairs[pairs["sender"] != "a0.h0"].drop_duplicates("sender"), 2, 0)) == 3
 
 
 @pytest.mark.parametrize(

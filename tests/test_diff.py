@@ -25,13 +25,14 @@ from circuits.checkpoints import checksum, save
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
-from circuits.draws import Draws
+from circuits.draws import Behind, Draws
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.registry import find
 from circuits.result import Result, mean_interval
+from circuits.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,8 @@ def test_unknown_draws_are_taken_as_independent(words: HookedGPT2, without: Hook
 def test_means_that_look_alike_are_not_paired() -> None:
     draws = Draws()
     for values in ([1.0, 3.0, 2.0], [3.0, 2.0, 1.0]):
-        draws.keep(np.array(2.0), np.array(0.5), np.array(values))
-    assert draws.behind(2.0, 0.5) is None
+        draws.keep(np.array(2.0), np.array(0.5), Behind(np.array(values)))
+    assert draws.behind({"value": 2.0, "stderr": 0.5}) is None
 
 
 def test_rows_that_only_one_model_has(words: HookedGPT2) -> None:
@@ -232,6 +233,92 @@ def test_models_that_cannot_be_compared(words: HookedGPT2) -> None:
         diff(words, fewer)
     with pytest.raises(CircuitsError, match="'ioi' does not suit letters"):
         diff(words, letter_model(), analysis="ablate", component="m0", task="ioi")
+
+
+def grown(
+    model: HookedGPT2, *, tokens: int = 0, positions: int = 0, tied: bool = True
+) -> HookedGPT2:
+    """The same model with more tokens or positions, as `resize_token_embeddings` makes it."""
+    cfg = model.cfg
+    cfg = replace(cfg, d_vocab=cfg.d_vocab + tokens, n_ctx=cfg.n_ctx + positions, tied=tied)
+    assert model.tokenizer is not None
+    larger = randomized(cfg, dtype=torch.float64, tokenizer=model.tokenizer.fitted(cfg.d_vocab))
+    with torch.no_grad():
+        for name, weight in larger.named_parameters():
+            if name == "unembed.W_U_untied":
+                weight[:, : model.cfg.d_vocab] = model.W_U
+            elif name == "unembed.b_U":
+                weight[: model.cfg.d_vocab] = 0
+            else:
+                old = dict(model.named_parameters())[name]
+                weight[tuple(map(slice, old.shape))] = old
+    return larger
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("tied", [True, False])
+def test_one_more_token(words: HookedGPT2, swapped: bool, tied: bool) -> None:
+    n, larger = words.cfg.d_vocab, grown(words, tokens=1, tied=tied)
+    pair = (larger, words) if swapped else (words, larger)
+    frame = diff(*pair).frame.set_index("component")
+    rest = [f"embed[{n}:{n + 1}]", *([] if tied else [f"logits[{n}:{n + 1}]"])]
+    assert frame.index[frame["only_in"].notna()].tolist() == rest
+    assert frame.loc[rest[0], "value_a" if swapped else "value_b"] == pytest.approx(
+        float(larger.W_E[n].detach().norm())
+    )
+    assert frame.loc[rest, "value"].isna().all()
+    assert set(frame["value"].dropna()) == {0.0}
+    effects = diff(*pair, analysis="ablate", all_heads=True, task="ioi", n=4).frame
+    assert effects["value"].abs().max() < 1e-12
+    assert effects["only_in"].isna().all()
+    with torch.no_grad():
+        larger.W_E[3] += 1
+    changed = diff(*pair).frame.set_index("component")["norm"]
+    assert changed["embed"] == pytest.approx(words.cfg.d_model**0.5)
+
+
+def test_more_positions(words: HookedGPT2) -> None:
+    n, larger = words.cfg.n_ctx, grown(words, positions=5)
+    frame = diff(words, larger).frame.set_index("component")
+    assert frame.index[frame["only_in"].notna()].tolist() == [f"pos[{n}:{n + 5}]"]
+    assert set(frame["value"].dropna()) == {0.0}
+    effects = diff(words, larger, analysis="ablate", component="m0", task="ioi", n=4).frame
+    assert effects["value"].tolist() == [0.0]
+
+
+def test_an_unembedding_of_its_own(words: HookedGPT2) -> None:
+    """A tied model is compared by the unembedding that it uses, its embedding's."""
+    frame = diff(words, grown(words, tied=False)).frame.set_index("component")
+    assert frame["only_in"].isna().all()
+    assert set(frame["value"]) == {0.0}
+    squares = [words.W_U, words.ln_final.w, words.ln_final.b]
+    norm = sum(float(weight.detach().square().sum()) for weight in squares) ** 0.5
+    assert frame.loc["logits", "value_a"] == pytest.approx(norm)
+
+
+def test_embeddings_of_other_tokens_are_not_compared(words: HookedGPT2) -> None:
+    tokenizer = words.tokenizer
+    assert tokenizer is not None
+    swapped, moved, renamed = (copy.deepcopy(words) for _ in range(3))
+    a, b = b" Mary", b" John"
+    ranks = tokenizer.ranks | {a: tokenizer.ranks[b], b: tokenizer.ranks[a]}
+    swapped.tokenizer = Tokenizer(ranks, tokenizer.special, name="swapped")
+    with pytest.raises(CircuitsError, match=r"token \d+ is ' (Mary|John)' in .* and ' "):
+        diff(words, swapped)
+    (start,) = tokenizer.special.values()
+    specials = {"<pad>": start, **dict.fromkeys(tokenizer.special, start + 1)}
+    moved = grown(words, tokens=1)
+    moved.tokenizer = Tokenizer(tokenizer.ranks, specials, name="moved")
+    with pytest.raises(CircuitsError, match=f"token {start} is .* and '<pad>'"):
+        diff(words, moved)
+    renamed.tokenizer = Tokenizer(tokenizer.ranks, {"</s>": start}, name="renamed")
+    assert set(diff(words, renamed).frame["value"]) == {0.0}
+
+
+def test_models_in_other_precisions(words: HookedGPT2) -> None:
+    half = copy.deepcopy(words).to(torch.float16)
+    assert diff(words, half).frame["value"].between(1e-6, 1e-3).all()
+    assert set(diff(half, copy.deepcopy(half).double()).frame["value"]) == {0.0}
 
 
 def test_the_models_are_left_as_they_were(words: HookedGPT2, without: HookedGPT2) -> None:

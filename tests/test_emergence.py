@@ -12,6 +12,7 @@ from circuits.checkpoints import load
 from circuits.experiment import Finding, script
 
 
+@pytest.mark.slow
 def test_emergence_trains_and_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("induction_emergence")
     monkeypatch.setattr(module, "QUICK_STEPS", 12)

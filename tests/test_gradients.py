@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from random_models import TINY, random_tokens
@@ -166,3 +168,30 @@ def test_a_backward_hook_without_gradients(tiny: HookedGPT2) -> None:
         pytest.raises(SiteError, match="no gradient flows there; run with gradients enabled"),
     ):
         tiny.run_with_hooks(TOKENS, bwd_hooks=[("hook_embed", lambda grad, hook: None)])
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_gradients_where_torch_records_none(tiny: HookedGPT2, mode: Any) -> None:
+    """`incl_bwd` asks for gradients, whatever mode it is called in, and whatever was made there."""
+    _, expected = tiny.run_with_cache([[1, 2, 3], [4]], incl_bwd=True)
+    with mode():
+        tokens, mask = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
+        resid = tiny(tokens, attention_mask=mask, stop_at_layer=1)
+        loss, cache = tiny.run_with_cache(tokens, attention_mask=mask, incl_bwd=True)
+        _, rows = tiny.run_with_cache([[1, 2, 3], [4]], incl_bwd=True)
+        _, later = tiny.run_with_cache(
+            resid, start_at_layer=1, incl_bwd=True, metric=torch.sum, names_filter="resid_post1"
+        )
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    for name, value in expected.items():
+        assert torch.equal(cache[name], value), name
+        assert torch.equal(rows[name], value), name
+    assert bool(later["resid_post_grad", 1].any())
+    assert not loss[0].is_inference()
+
+
+def test_weights_made_in_inference_mode_have_no_gradients() -> None:
+    with torch.inference_mode():
+        model = HookedGPT2.random(TINY)
+        with pytest.raises(CircuitsError, match="made in inference_mode; load or build the model"):
+            model.run_with_cache([[1, 2]], incl_bwd=True)

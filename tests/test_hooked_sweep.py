@@ -86,6 +86,14 @@ def test_every_kind_of_cell_equals_a_plain_run_with_hooks(shape: str) -> None:
     check(model, asked(model, *cells, *edges, *(() if model.cfg.parallel else MID[:2])))
 
 
+@pytest.mark.parametrize("shape", WITH_MLPS)
+def test_paths_by_way_of_mlps_equal_plain_runs_with_heads_held(shape: str) -> None:
+    model = adapted(shape)
+    mid = () if model.cfg.parallel else ("a0->m1", "a0.h1->m0@END", "m0.n3->m1")
+    several = ("a0.h1->a1.h2<q>", "m0->a1.h2<q>", "embed->logits", "a0.h2@END->logits")
+    check(model, asked(model, *EDGES, *mid, several, hold="heads"))
+
+
 def test_attention_layers_can_be_alone() -> None:
     model = adapted("attn-only")
     cells = [name for name in (*PARTS, *EDGES) if "m" not in name.lower().replace("mid", "")]

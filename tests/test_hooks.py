@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -240,6 +242,76 @@ def test_editing_a_value_that_was_kept_changes_no_run(tiny: HookedGPT2) -> None:
     run = tiny.run_with_hooks(TOKENS, fwd_hooks=hooks)
     assert not torch.equal(run, plain)  # the copy is the value that goes on
     assert torch.equal(tiny(TOKENS), plain)
+
+
+def test_a_copy_of_a_model_has_no_hooks(tiny: HookedGPT2) -> None:
+    plain = tiny(TOKENS)
+    with tiny.hooks([(RESID, lambda value, hook: value * 0)]):
+        twin = copy.deepcopy(tiny)
+        assert not watched(twin)
+        assert torch.equal(twin(TOKENS), plain)
+        tiny(TOKENS)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_hook_that_returns_another_kind_of_number(tiny: HookedGPT2, site: str) -> None:
+    wrong = torch.int32 if site == "hook_tokens" else torch.float32
+    name = str(wrong).removeprefix("torch.")
+    message = rf"the hook on '{site}' returned \(.*\), {name} on cpu; return .*(float64|int64) on"
+    for fn in (lambda value, hook: value.to(wrong), lambda value, hook: value.to(wrong, copy=True)):
+        with pytest.raises(SiteError, match=message):
+            tiny.run_with_hooks(TOKENS, fwd_hooks=[(site, fn)])
+
+
+def test_a_hook_that_returns_a_value_of_another_device(tiny: HookedGPT2) -> None:
+    with pytest.raises(SiteError, match=rf"'{RESID}' returned .*float64 on meta; .*float64 on cpu"):
+        tiny.run_with_hooks(TOKENS, fwd_hooks=[(RESID, lambda value, hook: value.to("meta"))])
+
+
+def gradient(model: HookedGPT2, returned: Callable[[Tensor], Any]) -> Tensor:
+    with model.hooks(bwd_hooks=[(RESID, lambda grad, hook: returned(grad))]):
+        loss = model(TOKENS, return_type="loss")
+        (grad,) = torch.autograd.grad(loss, model.blocks[0].mlp.b_out)
+        return grad
+
+
+def test_a_backward_hook_may_return_a_tuple_as_torch_does(tiny: HookedGPT2) -> None:
+    plain = gradient(tiny, lambda grad: None)
+    assert torch.equal(gradient(tiny, lambda grad: (grad * 2,)), plain * 2)
+    assert torch.equal(gradient(tiny, lambda grad: grad * 2), plain * 2)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda grad: (grad, grad), "tuple"),
+        (lambda grad: (), "tuple"),
+        (lambda grad: 1.0, "float"),
+        (lambda grad: (1.0,), "float"),
+        (lambda grad: grad[0], r"\(6, 16\), float64"),
+        (lambda grad: grad.float(), r"\(2, 6, 16\), float32"),
+    ],
+)
+def test_a_backward_hook_that_returns_something_else(
+    tiny: HookedGPT2, returned: Callable[[Tensor], Any], got: str
+) -> None:
+    message = rf"the backward hook on '{RESID}' returned {got}.* shape \(2, 6, 16\), float64 on cpu"
+    with pytest.raises(SiteError, match=message):
+        gradient(tiny, returned)
+
+
+def test_backward_hooks_know_the_positions_of_their_pass(tiny: HookedGPT2) -> None:
+    seen: list[Any] = []
+
+    def note(grad: Tensor, hook: HookPoint) -> None:
+        assert hook.positions is not None
+        seen.append(hook.positions.tolist())
+
+    with tiny.hooks(bwd_hooks=[(RESID, note)]):
+        loss = tiny([[1, 2, 3], [4]], return_type="loss")
+        tiny(TOKENS)  # another pass before the gradients are asked for
+        loss.backward()
+    assert seen == [[[0, 1, 2], [0, 0, 0]]]
 
 
 def test_names_of_sites() -> None:

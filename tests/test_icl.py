@@ -229,6 +229,7 @@ def test_figures(words: HookedGPT2, tmp_path: Path) -> None:
         ({"file": "short.txt"}, "short.txt has 4 tokens .* a window 32; .* at most 4"),
         ({"file": "empty.txt"}, "empty.txt has no text"),
         ({"file": "bytes.txt"}, "bytes.txt is not UTF-8"),
+        ({"file": "wide.txt"}, "wide.txt has NUL characters, as UTF-16 text does"),
     ],
 )
 def test_what_cannot_be_asked(
@@ -243,6 +244,7 @@ def test_what_cannot_be_asked(
     Path("short.txt").write_text("abc")
     Path("empty.txt").write_text("")
     Path("bytes.txt").write_bytes(b"ab\xff")
+    Path("wide.txt").write_bytes(TEXT.encode("utf-16-le"))
     with pytest.raises(CircuitsError, match=message):
         icl(words, **options)
 

@@ -20,6 +20,7 @@ from circuits.alignment import (
     Subspace,
     Text,
     another,
+    answered,
     draw,
     graph_of,
     learn,
@@ -183,6 +184,12 @@ def test_another_prompt_is_a_source_if_it_is_built_alike() -> None:
     )
     assert another(one, two, rng) == (3, 4)
     assert another(one, three, rng) is None
+
+
+def test_a_model_that_says_nothing_answers_nothing() -> None:
+    logits, candidates = torch.tensor([[2.0, 2.0], [2.0, 1.0]]), torch.tensor([7, 9])
+    for answer, right in ((7, [0, 1]), (9, [0, 0])):
+        assert answered(logits, torch.tensor([answer] * 2), candidates).tolist() == right
 
 
 def test_an_illusion_is_exposed() -> None:

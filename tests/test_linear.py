@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -48,15 +49,6 @@ class Map(nn.Module):
 
 def numbers(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use oneDNN wherever it can be used, also on machines, and in sizes, where it does not pay."""
-    if not onednn_works():
-        pytest.skip("this torch cannot be asked for oneDNN's products")
-    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(module, "LEAST_WORK", 0)
 
 
 @pytest.fixture
@@ -361,3 +353,13 @@ def test_which_machines(
 
 def test_the_vendor_is_found() -> None:
     assert module._vendor() in ("AuthenticAMD", "GenuineIntel", "")
+
+
+@pytest.mark.usefixtures("always")
+def test_other_threads_read_the_weights_not_the_copies() -> None:
+    a_map, x = Map(), numbers(4, 5)
+    with torch.no_grad(), packed(a_map), ThreadPoolExecutor(1) as pool:
+        before = a_map(x)
+        a_map.weight.data.zero_()  # which torch does not record
+        assert torch.equal(a_map(x), before)
+        near(pool.submit(a_map, x).result(), a_map.expected(x))

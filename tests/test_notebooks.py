@@ -19,6 +19,7 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
+@pytest.mark.slow
 def test_it_runs_as_it_stands(path: Path) -> None:
     before = read(path)
     after = execute(path)  # an error in a cell is an error here

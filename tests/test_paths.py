@@ -6,15 +6,18 @@ from typing import Any
 
 import ground_truth
 import pytest
+import torch
 from ground_truth import TRUE_EDGES
 from word_model import word_model
 
 from circuits.analyses.paths import paths
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
-from circuits.components import Component
+from circuits.components import Component, parse
 from circuits.errors import CircuitsError
+from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
+from circuits.prompts import Prompts, make
 from circuits.result import Result
 
 IOI: dict[str, Any] = {
@@ -151,3 +154,110 @@ def test_the_model_is_left_as_it_was(words: HookedGPT2) -> None:
 def test_what_cannot_be_asked(words: HookedGPT2, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(CircuitsError, match=message):
         paths(words, **({"n": 2} if "prompt" not in asked else {}), **asked)
+
+
+def wang(
+    model: HookedGPT2, prompts: Prompts, sender: tuple[int, int], slot: str | None, to: Any
+) -> torch.Tensor:
+    """Logits [b p v] by the four steps of Wang et al. 2022, appendix B.1, with plain hooks.
+
+    `to` is a head that reads by its `slot`, or None for the logits.
+    """
+    assert prompts.corrupted is not None
+    every = range(model.cfg.n_layers)
+    options: dict[str, Any] = {"attention_mask": prompts.mask}
+    original = model.run_with_cache(prompts.tokens, **options)[1]
+    new = model.run_with_cache(prompts.corrupted, **options)[1]
+
+    def held(layer: int) -> Any:
+        def hook(z: torch.Tensor, hook: Any) -> torch.Tensor:
+            z = original["z", layer].clone()
+            if layer == sender[0]:
+                z[:, :, sender[1]] = new["z", layer][:, :, sender[1]]
+            return z
+
+        return hook
+
+    hooks: list[Any] = [(f"blocks.{layer}.attn.hook_z", held(layer)) for layer in every]
+    seen: list[torch.Tensor] = []
+    if to is not None:
+        hooks.append((f"blocks.{to[0]}.attn.hook_{slot}", lambda x, hook: seen.append(x.clone())))
+    logits: torch.Tensor = model.run_with_hooks(prompts.tokens, fwd_hooks=hooks, **options)
+    if to is None:
+        return logits
+
+    def patch(x: torch.Tensor, hook: Any) -> torch.Tensor:
+        x[:, :, to[1]] = seen[0][:, :, to[1]]
+        return x
+
+    hook = (f"blocks.{to[0]}.attn.hook_{slot}", patch)
+    patched: torch.Tensor = model.run_with_hooks(prompts.tokens, fwd_hooks=[hook], **options)
+    return patched
+
+
+@pytest.mark.parametrize("to", ["logits", "a1.h0<q>", "a1.h1<k>", "a1.h0<v>"])
+def test_with_heads_held_it_is_the_path_patching_of_the_ioi_paper(
+    words: HookedGPT2, to: str
+) -> None:
+    prompts = make("ioi", words, 6, 0)
+    found = edges(paths(words, from_="a0.h1", to=to, task=prompts, hold="heads"))
+    part = None if to == "logits" else parse(to)
+    with torch.no_grad():
+        logits = wang(words, prompts, (0, 1), part and part.slot, part and (part.layer, part.head))
+        expected = METRICS["logit_diff"](logits, prompts).mean().item()
+    assert found == pytest.approx({f"a0.h1->{to}": expected}, abs=1e-9)
+    assert (
+        abs(edges(paths(words, from_="a0.h1", to=to, task=prompts))[f"a0.h1->{to}"] - expected)
+        > 1e-4
+    )
+
+
+def test_on_mini_heads_reach_the_logits_twice_as_much_by_way_of_mlps(mini: HookedGPT2) -> None:
+    asked: dict[str, Any] = {"to": "logits", "task": "ioi", "n": 100, "seed": 3}
+    both = [paths(mini, hold=hold, **asked) for hold in ("all", "heads")]
+    direct, whole = (result.frame[result.frame["head"].notna()]["value"] for result in both)
+    assert direct.corr(whole) == pytest.approx(0.984, abs=0.001)
+    assert whole.abs().sum() / direct.abs().sum() == pytest.approx(2.090, abs=0.001)
+    assert "also by way of MLPs" in both[1].title
+    assert "MLPs" not in both[0].title
+
+
+def test_without_mlps_between_both_are_the_same(words: HookedGPT2) -> None:
+    for ends in ({"from_": "m1", "to": "logits"}, {"from_": ["a1.h0", "a1.h1"], "to": "m1"}):
+        asked: dict[str, Any] = ends | {"task": "ioi", "n": 4}
+        one, other = (paths(words, hold=hold, **asked).frame for hold in ("all", "heads"))
+        assert one["value"].tolist() == pytest.approx(other["value"].tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize("hold", ["all", "heads"])
+@pytest.mark.parametrize("to", ["m1@S1", "a1.h0<q>@S2", "a1.h1@S1", "a1@IO", ["m1@S1", "m1@IO"]])
+def test_a_receiver_that_nobody_reads_has_no_effect(words: HookedGPT2, to: Any, hold: Any) -> None:
+    # ioi is measured at END, where a last layer's MLP and queries elsewhere are not seen.
+    frame = paths(words, from_="embed", to=to, task="ioi", n=4, hold=hold).frame
+    if to == "a1.h1@S1" or to == "a1@IO":  # its keys and values are
+        assert frame["value"].item() != 0
+        return
+    assert frame["value"].tolist() == [0.0]
+    assert frame[["ci_low", "ci_high", "share"]].values.tolist() == [[0.0, 0.0, 0.0]]
+    assert frame["patched"].tolist() == frame["clean"].tolist()
+
+
+def test_a_head_that_does_not_respond_has_no_effect(compiled: HookedGPT2) -> None:
+    # a2.h3 is zeros: it gets what a1.h1 sends, and makes nothing of it.
+    found = paths(compiled, from_="a1.h1", to="a2.h3<q>", **IOI)
+    assert edges(found, "value") == {"a1.h1->a2.h3<q>": 0.0}
+
+
+def test_an_edge_that_carries_nothing_is_an_error(compiled: HookedGPT2, words: HookedGPT2) -> None:
+    # The twin differs from the eighth token on; a sender of zeros never does.
+    nothing: list[dict[str, Any]] = [
+        {"from_": "embed@3", "to": "m1@3"},
+        {"from_": "a1.h3", "to": "logits"},
+    ]
+    for ends in nothing:
+        with pytest.raises(CircuitsError, match="changed nothing"):
+            paths(compiled, **ends, **IOI)
+    with pytest.raises(CircuitsError, match="changed nothing"):
+        paths(words, from_="embed@S1", to="m1@S2", task="ioi", n=4)
+    with pytest.raises(CircuitsError, match="hold='head': between.*did you mean 'heads'"):
+        paths(words, to="logits", task="ioi", n=2, hold="head")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import typer
 TEXT = readme.README.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_examples_run() -> None:
     examples = readme.blocks(TEXT, "python")
     for example in examples:

@@ -15,11 +15,19 @@ from hypothesis import given
 from random_models import TINY, randomized
 from word_model import word_model
 
+from circuits.analyses.ablate import ablate
+from circuits.analyses.attention import attention
+from circuits.analyses.logit_lens import logit_lens
+from circuits.analyses.walkthrough import walkthrough
+from circuits.analyses.why import why
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
+from circuits.figures import save_figure
 from circuits.figures.of_results import DRAWN
+from circuits.intervals import student_t
+from circuits.pages import page, save_page
 from circuits.prompts import make
-from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance, student_t
+from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance
 
 ABOUT = Provenance(
     analysis="ablate",
@@ -338,3 +346,27 @@ def test_provenance_of_a_run() -> None:
     bare = provenance(randomized(TINY), "ov", arguments={}, command="circuits ov")
     assert (bare.task, bare.prompts, bare.dtype) == (None, None, "float64")
     assert bare.checksum != about.checksum
+
+
+@pytest.mark.parametrize("half", [chr(0xD83D), chr(0xDCFF)])  # of an emoji; of a file name's bytes
+def test_halves_of_characters_are_written_and_read_back(tmp_path: Path, half: str) -> None:
+    """Tokenizers take them, so every writer does; the files are UTF-8 and say what was given."""
+    prompt, model = f"A {half} BC", word_model()
+    pytest.importorskip("pyarrow")
+    made = {
+        "lens": logit_lens(model, prompt),
+        "attention": attention(model, prompt, component="a1.h0"),
+        "why": why(model, "a1.h0", prompt),
+        "ablate": ablate(model, prompt=prompt, component="a1.h0", parts=tmp_path / "parts"),
+        "walkthrough": walkthrough(model, prompt, steps=1),
+    }
+    for name, result in made.items():
+        back = Result.load(result.save(tmp_path / name))
+        assert half in back.provenance.command
+        assert half in str(back.provenance.arguments["prompt"])
+        assert back.to_json() == result.to_json()
+        assert f"\\u{ord(half):04x}" in (tmp_path / name / "result.json").read_text("utf-8")
+        assert (tmp_path / name / "table.csv").read_text("utf-8")
+        assert result._repr_html_().encode()
+        assert save_page(page(result), tmp_path / f"{name}.html").read_text("utf-8")
+        assert save_figure(result.plot(), tmp_path / f"{name}.svg").read_text("utf-8")

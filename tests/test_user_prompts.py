@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from word_model import TOKENS, word_model
 
+from circuits.analyses.ablate import ablate
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
 from circuits.prompts import UNSCORED, from_file, from_texts
@@ -66,6 +70,44 @@ def test_texts_that_cannot_be_asked(
 ) -> None:
     with pytest.raises(CircuitsError, match=message):
         from_texts(model, texts, **options)  # type: ignore[arg-type]
+
+
+TABLE = pd.DataFrame({"clean": ["x", "y"], "answer": [" Tom", " Mary"]})
+
+
+@pytest.mark.parametrize("texts", [("x", "y"), TABLE["clean"], np.array(["x", "y"])])
+def test_texts_in_an_order_are_prompts(model: HookedGPT2, texts: Any) -> None:
+    assert from_texts(model, texts).texts == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"clean": "x", "answer": " Tom"}, "the input is a dict without 'input_ids'; give a text"),
+        ({"x", "y"}, "the input is a set; give a text"),
+        (TABLE, "is no row of token ids; give a text"),
+        (b"x", "the input is a bytes; give a text"),
+        (5, "the input is an int; give a text"),
+        (["x", 5], "prompt 1 is 5, and others are texts; give texts only"),
+        (["x", float("nan")], "prompt 1 is nan, and others are texts"),
+        ([{"clean": "x"}], r"\{'clean': 'x'\} is no row of token ids"),
+        ([b"x"], "b'x' is no row of token ids"),
+        ([None], "None is no row of token ids"),
+    ],
+    ids=str,
+)
+def test_what_is_no_text_is_no_prompt(model: HookedGPT2, texts: Any, message: str) -> None:
+    """The keys of a dict and the columns of a table are strings, and nobody means them."""
+    with pytest.raises(CircuitsError, match=message):
+        from_texts(model, texts)
+    with pytest.raises(CircuitsError, match=message):
+        ablate(model, component="m0", prompt=texts)
+
+
+def test_an_answer_is_a_text(model: HookedGPT2) -> None:
+    for name, options in {"answer": {}, "distractor": {"answer": " Tom"}}.items():
+        with pytest.raises(CircuitsError, match=f"the prompt: {name} is 5; give a text"):
+            from_texts(model, "x", **options, **{name: 5})  # type: ignore[arg-type]
 
 
 def test_a_space_at_the_seam_is_explained(model: HookedGPT2) -> None:

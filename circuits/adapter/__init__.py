@@ -19,7 +19,8 @@ analysis adapts such a model by itself. What is different there:
 - RMSNorm does not center, and its bias is zero. ``unembed`` includes a soft cap of the logits,
   ``unembed.hook_out`` and W_U do not: what is attributed to parts is the logit before the cap.
 - W_Q and W_K do not say all about a score: rotation, norms of queries and keys, a soft cap and
-  other scales than the root of d_head come between. ``hook_attn_scores`` has all of it.
+  what a layer divides by come between (`circuits.adapter.scores`; not always the root of d_head).
+  ``hook_attn_scores`` has all of it.
 - Where a norm follows a layer (``cfg.post_norms``, Gemma 2), what its heads and neurons write is
   normalized before it is added: ``hook_attn_out`` is what is added, and is not the sum of heads.
 - A ``HookedTransformer`` of 2.x has no ``unembed.hook_in`` and ``hook_out``, and there

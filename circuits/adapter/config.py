@@ -35,6 +35,7 @@ class AdaptedConfig(ModelConfig):
         parallel: whether attention and MLP read the same stream (GPT-J, Pythia).
         attn_only: whether there are no MLPs.
         logits_soft_cap: the logits are this times tanh(logits / this); 0 for none.
+        scores_soft_cap: the same of attention scores.
         n_weights: how many numbers it holds.
         keeps_keys: never: there is no key-value cache.
     """
@@ -46,6 +47,7 @@ class AdaptedConfig(ModelConfig):
     parallel: bool = False
     attn_only: bool = False
     logits_soft_cap: float = 0.0
+    scores_soft_cap: float = 0.0
     n_weights: int = 0
     keeps_keys: bool = False
 
@@ -98,6 +100,7 @@ def config_of(theirs: nn.Module, *, tied: bool) -> AdaptedConfig:
         parallel=bool(cfg.parallel_attn_mlp),
         attn_only=bool(cfg.attn_only),
         logits_soft_cap=max(0.0, getattr(cfg, "output_logits_soft_cap", None) or 0.0),
+        scores_soft_cap=max(0.0, getattr(cfg, "attn_scores_soft_cap", None) or 0.0),
         n_weights=sum(weight.numel() for weight in theirs.parameters()),
     )
 

@@ -12,9 +12,10 @@ from circuits.adapter.config import BRIDGE, AdaptedConfig, class_of, config_of
 from circuits.adapter.sites import hooked, listening, points_of
 from circuits.adapter.vocabulary import TheirTokenizer
 from circuits.adapter.weights import AdaptedBlock, AdaptedNorm, AdaptedUnembed
-from circuits.batch import ModelInput, as_batch, check_layers, residual_batch
+from circuits.batch import as_batch, check_layers, residual_batch
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint, Run
+from circuits.inputs import AnyMask, ModelInput
 from circuits.model import HookedGPT2
 
 
@@ -52,7 +53,7 @@ class AdaptedModel(HookedGPT2):
         *,
         return_type: str | None = "logits",
         loss_per_token: bool = False,
-        attention_mask: Tensor | None = None,
+        attention_mask: AnyMask | None = None,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         **how: Any,
@@ -77,7 +78,7 @@ class AdaptedModel(HookedGPT2):
             self._require_start()
             batch = residual_batch(given, attention_mask, self.cfg)
             enters = cast(Tensor, given)
-        self.run.positions, self.run.mask = batch.positions, batch.mask
+        self.run.facts = batch.positions, batch.mask
         real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
         stop = None if stop_at_layer is None else last
         with listening(self.theirs, self.cfg, self._points, self.hook_dict):

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
+from circuits.checkpoints.vocabulary import object_roles
 from circuits.errors import TokenError
-from circuits.tokenizer import Tokenizer
+from circuits.tokenizer import UNUSED, Roles, Tokenizer
 
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes one
@@ -22,19 +24,37 @@ class TheirTokenizer(Tokenizer):
     `bos_id` before a text where it is asked to.
     """
 
-    def __init__(self, theirs: Any, *, name: str) -> None:
+    def __init__(self, theirs: Any, *, name: str, n_vocab: int = 0) -> None:
         self.theirs = theirs
         vocabulary: dict[str, int] = theirs.get_vocab()
         ids = set(theirs.all_special_ids)
         special = {token: i for token, i in vocabulary.items() if i in ids}
         ranks = {token.encode(): i for token, i in vocabulary.items() if i not in ids}
-        super().__init__(ranks, special, name=name)
+        taken = set(vocabulary.values())
+        self.unused = {i: UNUSED.format(i) for i in range(n_vocab) if i not in taken}
+        special |= {token: i for i, token in self.unused.items()}
+        super().__init__(ranks, special, name=name, roles=object_roles(theirs))
 
-    @property
-    def bos_id(self) -> int | None:
-        """Which token stands at the start of a text? None when the vocabulary has none."""
-        found: int | None = self.theirs.bos_token_id
-        return found
+    def fitted(self, n_vocab: int) -> TheirTokenizer:
+        """The same tokens, and names for the other ids of a model that embeds `n_vocab`.
+
+        Raises:
+            TokenError: when ordinary tokens lie beyond the model's vocabulary.
+        """
+        if beyond := sum(i >= n_vocab for i in self.ranks.values()):
+            raise TokenError(
+                f"the vocabulary {self.name!r} has {beyond} tokens more than the model's {n_vocab}"
+            )
+        return self._again(n_vocab, self.roles.within(n_vocab))
+
+    def with_roles(self, roles: Roles) -> TheirTokenizer:
+        """The same tokens, of which these start, end and fill up a text."""
+        return self._again(self.n_vocab, roles)
+
+    def _again(self, n_vocab: int, roles: Roles) -> TheirTokenizer:
+        made = TheirTokenizer(self.theirs, name=self.name, n_vocab=n_vocab)
+        made.roles = roles
+        return made
 
     @cached_property
     def checksum(self) -> str:
@@ -60,8 +80,14 @@ class TheirTokenizer(Tokenizer):
         Raises:
             TokenError: for an id outside the vocabulary.
         """
-        text: str = self.theirs.decode(self._checked(ids), clean_up_tokenization_spaces=False)
-        return text
+        texts: list[str] = []
+        for is_unused, run in groupby(self._checked(ids), self.unused.__contains__):
+            row = list(run)
+            if is_unused:
+                texts += [self.unused[i] for i in row]
+            else:
+                texts.append(self.theirs.decode(row, clean_up_tokenization_spaces=False))
+        return "".join(texts)
 
     def token_strings(self, ids: Iterable[int]) -> list[str]:
         """How does each token read by itself?
@@ -71,7 +97,10 @@ class TheirTokenizer(Tokenizer):
         """
         checked = self._checked(ids)
         pieces: list[str] = self.theirs.convert_ids_to_tokens(checked)
-        return [self._reads(i, piece) for i, piece in zip(checked, pieces, strict=True)]
+        return [
+            self.unused.get(i) or self._reads(i, piece)
+            for i, piece in zip(checked, pieces, strict=True)
+        ]
 
     def _reads(self, token: int, piece: str) -> str:
         """Decoding alone would drop the space before a word, or parts of a character."""

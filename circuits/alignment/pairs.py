@@ -13,11 +13,12 @@ from torch import Tensor
 
 from circuits.alignment.graphs import CausalGraph, Text
 from circuits.errors import CircuitsError
+from circuits.intervals import RIGHT_OR_WRONG
 from circuits.metrics import Metric
 from circuits.prompts import UNSCORED, Prompts
+from circuits.result import mean_interval
 
 _TRIES = 200  # sources drawn for a base prompt before it is given up
-_WILSON = 1.959964  # standard errors to each side of a 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +91,15 @@ class Pairs:
 def answered(logits: Tensor, answers: Tensor, candidates: Tensor | None) -> Tensor:
     """Is the likeliest candidate the answer? Logits [b t] of the candidates -> 1 or 0 for each [b].
 
+    Where several are equally likely, none is: a model that says nothing answers nothing.
+
     >>> answered(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([9, 9]), torch.tensor([7, 9]))
     tensor([1., 0.])
     """
     best = logits.argmax(-1)
     said = best if candidates is None else candidates[best]
-    return (said == answers).to(logits.dtype)
+    is_alone = (logits == logits.gather(-1, best[:, None])).sum(-1) == 1
+    return ((said == answers) & is_alone).to(logits.dtype)
 
 
 def draw(graph: CausalGraph, prompts: Prompts, variable: str, seed: int = 0) -> Pairs:
@@ -224,12 +228,7 @@ def share_interval(successes: NDArray[np.floating]) -> dict[str, float]:
     >>> {name: round(x, 3) for name, x in share_interval(np.ones(10)).items()}
     {'value': 1.0, 'stderr': 0.0, 'ci_low': 0.722, 'ci_high': 1.0, 'n': 10}
     """
-    n = len(successes)
-    if not n:
+    if not len(successes):
         return {**dict.fromkeys(("value", "stderr", "ci_low", "ci_high"), math.nan), "n": 0}
-    p, z2 = float(successes.mean()), _WILSON**2
-    center = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _WILSON / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
-    ends = max(0.0, center - half), min(1.0, center + half)
-    stderr = math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else math.nan
-    return {"value": p, "stderr": stderr, "ci_low": ends[0], "ci_high": ends[1], "n": n}
+    found = mean_interval(successes, scale=RIGHT_OR_WRONG)
+    return {name: column.item() for name, column in found.items()}

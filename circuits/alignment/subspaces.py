@@ -26,7 +26,8 @@ from circuits.components import Component, Edge, all_heads, all_mlps, check
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
-from circuits.sweep.execute import read_logits
+from circuits.precision import wide
+from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -83,7 +84,7 @@ class _Runs:
         prompts, layer = pairs.prompts, at.component.layer
         self.layer = None if at.component.kind in ("embed", "pos") else layer
         stream = None if self.layer is None else f"blocks.{self.layer}.hook_resid_pre"
-        self.mask = None if bool(prompts.mask.all()) else prompts.mask
+        self.mask = prompts.mask
         given: dict[str, Any] = {"attention_mask": self.mask, "return_type": None}
         with torch.no_grad():
             self.entry = prompts.tokens
@@ -106,7 +107,7 @@ class _Runs:
             target = value if head is None else value[:, :, head]
             change = source - target
             if basis is not None:
-                change = change @ basis @ basis.T
+                change = (wide(change) @ basis @ basis.T).to(target.dtype)
             new = torch.where(where, target + change, target)
             if head is None:
                 return new
@@ -117,7 +118,7 @@ class _Runs:
         final = self.model.run_with_hooks(
             self.entry[rows],
             fwd_hooks=[(self.at.site, swap)],
-            attention_mask=None if self.mask is None else self.mask[rows],
+            attention_mask=self.mask[rows],
             start_at_layer=self.layer,
             stop_at_layer=self.model.cfg.n_layers,
         )
@@ -196,7 +197,7 @@ def random_basis(model: HookedGPT2, at: Subspace, rank: int, seed: int = 0) -> T
             f"rank={rank}: {at.component} has {width} dimensions; take 1 to {width}"
         )
     drawn = torch.randn(width, rank, generator=torch.Generator().manual_seed(seed))
-    basis: Tensor = torch.linalg.qr(drawn.to(model.W_E)).Q
+    basis: Tensor = torch.linalg.qr(drawn.to(wide(model.W_E[:1]))).Q
     return basis
 
 
@@ -213,14 +214,14 @@ def read_space(model: HookedGPT2, at: Subspace, readers: Sequence[Component] = (
     d_model = model.cfg.d_model
     gram = torch.zeros(d_model, d_model, dtype=torch.float64, device=model.W_E.device)
     for matrix in _readers(model, at.component, readers):
-        wide = matrix.detach().double()
-        gram += wide @ wide.T / wide.square().sum().clamp(min=_LEAST)
+        own = matrix.detach().double()
+        gram += own @ own.T / own.square().sum().clamp(min=_LEAST)
     onto = _writes(model, at)
     if onto is not None:
         gram = onto.double() @ gram @ onto.double().T
     values, vectors = torch.linalg.eigh(gram)
     seen: Tensor = vectors[:, values > _NOTHING * values.max().clamp(min=_LEAST)]
-    return seen.to(model.W_E)
+    return seen.to(wide(model.W_E[:1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +243,7 @@ def split(basis: Tensor, space: Tensor) -> Split:
     >>> found.read.abs().T, found.dormant.abs().T, round(found.share, 2)
     (tensor([[1., 0.]]), tensor([[0., 1.]]), 0.36)
     """
+    basis, space = wide(basis), wide(space)
     inside = space @ (space.T @ basis)
     share = float(inside.square().sum() / basis.shape[1])
     return Split(_span(inside), _span(basis - inside), share)
@@ -273,7 +275,8 @@ def _readers(model: HookedGPT2, part: Component, readers: Sequence[Component]) -
                 yield through_ln(model, weight, one.layer, mlp_input=True)
         elif one.kind == "logits":
             # The same added to all logits changes no probability.
-            yield through_ln(model, model.W_U - model.W_U.mean(1, keepdim=True))
+            W_U = wide(model.W_U)
+            yield through_ln(model, W_U - W_U.mean(1, keepdim=True))
         else:
             raise CircuitsError(
                 f"{one} is no reader; name heads (a5.h3, a5.h3<q>), MLPs (m5) or logits"

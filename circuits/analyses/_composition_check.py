@@ -37,11 +37,15 @@ MEANINGS = {
     **SCORE_MEANINGS,
     **EFFECT_MEANINGS,
     "edge": "who reads whom: sender->receiver<slot>; patched was this edge alone",
-    "chosen": "whether the pair stands out by z (top) or was drawn from the others (random)",
+    "chosen": "whether the pair stands out by z (top) or was drawn from the others (random), of "
+    "the same senders where they have more",
     "excess": "composition score minus its baseline",
     "size": "of the effect, without its sign",
     "agreement": "rank correlation (Spearman) of z and size over the task's pairs",
-    "p_value": "share of random orders of the pairs that agree at least as well",
+    "p_value": "share of random orders of each block's pairs that agree at least as well; empty "
+    "where no block has two pairs",
+    "blocks": "within what pairs were put in another order: their sender, or where none comes "
+    "twice, their receiver",
     "share": "of the total effect, which patching everything has (of the means)",
 }
 
@@ -81,7 +85,7 @@ def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) ->
 
 
 def _chosen(pairs: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
-    """The pairs of highest z, and as many of the others."""
+    """The pairs of highest z, and as many of the others: of the same senders, if there are."""
     order = pairs.dropna(subset="z").sort_values("z", ascending=False, kind="stable")
     if len(order) < 3:
         raise CircuitsError(
@@ -89,8 +93,13 @@ def _chosen(pairs: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
             "effects: choose more heads"
         )
     top, others = order.head(n), order.iloc[n:]
-    drawn = np.random.default_rng(seed).permutation(len(others))[:n]
-    random = others.iloc[np.sort(drawn)]
+    drawn = np.random.default_rng(seed).permutation(len(others))
+    senders = others["sender"].to_numpy()[drawn]
+    # How often has a pair's sender been drawn before, and how often is it among the top?
+    before = pd.Series(senders).groupby(senders).cumcount().to_numpy()
+    wanted = top["sender"].value_counts().reindex(senders, fill_value=0).to_numpy()
+    matched = np.argsort(before >= wanted, kind="stable")  # the others fill up
+    random = others.iloc[np.sort(drawn[matched][:n])]
     both: pd.DataFrame = pd.concat([top.assign(chosen="top"), random.assign(chosen="random")])
     return both
 
@@ -105,15 +114,43 @@ def _label(row: pd.Series[Any]) -> dict[str, Any]:
 def _with_agreement(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The same table, and how well z orders the pairs by their effect."""
     size = table["value"].abs()
-    z, effect = (column.rank().to_numpy(float) for column in (table["z"], size))
-    found = _correlation(z, effect[None])[0]
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permuted(np.tile(effect, (SHUFFLES, 1)), axis=1)
-    as_good = _correlation(z, shuffled) >= found - 1e-12
-    p_value = (as_good.sum() + 1) / (SHUFFLES + 1)
-    p_value = p_value if np.isfinite(found) else np.nan
-    compared: pd.DataFrame = table.assign(size=size, agreement=found, p_value=p_value)
+    receivers = table["receiver"] + "<" + table["slot"] + ">"
+    repeated = bool(table["sender"].duplicated().any())
+    codes = pd.factorize(table["sender"] if repeated else receivers)[0]
+    found, p_value = agreement(
+        table["z"].to_numpy(float), size.to_numpy(float), codes, np.random.default_rng(seed)
+    )
+    blocks = "sender" if repeated else "receiver"
+    compared: pd.DataFrame = table.assign(
+        size=size, agreement=found, p_value=p_value, blocks=blocks
+    )
     return compared
+
+
+def agreement(
+    z: NDArray[np.float64],
+    size: NDArray[np.float64],
+    blocks: NDArray[np.int64],
+    rng: np.random.Generator,
+    shuffles: int = SHUFFLES,
+) -> tuple[float, float]:
+    """How well does z [n] order effects [n], and how often would chance do as well?
+
+    Spearman's rank correlation, and the share of orders that agree at least as well when effects
+    change places within each block [n] only. A sender of much has large effects on whoever reads
+    it, and its z may be high for all; such pairs are no independent draws, but exchangeable among
+    each other where z does not tell who reads it. NaN where nothing can change places.
+    """
+    x, y = (pd.Series(column).rank().to_numpy(float) for column in (z, size))
+    found = float(_correlation(x, y[None])[0])
+    by_block = np.argsort(blocks, kind="stable")
+    if not np.isfinite(found) or len(np.unique(blocks)) == len(blocks):
+        return found, np.nan
+    keys = blocks[by_block] + rng.random((shuffles, len(y)))  # sorts within blocks
+    shuffled = np.empty_like(keys)
+    shuffled[:, by_block] = y[by_block[np.argsort(keys, axis=1)]]
+    as_good = _correlation(x, shuffled) >= found - 1e-12
+    return found, (int(as_good.sum()) + 1) / (shuffles + 1)
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

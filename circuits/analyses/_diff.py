@@ -11,16 +11,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.draws import Draws
+from circuits.draws import COLUMN, Draws
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 from circuits.result import AVERAGED, Result, mean_interval
 
 WEIGHTS = "weights"
+Tensors = Sequence[Tensor]
+Rest = dict[str, tuple[Tensors | None, Tensors | None]]  # by the row's name, of either model
+_UNUSED = "<|unused_"  # how an id without a token is called
+# Parts that list tokens or positions: along which axis of each of their tensors?
+_LISTED: dict[str, tuple[int | None, ...]] = {
+    "embed": (0,),
+    "pos": (0,),
+    "logits": (None, None, 1, 0),
+}
 # Columns that say what a row is about, not what was found there.
 LABELS = (
-    *("task", "variable", "subspace", "component", "edge", "stage", "layer", "head", "position"),
-    *("metric", "unit"),
+    *("task", "template", "variable", "subspace", "component", "edge", "stage", "layer", "head"),
+    *("position", "metric", "unit"),
 )
 MEANINGS = {
     "value_a": "of the model",
@@ -35,7 +45,8 @@ MEANINGS = {
     "only_in": "the model that has this row, if the other one lacks it",
     "part": "of the model's weights: a head with its biases (h0 ...), what is left of its "
     "attention layer (a: output bias and LayerNorm), an MLP with its LayerNorm (m), embed, pos, "
-    "logits (the final LayerNorm, and the unembedding if it has weights of its own)",
+    "logits (the final LayerNorm, and the unembedding if either model's has weights of its own); "
+    "embed[8192:8193]: the tokens, or positions, that only one of them has",
     "component": "the same as one name",
     "layer": "in which the part is",
     "norm": "Frobenius norm of the change",
@@ -118,7 +129,8 @@ def _keys(first: Result, second: Result) -> list[str]:
         name
         for name in shared
         if name not in labels
-        and name not in AVERAGED
+        and name not in (*AVERAGED, COLUMN)
+        and not name.endswith(f"_{COLUMN}")
         and not pd.api.types.is_float_dtype(first.frame[name])
     ]
     for n in range(len(more) + 1):
@@ -150,13 +162,12 @@ def _change(
     if a is None or b is None:
         missing = dict.fromkeys(("stderr", "ci_low", "ci_high"), np.nan)
         return found | missing | {"n": 0, "paired": False}
-    one, other = (
-        d.behind(row["value"], row["stderr"]) for d, row in zip(draws, (a, b), strict=True)
-    )
-    if one is not None and other is not None and len(one) == len(other):
-        ends = mean_interval(other - one)
+    one, other = (d.behind(row) for d, row in zip(draws, (a, b), strict=True))
+    if one is not None and other is not None and len(one.values) == len(other.values):
+        change = other.values - one.values
+        ends = mean_interval(change, scale=one.scale.change, groups=one.groups)
         interval = {name: float(ends[name]) for name in ("stderr", "ci_low", "ci_high")}
-        return found | interval | {"n": len(one), "paired": True}
+        return found | interval | {"n": len(change), "paired": True}
     up = np.hypot(b["ci_high"] - b["value"], a["value"] - a["ci_low"])
     down = np.hypot(b["value"] - b["ci_low"], a["ci_high"] - a["value"])
     return found | {
@@ -171,27 +182,95 @@ def _change(
 def parts_changed(model: HookedGPT2, other: HookedGPT2, names: Sequence[str]) -> pd.DataFrame:
     """By how much did each part's weights change? A row for each part that either has.
 
+    What there is of each token or position is compared as far as both models have it; the rest has
+    a row of its own, as ``embed[8192:8193]``. Where one model's unembedding has weights of its own,
+    both are compared by the unembedding that they use.
+
     Raises:
-        CircuitsError: when the parts have other shapes.
+        CircuitsError: when the parts have other shapes, or the same ids are other tokens.
     """
-    first, second = (
-        {(layer, part): tensors for layer, part, tensors in _parts(one)} for one in (model, other)
-    )
-    rows = []
+    untied = not (model.cfg.tied and other.cfg.tied)
+    both: list[dict[tuple[str, str], Tensors]] = [
+        {(layer, part): tensors for layer, part, tensors in _parts(one, untied)}
+        for one in (model, other)
+    ]
+    first, second = both
+    rows: list[dict[str, Any]] = []
     with torch.no_grad():
         for layer, part in dict.fromkeys([*first, *second]):
             own, new = first.get((layer, part)), second.get((layer, part))
-            only_in = names[0] if new is None else names[1] if own is None else None
-            about = {"component": _name(layer, part), "layer": layer, "part": part}
-            found = _weights_changed(about["component"], own, new)
-            rows.append({**about, **found, "only_in": only_in})
+            if part in ("embed", "logits"):
+                _require_same_tokens(part, model, other, names)
+            if own is not None and new is not None and part in _LISTED:
+                own, new, rest = _shared(part, own, new)
+                rows.append(_row(layer, part, own, new, names))
+                rows += [_row(layer, label, *pair, names) for label, pair in rest.items()]
+            else:
+                rows.append(_row(layer, part, own, new, names))
     frame: pd.DataFrame = pd.DataFrame(rows)
     return frame
 
 
-def _weights_changed(
-    name: str, own: Sequence[Tensor] | None, new: Sequence[Tensor] | None
-) -> dict[str, float]:
+def _row(
+    layer: str, part: str, own: Tensors | None, new: Tensors | None, names: Sequence[str]
+) -> dict[str, Any]:
+    only_in = names[0] if new is None else names[1] if own is None else None
+    about = {"component": _name(layer, part), "layer": layer, "part": part}
+    return {**about, **_weights_changed(about["component"], own, new), "only_in": only_in}
+
+
+def _shared(part: str, own: Tensors, new: Tensors) -> tuple[Tensors, Tensors, Rest]:
+    """The tokens or positions that both have, of either model; and those that only one has."""
+    axes = _LISTED[part][: len(own)]
+    sizes = [
+        [t.shape[i] for t, i in zip(one, axes, strict=True) if i is not None] for one in (own, new)
+    ]
+    if sizes[0] == sizes[1]:
+        return own, new, {}
+    least, most = sorted((sizes[0][0], sizes[1][0]))
+
+    def cut(one: Tensors, start: int, length: int, *, whole: bool) -> list[Tensor]:
+        return [
+            t if i is None else t.narrow(i, start, length)
+            for t, i in zip(one, axes, strict=True)
+            if whole or i is not None
+        ]
+
+    longer = own if sizes[0][0] == most else new
+    left = cut(longer, least, most - least, whole=False)
+    rest: Rest = {f"{part}[{least}:{most}]": (left, None) if longer is own else (None, left)}
+    return cut(own, 0, least, whole=True), cut(new, 0, least, whole=True), rest
+
+
+def _require_same_tokens(
+    part: str, model: HookedGPT2, other: HookedGPT2, names: Sequence[str]
+) -> None:
+    """Do the ids that both models have stand for the same tokens?
+
+    A special token may have another name, but not another place; an unused id may get a token.
+    """
+    one, two = model.tokenizer, other.tokenizer
+    if one is None or two is None or type(one) is not type(two):
+        return  # nothing says otherwise
+    if one.checksum == two.checksum:
+        return
+    read = [{i: token for token, i in each.ranks.items()} for each in (one, two)]
+    unused = {
+        i for each in (one, two) for token, i in each.special.items() if token.startswith(_UNUSED)
+    }
+    moved = {i for token, i in one.special.items() if two.special.get(token, i) != i}
+    for i in range(min(model.cfg.d_vocab, other.cfg.d_vocab)):
+        if i in moved or (read[0].get(i) != read[1].get(i) and i not in unused):
+            shapes = [tuple(each.W_E.shape) for each in (model, other)]
+            tokens = [each.token_strings([i])[0] for each in (one, two)]
+            raise CircuitsError(
+                f"the weights of {part} have the shapes {shapes[0]} and {shapes[1]}, but the "
+                f"vocabularies differ: token {i} is {tokens[0]!r} in {names[0]} and {tokens[1]!r} "
+                f"in {names[1]}; compare what the models do, with an analysis"
+            )
+
+
+def _weights_changed(name: str, own: Tensors | None, new: Tensors | None) -> dict[str, float]:
     norms = [np.nan if one is None else _norm(one) for one in (own, new)]
     change = share = np.nan
     if own is not None and new is not None:
@@ -202,7 +281,8 @@ def _weights_changed(
                 "of one width can be compared by their weights; compare what they do, with an "
                 "analysis"
             )
-        change = _norm([b - a for a, b in zip(own, new, strict=True)])
+        pairs = zip(own, new, strict=True)
+        change = _norm([wide(b.to(a.device)) - wide(a) for a, b in pairs])
         if norms[0] or not change:
             share = change / norms[0] if change else 0.0
     return {"value_a": norms[0], "value_b": norms[1], "norm": change, "value": share}
@@ -218,8 +298,8 @@ def _norm(tensors: Sequence[Tensor]) -> float:
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
-def _parts(model: HookedGPT2) -> Iterator[tuple[str, str, list[Tensor]]]:
-    """All weights of a model, each once: layer, part, tensors."""
+def _parts(model: HookedGPT2, untied: bool) -> Iterator[tuple[str, str, list[Tensor]]]:
+    """All weights of a model, each once: layer, part, tensors; `untied`, with the unembedding."""
     yield "ends", "embed", [model.W_E]
     if model.cfg.positional_embedding_type == "standard":
         yield "ends", "pos", [model.W_pos]
@@ -235,4 +315,4 @@ def _parts(model: HookedGPT2) -> Iterator[tuple[str, str, list[Tensor]]]:
         mlp = [getattr(model, name)[layer] for name in names]
         yield str(layer), "m", [*mlp, block.ln2.w, block.ln2.b]
     norm: list[Tensor] = [model.ln_final.w, model.ln_final.b]
-    yield "ends", "logits", norm if model.cfg.tied else [*norm, model.W_U, model.b_U]
+    yield "ends", "logits", [*norm, model.W_U, model.b_U] if untied else norm

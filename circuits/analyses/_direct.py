@@ -18,6 +18,7 @@ from circuits.decompose import accumulated_bias, center, through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import position_axis
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 from circuits.prompts import Prompts
 
 POS = "hook_pos_embed"
@@ -306,8 +307,3 @@ def _neurons(
     post = _taken(values, f"blocks.{layer}.mlp.hook_post", read)[:, list(chosen)]
     W_out = wide(model.blocks[layer].mlp.W_out[list(chosen)])
     return einsum(post, W_out, "r k, k d -> k r d")
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Sums of many parts need more digits than half precision has."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

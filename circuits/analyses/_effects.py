@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 
 from circuits.analyses._prompts import Batch
+from circuits.analyses._templates import measured_over, population_of, require_templates
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
 from circuits.model import HookedGPT2
-from circuits.prompts import Prompts
+from circuits.prompts import PromptFile, Prompts
 from circuits.registry import Progress, asked
 from circuits.result import Provenance, Result, provenance
 from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
@@ -51,7 +52,7 @@ MEANINGS = {
 PLAN_MEANINGS = {
     "task": "which prompts",
     "cells": "interventions, each of them on every prompt",
-    "prompts": "how many (of a file: estimated from its first block)",
+    "prompts": "how many",
     "forwards": "passes through the whole model that a loop would need",
     "work": "passes that are needed after all savings",
     "saved": "share of the passes that need not be computed",
@@ -101,7 +102,8 @@ def pair(prompts: Prompts, given: Mapping[str, Any], cells: Sequence[Cell]) -> S
     if direction == "denoise":
         prompts, other = replace(prompts, tokens=corrupted, corrupted=clean), clean
     source = Source("resample", other, prompts.mask)
-    return Sweep(prompts, metric_of(prompts, given), tuple(cells), source, clean=clean)
+    hold = given.get("hold", "all")
+    return Sweep(prompts, metric_of(prompts, given), tuple(cells), source, clean=clean, hold=hold)
 
 
 def parts_of(component: str | Component | Sequence[str | Component] | None) -> list[Component]:
@@ -129,6 +131,7 @@ def measured(
     `name` is the analysis'; for `differences` see `circuits.sweep.moments.moments`.
     """
     more: dict[str, Any] = {"full": full, "differences": differences}
+    require_templates(batches, given)
     about = {"analysis": name, **_arguments(name, given)}
     sizes = [batch.first.tokens.numel() / batch.share for batch in batches]
     parts = None if given["parts"] is None else Path(given["parts"])
@@ -145,13 +148,16 @@ def measured(
             resume=given["resume"] and (begun[i] or not any(begun)),
             progress=part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
         )
-        yield batch, survey(model, batch.blocks, make(batch), how, question=about, **more)
+        found = survey(model, batch.blocks, make(batch), how, question=about, **more)
+        yield batch, measured_over(found, batch, given)
 
 
 def _arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What an analysis was asked, but for how and where it shall run."""
     arguments = asked(name, given)["arguments"]
-    return {key: value for key, value in arguments.items() if key not in {*HOW, "file", "plan"}}
+    # What stands in the parts is of single prompts, whatever is said of them.
+    left_out = {*HOW, "file", "plan", "by", "cluster"}
+    return {key: value for key, value in arguments.items() if key not in left_out}
 
 
 def part_of(progress: Progress | None, before: float, own: float, total: float) -> Progress | None:
@@ -172,19 +178,27 @@ def planned(
     make: Callable[[Batch], MakeSweep],
     given: Mapping[str, Any],
 ) -> Result:
-    """What would be computed, and what would it cost? One row a batch; nothing is run."""
-    rows = []
+    """What would be computed, and what would it cost? One row a batch; nothing is run.
+
+    A file is read to its end, so that its prompts are counted and its lines known to be sound; what
+    they cost is estimated from its first block.
+    """
+    require_templates(batches, given)
+    rows, counts = [], []
     for batch in batches:
         found = plan(model, make(batch)(batch.first), memory=given["memory"])
+        n = batch.blocks.count() if isinstance(batch.blocks, PromptFile) else found.n_prompts
+        times = n / found.n_prompts
+        counts.append(n)
         rows.append(
             {
                 "task": batch.first.task,
                 "cells": found.n_cells,
-                "prompts": round(found.n_prompts / batch.share),
-                "forwards": round(found.forwards / batch.share),
-                "work": found.work / batch.share,
+                "prompts": n,
+                "forwards": round(found.forwards * times),
+                "work": found.work * times,
                 "saved": 1 - found.work / found.forwards,
-                "value": estimate(model, found) / batch.share,
+                "value": estimate(model, found) * times,
                 "bytes": found.bytes,
             }
         )
@@ -192,7 +206,7 @@ def planned(
         pd.DataFrame(rows),
         unit="seconds",
         title=f"What would {name} compute? ({model.cfg.model_name})",
-        provenance=source_of(model, name, batches, given),
+        provenance=source_of(model, name, batches, given, counts),
         axes=("task",),
         meanings=PLAN_MEANINGS,
     )
@@ -215,7 +229,19 @@ def source_of(
         task=", ".join(prompts.task for prompts in firsts),
         prompts=", ".join(sums),
         n_prompts=sum(counts),
+        population=_populations(batches, given, counts),
     )
+
+
+def _populations(
+    batches: Sequence[Batch], given: Mapping[str, Any], counts: Sequence[int]
+) -> str | None:
+    """Over which prompts are the means and intervals? Of several tasks, said of each."""
+    said = [population_of(batch, given, n) for batch, n in zip(batches, counts, strict=True)]
+    if len(set(said)) == 1:
+        return said[0]
+    named = zip(batches, said, strict=True)
+    return "; ".join(f"{batch.first.task}: {text}" for batch, text in named if text is not None)
 
 
 def _checksum(batch: Batch, n: int) -> str:

@@ -14,50 +14,63 @@ from einops import einsum, rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.analyses._weights import ROUNDING, centered
 from circuits.decompose import through_ln
 from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
+from circuits.precision import wide
 from circuits.prompts import make
+from circuits.prompts.repeated import ordinary_tokens
 
 POSITIONAL = ("previous-token", "current-token", "first-token")
 REPEATING = ("duplicate-token", "induction")
 COPIES = 4  # of Olsson et al.'s random tokens
 USUAL_LENGTH = 25
 EIGENVALUE_CONTROLS = 3
+TURNED = 99  # times that what heads read is turned at random
 NO_OUTPUT = 1e-9  # eigenvalues below this share of the matrices' norms are rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One kind's score and control of every head, [l h n]: n independent draws, or 1."""
+    """One kind's score and control of every head, [l h n]: n independent draws, or 1.
+
+    Attributes:
+        also: [l h n], what has to be above 0 as well, for a head to be of this kind.
+        null: [l h], what heads reach by chance, for a score that is not an average over draws.
+    """
 
     value: NDArray[np.float64]
     control: NDArray[np.float64]
+    also: NDArray[np.float64] | None = None
+    null: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class RandomTokens:
     """What the model reads: [n p] each, the second a control without any repetition.
 
-    `copies` is None where vocabulary or context is too small for repetitions.
+    `copies` is None where vocabulary or context is too small for repetitions; `lacking` says which.
     """
 
     copies: Tensor | None
     unrepeated: Tensor
+    lacking: str = ""
 
 
 def random_tokens(model: HookedGPT2, n: int, seed: int) -> RandomTokens:
     """BOS + r + r and BOS + 2n unrepeated tokens, or whatever fits into a small model."""
     try:
         prompts = make("repeated", model, n, seed)
-    except CircuitsError:
+    except CircuitsError as error:
         start, rng = start_tokens(model), np.random.default_rng(seed)
         width = min(2 * USUAL_LENGTH, model.cfg.n_ctx - len(start))
         drawn = rng.integers(0, model.cfg.d_vocab, (n, width)).tolist()
         tokens = torch.tensor([[*start, *row] for row in drawn], device=model.W_E.device)
-        return RandomTokens(None, tokens)
+        return RandomTokens(None, tokens, str(error))
     assert prompts.corrupted is not None
     return RandomTokens(prompts.tokens, prompts.corrupted)
 
@@ -89,15 +102,27 @@ def attention_scores(model: HookedGPT2, tokens: RandomTokens) -> dict[str, Score
     return {name: Scores(found[name], base[name]) for name in found}
 
 
-def prefix_matching(model: HookedGPT2, n: int, seed: int) -> Scores | None:
-    """Olsson et al.'s score on BOS and 4 copies of random tokens; None where these do not fit."""
-    if model.tokenizer is None:
-        return None
-    vocabulary, start = np.array(sorted(model.tokenizer.ranks.values())), start_tokens(model)
-    room = ((model.cfg.n_ctx - len(start)) // COPIES, len(vocabulary) // COPIES)
-    length = min(USUAL_LENGTH, *room)
+def prefix_matching(model: HookedGPT2, n: int, seed: int) -> Scores | str:
+    """How much attention goes to what followed earlier copies, on BOS and 4 copies of 25 tokens?
+
+    After Olsson et al. 2022, with two differences. They take the mean over all entries of the
+    pattern between a token and what followed its earlier copies; here a query's entries are summed,
+    so that a head that divides its attention among them scores 1, too. They leave out the most and
+    the least common tokens, without saying which; here all ordinary tokens are drawn from. Returns
+    what is too small, where four copies do not fit.
+    """
+    vocabulary, start = ordinary_tokens(model), start_tokens(model)
+    room = {
+        f"the context of {model.cfg.n_ctx} positions": (model.cfg.n_ctx - len(start)) // COPIES,
+        f"the vocabulary of {len(vocabulary)} tokens": len(vocabulary) // COPIES,
+    }
+    length = min(USUAL_LENGTH, *room.values())
     if length < 2:
-        return None
+        small = min(room, key=lambda where: room[where])
+        return (
+            f"{COPIES} copies of 2 different tokens, and as many tokens without a repetition, do "
+            f"not fit into {small}"
+        )
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(vocabulary, COPIES * length, replace=False) for _ in range(n)]
     copies = [[*start, *np.tile(row[:length], COPIES).tolist()] for row in drawn]
@@ -131,29 +156,38 @@ def _is_pattern(name: str) -> bool:
 
 
 def copying(model: HookedGPT2, tokens: Tensor) -> Scores:
-    """Does the direct path raise the attended token's logit, against the prompt's other tokens?
+    """Does the direct path raise the attended token's logit, and not those of the prompt's others?
 
-    What a head writes when it looks at token j goes through the unembedding; the rise of j's own
-    logit over the mean of the prompt's tokens, as a share of the largest rise or fall among them,
-    is averaged over all that the head looks at (its first token left out), weighted by attention.
-    1: j itself is raised most; -1: it is lowered most. Control: another token of the prompt.
+    Olsson et al. 2022, "Head activation evaluators": on 25 random tokens, what a head writes goes
+    through the unembedding; the mean of all logits is subtracted, and what is below is dropped.
+    With a, by how much the attended token's logit is raised, and t, the sum of that over all tokens
+    of the prompt, the ratio a / (a + t) is from 0 to 0.5, and scaled to -1 (only others are raised,
+    or nothing) to 1 (only the attended token). What they leave open: here a and t are taken of what
+    is moved from each token alone, and summed with attention as weight. A start token, or whatever
+    comes first, where heads rest, is left out. Control: another token of the prompt.
     """
+    tokens = tokens[:, : 1 + USUAL_LENGTH]
     kept = ("hook_pattern", "hook_v")
     _, cache = model.run_with_cache(
-        tokens, names_filter=lambda name: name.endswith(kept), return_type=None
+        tokens,
+        attention_mask=all_real(tokens),
+        names_filter=lambda name: name.endswith(kept),
+        return_type=None,
     )
-    unembed = rearrange(to_logits(model)[:, tokens], "d b u -> b d u")
+    unembed = rearrange(to_logits(model)[:, tokens[:, 1:]], "d b u -> b d u")
     values: list[Tensor] = []
     controls: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
-        weight = cache["pattern", layer].sum(2)[..., 1:]  # [b h k]
-        wrote = einsum(cache["v", layer], block.attn.W_O, "b k h e, h e d -> b h k d")
-        rise = einsum(wrote[:, :, 1:], unembed[..., 1:], "b h k d, b d u -> b h k u")
-        rise = rise - rise.mean(-1, keepdim=True)
-        share = rise / rise.abs().amax(-1, keepdim=True).clamp(min=1e-30)
-        for out, one in ((values, share), (controls, share.roll(1, -1))):
-            own = one.diagonal(dim1=-2, dim2=-1)
-            out.append((own * weight).sum(-1) / weight.sum(-1).clamp(min=1e-30))
+        weight = wide(cache["pattern", layer]).sum(2)[..., 1:]  # [b h k]
+        v, W_O = wide(cache["v", layer][:, 1:]), wide(block.attn.W_O)
+        wrote = einsum(v, W_O, "b k h e, h e d -> b h k d")
+        rise = einsum(wrote, unembed, "b h k d, b d u -> b h k u")
+        size = wrote.norm(dim=-1, keepdim=True) * unembed.norm(dim=1)[:, None, None]
+        rise = torch.where(rise > ROUNDING * size, rise, 0.0)
+        whole = (rise.sum(-1) * weight).sum(-1)
+        for out, one in ((values, rise), (controls, rise.roll(1, -1))):
+            own = (one.diagonal(dim1=-2, dim2=-1) * weight).sum(-1)
+            out.append(4 * own / (own + whole).clamp(min=1e-30) - 1)
     return Scores(*(numbers(rearrange(x, "l b h -> l h b")) for x in (values, controls)))
 
 
@@ -163,30 +197,62 @@ def eigenvalue_copying(model: HookedGPT2, seed: int) -> Scores:
     The matrix W_E W_V W_O W_U (Elhage et al. 2021), through the weights of both LayerNorms, is
     vocabulary by vocabulary, but its eigenvalues but for zeros are those of the d_head by d_head
     matrix W_O (W_U W_E) W_V. Control: tokens that are embedded as other, random tokens.
+
+    Few eigenvalues are often of one sign by chance, a single one always, and so are those of a
+    matrix that one singular value rules. So a score also has to exceed what heads reach, of the
+    same singular values, that read in random directions (Westfall and Young 1993, max T): it has to
+    be more standard deviations above its head's mean than any head is in 99 draws. Of models in
+    which no head copies, one in 100 has a head that does so.
     """
     generator = torch.Generator().manual_seed(seed)
-    embed, unembed = model.W_E.double(), to_logits(model).double()
+    embed, unembed = centered(model, model.W_E.double()), to_logits(model).double()
     orders = [torch.arange(len(embed))]
     orders += [torch.randperm(len(embed), generator=generator) for _ in range(EIGENVALUE_CONTROLS)]
+    read = torch.stack([_reading(model, layer) for layer in range(model.cfg.n_layers)])
+    written = torch.stack([block.attn.W_O.double() for block in model.blocks])
     found = []
     for order in orders:
-        through = unembed @ embed[order.to(embed.device)]  # [d d]
-        found.append([_positivity(model, layer, through) for layer in range(model.cfg.n_layers)])
-    scores = numbers([torch.stack(each) for each in found])
-    return Scores(scores[0][..., None], scores[1:].mean(0)[..., None])
+        inner = unembed @ embed[order.to(embed.device)] @ read  # [l h d e]
+        size = written.flatten(2).norm(dim=2) * inner.flatten(2).norm(dim=2)
+        found.append(_positivity(written @ inner, NO_OUTPUT * size))
+    scores = numbers(found)
+    drawn = _by_chance(written @ (unembed @ embed), read, generator)
+    mean, deviation = drawn.mean(0), drawn.std(0)
+    highest = ((drawn - mean) / deviation.clip(min=1e-30)).max()
+    null = mean + highest * deviation
+    return Scores(scores[0][..., None], scores[1:].mean(0)[..., None], null=null)
 
 
-def _positivity(model: HookedGPT2, layer: int, through: Tensor) -> Tensor:
-    """Sum of eigenvalues over sum of moduli, of each head of a layer [h]."""
-    attn = model.blocks[layer].attn
-    reading = through_ln(model, rearrange(attn.W_V, "h d e -> d (h e)"), layer).double()
-    inner = rearrange(through @ reading, "d (h e) -> h d e", h=model.cfg.n_heads)
-    matrix = attn.W_O.double() @ inner  # [h e e]
+def _reading(model: HookedGPT2, layer: int) -> Tensor:
+    """What each head of a layer reads from the stream into its values: [h d e]."""
+    W_V = rearrange(model.blocks[layer].attn.W_V, "h d e -> d (h e)")
+    read = through_ln(model, W_V, layer).double()
+    return rearrange(read, "d (h e) -> h d e", h=model.cfg.n_heads)
+
+
+def _by_chance(written: Tensor, read: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
+    """The scores [draw l h] of heads that read in random directions, but as strongly as these do.
+
+    `written` is W_O (W_U W_E) [l h e d], `read` is W_V [l h d e].
+    """
+    strength = torch.linalg.qr(read, mode="r").R  # what is left of W_V but for directions
+    shape = (*read.shape[:-1], strength.shape[-2])
+    scores = []
+    for _ in range(TURNED):
+        drawn = torch.randn(shape, generator=generator, dtype=read.dtype).to(read.device)
+        # G R^-1 with R^T R = G^T G are random orthonormal directions, without a slow decomposition.
+        root = torch.linalg.cholesky(drawn.mT @ drawn, upper=True)
+        matrix = written @ drawn @ torch.linalg.solve_triangular(root, strength, upper=True)
+        scores.append(_positivity(matrix, NO_OUTPUT * matrix.flatten(2).norm(dim=2)))
+    return numbers(scores)
+
+
+def _positivity(matrix: Tensor, least: Tensor) -> Tensor:
+    """Sum of eigenvalues over that of moduli, 0 where these are below `least`: [l h e e], [l h]."""
     values = torch.linalg.eigvals(matrix)
     moduli = values.abs().sum(-1)
-    size = attn.W_O.double().flatten(1).norm(dim=1) * inner.flatten(1).norm(dim=1)
-    least = NO_OUTPUT * size.clamp(min=1e-30)
-    return torch.where(moduli > least, values.real.sum(-1) / moduli.clamp(min=1e-30), 0.0)
+    share = values.real.sum(-1) / moduli.clamp(min=1e-30)
+    return torch.where(moduli > least.clamp(min=1e-30), share, 0.0)
 
 
 def to_logits(model: HookedGPT2) -> Tensor:
@@ -194,7 +260,7 @@ def to_logits(model: HookedGPT2) -> Tensor:
 
     What all logits have in common changes no prediction.
     """
-    unembed = through_ln(model, model.W_U)
+    unembed = through_ln(model, wide(model.W_U))
     return unembed - unembed.mean(1, keepdim=True)
 
 

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.errors import CircuitsError, nearest
+from circuits.intervals import REAL, RIGHT_OR_WRONG, SHARE, Scale
 
 ATTENTION, COPYING = "share of attention", "copying score"
+# What one prompt's score can be: a name or an item is answered right or not.
+_SCALES = {
+    ATTENTION: SHARE,
+    "share of items": RIGHT_OR_WRONG,
+    "share of names": RIGHT_OR_WRONG,
+}
 
 
 @dataclass(frozen=True)
@@ -18,11 +25,12 @@ class Kind:
         name: of the kind.
         unit: of its score.
         behavior: the prompts on which ablating such a head is expected to cost something.
-        margin: by how much the lower end of the score's interval has to exceed the control, and 0,
-            for a head to be of this kind.
+        margin: by how much the lower end of the score's interval has to exceed the control, and
+            the floor, `floor`, for a head to be of this kind.
         group: a head of several kinds is called by one of the first group among them: what it does
-            with any text (0), with names or series (1), where else it looks (2), what it would
-            write (3).
+            with any text (0), with names or series (1), with all names alike (2), where else it
+            looks (3), what it would write (4).
+        floor: what the control counts as at least: 0, unless chance is below 0.
     """
 
     name: str
@@ -30,6 +38,12 @@ class Kind:
     behavior: str
     margin: float
     group: int
+    floor: float = 0.0
+
+    @property
+    def scale(self) -> Scale:
+        """Which numbers can a prompt's score be?"""
+        return _SCALES.get(self.unit, REAL)
 
 
 # A quarter of all attention, or of a logit; half of it for what many heads have a little of.
@@ -40,18 +54,20 @@ KINDS: Mapping[str, Kind] = {
         Kind("duplicate-token", ATTENTION, "repeated", 0.25, 0),
         Kind("previous-token", ATTENTION, "repeated", 0.25, 0),
         Kind("name-mover", "logits", "ioi", 0.25, 1),
+        Kind("name-copier", "logits", "ioi", 0.25, 2),
         Kind("s-inhibition", "attention score", "ioi", 0.25, 1),
         Kind("negative", "logits", "ioi", 0.25, 1),
         Kind("successor", "share of items", "successor", 0.25, 1),
-        Kind("prefix-matching", ATTENTION, "repeated", 0.25, 2),
-        Kind("current-token", ATTENTION, "repeated", 0.25, 2),
-        Kind("first-token", ATTENTION, "repeated", 0.5, 2),
-        Kind("copying", COPYING, "repeated", 0.5, 3),
-        Kind("ov-copying", COPYING, "repeated", 0.5, 3),
-        Kind("name-copying", "share of names", "ioi", 0.5, 3),
+        Kind("prefix-matching", ATTENTION, "repeated", 0.25, 3),
+        Kind("current-token", ATTENTION, "repeated", 0.25, 3),
+        Kind("first-token", ATTENTION, "repeated", 0.5, 3),
+        Kind("copying", COPYING, "repeated", 0.5, 4, floor=-1.0),
+        Kind("ov-copying", COPYING, "repeated", 0.5, 4),
+        Kind("name-copying", "share of names", "ioi", 0.5, 4),
     )
 }
-NAMES = ("name-mover", "s-inhibition", "negative", "name-copying")  # those scored on ioi
+# Those scored on ioi; the last by weights and the names alone.
+NAMES = ("name-mover", "name-copier", "s-inhibition", "negative", "name-copying")
 WRITING = (*NAMES, "copying", "ov-copying", "successor")  # those scored by what a head writes
 NONE = "none"
 

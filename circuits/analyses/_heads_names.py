@@ -5,7 +5,7 @@ Shapes: l layer, h head, b prompt, q query, k key, d d_model, e d_head, s items 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,15 @@ from einops import einsum, rearrange
 from torch import Tensor
 
 from circuits.analyses._heads_attention import Scores, numbers, start_tokens, to_logits
+from circuits.analyses._heads_clear import are_clear
+from circuits.analyses._heads_kinds import KINDS
+from circuits.analyses._weights import ROUNDING, product_scales
 from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
+from circuits.precision import wide
 from circuits.prompts import Example, Prompts, assemble
 from circuits.tokenizer import Tokenizer
 
@@ -35,8 +40,10 @@ SERIES = (
     "a b c d e f g h i j k l m n o p q r s t u v w x y z",
 )
 LEAST_PAIRS = 5  # of neighbors that are single tokens; with fewer a score says nothing
+NO_MOVERS = "no head is clearly a name mover, whose attention such a head would shift"
 SHOWN = 3  # items of a series in a prompt that asks for the next one
-_KEPT = ("hook_pattern", "hook_v", "hook_k", "ln1.hook_scale", "ln_final.hook_scale")
+_LAST_SCALE = "ln_final.hook_scale"
+_KEPT = ("hook_pattern", "hook_v", "hook_k", "ln1.hook_scale", _LAST_SCALE)
 
 
 def check_ioi(prompts: Prompts) -> Prompts:
@@ -78,89 +85,135 @@ class _Run:
         )
         rows, end = torch.arange(len(tokens)), prompts.roles["END"]
         layers = range(model.cfg.n_layers)
-        looks = torch.stack([cache["pattern", layer][rows, :, end] for layer in layers])
-        return cls(cache, prompts, looks, torch.stack([cache["v", layer] for layer in layers]))
+        looks = torch.stack([wide(cache["pattern", layer][rows, :, end]) for layer in layers])
+        values = torch.stack([wide(cache["v", layer]) for layer in layers])
+        return cls(cache, prompts, looks, values)
 
     def wrote(self, model: HookedGPT2, role: str) -> Tensor:
         """What the heads move from this role to END: [l b h d]."""
         rows, at = torch.arange(len(self.prompts)), self.prompts.roles[role]
         weight, values = self.looks[:, rows, :, at], self.values[:, rows, at]
         weight = rearrange(weight, "b l h -> l b h")  # two index tensors apart come first
-        moved = [
-            einsum(value, block.attn.W_O, "b h e, h e d -> b h d")
-            for value, block in zip(values, model.blocks, strict=True)
-        ]
-        return weight[..., None] * torch.stack(moved)
+        return weight[..., None] * _through_outputs(model, values)
+
+    def wrote_in_all(self, model: HookedGPT2) -> Tensor:
+        """What the heads write at END, from wherever they look: [l b h d]."""
+        z = einsum(self.looks, self.values, "l b h k, l b k h e -> l b h e")
+        return _through_outputs(model, z)
 
     def end_scale(self, site: str) -> Tensor:
         """LayerNorm's scale at END: [b 1]."""
-        scale: Tensor = self.cache[site][torch.arange(len(self.prompts)), self.prompts.roles["END"]]
-        return scale
+        rows, end = torch.arange(len(self.prompts)), self.prompts.roles["END"]
+        return wide(self.cache[site][rows, end])
 
 
-def name_scores(model: HookedGPT2, prompts: Prompts) -> dict[str, Scores]:
-    """Name-mover, S-inhibition and negative scores; `prompts` as `check_ioi` takes them.
+def _through_outputs(model: HookedGPT2, values: Tensor) -> Tensor:
+    """Each head's values, by way of its W_O: [l b h e] -> [l b h d]."""
+    wrote = [
+        einsum(value, wide(block.attn.W_O), "b h e, h e d -> b h d")
+        for value, block in zip(values, model.blocks, strict=True)
+    ]
+    return torch.stack(wrote)
 
-    name-mover: what a head moves from IO to END, that is attention times value, directly adds to
-    the logit difference IO - S. negative: what it moves from IO and S1 to END takes from the logits
-    of the names it comes from. s-inhibition: what it moves from
-    S2 to END adds to the name movers' attention scores of IO less those of S1, averaged over heads
-    weighted by their name-mover scores above 0. LayerNorms' scales are held.
+
+def name_scores(model: HookedGPT2, prompts: Prompts) -> dict[str, Scores | str]:
+    """Name-mover, name-copier, S-inhibition and negative scores; `prompts` as `check_ioi` wants.
+
+    name-mover: what all that a head writes at END directly adds to the logit difference IO - S;
+    what it moves from IO there, attention times value, has to add to it, too. name-copier: what it
+    moves from IO adds to the logit of IO, or from S1 and S2 to that of S, whichever is less in the
+    mean over prompts; the control is what the same adds to the other name's logit. negative: what
+    it moves from IO and S1 takes from the logits of the names it comes from; all that it writes has
+    to take from IO - S, too. s-inhibition: what it moves from S2 to END adds to the name movers'
+    attention scores of IO less those of S1, averaged over all heads that are clearly name movers,
+    weighted by their scores; why there is none, where no head is. LayerNorms' scales are held.
     """
     assert prompts.corrupted is not None
     clean, twin = (_Run.of(model, prompts, t) for t in (prompts.tokens, prompts.corrupted))
-    movers, controls = (_moved_names(model, run) for run in (clean, twin))
-    weights = movers.mean(1).clamp(min=0)  # [l h]
-    inhibition, without = (_inhibition(model, run, weights) for run in (clean, twin))
-    taken, other = _suppression(model, clean)
-    return {
-        "name-mover": _scores(movers, controls),
-        "s-inhibition": _scores(inhibition, without),
-        "negative": _scores(taken, other),
+    direct, without = (_of_io_over_s(model, run, None) for run in (clean, twin))
+    movers = _scores(direct, without, also=_of_io_over_s(model, clean, "IO"))
+    found: dict[str, Scores | str] = {
+        "name-mover": movers,
+        "name-copier": _scores(*_copied(model, clean)),
+        "s-inhibition": NO_MOVERS,
+        "negative": _scores(*_suppression(model, clean), also=-direct),
     }
+    clear = torch.as_tensor(are_clear(KINDS["name-mover"], movers), device=direct.device)
+    if clear.any():
+        weights = torch.where(clear, direct.mean(1), 0.0)  # [l h]
+        found["s-inhibition"] = inhibition(model, (clean, twin), weights)
+    return found
 
 
-def _scores(value: Tensor, control: Tensor) -> Scores:
+def _scores(value: Tensor, control: Tensor, also: Tensor | None = None) -> Scores:
     """[l b h] each"""
     value, control = (rearrange(x, "l b h -> l h b") for x in (value, control))
-    return Scores(numbers(value), numbers(control))
+    beside = None if also is None else numbers(rearrange(also, "l b h -> l h b"))
+    return Scores(numbers(value), numbers(control), beside)
 
 
-def _moved_names(model: HookedGPT2, run: _Run) -> Tensor:
-    """[l b h], in logits: of IO over S, of the clean prompts' names in either run"""
+def _of_io_over_s(model: HookedGPT2, run: _Run, role: str | None) -> Tensor:
+    """[l b h], in logits: what is moved from this role, or written in all, adds to IO - S.
+
+    Of the clean prompts' names in either run.
+    """
     prompts = run.prompts
     assert prompts.answers is not None
     assert prompts.distractors is not None
     unembed = to_logits(model).T
     direction = unembed[prompts.answers] - unembed[prompts.distractors]
-    added = einsum(run.wrote(model, "IO"), direction, "l b h d, b d -> l b h")
-    return added / run.end_scale("ln_final.hook_scale")
+    wrote = run.wrote_in_all(model) if role is None else run.wrote(model, role)
+    return einsum(wrote, direction, "l b h d, b d -> l b h") / run.end_scale(_LAST_SCALE)
+
+
+def _copied(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
+    """[l b h], in logits: by how much the name that is raised less is; and the other one by that"""
+    moved = {"IO": run.wrote(model, "IO"), "S1": run.wrote(model, "S1") + run.wrote(model, "S2")}
+    (io, s), (s_by_io, io_by_s) = _on_names(model, run, moved)
+    # Which name a head looks at may depend on the prompt, so that in each it copies only one.
+    io_less = io.mean(1, keepdim=True) < s.mean(1, keepdim=True)
+    return torch.where(io_less, io, s), torch.where(io_less, s_by_io, io_by_s)
 
 
 def _suppression(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
     """[l b h], in logits: what the moved names lose; what the other name loses, as control"""
+    moved = {role: run.wrote(model, role) for role in ("IO", "S1")}
+    own, other = _on_names(model, run, moved)
+    return -torch.stack(own).sum(0), -torch.stack(other).sum(0)
+
+
+def _on_names(
+    model: HookedGPT2, run: _Run, moved: Mapping[str, Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What is moved from IO and from S1 [l b h d] adds to that name's logit, and to the other's."""
     unembed, rows = to_logits(model).T, torch.arange(len(run.prompts))
-    scale = run.end_scale("ln_final.hook_scale")
-    lost: list[Tensor] = []
+    scale = run.end_scale(_LAST_SCALE)[..., None]
+    own: list[Tensor] = []
     other: list[Tensor] = []
     for role, twin in (("IO", "S1"), ("S1", "IO")):
-        wrote = run.wrote(model, role) / scale[..., None]
-        for out, name in ((lost, role), (other, twin)):
+        for out, name in ((own, role), (other, twin)):
             tokens = run.prompts.tokens[rows, run.prompts.roles[name]]
-            out.append(-einsum(wrote, unembed[tokens], "l b h d, b d -> l b h"))
-    return torch.stack(lost).sum(0), torch.stack(other).sum(0)
+            out.append(einsum(moved[role] / scale, unembed[tokens], "l b h d, b d -> l b h"))
+    return own, other
+
+
+def inhibition(model: HookedGPT2, runs: Sequence[_Run], weights: Tensor) -> Scores:
+    """S-inhibition of the heads with these weights [l h]; `runs` are clean and corrupted."""
+    return _scores(*(_inhibition(model, run, weights) for run in runs))
 
 
 def _inhibition(model: HookedGPT2, run: _Run, weights: Tensor) -> Tensor:
-    """[l b h], in nats of attention score"""
-    wrote = run.wrote(model, "S2")
+    """[l b h], in nats of attention score; not a number where scores are no products"""
+    wrote, scales = run.wrote(model, "S2"), product_scales(model)
+    if scales is None:
+        return torch.full_like(wrote[..., 0], torch.nan)
     rows, roles = torch.arange(len(run.prompts)), run.prompts.roles
     total = torch.zeros_like(wrote[..., 0])
     for layer in range(1, model.cfg.n_layers):
-        block, keys = model.blocks[layer], run.cache["k", layer]
-        apart = (keys[rows, roles["IO"]] - keys[rows, roles["S1"]]) / model.cfg.d_head**0.5
+        block, keys = model.blocks[layer], wide(run.cache["k", layer])
+        apart = (keys[rows, roles["IO"]] - keys[rows, roles["S1"]]) / scales[layer]
         # What a query's residual stream has to hold for the movers of this layer to turn to IO.
-        wanted = einsum(weights[layer], block.attn.W_Q, apart, "h, h d e, b h e -> b d")
+        wanted = einsum(weights[layer], wide(block.attn.W_Q), apart, "h, h d e, b h e -> b d")
         wanted = through_ln(model, wanted.T, layer).T
         wanted = wanted / run.end_scale(f"blocks.{layer}.ln1.hook_scale")
         total[:layer] += einsum(wrote[:layer], wanted, "l b h d, b d -> l b h")
@@ -172,36 +225,43 @@ def name_copying(model: HookedGPT2, prompts: Prompts) -> Scores:
 
     What enters layer 1 at IO and S1 (in layer 0: the embedding) goes through each head's values and
     outputs as if it were attended to, then through the final LayerNorm and the unembedding (Wang et
-    al. 2022). Control: the prompt's other name.
+    al. 2022). Each name is asked once, where it first comes: [l h names], for a name that comes
+    again says little new. Control: the prompt's other name.
     """
     sites = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"]
     options = {"names_filter": sites, "stop_at_layer": 1, "attention_mask": prompts.mask}
     _, cache = model.run_with_cache(prompts.tokens, **options)
-    rows = torch.arange(len(prompts))
-    io, s = (prompts.tokens[rows, prompts.roles[role]] for role in ("IO", "S1"))
+    rows, at = torch.arange(len(prompts)), [prompts.roles[role] for role in ("IO", "S1")]
+    io, s = (prompts.tokens[rows, where] for where in at)
+    names, others = torch.cat([io, s]), torch.cat([s, io])
+    first = {int(name): i for i, name in reversed([*enumerate(names.tolist())])}
+    asked = torch.tensor(sorted(first.values()), device=names.device)
     values: list[Tensor] = []
     controls: list[Tensor] = []
     for layer in range(model.cfg.n_layers):
         stream = cache[sites[min(layer, 1)]]
-        hits = [
-            _among_top(model, layer, stream[rows, prompts.roles[role]], both)
-            for role, *both in (("IO", io, s), ("S1", s, io))
-        ]
-        for out, which in ((values, 0), (controls, 1)):
-            out.append((hits[0][which] + hits[1][which]) / 2)
+        read = torch.cat([stream[rows, where] for where in at])[asked]
+        hits = _among_top(model, layer, read, (names[asked], others[asked]))
+        for out, hit in zip((values, controls), hits, strict=True):
+            out.append(hit)
     return _scores(torch.stack(values), torch.stack(controls))
 
 
 def _among_top(
     model: HookedGPT2, layer: int, stream: Tensor, tokens: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Are these tokens [b] among the top 5? Of streams [b d]: [b h] for each of the tokens."""
+    """Are these tokens [b] among the top 5? Of streams [b d]: [b h] for each of the tokens.
+
+    Among as many, or more, that are as high as it, a token is not: of a head that writes nothing
+    all are. Logits that differ by mere rounding are as high.
+    """
     wrote = _through_heads(model, layer, stream)
     found = []
     for head in range(wrote.shape[1]):  # a vocabulary's logits for one head at a time
         logits = model.unembed(model.ln_final.plain(wrote[:, head])[:, None])[:, 0]
+        rounding = ROUNDING * logits.abs().amax(-1, keepdim=True)
         own = [logits.gather(1, each[:, None]) for each in tokens]
-        found.append([((logits > each).sum(-1) < TOP).float() for each in own])
+        found.append([((logits >= each - rounding).sum(-1) <= TOP).float() for each in own])
     return [torch.stack(each, 1) for each in zip(*found, strict=True)]
 
 
@@ -252,13 +312,15 @@ def successors(model: HookedGPT2, runs: Sequence[Sequence[int]]) -> Scores:
         items = torch.tensor(run, device=unembed.device)
         start = torch.tensor([start_tokens(model)] * len(items), dtype=torch.long)
         alone = torch.cat([start.to(items.device), items[:, None]], 1)
-        embedded = model(alone, stop_at_layer=0)[:, -1]
-        after = model(alone, stop_at_layer=1)[:, -1]
+        every = all_real(alone)
+        embedded = model(alone, attention_mask=every, stop_at_layer=0)[:, -1]
+        after = model(alone, attention_mask=every, stop_at_layer=1)[:, -1]
         for layer in range(model.cfg.n_layers):
             wrote = _through_heads(model, layer, after if layer else embedded)
-            logits = einsum(wrote, unembed[:, items], "s h d, d t -> s h t")[:-1]
-            best = logits.amax(-1, keepdim=True)
-            is_best = (logits == best) & ((logits == best).sum(-1, keepdim=True) == 1)
+            logits = einsum(wide(wrote), unembed[:, items], "s h d, d t -> s h t")[:-1]
+            # One that others equal, but for rounding, is not raised most.
+            ahead = logits.amax(-1, keepdim=True) - ROUNDING * logits.abs().amax(-1, keepdim=True)
+            is_best = (logits >= ahead) & ((logits >= ahead).sum(-1, keepdim=True) == 1)
             where = torch.arange(len(run) - 1)
             values.append(is_best[where, :, where + 1].double())
             other = is_best.any(-1) & ~is_best[where, :, where]

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from circuits.analyses._text import TextFile, averaged
 from circuits.components import Component
+from circuits.intervals import SHARE
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.registry import Progress
 from circuits.sweep.moments import Moments
 
@@ -47,8 +49,8 @@ def classes_of(model: HookedGPT2) -> Tensor:
     """The class of every token of the vocabulary, as an index into CLASSES [v]."""
     tokenizer = model.require_tokenizer()
     names = [class_of(tokenizer.decode([i])) for i in range(model.cfg.d_vocab)]
-    if tokenizer.bos_id is not None:
-        names[tokenizer.bos_id] = "special"
+    for token in tokenizer.roles.ids.intersection(tokenizer.special.values()):
+        names[token] = "special"
     return torch.tensor([CLASSES.index(name) for name in names], device=model.W_E.device)
 
 
@@ -61,7 +63,10 @@ def activations(
     for tokens, done in text:
         with torch.inference_mode():
             _, cache = model.run_with_cache(
-                tokens, names_filter=sites, stop_at_layer=max(layers) + 1
+                tokens,
+                attention_mask=all_real(tokens),  # documents end anywhere in a window
+                names_filter=sites,
+                stop_at_layer=max(layers) + 1,
             )
         yield tokens, [cache[site][:, n_start:].float() for site in sites]
         if progress is not None:
@@ -189,7 +194,7 @@ class Overview:
 
     def add(self, tokens: Tensor, acts: Tensor, n_start: int) -> None:
         """These windows [b p], and the layer's activations in them [b p m]."""
-        block = averaged((acts > 0).double().mean(1).T.cpu().numpy())
+        block = averaged((acts > 0).double().mean(1).T.cpu().numpy(), SHARE)
         self.active = block if self.active is None else self.active.merge(block)
         ids = tokens[:, n_start:].flatten()
         flat = acts.flatten(0, 1)

@@ -15,6 +15,7 @@ from circuits import decompose
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 
 ROWS = 4096  # tokens of the vocabulary at a time
 
@@ -41,7 +42,7 @@ def value_logits(model: HookedGPT2, neuron: Component) -> Tensor:
                 f"{neuron} writes nothing: its row of W_out is 0; choose another neuron"
             )
         through = decompose.center(model, value[None])[0] * model.ln_final.w
-        logits = (through @ model.W_U).double()
+        logits = (through @ wide(model.W_U)).double()
     return logits - logits.mean()
 
 
@@ -84,11 +85,12 @@ def triggers(model: HookedGPT2, neuron: Component, top: int) -> pd.DataFrame:
             x = model.W_E[at : at + ROWS]
             with_mlp = x + first.mlp.plain(first.ln2.plain(x)) if layer else x
             for found, stream in ((effective, with_mlp), (alone, x)):
-                found.append((block.ln2.plain(stream) @ key + block.mlp.b_in[index]).double())
-    match, plain = torch.cat(effective), torch.cat(alone)
-    rows = _ranked(model, neuron, match.topk(top).indices, match, {})
+                match = wide(block.ln2.plain(stream)) @ wide(key) + block.mlp.b_in[index]
+                found.append(match.double())
+    every, plain = torch.cat(effective), torch.cat(alone)
+    rows = _ranked(model, neuron, every.topk(top).indices, every, {})
     frame: pd.DataFrame = pd.DataFrame(rows)
-    frame["alone"] = [float(plain[token]) for token in match.topk(top).indices]
+    frame["alone"] = [float(plain[token]) for token in every.topk(top).indices]
     return frame
 
 

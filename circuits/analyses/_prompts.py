@@ -10,7 +10,7 @@ from typing import Any
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import USUAL, Mark, PromptFile, Prompts, make, suitable_tasks
-from circuits.prompts.user import Row, from_rows
+from circuits.prompts.user import Row, from_rows, listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,9 @@ def _whole(model: HookedGPT2, given: Mapping[str, Any]) -> list[Prompts]:
 
 
 def _own(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
-    """The prompts that were given as text, each with its twin if there are any."""
-    texts, twins = _listed(given["prompt"]), _listed(given.get("corrupted"))
+    """The prompts that were given as text or token ids, each with its twin if there are any."""
+    texts = listed(model, given["prompt"])
+    twins = () if given.get("corrupted") is None else listed(model, given["corrupted"])
     if twins and len(twins) != len(texts):
         raise CircuitsError(
             f"{len(texts)} prompts and {len(twins)} corrupted twins were given; give each prompt "
@@ -77,10 +78,6 @@ def _own(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
         for i, text in enumerate(texts)
     ]
     return from_rows(model, rows, "prompt")
-
-
-def _listed(texts: str | Sequence[str] | None) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts or ())
 
 
 def _of_file(model: HookedGPT2, path: Path) -> Batch:

@@ -35,8 +35,9 @@ def reference(
         words = f"the mean over the {n_tokens} tokens of {which}"
         return Source(method, first.tokens, first.mask), words
     if method == "position-mean":
-        words = f"the mean at each position, over those of {which} that are as long"
-        return Source(method, first.tokens, first.mask), words
+        alike = "as long" if first.templates is None else "as long and of the same template"
+        words = f"the mean at each position, over those of {which} that are {alike}"
+        return Source(method, first.tokens, first.mask, templates=first.templates), words
     if method == "noise":
         # Every block of a long input draws anew.
         seed = given["seed"] + int(prompts.checksum[:8], 16)

@@ -12,13 +12,14 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from circuits.analyses._direct import OTHER, wide
+from circuits.analyses._direct import OTHER
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import position_axis
 from circuits.model import HookedGPT2
+from circuits.precision import wide
 from circuits.prompts import Prompts
 
 _LABEL = re.compile(r"L(\d+)H(\d+)|(\d+)_mlp_out|(pos)_embed|(.+)")
@@ -45,9 +46,9 @@ def run(model: HookedGPT2, prompts: Prompts, head: Component, *, sources: bool) 
     """What passes the sites that the score of this head depends on?
 
     Raises:
-        CircuitsError: where positions act on queries and keys.
+        CircuitsError: where positions act on queries and keys, or scores are capped.
     """
-    if model.cfg.positional_embedding_type != "standard":
+    if model.cfg.positional_embedding_type != "standard" or model.cfg.scores_soft_cap:
         raise _no_product(model)
     layer = head.layer or 0
     sites = ["blocks.0.hook_resid_pre", "hook_embed"]
@@ -145,7 +146,7 @@ def require_product(model: HookedGPT2, found: Tensor, expected: Tensor, size: Te
 def _no_product(model: HookedGPT2) -> CircuitsError:
     return CircuitsError(
         f"the attention scores of {model.cfg.model_name} are more than queries times keys over "
-        "the root of d_head (rotary positions, or another scale), so they cannot be taken apart"
+        "a number (rotary positions, or a soft cap), so they cannot be taken apart"
     )
 
 

@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.errors import CircuitsError, TokenError
+from circuits.intervals import REAL, Scale
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
+from circuits.precision import wide
 from circuits.prompts.prompts import start_tokens
 from circuits.result import Provenance
-from circuits.sweep.moments import Moments, moments
+from circuits.sweep.moments import Moments, Scales, moments
 
 PIECE = 1 << 16  # characters read at a time
 LONGEST = 1 << 20  # characters without a space that are still encoded as one
@@ -125,6 +128,10 @@ class TextFile:
         text = ""
         with self.path.open("rb") as raw, io.TextIOWrapper(raw, "utf-8-sig") as file:
             while more := file.read(PIECE):
+                if "\0" in more:
+                    raise CircuitsError(
+                        f"{self.path} has NUL characters, as UTF-16 text does; save it as UTF-8"
+                    )
                 text += more
                 seams = [match.start() for match in _SEAM.finditer(text, max(0, len(text) - 4096))]
                 if seams or len(text) > LONGEST:
@@ -156,23 +163,24 @@ def losses(model: HookedGPT2, tokens: Tensor) -> NDArray[np.float64]:
     larger than the model.
     """
     with torch.inference_mode():
-        stream = model(tokens, stop_at_layer=model.cfg.n_layers)
+        every = all_real(tokens)  # documents end anywhere in a window
+        stream = model(tokens, attention_mask=every, stop_at_layer=model.cfg.n_layers)
         step = max(1, LOGITS // (len(tokens) * model.cfg.d_vocab))
         parts = []
         for at in range(0, tokens.shape[1] - 1, step):
             place = slice(at, min(at + step, tokens.shape[1] - 1))
-            logits = model.unembed(model.ln_final(stream[:, place]))
-            logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+            logits = wide(model.unembed(model.ln_final(stream[:, place])))
             targets = tokens[:, place.start + 1 : place.stop + 1]
             parts.append(F.cross_entropy(logits.mT, targets, reduction="none"))
         found: NDArray[np.float64] = torch.cat(parts, 1).double().cpu().numpy()
     return found
 
 
-def averaged(values: NDArray[np.float64]) -> Moments:
-    """Means over windows [c n] that can be merged block by block.
+def averaged(values: NDArray[np.float64], scale: Scale = REAL) -> Moments:
+    """Means over windows [c n], of numbers on a scale, that can be merged block by block.
 
     A first row of zeros is what `Moments` measures effects from: row i is its cell i + 1.
     """
     with_zero = np.vstack([np.zeros_like(values[:1]), values])
-    return moments(with_zero, np.zeros(len(with_zero), dtype=bool))
+    scales = Scales(scale, scale.change)
+    return moments(with_zero, np.zeros(len(with_zero), dtype=bool), scales=scales)

@@ -5,6 +5,7 @@ Shapes: v = d_vocab, l layer, h head, d = d_model, e = d_head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor
 
 from circuits import components
+from circuits.adapter import AdaptedModel
+from circuits.adapter.scores import score_scales as adapted_scales
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 
 CHUNK = 2**24  # entries of a token-to-token matrix that are held at a time
 ROUNDING = 1e-6  # of a product's entries, in single precision, against its factors' norms
@@ -86,14 +90,40 @@ def position_circuit(model: HookedGPT2) -> Circuit:
 def _matching(model: HookedGPT2, stream: Tensor) -> Circuit:
     """Queries keep their bias, as a column of ones; keys are compared with their mean."""
     queries, keys = [], []
-    for block, scale in zip(model.blocks, typical_scales(model), strict=False):
+    norms = typical_scales(model)[:-1]
+    for block, scale, divisor in zip(model.blocks, norms, score_scales(model), strict=True):
         W_Q, norm = wide(block.attn.W_Q), wide(block.ln1.w / scale)[:, None]
         bias = wide(block.ln1.b) @ W_Q + wide(block.attn.b_Q)
-        queries.append(torch.cat([norm * W_Q, bias[:, None]], dim=1) / model.cfg.d_head**0.5)
+        queries.append(torch.cat([norm * W_Q, bias[:, None]], dim=1) / divisor)
         keys.append((norm * wide(block.attn.W_K)).mT)
     inner = FactoredMatrix(torch.stack(queries), torch.stack(keys))
     ones = torch.ones_like(stream[:, :1])
     return Circuit(torch.cat([stream, ones], dim=1), inner, stream - stream.mean(0))
+
+
+def score_scales(model: HookedGPT2) -> list[float]:
+    """By what does each layer divide the product of a query and a key? GPT-2: the root of d_head.
+
+    Raises:
+        CircuitsError: where a score is no such quotient, as in adapted models that normalize
+            queries and keys.
+    """
+    if isinstance(model, AdaptedModel):
+        return adapted_scales(model)
+    return [math.sqrt(model.cfg.d_head)] * model.cfg.n_layers
+
+
+def product_scales(model: HookedGPT2) -> list[float] | None:
+    """The same where a score is that quotient at any two positions, and nothing else; or None.
+
+    Rotary positions turn queries and keys, and a soft cap bends what comes of them.
+    """
+    if model.cfg.positional_embedding_type == "rotary" or model.cfg.scores_soft_cap:
+        return None
+    try:
+        return score_scales(model)
+    except CircuitsError:
+        return None
 
 
 def embedding(model: HookedGPT2, *, effective: bool) -> Tensor:
@@ -137,10 +167,9 @@ def _medians(model: HookedGPT2, sites: list[str]) -> list[Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
     shape = (N_SAMPLES, min(model.cfg.n_ctx, LONGEST_SAMPLE))
-    tokens = torch.randint(model.cfg.d_vocab, shape, generator=generator)
-    _, cache = model.run_with_cache(
-        tokens.to(model.cfg.device), names_filter=sites, return_type=None
-    )
+    tokens = torch.randint(model.cfg.d_vocab, shape, generator=generator).to(model.cfg.device)
+    options = {"attention_mask": all_real(tokens), "return_type": None}
+    _, cache = model.run_with_cache(tokens, names_filter=sites, **options)
     first = 1 if shape[1] > 1 else 0
     return [wide(cache[site])[:, first:].median() for site in sites]
 

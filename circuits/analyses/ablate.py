@@ -25,6 +25,8 @@ from circuits.analyses._effects import (
 )
 from circuits.analyses._prompts import Batch, chosen
 from circuits.analyses._reference import reference
+from circuits.analyses._templates import MEANINGS as TEMPLATES
+from circuits.analyses._templates import By, by_template, panels
 from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -58,7 +60,17 @@ MEANINGS = {
     "self_repair": "the indirect effect, positive where it makes the metric better",
     "self_repair_low": "lower end of its 95 % interval",
     "self_repair_high": "upper end of its 95 % interval",
-    "rank": "place among all components of this kind by damage; 1 hurts most",
+    "direct_held": "the direct part if the final LayerNorm kept its scale, mean over n",
+    "direct_held_low": "lower end of its 95 % interval",
+    "direct_held_high": "upper end of its 95 % interval",
+    "indirect_held": "value minus direct_held: what later parts and the final scale make of it",
+    "indirect_held_low": "lower end of its 95 % interval",
+    "indirect_held_high": "upper end of its 95 % interval",
+    "self_repair_held": "the same, positive where it makes the metric better: self-repair that "
+    "counts what the final LayerNorm's scale makes up for",
+    "self_repair_held_low": "lower end of its 95 % interval",
+    "self_repair_held_high": "upper end of its 95 % interval",
+    "rank": "place among all components of this kind by damage, if asked for; 1 hurts most",
     "ranked": "how many components of this kind there are",
     "kl": "nats by which the prediction after the prompt moved, KL(clean || ablated)",
 }
@@ -75,6 +87,7 @@ def ablate(
     method: str = "zero",
     freeze: Literal["patterns"] | None = None,
     effects: bool = False,
+    rank: bool = False,
     task: str | Prompts | None = None,
     prompt: str | Sequence[str] | None = None,
     file: str | Path | None = None,
@@ -83,6 +96,8 @@ def ablate(
     metric: str | None = None,
     n: int | None = None,
     seed: int = 0,
+    by: By | None = None,
+    cluster: By | None = None,
     memory: str | None = None,
     plan: bool = False,
     engine: str = "local",
@@ -92,17 +107,13 @@ def ablate(
 ) -> Result:
     """What breaks without this head, layer or MLP?
 
-    The effect is the metric after ablation minus before, prompt by prompt, averaged with a 95 %
-    interval. Heads, attention layers and MLPs are ranked among their kind by the damage done. For a
-    single prompt of your own, the predictions that change most are listed. Effects are split as by
-    McGrath et al. 2023 (2307.15771): the direct one goes straight to the logits, the indirect is
-    the rest, what later parts make of it; where that makes up for damage the model repairs itself.
+    For one prompt, the predictions that change most are listed. Effects are direct, to the logits,
+    or indirect, by way of later parts (McGrath et al. 2023, 2307.15771). What the final norm makes
+    up for (Rushing & Nanda 2024, 2402.15390) is direct, and indirect in columns that end in held.
 
-    $ circuits ablate --layer 5 --head 3
+    $ circuits ablate --layer 5 --head 3 --rank
     $ circuits ablate --all-heads --task ioi --effects --method position-mean --json
     $ circuits ablate --component m7 --component a5.h3 --freeze patterns
-    $ circuits ablate --layer 5 --head 3 --prompt "The cat sat on the mat. The cat sat on the"
-    $ circuits ablate --all-heads --file many.jsonl --parts results --memory 4G
 
     Args:
         layer: Layer of the head, counted from 0.
@@ -111,9 +122,10 @@ def ablate(
             embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
         method: What to write instead: zero, mean (over all tokens), position-mean (at each
-            position, over prompts as long), resample (what it writes in another prompt), noise.
+            position, over prompts as long, of one template), resample (of another prompt), noise.
         freeze: Hold all attention patterns as they are without the ablation.
         effects: Split the total effect into direct and indirect, and say what is self-repair.
+        rank: Say its place by damage among all of its kind, for which each of them is ablated.
 
     Raises:
         CircuitsError: when parts, prompts, metric do not fit together, or nothing is changed.
@@ -131,9 +143,12 @@ def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     wanted, method = _wanted(model.cfg, given), given["method"]
     get_method(method)
     direct = _direct(wanted) if given["effects"] else []
-    batches, ranked = chosen(model, given), _ranked(model.cfg, wanted)
-    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked, *direct]))
-    differences = [(cells.index(a), cells.index(b)) for a, b in zip(wanted, direct, strict=False)]
+    straight = [*direct, *_held(direct)]
+    ranked = _ranked(model.cfg, wanted) if given["rank"] or given["all_heads"] else []
+    batches = chosen(model, given)
+    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked, *straight]))
+    pairs = zip([*wanted, *wanted], straight, strict=False)  # none, where effects are not split
+    differences = [(cells.index(total), cells.index(part)) for total, part in pairs]
     ask = partial(_sweeps, model, cells, given)
     if given["plan"]:
         return planned(model, "ablate", batches, ask, given)
@@ -144,9 +159,22 @@ def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         hint = "choose another component, method or task"
         require_change(found, places, f"{method} ablation of {what}", hint)
         counts.append(found.n)
-        frames.append(_frame(model, batch, found, cells, wanted, ranked, given))
+        table = partial(
+            _frame, model, batch, cells=cells, wanted=wanted, ranked=ranked, given=given
+        )
+        frames.append(by_template(found, given, table))
     frame = pd.concat(frames)
-    first = ["task", "component", "layer", "head", "method", "reference", "metric", "unit"]
+    first = [
+        "task",
+        *(["template"] if given["by"] else []),
+        "component",
+        "layer",
+        "head",
+        "method",
+        "reference",
+        "metric",
+        "unit",
+    ]
     frame = frame[[*first, *(column for column in frame.columns if column not in first)]]
     return _result(model, frame, batches, counts, given)
 
@@ -179,16 +207,23 @@ def _wanted(cfg: ModelConfig, given: Mapping[str, Any]) -> list[Cell]:
 
 
 def _ranked(cfg: ModelConfig, wanted: Sequence[Cell]) -> list[Cell]:
-    """Among which components does the one asked for have its place?"""
-    if len(wanted[0]) > 1:
-        return []
+    """Among which components does the one asked for have its place?
+
+    Raises:
+        CircuitsError: when there is no other of its kind.
+    """
     one = wanted[0][0].target
     kinds = {
         "head": components.all_heads(cfg),
         "mlp": components.all_mlps(cfg),
         "attn": [Component("attn", layer) for layer in range(cfg.n_layers)],
     }
-    peers = kinds.get(one.kind, [])
+    peers = kinds.get(one.kind, []) if len(wanted[0]) == 1 else []
+    if not peers:
+        raise CircuitsError(
+            f"{name(wanted[0])} has no rank: name one head, MLP or attention layer, or leave rank "
+            "out"
+        )
     return [cell(replace(peer, slot=one.slot, position=one.position)) for peer in peers]
 
 
@@ -208,6 +243,7 @@ def _frame(
     model: HookedGPT2,
     batch: Batch,
     found: Moments,
+    *,
     cells: Sequence[Cell],
     wanted: Sequence[Cell],
     ranked: Sequence[Cell],
@@ -244,7 +280,7 @@ def _frame(
         )
     whole = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
     frame: pd.DataFrame = pd.DataFrame(rows).astype(whole)
-    if prompts.seed is None and found.n == 1 and model.tokenizer is not None:
+    if prompts.seed is None and len(prompts) == found.n == 1 and model.tokenizer is not None:
         sweep = Sweep(prompts, METRICS["kl"], (BASE, *wanted), source, freeze=given["freeze"])
         frame = frame.join(_changes(model, sweep))
     return frame
@@ -256,21 +292,29 @@ def _split(
     """Which part of the effect is direct, which indirect, which self-repair?"""
     if not given["effects"]:
         return {}
-    (straight,) = _direct([one])
-    total, direct = cells.index(one), cells.index(straight)
-    by = {"direct": effect(found, direct), "indirect": effect(found, found.at(total, direct))}
-    columns = {
-        name + end: numbers[column]
-        for name, numbers in by.items()
-        for end, column in {"": "value", "_low": "ci_low", "_high": "ci_high"}.items()
-    }
+    total, direct = cells.index(one), _direct([one])
+    columns = {"total": found.effect[total].item()}
+    for held, (straight,) in {"": direct, "_held": _held(direct)}.items():
+        part = cells.index(straight)
+        by = {
+            f"direct{held}": effect(found, part),
+            f"indirect{held}": effect(found, found.at(total, part)),
+        }
+        ends = {"": "value", "_low": "ci_low", "_high": "ci_high"}
+        for which, numbers in by.items():
+            columns |= {which + end: numbers[column] for end, column in ends.items()}
+        columns |= _repair(columns, held, metric)
+    return columns
+
+
+def _repair(columns: Mapping[str, float], held: str, metric: Metric) -> dict[str, float]:
+    """The indirect effect where better is positive."""
     ends = ("", "_low", "_high") if metric.higher_is_better else ("", "_high", "_low")
     sign = 1 if metric.higher_is_better else -1
-    repair = {
-        f"self_repair{to}": sign * columns[f"indirect{end}"] + 0.0  # -0.0 becomes 0.0
+    return {
+        f"self_repair{held}{to}": sign * columns[f"indirect{held}{end}"] + 0.0  # no -0.0
         for to, end in zip(("", "_low", "_high"), ends, strict=True)
     }
-    return {"total": found.effect[total].item()} | columns | repair
 
 
 def _direct(wanted: Sequence[Cell]) -> list[Cell]:
@@ -281,6 +325,11 @@ def _direct(wanted: Sequence[Cell]) -> list[Cell]:
     """
     logits = Component("logits")
     return [cell(*(Edge(write.target, logits) for write in one)) for one in wanted]
+
+
+def _held(direct: Sequence[Cell]) -> list[Cell]:
+    """The same, with the final LayerNorm's scale as it is without the ablation."""
+    return [tuple(replace(write, scale_held=True) for write in one) for one in direct]
 
 
 def _changes(model: HookedGPT2, sweep: Sweep) -> pd.DataFrame:
@@ -314,18 +363,16 @@ def _result(
     axes: tuple[str, ...] = ("task",)
     view = "bars"
     if given["all_heads"]:
-        view, axes = (
-            "heatmap",
-            ("layer", "head") if len(batches) == 1 else ("task", "layer", "head"),
-        )
-        if given["effects"] and len(batches) == 1:
+        tasks = () if len(batches) == 1 else ("task",)
+        view, axes = "heatmap", (*tasks, "layer", "head")
+        if given["effects"] and not tasks and given["by"] is None:
             view, axes = "scatter", ("component", "direct", "total")
     return Result(
         frame,
         unit=unit_of(frame),
         title=f"What breaks without {what}? ({how}, {source.model})",
         provenance=source,
-        axes=axes,
+        axes=panels(axes, given),
         view=view,
-        meanings=MEANINGS,
+        meanings=MEANINGS | TEMPLATES,
     )

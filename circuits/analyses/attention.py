@@ -18,6 +18,7 @@ from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.registry import analysis, asked
 from circuits.result import Result, provenance
 
@@ -139,7 +140,8 @@ def _frame(
         parts[-1]["head"] = np.array(own)[parts[-1].pop("row")]
 
     sites = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
-    options: dict[str, Any] = {"stop_at_layer": layers[-1] + 1}
+    options: dict[str, Any] = {"attention_mask": all_real(tokens)}
+    options["stop_at_layer"] = layers[-1] + 1
     model.run_with_hooks(tokens, fwd_hooks=[(sites, read)], **options)
     frame = pd.concat(parts, ignore_index=True)
     if not len(frame):

@@ -14,6 +14,14 @@ from circuits.analyses._direct import Part, Split, decomposed, neuron_pushes, sc
 from circuits.analyses._effects import source_of, unit_of
 from circuits.analyses._grid import places
 from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._templates import MEANINGS as TEMPLATES
+from circuits.analyses._templates import (
+    By,
+    by_template,
+    measured_over,
+    panels,
+    require_templates,
+)
 from circuits.decompose import require_sums
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
@@ -66,6 +74,8 @@ def attribute(
     distractor: str | None = None,
     n: int | None = None,
     seed: int = 0,
+    by: By | None = None,
+    cluster: By | None = None,
 ) -> Result:
     """Which part pushes the answer?
 
@@ -109,6 +119,7 @@ def _attribute(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     _check(model, given)
     what, positions = given["what"], given["positions"]
     batches = _batches(model, given)
+    require_templates(batches, given)
     found = [_of_batch(model, batch, given) for batch in batches]
     frame = pd.concat([rows for rows, _ in found]).astype(WHOLE)
     unused = {"neuron": what != "neurons", "part": what != "heads"}
@@ -123,9 +134,9 @@ def _attribute(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         unit=unit_of(frame),
         title=f"What pushes the answer? {WORDS[what]} ({model.cfg.model_name})",
         provenance=source_of(model, "attribute", batches, given, [n for _, n in found]),
-        axes=(*tasks, *axes),
+        axes=panels((*tasks, *axes), given),
         view="heatmap" if what == "heads" else "bars" if not tasks else "curves",
-        meanings=MEANINGS,
+        meanings=MEANINGS | TEMPLATES,
     )
 
 
@@ -168,6 +179,13 @@ def _of_batch(
         where = places(batch.first, given["positions"])
     split = _split(model, batch, given, where)
     labels, found = _averaged(model, batch, split)
+    found = measured_over(found, batch, given)
+    whole = by_template(found, given, lambda part: _table(batch.first, labels, part))
+    return whole, found.n
+
+
+def _table(prompts: Prompts, labels: Sequence[Part], found: Moments) -> pd.DataFrame:
+    """A row for each part but the whole, whose statistics come first."""
     n = len(labels)
     columns = found.interval()
     held = {name: column[1 : n + 1] for name, column in columns.items()}
@@ -175,10 +193,10 @@ def _of_batch(
     total = held["value"][0]
     frame = pd.DataFrame(
         {
-            "task": batch.first.task,
+            "task": prompts.task,
             **pd.DataFrame(labels)[list(Part._fields)],
             "part": [_in_layer(part) for part in labels],
-            "unit": unit(batch.first),
+            "unit": unit(prompts),
             **held,
             "share": held["value"] / total if total else np.nan,
             "recomputed": removed["value"],
@@ -188,7 +206,8 @@ def _of_batch(
             "total": total,
         }
     )
-    return frame.iloc[1:], found.n
+    parts: pd.DataFrame = frame.iloc[1:]
+    return parts
 
 
 def _split(
@@ -217,22 +236,30 @@ def _averaged(model: HookedGPT2, batch: Batch, split: Split) -> tuple[list[Part]
     """The parts, the whole first, and statistics of [nothing, pushes, recomputed, errors]."""
     labels: list[Part] = []
     whole: Moments | None = None
-    for numbers in _numbers(model, batch, split):
+    for numbers, templates in _numbers(model, batch, split):
         labels = list(numbers)
         values = np.concatenate(list(numbers.values()), 1).reshape(3 * len(labels), -1)
         values = np.concatenate([np.zeros_like(values[:1]), values])
-        some = moments(values, np.zeros(len(values), bool))
+        some = moments(values, np.zeros(len(values), bool), templates)
         whole = some if whole is None else whole.merge(some)
     assert whole is not None
     return labels, whole
 
 
-def _numbers(model: HookedGPT2, batch: Batch, split: Split) -> Iterator[dict[Part, Any]]:
+def _numbers(
+    model: HookedGPT2, batch: Batch, split: Split
+) -> Iterator[tuple[dict[Part, Any], Sequence[str] | None]]:
+    """Each part's numbers of some prompts at a time, and the templates of these."""
     for prompts in batch.blocks:
         if split.places and isinstance(split.places[0], int):
             _require_lengths(prompts, len(split.places))
+        done = 0
         for some in decomposed(model, prompts, split):
-            yield {part: found.double().cpu().numpy()[:, None] for part, found in some.items()}
+            rows = {part: found.double().cpu().numpy()[:, None] for part, found in some.items()}
+            n = next(iter(rows.values())).shape[-1]
+            templates = prompts.templates and prompts.templates[done : done + n]
+            done += n
+            yield rows, templates
 
 
 def _require_lengths(prompts: Prompts, length: int) -> None:

@@ -46,7 +46,9 @@ def composition(
     2021). Any two matrices meet somewhat, at about 1 / sqrt(d_model), so each pair is compared with
     itself, what is written turned at random: mean and variance of that are exact. ln1's weight
     belongs to the reader, its centering to what is written; biases and attention play no part.
-    Weights say who could read whom, not who does: `check` asks path patching.
+    Weights say who could read whom, not who does: `check` asks path patching. Does z then order the
+    effects? That is compared with random orders within each sender, for its pairs are alike in what
+    is sent. Not taken out is what a receiver does with whatever it reads.
 
     $ circuits composition --to "a1.h0<k>" --figure readers.png
     $ circuits composition --slot k --subspaces 4 --top 5
@@ -59,7 +61,8 @@ def composition(
         subspaces: Take apart the pairs that stand out most, by this many of the writer's largest
             singular directions.
         check: Trace so many pairs that stand out most by exact path patching (corrupted values into
-            the clean run), and as many drawn at random: does the score tell what is used?
+            the clean run), and as many drawn at random, of the same senders where they have more:
+            does the score tell what is used?
         top: How many pairs to take apart.
 
     Raises:

@@ -40,7 +40,8 @@ def diff(
     that only one model has are listed without a value.
 
     Without an analysis the weights themselves are compared: by which share of its norm did each
-    part change, ||other - own|| / ||own||?
+    part change, ||other - own|| / ||own||? Where vocabularies or contexts differ in length, the
+    embeddings are compared as far as both models have them.
 
     $ circuits diff runs/step-2000 --model runs/step-1000
     $ circuits diff gpt2-medium --model gpt2 --analysis heads

@@ -4,23 +4,36 @@
 ``induction``        attention to i - n + 1 on BOS + r + r, r of n random tokens;
                      ``duplicate-token`` to i - n, ``previous-token`` to i - 1, ``current-token`` to
                      i, ``first-token`` (where heads rest) to 0
-``prefix-matching``  induction on BOS + r + r + r + r, summed over the copies (Olsson et al. 2022)
-``copying``          the direct path raises the attended token's logit above the others' (the same)
+``prefix-matching``  induction on BOS + r + r + r + r, after Olsson et al. 2022, but summed over the
+                     copies that a token looks back at, and with tokens however common
+``copying``          by how much the direct path raises the attended token's logit, over that and
+                     what it raises the logits of all tokens of the prompt, scaled from -1 to 1
+                     (Olsson et al. 2022)
 ``ov-copying``       eigenvalues of W_E W_OV W_U: their sum over that of their moduli (Elhage et al.
                      2021). Layers after the first read the embedding as MLP 0 has left it, which
                      this score does not know
 ``name-copying``     share of names in the top 5 of what it would write of them after MLP 0 (Wang et
-                     al. 2022)
-``name-mover``       what it moves from IO to END adds to logit IO - S
+                     al. 2022); not one that others equal
+``name-mover``       what it writes at END adds to logit IO - S, and what it moves there from IO
+                     does, too (Wang et al. 2022)
+``name-copier``      what it moves from IO and from S to END adds to the logits of these names, on
+                     average over prompts, and of the two whichever is less: both are copied
 ``s-inhibition``     what it moves from S2 to END adds to the name movers' attention score IO - S1
-``negative``         what it moves from IO and S1 to END takes from the logits of these names
+``negative``         what it moves from IO and S1 to END takes from the logits of these names, and
+                     all that it writes there takes from logit IO - S
 ``successor``        share of days, months, numbers, letters of which it would write the next (Gould
                      et al. 2023, arXiv 2312.09230)
 ===================  ==============================================================================
 
 Controls: for repetitions, the same places in BOS + 2n (4n) random tokens without any; for places,
 what a token gets on average, for it is random which one; for what is written, another, random
-token; for name-mover and s-inhibition, the corrupted twins; for successor, a random order.
+token; for name-mover and s-inhibition, the corrupted twins; for name-copier and negative, the
+other name's logit; for successor, a random order.
+
+Of draws (random tokens, prompts) the interval is Student's; of shares of names and items, which are
+not drawn, Wilson's, as if each were a draw; one draw has none, and nothing is clear by it. The
+eigenvalues of weights have no draws: ov-copying has to exceed what any of the heads reaches by
+chance, with values that read in random directions.
 
 Behaviors: the loss on the second copy (induction, previous-token and all others about random
 tokens), the logit difference of ioi, and that of the next item of a series.
@@ -48,6 +61,7 @@ from circuits.analyses._heads_attention import (
     prefix_matching,
     random_tokens,
 )
+from circuits.analyses._heads_clear import judged
 from circuits.analyses._heads_kinds import NAMES, WRITING, Kind, chosen_kinds, name_of
 from circuits.analyses._heads_names import (
     LEAST_PAIRS,
@@ -58,6 +72,7 @@ from circuits.analyses._heads_names import (
     series_prompts,
     successors,
 )
+from circuits.analyses._weights import product_scales
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -70,19 +85,31 @@ from circuits.sweep import Source, Sweep, cell, plan, run
 
 METHODS = ("zero", "mean")
 BEHAVIORS = ("repeated", "ioi", "successor")
+LEAST_TOKENS = 3  # of which two are not the first, where heads rest
 MOST_BARS = 40  # scores up to which each is a bar
-NO_REPETITION = "vocabulary or context are too small for random tokens that repeat"
-NO_NAMES = "the vocabulary lacks the names, places or objects of the task ioi"
+NO_WORDS = "the model has no tokenizer, so which tokens are words is unknown"
+NO_LOOK = "the context is too short for a token that looks at others"
 NO_WRITING = "a norm stands between heads and stream, so that no head's output is added as it is"
-NO_SHIFT = "positions turn queries and keys, so that no plain product of the two is a score"
+NO_SHIFT = (
+    "positions turn queries and keys, or scores are capped or normalized, so that no plain product "
+    "of the two is a score"
+)
 NO_SERIES = "the vocabulary has too few neighbors of a series (days, letters ...) as single tokens"
+NUMBERS = (*AVERAGED, "control", "chance", "also", "also_low", "also_high", "excess")
 MEANINGS = {
     "component": "the head",
     "kind": "which kind of head this row is about",
     "name": "what the head is called: of all kinds that are clear, the first as the docstring says",
-    "clear": "whether the score's interval exceeds the control, and 0, by the kind's margin",
-    "value": "the score, mean over n draws of random tokens, prompts or items",
+    "clear": "whether the score's interval exceeds the control, and 0 (but for copying, where 0 is "
+    "above chance), by the kind's margin; never by a single draw, which has no interval",
+    "value": "the score, mean over n draws of random tokens, prompts, names or items",
     "control": "the same score where what the kind is about is absent",
+    "chance": "what the score has to exceed, too, where it has no interval (ov-copying): how high "
+    "any head comes by chance, in 99 draws, with values that read in random directions",
+    "also": "what has to be above 0 with its whole interval, too: for name-mover, what is moved "
+    "from IO adds to logit IO - S; for negative, what all that is written takes from it",
+    "also_low": "lower end of its 95 % interval",
+    "also_high": "upper end of its 95 % interval",
     "unit": "of value and control",
     "behavior": "the prompts on which the head was ablated",
     "metric": "what was measured there",
@@ -115,13 +142,14 @@ def heads(
     independent draws, and the cost of ablating it on the behavior that the kind is named for.
     Attention on random tokens: induction, duplicate-token, previous-token, current-token,
     first-token, prefix-matching. What would be written: copying, ov-copying, name-copying,
-    successor. Names (the task ioi): name-mover, s-inhibition, negative.
+    successor. Names (the task ioi): name-mover, name-copier, s-inhibition, negative.
 
-    A head is of a kind if the lower end of the score's interval exceeds the control, and 0, by the
-    kind's margin: 0.25 of its unit, 0.5 for first-token and the three kinds of copying. Its name is
-    that of a kind that shows on any text (induction, duplicate-token, previous-token), else of
-    names and series, else of where it looks, else of what it would write; among these, of the
-    largest excess.
+    A head is of a kind if the lower end of the score's interval exceeds the control, and 0 (but for
+    copying, where 0 is above chance), by the kind's margin: 0.25 of its unit, 0.5 for first-token
+    and the three kinds of copying. One draw (-n 1) has no interval, so nothing is clear by it. A
+    head's name is that of a kind that shows on any text (induction, duplicate-token,
+    previous-token), else of names and series, else name-copier, else of where it looks, else of
+    what it would write; among these, of the largest excess.
 
     $ circuits heads -n 50
     $ circuits heads --kind induction --kind previous-token --figure heads.png
@@ -190,6 +218,7 @@ class _Tasks:
     model: HookedGPT2
     given: Mapping[str, Any]
     drawn: dict[str, Prompts | None] = field(default_factory=dict)
+    lacking: dict[str, str] = field(default_factory=dict)  # why there are none
 
     def __getitem__(self, behavior: str) -> Prompts | None:
         if behavior not in self.drawn:
@@ -200,11 +229,15 @@ class _Tasks:
         model, given = self.model, self.given
         if behavior == "ioi" and given["ioi"] is not None:
             return check_ioi(given["ioi"])
-        if behavior == "successor":
-            return series_prompts(model, series(model), given["n"], given["seed"])
+        if model.tokenizer is None and behavior != "repeated":
+            self.lacking[behavior] = NO_WORDS
+            return None
         try:
+            if behavior == "successor":
+                return series_prompts(model, series(model), given["n"], given["seed"])
             return make(behavior, model, given["n"], given["seed"])
-        except CircuitsError:  # the vocabulary or the context rules it out
+        except CircuitsError as error:  # the vocabulary or the context rules it out
+            self.lacking[behavior] = str(error)
             return None
 
     def about(self) -> dict[str, Any]:
@@ -226,11 +259,14 @@ def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str,
     if model.cfg.post_norms:
         found = dict.fromkeys(WRITING, NO_WRITING)
         names = [name for name in names if name not in WRITING]
+    if tokens.unrepeated.shape[1] < LEAST_TOKENS:
+        found |= dict.fromkeys((*POSITIONAL, *REPEATING, "copying"), NO_LOOK)
+        names = [name for name in names if name not in found]
     if {*names} & {*POSITIONAL, *REPEATING}:
-        found |= dict.fromkeys(REPEATING, NO_REPETITION)
+        found |= dict.fromkeys(REPEATING, tokens.lacking)
         found |= attention_scores(model, tokens)
     measures: dict[str, Callable[[], Scores | str]] = {
-        "prefix-matching": lambda: prefix_matching(model, n, seed) or NO_REPETITION,
+        "prefix-matching": lambda: prefix_matching(model, n, seed),
         "copying": lambda: copying(model, tokens.unrepeated),
         "ov-copying": lambda: eigenvalue_copying(model, seed),
         "successor": lambda: _successors(model),
@@ -238,18 +274,21 @@ def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str,
     found |= {name: measure() for name, measure in measures.items() if name in names}
     if {*names} & {*NAMES}:
         prompts = tasks["ioi"]
-        found |= dict.fromkeys(NAMES, NO_NAMES)
-        if prompts is not None:
+        if prompts is None:
+            found |= dict.fromkeys(NAMES, tasks.lacking["ioi"])
+        else:
             if {*names} & {*NAMES[:-1]}:
                 found |= name_scores(model, prompts)
             if NAMES[-1] in names:
                 found[NAMES[-1]] = name_copying(model, prompts)
-    if model.cfg.positional_embedding_type == "rotary" and "s-inhibition" in names:
+    if "s-inhibition" in names and product_scales(model) is None:
         found["s-inhibition"] = NO_SHIFT
     return found
 
 
 def _successors(model: HookedGPT2) -> Scores | str:
+    if model.tokenizer is None:
+        return NO_WORDS
     runs = series(model)
     if sum(len(one) - 1 for one in runs) < LEAST_PAIRS:
         return NO_SERIES
@@ -275,7 +314,7 @@ def _costs(
         step = part_of(given["progress"], done, size, sum(sizes))
         values, done = run(model, planned, progress=step).values, done + size
         worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
-        columns = mean_interval(worse)
+        columns = mean_interval(worse, scale=metric.scale.change)
         found[name] = pd.DataFrame(
             {
                 "metric": metric.name,
@@ -299,27 +338,24 @@ def _rows(
     """One kind of all heads."""
     scores = found[kind.name]
     at = tuple(np.array([(head.layer, head.head) for head in wanted]).T)
-    nothing = np.full(len(wanted), np.nan)
-    averaged: Mapping[str, Any] = dict.fromkeys(AVERAGED, nothing) | {"n": 0}
-    control, note = nothing, scores if isinstance(scores, str) else None
+    columns: dict[str, Any] = {name: np.full(len(wanted), np.nan) for name in NUMBERS} | {"n": 0}
     if isinstance(scores, Scores):
-        averaged, control = mean_interval(scores.value[at]), scores.control[at].mean(-1)
+        columns |= {name: each[at] for name, each in judged(kind, scores).items()}
+    excess, note = columns.pop("excess"), scores if isinstance(scores, str) else None
     frame = pd.DataFrame(
         {
             "component": [str(head) for head in wanted],
             "layer": [head.layer for head in wanted],
             "head": [head.head for head in wanted],
             "kind": kind.name,
-            **averaged,
-            "control": control,
+            "clear": excess > kind.margin,
+            **columns,
             "unit": kind.unit,
             "behavior": kind.behavior if tasks[kind.behavior] is not None else None,
+            "excess": excess,
+            "note": note,
         }
     )
-    # What is not drawn has no interval: the score itself is compared.
-    excess = frame["ci_low"].fillna(frame["value"]) - frame["control"].clip(lower=0)
-    frame.insert(4, "clear", excess > kind.margin)
-    frame["excess"], frame["note"] = excess, note
     cost = costs.get(kind.behavior)
     if cost is None:
         missing = [column for column in MEANINGS if column.startswith(("cost", "metric"))]

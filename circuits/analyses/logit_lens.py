@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.batch import one_prompt
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.registry import analysis, asked
 from circuits.result import Result, provenance
 from circuits.tuned_lens import Stage, TunedLens, lens_logits, stages
@@ -146,6 +147,7 @@ def _rows(look: _Look, tokens: Tensor, lens: TunedLens | None) -> list[dict[str,
     model, listed = look.model, stages(look.model)
     _, cache = model.run_with_cache(
         tokens,
+        attention_mask=all_real(tokens),
         names_filter=[stage.site for stage in listed],
         pos_slice=list(look.chosen),
         stop_at_layer=model.cfg.n_layers,

@@ -14,6 +14,7 @@ from circuits import components, decompose
 from circuits.analyses._neuron_text import Context, Contexts, by_class, contexts, overview
 from circuits.analyses._neurons import triggers, value_logits, values
 from circuits.analyses._text import BATCH, TextFile, read_from
+from circuits.batch import pad_rows
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
@@ -322,8 +323,8 @@ def _final_scales(model: HookedGPT2, places: Sequence[Context]) -> list[float]:
         ends = torch.tensor([place.position for place in some])
         with torch.inference_mode():
             # What follows a place does not change it.
-            rows = [list(place.tokens[: place.position + 1]) for place in some]
-            stream = model(rows, stop_at_layer=model.cfg.n_layers)
+            rows, mask = pad_rows([place.tokens[: place.position + 1] for place in some], 0)
+            stream = model(rows, attention_mask=mask, stop_at_layer=model.cfg.n_layers)
             last = stream[torch.arange(len(some)), ends].double()
             squares = decompose.center(model, last).pow(2).mean(-1)
         scales += (squares + model.cfg.eps).sqrt().tolist()

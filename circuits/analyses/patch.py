@@ -25,6 +25,8 @@ from circuits.analyses._effects import (
 )
 from circuits.analyses._grid import WORDS, Positions, What, axes, grid, labels, what_of
 from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._templates import MEANINGS as TEMPLATES
+from circuits.analyses._templates import By, by_template, panels
 from circuits.components import Component
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
@@ -50,6 +52,8 @@ def patch(
     metric: str | None = None,
     n: int | None = None,
     seed: int = 0,
+    by: By | None = None,
+    cluster: By | None = None,
     memory: str | None = None,
     plan: bool = False,
     engine: str = "local",
@@ -101,13 +105,15 @@ def _patch(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         cells = _cells(model, batch, given)
         hint = "choose another part, position or task"
         require_change(found, range(2, len(cells)), f"patching {batch.first.task!r}", hint)
-        frames.append(pair_table(batch.first, found, given, list(map(labels, cells[2:]))))
+        rows = list(map(labels, cells[2:]))
+        table = partial(pair_table, batch.first, given=given, labels=rows)
+        frames.append(by_template(found, given, table))
         counts.append(found.n)
     frame = pd.concat(frames)
     source = source_of(model, "patch", batches, given, counts)
     asked = "What restores it" if given["direction"] == "denoise" else "What breaks it"
     parts = WORDS[what] if given["component"] is None else frame["component"].iloc[0]
-    columns = axes(frame, given)
+    columns = panels(axes(frame, given), given)
     return Result(
         frame,
         unit=unit_of(frame),
@@ -115,7 +121,7 @@ def _patch(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         provenance=source,
         axes=columns,
         view="bars" if len(columns) == 1 else "heatmap",
-        meanings=MEANINGS,
+        meanings=MEANINGS | TEMPLATES,
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -28,6 +28,8 @@ from circuits.analyses._effects import (
     unit_of,
 )
 from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._templates import MEANINGS as TEMPLATES
+from circuits.analyses._templates import By, by_template, panels
 from circuits.components import Component, Edge, Slot
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -39,7 +41,8 @@ from circuits.sweep import Cell, cell, check_cell, name
 
 _SLOTS: tuple[Slot, ...] = ("q", "k", "v")
 OWN = {
-    "edge": "what was patched: what the sender gives to the receiver, and nothing else",
+    "edge": "what was patched: what the sender gives to the receiver, and nothing else "
+    "(with heads held: also what MLPs between make of it)",
     "sender": "whose output the receiver gets from the other run",
     "receiver": "who gets it; plus signs join those that get it together",
     "stage": "layer of the end that varies; input for the embedding, output for the logits",
@@ -57,6 +60,7 @@ def paths(
     to: str | Component | Sequence[str | Component] | None = None,
     from_: str | Component | Sequence[str | Component] | None = None,
     direction: Direction = "noise",
+    hold: Literal["all", "heads"] = "all",
     task: str | Prompts | None = None,
     prompt: str | Sequence[str] | None = None,
     corrupted: str | Sequence[str] | None = None,
@@ -66,6 +70,8 @@ def paths(
     metric: str | None = None,
     n: int | None = None,
     seed: int = 0,
+    by: By | None = None,
+    cluster: By | None = None,
     memory: str | None = None,
     plan: bool = False,
     engine: str = "local",
@@ -77,9 +83,12 @@ def paths(
 
     Path patching: the receiver reads what the sender would have written in the other run, and
     from everybody else what it read before; what it then writes goes on as usual. Exact, with no
-    LayerNorm held. The share is of the effect that patching everything has.
+    LayerNorm held. The share is of the effect that patching everything has. This is the direct
+    edge; Wang et al. 2022 (2211.00593) hold heads only, and what MLPs between the two make of the
+    sender arrives, too. A receiver whom nobody reads before what is measured has the effect 0.
 
     $ circuits paths --to logits --task ioi
+    $ circuits paths --to logits --task ioi --hold heads
     $ circuits paths --to "a6.h3<q>" --task ioi --figure edges.png
     $ circuits paths --from a0.h6 --to "a1.h4<k>" --task repeated
     $ circuits paths --from a0.h6 --task repeated --json
@@ -91,6 +100,8 @@ def paths(
             several: each in turn to the receivers that are named, otherwise all at once. Without
             it, each earlier head and MLP, and the embedding, in turn.
         direction: Corrupted values into the clean run (noise), or clean into corrupted (denoise).
+        hold: What writes what it did between sender and receiver: all, which leaves the direct
+            edge, or heads, so that what goes by way of MLPs arrives, too.
 
     Raises:
         CircuitsError: for prompts without twins, edges that do not exist or run backwards, and
@@ -121,7 +132,8 @@ def _paths(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         what = name(cells[2]) if len(edges) == 1 else "each of these edges"
         require_change(found, range(2, len(cells)), f"patching {what}", hint)
         labels = [label for _, label in edges]
-        frames.append(pair_table(batch.first, found, given, labels, of_whole=True))
+        table = partial(pair_table, batch.first, given=given, labels=labels, of_whole=True)
+        frames.append(by_template(found, given, table))
         counts.append(found.n)
     frame = pd.concat(frames)
     source = source_of(model, "paths", batches, given, counts)
@@ -129,14 +141,15 @@ def _paths(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     ways = " ".join(f"{way} {_listed(named)}" for way, named in ends.items() if named)
     tasks = ("task",) if len(batches) > 1 else ()
     both = all(ends.values())
+    how = given["direction"] + (", also by way of MLPs" if given["hold"] == "heads" else "")
     return Result(
         frame,
         unit=unit_of(frame),
-        title=f"Along which edges does it travel {ways}? ({given['direction']}, {source.model})",
+        title=f"Along which edges does it travel {ways}? ({how}, {source.model})",
         provenance=source,
-        axes=(*tasks, "edge") if both else (*tasks, "stage", "part"),
+        axes=panels((*tasks, "edge") if both else (*tasks, "stage", "part"), given),
         view="bars" if both else "heatmap",
-        meanings=MEANINGS | OWN,
+        meanings=MEANINGS | OWN | TEMPLATES,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import pandas as pd
@@ -43,8 +44,9 @@ def qk(
     matrix; its scale depends on the context and is held at its median over random tokens. Biases of
     the query (b_Q, and ln1's) ask every key for something, which is part of the entries. Those of
     the key give all keys the same score, to which softmax is blind: they are left out, and scores
-    are relative to the mean of their row. Where positions rotate queries and keys, the entries are
-    the scores of keys at the query's own position.
+    are relative to the mean of their row. Adapted models may divide by another number, which is
+    taken; where positions rotate queries and keys, the entries are the scores of keys at the
+    query's own position; where scores are capped, those before the cap.
 
     $ circuits qk --figure matching.png
     $ circuits qk a0.h3
@@ -66,7 +68,7 @@ def qk(
 
     Raises:
         CircuitsError: for a head that is not there, a text that is not one token, options that do
-            not belong together, and positions of a model that has no embeddings for them.
+            not belong together, a model without position embeddings, or with normalized queries.
 
     >>> from circuits.checkpoints import load
     >>> qk(load("compiled"), "a0.h0", show="positions").top(1, by="best").frame[["offset", "best"]]
@@ -74,13 +76,20 @@ def qk(
     0       1  0.96875
     """
     given = dict(locals())
-    show_ = check_view(model, given, VIEWS)
+    show_, kind = check_view(model, given, VIEWS), _kind(model)
     with torch.inference_mode():
         if show_ != "positions":
-            return answer(model, KIND, qk_circuit(model, effective=effective), given, show_)
+            return answer(model, kind, qk_circuit(model, effective=effective), given, show_)
         if effective:
             raise CircuitsError("positions have no effective embedding; leave out effective")
-        return in_result(model, KIND, given, _offsets(model, one_head(model, head or "")), show_)
+        return in_result(model, kind, given, _offsets(model, one_head(model, head or "")), show_)
+
+
+def _kind(model: HookedGPT2) -> Kind:
+    """What the entries are called in this model."""
+    if not model.cfg.scores_soft_cap:
+        return KIND
+    return replace(KIND, unit=f"{KIND.unit} before the cap of {model.cfg.scores_soft_cap:g}")
 
 
 def _offsets(model: HookedGPT2, head: Component) -> pd.DataFrame:

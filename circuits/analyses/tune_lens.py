@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.analyses._text import TextFile
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
+from circuits.intervals import NOT_NEGATIVE
 from circuits.model import HookedGPT2
 from circuits.registry import Progress, analysis, asked
 from circuits.result import Result, mean_interval, provenance
@@ -132,7 +133,7 @@ def _table(model: HookedGPT2, name: str, lens: TunedLens, tokens: Tensor) -> pd.
     places = {"stage": "name", "site": "site", "layer": "layer"}
     listed = stages(model)
     columns = {column: [getattr(one, of) for one in listed] for column, of in places.items()}
-    intervals = mean_interval(found.double().cpu().numpy())
+    intervals = mean_interval(found.double().cpu().numpy(), scale=NOT_NEGATIVE)
     table: pd.DataFrame = pd.DataFrame({"lens": name, **columns, **intervals})
     return table
 

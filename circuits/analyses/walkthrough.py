@@ -122,9 +122,8 @@ def walkthrough(
 def _write(
     model: HookedGPT2, read: list[int], steps: int, temperature: float, seed: int
 ) -> list[int]:
-    end = model.require_tokenizer().bos_id
     options: dict[str, Any] = {"temperature": temperature, "seed": seed}
-    options["stop"] = () if end is None else (end,)
+    options["stop"] = model.require_tokenizer().eos_ids
     made = stream(model, [read], max_new_tokens=steps, **options)
     return [int(step.tokens[0]) for step in made]
 
@@ -151,7 +150,8 @@ class _Walk:
         names += [f"blocks.{i}.{site}" for i in layers for _, site in _BLOCK if "hook" in site]
         names.append("blocks.0.hook_resid_pre")
         known = [name for name in names if name in model.hook_dict]
-        logits, cache = model.run_with_cache([tokens[:-1]], names_filter=known)
+        given = {"input_ids": [tokens[:-1]], "attention_mask": [[1] * (len(tokens) - 1)]}
+        logits, cache = model.run_with_cache(given, names_filter=known)
         width = _width(model, len(tokens) - 1)
         return cls(model, cache, logits[0], tokens, len(read), temperature, width)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from circuits import components
 from circuits.analyses._grid import places
 from circuits.analyses._prompts import chosen
 from circuits.analyses._scores import Side, apart, place_masks, require_product, run, side
+from circuits.analyses._weights import score_scales
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.errors import CircuitsError
@@ -58,7 +58,8 @@ def why(
     A score is the product of a query and a key, and each is a sum over the parts x of the residual
     stream that enters the layer: heads, MLPs, embeddings, biases. So it is exactly the sum over
     pairs of parts, (LN(x_i) W_Q) (LN(x_j) W_K) / sqrt(d_head), with the scale that LayerNorm really
-    has at the query and at the key (Elhage et al. 2021, QK circuits and K-composition).
+    has at the query and at the key (Elhage et al. 2021, QK circuits and K-composition). An adapted
+    model that divides by another number is divided by that.
 
     Parts speak for themselves: what a head tells an MLP, and the MLP passes on, is the MLP's. To
     follow such a path, see paths --to a5.h3<k>.
@@ -230,8 +231,8 @@ def _pairs(
         for (names, parts), picked in zip(both, _largest(both, top), strict=True)
     ]
     (queries, asking), (keys, answering) = listed
-    root = math.sqrt(cache.model.cfg.d_head)
-    return queries, keys, einsum(asking / root, answering, "i b e, j b e -> i j b")
+    scale = score_scales(cache.model)[ends.head.layer or 0]
+    return queries, keys, einsum(asking / scale, answering, "i b e, j b e -> i j b")
 
 
 def _largest(both: Sequence[tuple[list[str], Tensor]], top: int) -> list[list[int]]:

@@ -1,7 +1,8 @@
 """Checkpoints: one `load` for every format, one `save`, and what tells models apart.
 
-In reading order: `layout` (names and assembly), `hugging_face` (a folder, or an object in memory),
-`hub`, `nanogpt`, `transformer_lens`, `bundled` and `compiled`, `loading`, `saving`, `identity`.
+In reading order: `layout` (names and assembly), `settings` (what a config.json says),
+`hugging_face` (a folder, or an object in memory), `hub`, `nanogpt`,
+`transformer_lens`, `bundled` and `compiled`, `loading`, `saving`, `identity`.
 """
 
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models

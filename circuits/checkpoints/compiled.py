@@ -30,7 +30,7 @@ from torch import Tensor
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
-from circuits.tokenizer import END_OF_TEXT, Tokenizer
+from circuits.tokenizer import CHARACTERS, END_OF_TEXT, Tokenizer
 
 BOS, END = 0, 1
 NAMES = tuple(range(2, 10))
@@ -149,7 +149,7 @@ def character_tokenizer(d_vocab: int) -> Tokenizer:
     [0, 1, 2, 3, 9, 10, 11, 12]
     """
     ranks = {char.encode(): i for i, char in enumerate(_ALPHABET[: d_vocab - 1], start=END)}
-    return Tokenizer(ranks, {END_OF_TEXT: BOS}, name="compiled")
+    return Tokenizer(ranks, {END_OF_TEXT: BOS}, name="compiled", pattern=CHARACTERS)
 
 
 def make_layer_norms_identity(model: HookedGPT2) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 from circuits.checkpoints.hugging_face import (
     CONFIG_FILE,
     INDEX_FILE,
-    TOKENIZER_FILES,
     WEIGHTS_FILE,
     has_weights,
     model_config,
     read_config,
 )
+from circuits.checkpoints.vocabulary import TOKENIZER_FILES
 from circuits.config import GPT2_SIZES
 from circuits.errors import CheckpointError
 

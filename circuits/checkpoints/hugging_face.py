@@ -7,7 +7,6 @@ from the disk when the model first uses them.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,33 +19,30 @@ from circuits.checkpoints.layout import (
     HEAD,
     assemble,
     listed,
+    released_name,
     released_names,
     require_names,
     resolve_device,
+    same_numbers,
+    under_released_names,
+)
+from circuits.checkpoints.settings import read_settings
+from circuits.checkpoints.vocabulary import (
+    folder_roles,
+    object_tokenizer,
+    read_tokenizer,
 )
 from circuits.config import ModelConfig
-from circuits.errors import CheckpointError, TokenError
+from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
-from circuits.tokenizer import MERGES_FILES, VOCAB_FILES, Tokenizer
+from circuits.tokenizer import Tokenizer, model_roles
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = (*VOCAB_FILES, *MERGES_FILES, "added_tokens.json", "tokenizer.json")
 # Formats that can run any code while they are read, or that only TensorFlow reads.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
-GPT2_N_VOCAB = 50257
-
-# Options of GPT2Config that change the mathematics, and the values that leave it GPT-2's.
-_ALLOWED: dict[str, tuple[object, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-    "quantization_config": (None,),
-}
-# The causal mask, which older versions saved along with the weights.
-_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+_EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
 
 
 def load_folder(
@@ -73,10 +69,11 @@ def load_folder(
     folder = Path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    tokenizer = read_tokenizer(folder, config)
+    read_settings(config, origin)  # what it says is sound, also for those who look for a vocabulary
+    tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
-    return assemble(
+    model = assemble(
         cfg,
         rename(cfg, tensors, origin),
         origin=origin,
@@ -84,6 +81,9 @@ def load_folder(
         device=device,
         dtype=dtype,
     )
+    if tokenizer is None:
+        model.roles = folder_roles(folder)
+    return model
 
 
 def from_object(
@@ -100,10 +100,12 @@ def from_object(
     config = theirs.config.to_dict()
     name = str(config.get("_name_or_path") or "gpt2")
     origin = f"transformers {type(theirs).__name__} {name}"
-    tokenizer = cached_gpt2(int(config["vocab_size"]))
+    generation = getattr(theirs, "generation_config", None)
+    said = generation.to_dict() if generation is not None else {}
+    tokenizer = object_tokenizer(config, said, [config.get("_name_or_path")])
     cfg = model_config(config, name, origin, tokenizer)
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
-    return assemble(
+    model = assemble(
         cfg,
         rename(cfg, tensors, origin),
         origin=origin,
@@ -111,6 +113,9 @@ def from_object(
         device=device,
         dtype=dtype,
     )
+    if tokenizer is None:
+        model.roles = model_roles(config, said)
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -146,61 +151,29 @@ def model_config(
 ) -> ModelConfig:
     """What is the shape of the model that this ``config.json`` describes?
 
-    Absent entries have GPT-2 small's values, as in ``transformers``. Two entries are this
-    package's own: ``head_dim``, for heads that do not divide the width, and
-    ``default_prepend_bos``.
+    How its entries are read, `read_settings` says. Two of them are this package's own:
+    ``head_dim``, for heads that do not divide the width, and ``default_prepend_bos``.
 
     Raises:
-        CheckpointError: for another architecture, or an option that changes GPT-2's mathematics.
+        CheckpointError: for another architecture, an option that changes GPT-2's mathematics, and
+            entries that cannot be understood.
     """
-    kind = config.get("model_type")
-    if kind != "gpt2":
-        raise CheckpointError(
-            f"{origin} is a model of type {kind!r}; only GPT-2 ('model_type': 'gpt2') can be loaded"
-        )
-    for option, allowed in _ALLOWED.items():
-        if config.get(option, allowed[0]) not in allowed:
-            raise CheckpointError(
-                f"{origin} sets {option}={config[option]!r}, which is not GPT-2's mathematics; "
-                f"only {' or '.join(map(repr, allowed))} can be loaded"
-            )
+    settings = read_settings(config, origin)
     has_bos = tokenizer is None or tokenizer.bos_id is not None
     return ModelConfig(
-        n_layers=config.get("n_layer", 12),
-        n_heads=config.get("n_head", 12),
-        d_model=config.get("n_embd", 768),
-        n_ctx=config.get("n_positions", 1024),
-        d_vocab=config.get("vocab_size", GPT2_N_VOCAB),
-        d_head=config.get("head_dim") or 0,
-        d_mlp=config.get("n_inner") or 0,
-        eps=config.get("layer_norm_epsilon", 1e-5),
-        tied=config.get("tie_word_embeddings", True),
+        n_layers=settings.n_layer,
+        n_heads=settings.n_head,
+        d_model=settings.n_embd,
+        n_ctx=settings.n_positions,
+        d_vocab=settings.vocab_size,
+        d_head=settings.head_dim or 0,
+        d_mlp=settings.n_inner or 0,
+        eps=settings.layer_norm_epsilon,
+        tied=settings.tie_word_embeddings,
         model_name=name,
         default_prepend_bos=config.get("default_prepend_bos", has_bos),
-        act_fn="gelu" if config.get("activation_function") == "gelu" else "gelu_new",
+        act_fn="gelu" if settings.activation_function == "gelu" else "gelu_new",
     )
-
-
-def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
-    """Which vocabulary does this checkpoint speak?
-
-    The folder's own; otherwise, for a model of GPT-2's size, GPT-2's if tiktoken has it in its
-    cache; otherwise none.
-    """
-    if any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return Tokenizer.from_folder(folder)
-    return cached_gpt2(int(config.get("vocab_size", GPT2_N_VOCAB)))
-
-
-def cached_gpt2(n_vocab: int) -> Tokenizer | None:
-    """GPT-2's vocabulary, if the model has its size and it can be had without a network."""
-    # 50,304 is the next multiple of 64, to which nanoGPT pads.
-    if n_vocab not in (GPT2_N_VOCAB, 50304):
-        return None
-    try:
-        return Tokenizer.gpt2(download=False)
-    except TokenError:
-        return None
 
 
 def has_weights(folder: Path) -> bool:
@@ -225,7 +198,8 @@ def read_tensors(folder: Path, device: str | torch.device | None = None) -> dict
     tensors: dict[str, Tensor] = {}
     for shard in _shards(index):
         tensors |= _read_file(folder / shard, device)
-    missing = [name for name in read_json(index)["weight_map"] if name not in tensors]
+    listing = read_json(index)["weight_map"]
+    missing = [name for name in listing if released_name(name) and name not in tensors]
     if missing:
         raise CheckpointError(f"the shards that {index} lists lack {listed(missing)}")
     return tensors
@@ -249,7 +223,7 @@ def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tenso
             return {
                 name: file.get_tensor(name)
                 for name in file.keys()  # noqa: SIM118 (it is no mapping)
-                if not _BUFFER.fullmatch(name.removeprefix("transformer."))
+                if released_name(name)
             }
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size if path.is_file() else 0
@@ -275,26 +249,21 @@ def _unsafe_hint(folder: Path) -> str:
 def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
     """What are these released tensors called in this package?
 
-    Models without a head, such as the files that OpenAI's release became, lack the prefix
-    ``transformer.``; both are taken.
+    The names may be wrapped, or lack ``transformer.``. Of two tied tensors one is enough:
+    ``safetensors.torch.save_model`` keeps only the head, whose name comes first.
 
     Raises:
         CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
     """
-    prefix = "transformer."
-    theirs = {
-        name if name.startswith((prefix, "lm_head.")) else prefix + name: tensor
-        for name, tensor in tensors.items()
-        if not _BUFFER.fullmatch(name.removeprefix(prefix))
-    }
-    W_E, head = theirs.get("transformer.wte.weight"), theirs.get("lm_head.weight")
-    if cfg.tied and W_E is not None and head is not None:
-        if not same_numbers(head, W_E):
+    theirs = under_released_names(tensors, origin)
+    W_E, head = theirs.get(_EMBEDDING), theirs.get(_HEAD)
+    if cfg.tied and head is not None:
+        if W_E is not None and not same_numbers(head, W_E):
             raise CheckpointError(
                 f"{origin} ties the unembedding to the token embedding, but its lm_head.weight "
                 "differs from wte.weight; set 'tie_word_embeddings': false to use both"
             )
-        del theirs["lm_head.weight"]
+        theirs.setdefault(_EMBEDDING, theirs.pop(_HEAD))
     if not cfg.tied and head is not None and HEAD["unembed.b_U"] not in theirs:
         theirs[HEAD["unembed.b_U"]] = head.new_zeros(cfg.d_vocab)
     names = released_names(cfg)
@@ -303,9 +272,3 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     if not cfg.tied:
         ours["unembed.W_U_untied"] = ours["unembed.W_U_untied"].transpose(0, -1)
     return ours
-
-
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Do two tensors hold the same numbers? Quick when they share their memory."""
-    same_place = (a.data_ptr(), a.shape, a.stride()) == (b.data_ptr(), b.shape, b.stride())
-    return same_place or torch.equal(a, b)

@@ -15,11 +15,15 @@ from circuits.checkpoints.hub import cached_models
 from circuits.checkpoints.loading import load
 from circuits.config import ModelConfig
 from circuits.model import HookedGPT2
+from circuits.tokenizer import Roles
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is: its name and origin, shape, size, vocabulary and checksums."""
+    """What a model is: its name and origin, shape, size, vocabulary and checksums.
+
+    `roles` are the tokens that start, end and fill up its texts; the names beside them are theirs.
+    """
 
     name: str
     source: str
@@ -27,6 +31,10 @@ class ModelInfo:
     n_params: int
     tokenizer: str | None
     tokenizer_checksum: str | None
+    roles: Roles
+    bos_token: str | None
+    eos_tokens: tuple[str, ...]
+    pad_token: str | None
     checksum: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,6 +53,12 @@ class ModelInfo:
             "device": str(cfg.device),
             "tokenizer": self.tokenizer,
             "tokenizer_checksum": self.tokenizer_checksum,
+            "bos_token": self.bos_token,
+            "bos_id": self.roles.bos_id,
+            "eos_tokens": list(self.eos_tokens),
+            "eos_ids": list(self.roles.eos_ids),
+            "pad_token": self.pad_token,
+            "pad_id": self.roles.pad_id,
             "checksum": self.checksum,
         }
 
@@ -98,7 +112,11 @@ def describe(model: HookedGPT2 | str | Path) -> ModelInfo:
     """
     if not isinstance(model, HookedGPT2):
         model = load(model)
-    tokenizer = model.tokenizer
+    tokenizer, roles = model.tokenizer, model.roles
+    bos, pad = (
+        tokenizer.token_strings([i])[0] if tokenizer and i is not None else None
+        for i in (roles.bos_id, roles.pad_id)
+    )
     return ModelInfo(
         name=model.cfg.model_name,
         source=model.source,
@@ -106,6 +124,10 @@ def describe(model: HookedGPT2 | str | Path) -> ModelInfo:
         n_params=sum(parameter.numel() for parameter in model.parameters()),
         tokenizer=f"{tokenizer.name} ({tokenizer.n_vocab} tokens)" if tokenizer else None,
         tokenizer_checksum=tokenizer.checksum if tokenizer else None,
+        roles=roles,
+        bos_token=bos,
+        eos_tokens=tuple(tokenizer.token_strings(roles.eos_ids)) if tokenizer else (),
+        pad_token=pad,
         checksum=checksum(model),
     )
 

@@ -6,6 +6,7 @@ names, and `assemble` checks them and puts them, uncopied where possible, into a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 import torch
@@ -44,6 +45,10 @@ _OUTSIDE = {
     "ln_final.w": "ln_f.weight",
     "ln_final.b": "ln_f.bias",
 }
+_PREFIX = "transformer."
+# What torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names.
+_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
 
 
@@ -61,6 +66,51 @@ def released_names(cfg: ModelConfig) -> dict[str, str]:
         for ours, theirs in _BLOCK.items():
             names[f"blocks.{layer}.{ours}"] = f"transformer.h.{layer}.{theirs}"
     return names if cfg.tied else names | HEAD
+
+
+def released_name(name: str) -> str | None:
+    """What does GPT2LMHeadModel call the tensor that a file has under this name?
+
+    What wraps a model or one of its layers adds a step to the path of names (`_WRAPPERS`); models
+    without a head, such as the files that OpenAI's release became, lack ``transformer.``. None for
+    the causal mask, which older versions saved along with the weights.
+
+    >>> released_name("module._orig_mod.h.0.attn.c_attn.weight")
+    'transformer.h.0.attn.c_attn.weight'
+    >>> released_name("transformer.h.0.attn.bias") is None
+    True
+    """
+    bare = ".".join(step for step in name.split(".") if step not in _WRAPPERS)
+    bare = bare.removeprefix(_PREFIX)
+    if _BUFFER.fullmatch(bare):
+        return None
+    return bare if bare.startswith("lm_head.") else _PREFIX + bare
+
+
+def under_released_names(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """The same tensors under the names of GPT2LMHeadModel, without causal masks.
+
+    Raises:
+        CheckpointError: when two tensors of different numbers have one name.
+    """
+    renamed: dict[str, Tensor] = {}
+    for given, tensor in tensors.items():
+        name = released_name(given)
+        if name is None:
+            continue
+        if name in renamed and not same_numbers(renamed[name], tensor):
+            raise CheckpointError(
+                f"{origin} has two different tensors {name}, one of them as {given}: two models "
+                "in one file; save the one that is meant alone"
+            )
+        renamed[name] = tensor
+    return renamed
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Do two tensors hold the same numbers? Quick when they share their memory."""
+    same_place = (a.data_ptr(), a.shape, a.stride()) == (b.data_ptr(), b.shape, b.stride())
+    return same_place or torch.equal(a, b)
 
 
 def require_names(given: Collection[str], expected: Collection[str], origin: str) -> None:
@@ -126,7 +176,11 @@ def assemble(
         if tensors[name].shape != shape
     ]
     if wrong:
-        raise CheckpointError(f"{origin} has tensors of a wrong shape: {listed(wrong)}")
+        sizes = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab")
+        said = ", ".join(f"{size}={getattr(cfg, size)}" for size in sizes)
+        raise CheckpointError(
+            f"{origin} has tensors of a wrong shape: {listed(wrong)}; its configuration says {said}"
+        )
     target = resolve_dtype({released[n]: tensor for n, tensor in tensors.items()}, dtype, origin)
     place = resolve_device(device)
     ready = {

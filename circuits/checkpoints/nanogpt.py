@@ -7,22 +7,28 @@ code. The character vocabulary that nanoGPT keeps in a ``meta.pkl`` is a pickle 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import TOKENIZER_FILES, cached_gpt2, rename, same_numbers
-from circuits.checkpoints.layout import assemble, listed, released_names
+from circuits.checkpoints.hugging_face import rename
+from circuits.checkpoints.layout import (
+    assemble,
+    listed,
+    released_names,
+    same_numbers,
+    under_released_names,
+)
+from circuits.checkpoints.vocabulary import nanogpt_tokenizer
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 FILE = "ckpt.pt"
-# What torch.compile and DistributedDataParallel put before every name.
-_WRAPPERS = ("_orig_mod.", "module.")
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 # nanoGPT's matrices are torch's linear layers, [out, in]; the released checkpoints' are [in, out].
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
@@ -38,8 +44,9 @@ def load_file(
 
     The weights are copied, because training may overwrite the file at any time. Models without
     biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt`` beside the file;
-    otherwise, at GPT-2's size, GPT-2's if tiktoken has it cached. For a character-level model give
-    the letters of its meta.pkl yourself: ``model.tokenizer = Tokenizer.characters(letters)``.
+    otherwise, at GPT-2's size and as nanoGPT assumes, GPT-2's if tiktoken has it cached. For a
+    character-level model give the letters of its meta.pkl yourself: ``model.tokenizer =
+    Tokenizer.characters(letters)``.
 
     nanoGPT does not record which GELU it was trained with. This is the exact one, which it has used
     since 2023; before, GPT-2's by tanh, which differs by at most 0.0005 a neuron.
@@ -60,11 +67,13 @@ def load_file(
         raise CheckpointError(f"{path}: its entry 'model' holds more than tensors")
     if missing := [size for size in _SIZES if not isinstance(args.get(size), int)]:
         raise CheckpointError(f"{path} does not say how large its model is: no {listed(missing)}")
-    theirs = {_bare(name): tensor.clone() for name, tensor in tensors.items()}
-    tokenizer = _tokenizer(path.parent, args["vocab_size"])
+    named = under_released_names({str(name): t for name, t in tensors.items()}, origin)
+    theirs = {name: tensor.clone() for name, tensor in named.items()}
+    tokenizer = nanogpt_tokenizer(path.parent, args["vocab_size"])
     cfg = _config(args, theirs, path, tokenizer)
-    named = _add_missing_biases(cfg, theirs) if not args.get("bias", True) else theirs
-    ours = rename(cfg, named, origin)
+    if not args.get("bias", True):
+        theirs = _add_missing_biases(cfg, theirs)
+    ours = rename(cfg, theirs, origin)
     return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
 
 
@@ -81,18 +90,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
-
-
-def _bare(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name
-
-
-def _tokenizer(folder: Path, n_vocab: int) -> Tokenizer | None:
-    if any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return Tokenizer.from_folder(folder)
-    return cached_gpt2(n_vocab)
 
 
 def _config(
@@ -117,9 +114,9 @@ def _config(
 
 
 def _add_missing_biases(cfg: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A model trained with ``bias=False`` is one whose biases are all 0."""
+    """A model trained with ``bias=False`` is one whose biases are all 0; its head never has one."""
     filled = dict(tensors)
-    for name in released_names(cfg).values():
+    for name in released_names(replace(cfg, tied=True)).values():
         weight = tensors.get(name.removesuffix("bias") + "weight")
         if name.endswith(".bias") and name not in tensors and weight is not None:
             filled[name] = weight.new_zeros(weight.shape[-1])

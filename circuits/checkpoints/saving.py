@@ -17,9 +17,9 @@ from circuits.checkpoints.hugging_face import CONFIG_FILE, WEIGHTS_FILE
 from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
-from circuits.tokenizer import MERGES_FILES, VOCAB_FILES
+from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
 
-WRITTEN = (CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILES[0], MERGES_FILES[0])
+WRITTEN = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_WRITTEN)
 
 
 def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> Path:
@@ -120,7 +120,7 @@ def _write(model: HookedGPT2, tensors: dict[str, Tensor], folder: Path) -> None:
 
 def _config(model: HookedGPT2, dtype: str) -> dict[str, Any]:
     cfg = model.cfg
-    bos = model.tokenizer.bos_id if model.tokenizer else None
+    roles, ends = model.roles, model.roles.eos_ids
     config = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -133,11 +133,13 @@ def _config(model: HookedGPT2, dtype: str) -> dict[str, Any]:
         "vocab_size": cfg.d_vocab,
         "layer_norm_epsilon": cfg.eps,
         "tie_word_embeddings": cfg.tied,
-        "bos_token_id": bos,
-        "eos_token_id": bos,
+        "bos_token_id": roles.bos_id,
+        "eos_token_id": list(ends) if len(ends) > 1 else ends[0] if ends else None,
         "dtype": dtype,
         "default_prepend_bos": cfg.default_prepend_bos,
     }
+    if roles.pad_id is not None:
+        config["pad_token_id"] = roles.pad_id
     if cfg.d_head * cfg.n_heads != cfg.d_model:
         config["head_dim"] = cfg.d_head
     return config

@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import cached_gpt2, same_numbers
-from circuits.checkpoints.layout import assemble
+from circuits.checkpoints.layout import assemble, same_numbers
+from circuits.checkpoints.vocabulary import cached_gpt2, is_released, object_roles
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
@@ -69,7 +69,7 @@ def from_object(
     tensors |= _layer_norm(weights, "ln_final", W_E)
     for layer in range(cfg.n_layers):
         tensors |= _block(weights, f"blocks.{layer}", W_E)
-    tokenizer = _tokenizer(theirs, cfg.d_vocab)
+    tokenizer = _tokenizer(theirs)
     return assemble(
         _config(cfg, tied), tensors, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype
     )
@@ -137,9 +137,14 @@ def _layer_norm(weights: dict[str, Tensor], name: str, like: Tensor) -> dict[str
     return {f"{name}.w": like.new_ones(width), f"{name}.b": like.new_zeros(width)}
 
 
-def _tokenizer(theirs: Any, n_vocab: int) -> Tokenizer | None:
-    """The vocabulary of its own tokenizer, an object of ``transformers``, if it has one."""
-    backend = getattr(theirs.tokenizer, "backend_tokenizer", None)
+def _tokenizer(theirs: Any) -> Tokenizer | None:
+    """The vocabulary and roles of its own tokenizer, an object of ``transformers``, if it has one.
+
+    Without it, GPT-2's for a model that is called as a released one is.
+    """
+    cfg, backend = theirs.cfg, getattr(theirs.tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return cached_gpt2(n_vocab)
-    return Tokenizer.from_json(backend.to_str(), name=str(theirs.cfg.model_name))
+        released = is_released(getattr(cfg, "tokenizer_name", None), cfg.model_name)
+        return cached_gpt2(cfg.d_vocab) if released else None
+    roles = object_roles(theirs.tokenizer)
+    return Tokenizer.from_json(backend.to_str(), name=str(cfg.model_name), roles=roles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json as json_
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS
 from circuits.cli.terminal import out, remark, require_text, visible
+from circuits.errors import CircuitsError
 from circuits.registry import Recipe, read
 
 if TYPE_CHECKING:
@@ -39,13 +41,22 @@ PromptArgument = Annotated[
 ]
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(help="As for --model; without it, the default model.", show_default=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="A bundled or cached model, a hub id, a folder, or a nanoGPT ckpt.pt. Without it, "
+        "CIRCUITS_MODEL's or the bundled default.",
+        show_default=False,
+    ),
 ]
 NameArgument = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl or owner/name.", show_default=False
+        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl or owner/name. Without it, CIRCUITS_MODEL's.",
+        show_default=False,
     ),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="The same, said as for other commands.")
 ]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit; by default the branch main.")
@@ -82,29 +93,31 @@ def generation() -> Recipe:
 def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any]) -> None:
     """Write the prompt and what follows, or as JSON all that is known about it."""
     from circuits.checkpoints import checksum
-    from circuits.generation import stream
+    from circuits.generation import packed_for, stream
 
     prompt = common["prompt"]
     given = {name: value for name, value in own.items() if value is not None}
-    end = model.require_tokenizer().bos_id
-    stops = [*given.pop("stop", ()), *([] if end is None else [end])]
+    ends = model.require_tokenizer().eos_ids
+    stops = [*given.pop("stop", ()), *ends]
     steps = stream(model, prompt, stop=stops, **given)
     if not common["json"]:
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
         sys.stdout.write(prompt)
-        for text in _texts(steps, end):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        with packed_for(model, own["max_new_tokens"]):
+            for text in _texts(steps, ends):
+                sys.stdout.write(text)
+                sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    written = list(steps)
+    with packed_for(model, own["max_new_tokens"]):
+        written = list(steps)
     tokens = [int(step.tokens[0]) for step in written]
     content = {
         "model": model.cfg.model_name,
         "checksum": checksum(model),
         "prompt": prompt,
-        "text": prompt + "".join(_texts(written, end)),
+        "text": prompt + "".join(_texts(written, ends)),
         "tokens": tokens,
         "token_strings": model.require_tokenizer().token_strings(tokens),
         "logprobs": [float(f"{float(step.logprobs[0]):.6g}") for step in written],
@@ -113,10 +126,10 @@ def generate(model: HookedGPT2, own: Mapping[str, Any], common: Mapping[str, Any
     sys.stdout.write(json_.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def _texts(steps: Iterable[Step], end: int | None) -> Iterator[str]:
+def _texts(steps: Iterable[Step], ends: tuple[int, ...]) -> Iterator[str]:
     """The new text, without the token that ends a text."""
     for step in steps:
-        if int(step.tokens[0]) != end:
+        if int(step.tokens[0]) not in ends:
             yield step.text[0]
 
 
@@ -155,21 +168,42 @@ def models(json: JsonFlag = False) -> None:
     remark(f"default: {default} (--model or CIRCUITS_MODEL chooses another)")
 
 
-def pull(name: NameArgument, revision: Revision = None) -> None:
+def pull(
+    name: NameArgument = None,
+    model: ModelOption = None,
+    revision: Revision = None,
+    json: JsonFlag = False,
+) -> None:
     """Download a GPT-2 from the Hugging Face hub, for use without a network later."""
     from circuits import checkpoints
+    from circuits.checkpoints.loading import MODEL_VARIABLE
 
-    require_text([name, revision])
-    folder = checkpoints.pull(name, revision)
-    out().print(Text(f"{name} is in {folder}"), soft_wrap=True)
+    wanted = _only(name, model) or os.environ.get(MODEL_VARIABLE)
+    if not wanted:
+        raise CircuitsError("no model was named; give gpt2 or another of the hub, as owner/name")
+    require_text([wanted, revision])
+    folder = checkpoints.pull(wanted, revision)
+    if json:
+        about = {"name": wanted, "folder": str(folder)}
+        sys.stdout.write(json_.dumps(about, ensure_ascii=False, indent=1) + "\n")
+        return
+    out().print(Text(f"{wanted} is in {folder}"), soft_wrap=True)
 
 
-def info(model: ModelArgument = None, json: JsonFlag = False) -> None:
+def _only(name: str | None, option: str | None) -> str | None:
+    """The model that was named, as an argument or as --model."""
+    if None not in (name, option) and name != option:
+        raise CircuitsError(f"{name!r} and --model {option!r} are two models; give one of them")
+    return option if name is None else name
+
+
+def info(name: ModelArgument = None, model: ModelOption = None, json: JsonFlag = False) -> None:
     """What is this model? Its shape, number of parameters, vocabulary, checksum and origin."""
     from circuits.checkpoints import describe, load
 
-    require_text(model)
-    facts = describe(load(model)).to_dict()
+    wanted = _only(name, model)
+    require_text(wanted)
+    facts = describe(load(wanted)).to_dict()
     if json:
         sys.stdout.write(json_.dumps(facts, ensure_ascii=False, indent=1) + "\n")
         return

@@ -10,34 +10,54 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli.tables import MOST_ROWS, NONE, amount, duration, more, new_table, number, percent
+from circuits.cli.tables import (
+    MOST_ROWS,
+    amount,
+    asked_of,
+    duration,
+    more,
+    new_table,
+    number,
+    on_one_line,
+    percent,
+)
 from circuits.cli.terminal import visible
 from circuits.result import Result
 
+SPREAD = "spread: standard deviation of the effect over the templates"
 WORST = 5  # estimates that are listed, of those that were checked
 
 
 def ablation(result: Result, width: int) -> Iterator[RenderableType]:
     """Effects as a table; for all heads also as a grid, worst first."""
     frame = result.frame
-    tasks = [rows for _, rows in frame.groupby("task", sort=False)]
+    tasks = list(asked_of(frame))
     if len(tasks) == len(frame):
         yield _effects(frame)
     else:
-        for rows in tasks:
+        for of, rows in tasks:
             first = rows.iloc[0]
-            yield Text(f"\n{first['task']}: effect on {first['metric']} ({first['unit']})", "bold")
+            yield Text(f"\n{of}: effect on {first['metric']} ({first['unit']})", "bold")
             yield from grid(rows, ("layer", "head"), width, float(rows["value"].abs().max()))
             yield _effects(rows.sort_values("rank", kind="stable").head(MOST_ROWS))
             yield from more(len(rows))
     units = frame[["metric", "unit"]].drop_duplicates().itertuples(index=False)
     notes = ["effect = ablated - clean", *(f"{name} in {unit}" for name, unit in units)]
     notes += ["rank 1 hurts most"] if frame["rank"].notna().any() else []
+    if frame["rank"].isna().all() and frame["head"].notna().all():
+        notes += ["--rank says its place among all heads"]
     if "direct" in frame:
+        many = frame.drop_duplicates("task")[["task", "n"]].itertuples(index=False)
+        notes += [f"means over {n} {task} prompts" for task, n in many if n > 1]
         notes += [
             "direct: straight to the logits; indirect = effect - direct, where it makes up for"
         ]
         notes[-1] += " direct damage the model repairs itself"
+        notes += [
+            "held: direct if the final LayerNorm kept its scale; direct less held is what its new "
+            "scale makes up for"
+        ]
+    notes += [SPREAD] if "spread" in frame else []
     notes += [f"written instead: {' / '.join(frame['reference'].unique())}"]
     yield Text("; ".join(notes), style="dim")
     if "token_1" in frame and len(frame) == 1:
@@ -48,15 +68,15 @@ def patching(result: Result, width: int) -> Iterator[RenderableType]:
     """Effects as grids, and the largest as a table."""
     frame = result.frame
     subject = "edge" if "edge" in frame else "component"
-    for _, rows in frame.groupby("task", sort=False):
+    for of, rows in asked_of(frame):
         first = rows.iloc[0]
-        yield Text(f"\n{first['task']}: effect on {first['metric']} ({first['unit']})", "bold")
+        yield Text(f"\n{of}: effect on {first['metric']} ({first['unit']})", "bold")
         ends = f"clean {number(first['clean'])}, corrupted {number(first['corrupted'])}"
         many = f"; means over {first['n']} prompts" if first["n"] > 1 else ""
         yield Text(ends + many, style="dim")
-        if result.view == "heatmap":
+        if result.view == "heatmap" and result.axes[-2] != "template":
             largest = float(rows["value"].abs().max())
-            panels = [name for name in result.axes[:-2] if name != "task"]
+            panels = [name for name in result.axes[:-2] if name not in ("task", "template")]
             for names, part in rows.groupby(panels, sort=False) if panels else [((), rows)]:
                 yield from (Text(f"at {name}", "bold") for name in names)
                 yield from grid(part, (result.axes[-2], result.axes[-1]), width, largest)
@@ -88,22 +108,56 @@ def planned(result: Result, width: int) -> Iterator[RenderableType]:
 
 
 def _effects(rows: pd.DataFrame) -> Table:
-    split = [name for name in ("direct", "indirect") if name in rows]
-    words = ["task", "component"] if split else ["task", "component", "metric"]
-    numbers = ["clean"] if split else ["clean", "ablated"]
+    if "direct" in rows:
+        return _split_effects(rows)
+    spread, words = _of_templates(rows)
+    words += ["metric"]
     table = new_table()
     for name in words:
         table.add_column("without" if name == "component" else name, overflow="fold")
-    for name in (*numbers, "effect, 95 %", *split, "n", "rank"):
+    ranked = ["rank"] if rows["rank"].notna().any() else []
+    for name in ("clean", "ablated", "effect, 95 %", *spread, "n", *ranked):
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
         table.add_row(
-            *(Text(row[name]) for name in words),
-            *(number(row[name]) for name in numbers),
+            *(Text(on_one_line(row[name])) for name in words),
+            *(number(row[name]) for name in ("clean", "ablated")),
             _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
-            *(_with_interval(row, (name, f"{name}_low", f"{name}_high"), "+") for name in split),
+            *(number(row[name]) for name in spread),
             str(row["n"]),
-            NONE if pd.isna(row["rank"]) else f"{row['rank']} of {row['ranked']}",
+            *(f"{row[name]} of {row['ranked']}" for name in ranked),
+        )
+    return table
+
+
+def _of_templates(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Which columns tell templates apart, as numbers and as words?"""
+    alone = rows["component"].nunique() == 1 and "template" in rows
+    words = ["task", *(["template"] if alone else []), "component"]
+    return (["spread"] if "spread" in rows else []), words
+
+
+def _split_effects(rows: pd.DataFrame) -> Table:
+    """Total, direct and indirect side by side: as much as 80 columns hold."""
+    spread, words = _of_templates(rows)
+    table = new_table()
+    for name in words:
+        table.add_column("without" if name == "component" else name, overflow="fold")
+    ranked = ["rank"] if rows["rank"].notna().any() else []
+    for name in ("clean", "effect, 95 %", "direct", "indirect", "held", *spread, *ranked):
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        table.add_row(
+            *(Text(on_one_line(row[name])) for name in words),
+            number(row["clean"]),
+            _with_interval(row, ("value", "ci_low", "ci_high"), "+"),
+            *(
+                _with_interval(row, (name, f"{name}_low", f"{name}_high"), "+")
+                for name in ("direct", "indirect")
+            ),
+            number(row["direct_held"], "+"),
+            *(number(row[name]) for name in spread),
+            *(str(row[name]) for name in ranked),
         )
     return table
 
@@ -112,12 +166,15 @@ def _patches(rows: pd.DataFrame, subject: str) -> Table:
     checked = "exact" in rows
     table = new_table()
     table.add_column(subject, overflow="fold")
-    names = ("patched", "effect, 95 %", "share, 95 %", *(["really, 95 %"] if checked else []))
+    spread = ["spread"] if "spread" in rows else []
+    exact = ["really, 95 %"] if checked else []
+    names = ("patched", "effect, 95 %", *spread, "share, 95 %", *exact)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in rows.iterrows():
         cells = [Text(row[subject]), Text(number(row["patched"]))]
         cells.append(_with_interval(row, ("value", "ci_low", "ci_high"), "+"))
+        cells += [Text(number(row[name])) for name in spread]
         cells.append(_with_interval(row, ("share", "share_low", "share_high")))
         if checked:
             cells.append(_with_interval(row, ("exact", "exact_low", "exact_high"), "+"))
@@ -137,8 +194,12 @@ def _notes(result: Result) -> Iterator[str]:
     yield f"effect = patched - {of}"
     if "edge" in frame:
         yield "share: of the effect of patching everything"
+        if arguments.get("hold") == "heads":
+            yield "heads held, MLPs between sender and receiver compute anew"
     else:
         yield "share: 0 is as corrupted, 1 is as clean"
+    if "spread" in frame:
+        yield SPREAD
     if result.provenance.analysis == "approximate":
         yield "effects are estimates by gradient"
         if "exact" not in frame:

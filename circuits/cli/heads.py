@@ -102,5 +102,7 @@ def _notes(result: Result) -> Iterator[RenderableType]:
         yield Text(
             f"costs: by how much {method} ablation makes it worse ({', '.join(costs)})", "dim"
         )
+    if result.provenance.arguments["n"] == 1:
+        yield Text("one draw has no interval, so nothing is clear by it: ask for -n 20", "dim")
     for note, rows in kinds.dropna(subset=["note"]).groupby("note", sort=False):
         yield Text(f"no score for {', '.join(rows['kind'])}: {note}", "dim")

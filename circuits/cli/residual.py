@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli.tables import MOST_ROWS, NONE, more, new_table, number, percent
+from circuits.cli.tables import MOST_ROWS, NONE, asked_of, more, new_table, number, percent
 from circuits.cli.terminal import visible
 from circuits.result import Result
 
@@ -19,15 +19,16 @@ _WIDE = 20  # cells of the longest bar
 
 def attribution(result: Result, width: int) -> Iterator[RenderableType]:
     """What adds most to the answer, and what the approximation is worth."""
-    for task, rows in result.frame.groupby("task", sort=False):
+    spread = ["spread"] if "spread" in result.frame else []
+    for of, rows in asked_of(result.frame):
         first = rows.iloc[0]
-        yield Text(f"\n{task}: {number(first['total'])} {first['unit']}", "bold")
+        yield Text(f"\n{of}: {number(first['total'])} {first['unit']}", "bold")
         yield Text("the sum of all rows" + _over(first["n"]), "dim")
         table = new_table()
         table.add_column("part", overflow="fold")
         table.add_column("adds, 95 %", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True, width=_WIDE)
-        for name in ("share", "recomputed", "error"):
+        for name in (*spread, "share", "recomputed", "error"):
             table.add_column(name, justify="right", no_wrap=True)
         largest = float(rows["value"].abs().max())
         order = rows["value"].abs().sort_values(ascending=False, kind="stable").index
@@ -36,6 +37,7 @@ def attribution(result: Result, width: int) -> Iterator[RenderableType]:
                 Text(row["component"]),
                 _with_interval(row),
                 bar(row["value"], largest),
+                *(number(row[name]) for name in spread),
                 _share(row["share"]),
                 number(row["recomputed"], "+"),
                 number(row["error"], "+"),
@@ -45,7 +47,8 @@ def attribution(result: Result, width: int) -> Iterator[RenderableType]:
         yield _worst(rows)
     yield Text(
         "adds: with the final LayerNorm's scale held; recomputed: what is lost without the part, "
-        "LayerNorm computed anew; error: the first less the second",
+        "LayerNorm computed anew; error: the first less the second"
+        + ("; spread: standard deviation of the first over the templates" if spread else ""),
         style="dim",
     )
 

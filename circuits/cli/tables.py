@@ -31,6 +31,22 @@ def plain(result: Result, width: int) -> Iterator[RenderableType]:
     yield from more(len(frame))
 
 
+def asked_of(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each task, and of each template where these are told apart, with their name."""
+    by = ["task", *(["template"] if "template" in frame else [])]
+    for names, rows in frame.groupby(by, sort=False):
+        yield ", ".join(on_one_line(str(name)) for name in names), rows
+
+
+def on_one_line(text: str) -> str:
+    r"""A sentence with its line breaks visible.
+
+    >>> on_one_line("When {A}\nand")
+    'When {A}\\nand'
+    """
+    return "".join(char if char == " " else visible(char) for char in text)
+
+
 def new_table() -> Table:
     """A table of this house's looks."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -34,6 +34,8 @@ def show(result: Result, console: Console) -> None:
     view = effects.planned if about.arguments.get("plan") else VIEWS.get(about.analysis, plain)
     for part in view(result, console.width):
         console.print(part)
+    if about.population is not None and "ci_low" in result.frame:
+        console.print(Text(f"95 % intervals: {about.population}", style="dim"))
 
 
 def lens(result: Result, width: int) -> Iterator[RenderableType]:

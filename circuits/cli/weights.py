@@ -116,10 +116,13 @@ def _checked(frame: pd.DataFrame) -> Iterator[RenderableType]:
         if pd.isna(first["agreement"]):
             yield Text("z and the effects cannot be compared: one of them is constant", "dim")
             continue
+        among = f" (p = {first['p_value']:.2g} among random orders within each {first['blocks']})"
+        if pd.isna(first["p_value"]):
+            among = f" (no {first['blocks']} has two pairs to compare with chance)"
         yield Text.assemble(
             "rank correlation of z and the effect's size: ",
             (f"{first['agreement']:+.2f}", "bold"),
-            f" (p = {first['p_value']:.2g} among random orders)",
+            among,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
@@ -100,9 +102,24 @@ def in_lines(title: str, width: float) -> str:
     return textwrap.fill(drawable(title, 400), max(12, int(width * _LETTERS_AN_INCH)))
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself.
+
+    IPython knows how to show a `Figure` only after ``%matplotlib inline`` or pyplot, and then goes
+    its own way with this one, too; until then it asks for the method below.
+    """
+
+    def _repr_png_(self) -> bytes:
+        """The figure as PNG, cut to what is drawn."""
+        content = io.BytesIO()
+        with rc_context(STYLE):
+            self.savefig(content, format="png", bbox_inches="tight", metadata={"Software": None})
+        return content.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, of this size or as large as it has to be."""
-    return Figure(figsize=(max(width, 3.2), max(height, 1.8)), layout="constrained")
+    return Picture(figsize=(max(width, 3.2), max(height, 1.8)), layout="constrained")
 
 
 def add_axes(figure: Figure, place: SubplotSpec, title: str, width: float) -> Axes:

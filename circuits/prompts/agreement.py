@@ -94,6 +94,7 @@ def agreement(
                 distractor=tokenizer.single_token(f" {verbs[1 - number]}"),
                 corrupted=start + tokenizer.encode(twin),
                 roles={"SUBJECT": at, "BETWEEN": at + 1, "END": len(ids) - 1},
+                template=TEMPLATE,
             )
         )
     return assemble(

@@ -98,4 +98,5 @@ def _example(
         distractor=tokens[3],
         corrupted=start + tokenizer.encode(twin_text),
         roles=roles | {"END": len(ids) - 1},
+        template=TEMPLATE,
     )

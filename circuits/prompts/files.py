@@ -6,13 +6,14 @@ import csv
 import hashlib
 import io
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from circuits.errors import CircuitsError, nearest
 from circuits.prompts.prompts import Prompts
@@ -21,9 +22,10 @@ from circuits.prompts.user import Row, from_rows
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
-COLUMNS = ("clean", "corrupted", "answer", "distractor")
+COLUMNS = ("clean", "corrupted", "answer", "distractor", "template")
 BLOCK = 500  # prompts
-_BOM = "\ufeff".encode()
+_BOM = "\ufeff"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,16 @@ class PromptFile:
         with _readable(self.path):
             return self.path.stat().st_size
 
+    def count(self) -> int:
+        """How many prompts are in the file? All of it is read, and none of it made into tokens.
+
+        Raises:
+            CircuitsError: as iterating does, for what cannot be read.
+        """
+        with _readable(self.path), self.path.open("rb") as file:
+            lines = _Lines(self.path.name, file)
+            return sum(1 for _ in _READERS[self.path.suffix.lower()](lines))
+
     def after(self, mark: Mark) -> Iterator[tuple[Prompts, Mark]]:
         """The blocks that follow this mark, each with the mark at its end.
 
@@ -118,8 +130,10 @@ def from_file(model: HookedGPT2, path: str | Path, *, prepend_bos: bool | None =
     """Which batch do the prompts in this file make?
 
     ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have
-    the fields clean, and if wanted corrupted, answer, distractor. Blank lines are skipped. Text is
-    taken as it stands: GPT-2's tokens for words begin with a space, so an answer usually does too.
+    the fields clean, and if wanted corrupted, answer, distractor, template (a name for the sentence
+    that the prompt was made of). Lines of nothing but blanks are skipped; where blanks alone are
+    meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words begin with
+    a space, so an answer usually does too.
 
     Raises:
         CircuitsError: naming the file and the line, for anything that cannot be read.
@@ -143,8 +157,8 @@ class _Lines:
         self.name = name
         self._file = file
         self._number, self._offset, self._digest = 0, 0, hashlib.sha256()
-        start = file.read(len(_BOM))
-        if start == _BOM:
+        start = file.read(len(_BOM.encode()))
+        if start == _BOM.encode():
             self._count(start)
         file.seek(self._offset)
         self._text = self._decoded()
@@ -158,13 +172,21 @@ class _Lines:
         try:
             self._count(line.encode())
         except UnicodeEncodeError as error:
-            raise CircuitsError(f"{self.place} is not UTF-8 text; save it as UTF-8") from error
+            raise CircuitsError(f"{self.place()} is not UTF-8 text; save it as UTF-8") from error
+        if "\0" in line:
+            raise CircuitsError(
+                f"{self.place()} has a NUL character, as UTF-16 text has many; save it as UTF-8"
+            )
+        if line.startswith(_BOM):
+            raise CircuitsError(
+                f"{self.place()} begins with a byte order mark (U+FEFF), which only a file may; "
+                "delete it"
+            )
         return line
 
-    @property
-    def place(self) -> str:
-        """Where the line read last is, for messages."""
-        return f"line {self._number} of {self.name}"
+    def place(self, n_lines: int = 1) -> str:
+        """Where the last lines that were read begin, for messages."""
+        return f"line {self._number - n_lines + 1} of {self.name}"
 
     def mark(self, n_prompts: int) -> Mark:
         """Up to here."""
@@ -197,44 +219,114 @@ class _Lines:
 def _read_txt(lines: _Lines) -> Iterator[Row]:
     for line in lines:
         if line.strip():
-            yield Row(lines.place, line.rstrip("\r\n"))
+            yield Row(lines.place(), line.rstrip("\r\n"))
 
 
 def _read_csv(lines: _Lines) -> Iterator[Row]:
-    reader = csv.DictReader(lines, strict=True)
+    taken: list[str] = []  # the lines of one record; several where a break is within quotes
+    header: list[str] = []
     try:
-        header = [field.strip() for field in reader.fieldnames or []]
-        reader.fieldnames = header
-        _check_fields(f"the header of {lines.name}", header)
-        for record in reader:
-            if None in record or None in record.values():
-                raise CircuitsError(
-                    f"{lines.place} does not have {len(header)} fields as the header "
-                    f"({', '.join(header)}); put fields with commas in double quotes"
-                )
-            yield _row(lines.place, {key: text or None for key, text in record.items()})
+        for cells in csv.reader(_kept(lines, taken), strict=True):
+            place, raw = lines.place(len(taken)), "".join(taken)
+            taken.clear()
+            if not raw.strip():
+                continue
+            if header:
+                yield _csv_row(place, header, cells, raw)
+            else:
+                header = _csv_header(lines.name, cells)
     except csv.Error as error:
-        raise CircuitsError(f"{lines.place} is not CSV: {error}") from error
+        raise CircuitsError(
+            f"{lines.place(len(taken))} is not CSV: {error}; a field that begins with a quote ends "
+            "with one, and a quote inside it is written twice"
+        ) from error
+    if not header:
+        _csv_header(lines.name, [])
+
+
+def _kept(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _csv_header(name: str, cells: Sequence[str]) -> list[str]:
+    """The names of the columns."""
+    place, header = f"the header of {name}", [cell.strip() for cell in cells]
+    parted = next((mark for mark in (";", "\t", "|") if mark in "".join(header)), None)
+    if len(header) == 1 and parted:
+        raise CircuitsError(f"{place} is parted by {parted!r}: {header[0]!r}; part it by commas")
+    if "" in header:
+        raise CircuitsError(
+            f"{place} gives column {header.index('') + 1} of {len(header)} no name; the names are "
+            f"{', '.join(COLUMNS)}, and a column that is none of these is left out"
+        )
+    _check_fields(place, header)
+    return header
+
+
+def _csv_row(place: str, header: Sequence[str], cells: Sequence[str], raw: str) -> Row:
+    """The cells under their names; `raw` is what they were read from."""
+    if len(cells) != len(header):
+        raise CircuitsError(
+            f"{place} does not have {len(header)} fields as the header ({', '.join(header)}), but "
+            f"{len(cells)}; put fields with commas in double quotes, the first right after a comma"
+        )
+    for name, text in zip(header, cells, strict=True):
+        # Whether quotes stood around blanks, nobody can tell any more.
+        if text and not text.strip():
+            raise CircuitsError(
+                f"{place}: {name} is blanks alone; leave it empty if there is none, and if blanks "
+                "are meant, write the prompts as .jsonl"
+            )
+        if text.lstrip()[:1] == '"' != text[:1] and f",{text}," in f",{raw.rstrip()},":
+            raise CircuitsError(
+                f"{place}: in {name} a quote comes after a blank, where it would be part of the "
+                f"text; put it right after the comma, and the blank inside: {text!r}"
+            )
+    return _row(place, {name: text or None for name, text in zip(header, cells, strict=True)})
 
 
 def _read_jsonl(lines: _Lines) -> Iterator[Row]:
     for line in lines:
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CircuitsError(
-                f"{lines.place} is not JSON: {error.msg} at column {error.colno}"
-            ) from error
+        place = lines.place()
+        record = _parsed(place, line)
         if not isinstance(record, dict):
             raise CircuitsError(
-                f'{lines.place} is not an object like {{"clean": "...", "answer": "..."}}'
+                f'{place} is not an object like {{"clean": "...", "answer": "..."}}; each line is '
+                "one"
             )
-        _check_fields(lines.place, list(record))
-        yield _row(lines.place, record)
+        _check_fields(place, list(record))
+        for name, value in record.items():
+            if value == "" and name != "clean":
+                raise CircuitsError(f"{place}: {name} is empty; write null if there is none")
+        yield _row(place, record)
 
 
+def _parsed(place: str, line: str) -> object:
+    """What this line of JSON holds."""
+    try:
+        return _JSON.decode(line)
+    except CircuitsError as error:
+        raise CircuitsError(f"{place} {error}") from None
+    except json.JSONDecodeError as error:
+        raise CircuitsError(
+            f"{place} is not JSON: {error.msg} at column {error.colno}; each line is one object"
+        ) from error
+    except (ValueError, RecursionError) as error:  # numbers and nesting beyond all measure
+        raise CircuitsError(f"{place} cannot be read: {error}") from error
+
+
+def _object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise CircuitsError(_said_of_repeated([name for name, _ in pairs]))
+    return record
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
 _READERS: dict[str, Callable[[_Lines], Iterator[Row]]] = {
     ".txt": _read_txt,
     ".csv": _read_csv,
@@ -249,14 +341,31 @@ def _check_fields(place: str, fields: Sequence[str]) -> None:
             f"{place} has a field {unknown[0]!r}; the fields are {', '.join(COLUMNS)}"
             f"{nearest(unknown[0], COLUMNS)}"
         )
+    if len(set(fields)) != len(fields):
+        raise CircuitsError(f"{place} {_said_of_repeated(fields)}")
     if "clean" not in fields:
         raise CircuitsError(f"{place} lacks the field 'clean', the prompt itself")
 
 
-def _row(place: str, record: dict[str, Any]) -> Row:
+def _said_of_repeated(fields: Sequence[str]) -> str:
+    name = next(field for field in fields if fields.count(field) > 1)
+    times = "twice" if fields.count(name) == 2 else f"{fields.count(name)} times"
+    return f"has the field {name!r} {times}, and only one can be meant; keep that one"
+
+
+def _row(place: str, record: Mapping[str, object]) -> Row:
+    texts: dict[str, str | None] = {}
     for name, value in record.items():
         if value is not None and not isinstance(value, str):
-            raise CircuitsError(f"{place}: {name} is {value!r}; give a text in quotes")
-    if not record["clean"]:
+            shown = json.dumps(value, ensure_ascii=False)
+            shown = shown if len(shown) <= 40 else f"{shown[:39]}…"
+            raise CircuitsError(f"{place}: {name} is {shown}; give a text in quotes")
+        if value is not None and _SURROGATE.search(value):
+            raise CircuitsError(
+                f"{place}: {name} has half a character (a lone surrogate): {value!r}; mend the text"
+            )
+        texts[name] = value
+    clean = texts.pop("clean")
+    if not clean:
         raise CircuitsError(f"{place}: clean is empty; write a prompt")
-    return Row(place, **record)
+    return Row(place, clean, **texts)

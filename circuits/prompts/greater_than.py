@@ -75,6 +75,7 @@ def greater_than(
                 targets={},
                 answer_set=ids[year + 1 :],
                 distractor_set=ids[: year + 1],
+                template=TEMPLATE,
                 roles={
                     "NOUN": tokens.index(tokenizer.single_token(f" {noun}")),
                     "XX": xx,

@@ -7,6 +7,7 @@ occurs once (IO), the distractor the one that occurs twice (S).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -91,8 +92,10 @@ def ioi(
         drawn = [str(name) for name in rng.choice(people, 5, replace=False)]
         setting = {"place": str(rng.choice(places)), "object": str(rng.choice(objects))}
         s_first = i // len(templates) % 2 == 1
-        sentence = partial(_sentence, templates[i % len(templates)], setting, s_first)
-        examples.append(_example(model.require_tokenizer(), start, sentence, drawn, corruption))
+        template = templates[i % len(templates)]
+        sentence = partial(_sentence, template, setting, s_first)
+        example = _example(model.require_tokenizer(), start, sentence, drawn, corruption)
+        examples.append(replace(example, template=template))
     return assemble(
         model, examples, task="ioi", metric="logit_diff", prepend_bos=bool(start), seed=seed
     )

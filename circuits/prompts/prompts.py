@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.batch import as_batch, pad_rows, token_rows
+from circuits.batch import as_batch, pad_id, pad_rows, token_rows
 from circuits.errors import CircuitsError, nearest
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Prompts:
         answer_sets: [b t], where any of several tokens is right after END, those; filled up with
             -1. None where one answer says it all.
         distractor_sets: [b t], the same for the tokens that are wrong.
+        templates: which sentence, with gaps for names and words, each prompt was made of [b]; None
+            where that is not known.
         corrupted: [b p], prompts that lack what the task is about, token for token; or None.
         seed: what the prompts were drawn with; None when they were given.
 
@@ -63,6 +65,7 @@ class Prompts:
     seed: int | None = None
     answer_sets: Tensor | None = None
     distractor_sets: Tensor | None = None
+    templates: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         n, width = len(self.texts), self.tokens.shape[-1]
@@ -81,11 +84,18 @@ class Prompts:
                 raise CircuitsError(
                     f"sets of tokens have shape {tuple(sets.shape)}; {n} prompts need ({n}, tokens)"
                 )
+        if self.templates is not None and len(self.templates) != n:
+            raise CircuitsError(f"{len(self.templates)} templates were given for {n} prompts")
         if "END" not in self.roles:
             raise CircuitsError("the prompts name no END, the position where the answer is read")
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def population(self) -> str | None:
+        """Over which prompts is the mean of these, and the interval of it?"""
+        return population(self.templates, drawn=self.seed is not None, n=len(self))
 
     @property
     def checksum(self) -> str:
@@ -111,6 +121,7 @@ class Prompts:
             for value in [getattr(self, name)]
         }
         roles = {role: at[rows] for role, at in self.roles.items()}
+        cut["templates"] = None if self.templates is None else self.templates[rows]
         return replace(self, texts=self.texts[rows], roles=roles, **cut)
 
     def index(self, position: str | int) -> Tensor:
@@ -153,7 +164,8 @@ class Example:
 
     `targets` maps a position to the token that should follow it; None means the answer at END, or
     without an answer every next token. END is the last token unless `roles` says otherwise.
-    `answer_set` and `distractor_set` are tokens of which any is right, or wrong.
+    `answer_set` and `distractor_set` are tokens of which any is right, or wrong. `template` is the
+    sentence with gaps that the prompt was made of.
     """
 
     text: str
@@ -165,6 +177,7 @@ class Example:
     roles: Mapping[str, int] = field(default_factory=dict)
     answer_set: Sequence[int] | None = None
     distractor_set: Sequence[int] | None = None
+    template: str | None = None
 
     @property
     def end(self) -> int:
@@ -197,9 +210,9 @@ def assemble(
             corrupted twin, or a twin has another number of tokens.
         TokenError: when a prompt does not fit into the context.
     """
-    batch = as_batch(model, [example.ids for example in examples])
-    tokens = batch.tokens
-    mask = torch.ones_like(tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+    rows, real = pad_rows([example.ids for example in examples], pad_id(model))
+    tokens = as_batch(model, rows, attention_mask=real).tokens
+    mask = real.to(tokens.device)
     targets = torch.full_like(tokens, UNSCORED)
     for row, example in enumerate(examples):
         for position, token in example.scored.items():
@@ -224,7 +237,26 @@ def assemble(
         seed=seed,
         answer_sets=_sets(examples, "answer_set", tokens),
         distractor_sets=_sets(examples, "distractor_set", tokens),
+        templates=None if (labels := _values(examples, "template")) is None else tuple(labels),
     )
+
+
+def population(templates: Collection[str] | None, *, drawn: bool, n: int) -> str | None:
+    """Over which prompts is a mean of n, and its interval? None for a single prompt.
+
+    `templates` are those of the prompts, as far as they are known; `drawn` is whether the prompts
+    were drawn at random, or given.
+
+    >>> population(["{A} met {B}", "{A} saw {B}"] * 50, drawn=True, n=100)
+    'over names and words within these 2 templates, not over other templates'
+    """
+    if n < 2:
+        return None
+    if templates is None:
+        return "over prompts drawn as these" if drawn else "over prompts like these, if independent"
+    k = len(set(templates))
+    within = f"these {k} templates" if k > 1 else "this one template"
+    return f"over names and words within {within}, not over other templates"
 
 
 def _column(examples: Sequence[Example], name: str, like: Tensor) -> Tensor | None:
@@ -275,9 +307,13 @@ def _twins(examples: Sequence[Example], like: Tensor) -> Tensor | None:
 def start_tokens(model: HookedGPT2, prepend_bos: bool | None) -> list[int]:
     """Which tokens stand before a prompt: the start token, or nothing?
 
+    A model without a tokenizer has none that it knows of.
+
     Raises:
         TokenError: when a start token is asked for and the vocabulary has none.
     """
+    if model.tokenizer is None and not prepend_bos:
+        return []
     return token_rows(model, "", prepend_bos)[0]
 
 

@@ -68,6 +68,7 @@ def pronoun(
                 distractor=tokenizer.single_token(f" {other[1]}"),
                 corrupted=start + tokenizer.encode(twin),
                 roles=roles | {"END": len(ids) - 1},
+                template=TEMPLATE,
             )
         )
     return assemble(

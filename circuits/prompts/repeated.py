@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
 from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
@@ -28,7 +29,8 @@ def repeated(
 
     A prompt is r + r, where r is `length` random tokens, all different. Scored are the tokens of
     the last copy but for its first, which nothing announces. In the corrupted twin the copies
-    before it are replaced by other tokens: the same targets, nothing to copy from.
+    before it are replaced by other tokens: the same targets, nothing to copy from. A model without
+    a tokenizer is asked, too: any ids will do, no start token comes first, and texts are ids.
 
     Args:
         model: the model to ask.
@@ -47,8 +49,7 @@ def repeated(
     """
     require_count(n)
     start = start_tokens(model, prepend_bos)
-    tokenizer = model.require_tokenizer()
-    vocabulary = np.array(sorted(tokenizer.ranks.values()))
+    tokenizer, vocabulary = model.tokenizer, ordinary_tokens(model)
     if copies < 2:
         raise CircuitsError(f"copies={copies}: tokens are repeated from 2 copies on")
     length = _length(model, len(start), len(vocabulary), length, copies)
@@ -60,7 +61,7 @@ def repeated(
         last = len(start) + (copies - 1) * length
         examples.append(
             Example(
-                tokenizer.decode(copies * copy),
+                tokenizer.decode(copies * copy) if tokenizer else " ".join(map(str, copies * copy)),
                 start + copies * copy,
                 corrupted=start + other + copy,
                 targets={last + i: copy[i + 1] for i in range(length - 1)},
@@ -70,6 +71,13 @@ def repeated(
     return assemble(
         model, examples, task="repeated", metric="loss", prepend_bos=bool(start), seed=seed
     )
+
+
+def ordinary_tokens(model: HookedGPT2) -> NDArray[np.int64]:
+    """Which token ids may stand anywhere? All but special ones; without a tokenizer, all."""
+    if model.tokenizer is None:
+        return np.arange(model.cfg.d_vocab)
+    return np.array(sorted(model.tokenizer.ranks.values()))
 
 
 def _length(model: HookedGPT2, n_start: int, n_tokens: int, length: int | None, copies: int) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from circuits.batch import as_batch, unpadded
 from circuits.errors import CircuitsError, TokenError
+from circuits.inputs import ModelInput, texts_or_rows
 from circuits.prompts.prompts import Example, Prompts, assemble, start_tokens
 from circuits.tokenizer import Tokenizer
 
@@ -14,32 +16,37 @@ if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
 
+Given = str | tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Row:
-    """One prompt as the user gave it, and where: `place` is for messages."""
+    """One prompt as the user gave it, as text or token ids, and where: `place` is for messages."""
 
     place: str
-    clean: str
-    corrupted: str | None = None
+    clean: Given
+    corrupted: Given | None = None
     answer: str | None = None
     distractor: str | None = None
+    template: str | None = None
 
 
 def from_texts(
     model: HookedGPT2,
-    texts: str | Sequence[str],
+    texts: ModelInput,
     *,
     answer: str | None = None,
     distractor: str | None = None,
     prepend_bos: bool | None = None,
 ) -> Prompts:
-    """Which batch do these texts make? They may have different lengths.
+    """Which batch do these texts make? They may have different lengths, or be token ids.
 
     `answer` and `distractor`, one token each, hold for all of them. Without an answer every next
     token of the texts is scored.
 
     Raises:
-        CircuitsError: when no texts are given, or answer and distractor coincide.
+        CircuitsError: when no texts are given, what is given is no text or has no order, or answer
+            and distractor coincide.
         TokenError: for an answer of several tokens, or a text too long for the context.
 
     >>> from circuits.checkpoints import load
@@ -47,12 +54,24 @@ def from_texts(
     >>> prompts.index("END")
     tensor([5, 6])
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    prompts = listed(model, texts)
     rows = [
-        Row(f"prompt {i}" if len(texts) > 1 else "the prompt", text, None, answer, distractor)
-        for i, text in enumerate(texts)
+        Row(f"prompt {i}" if len(prompts) > 1 else "the prompt", prompt, None, answer, distractor)
+        for i, prompt in enumerate(prompts)
     ]
     return from_rows(model, rows, "prompt", prepend_bos)
+
+
+def listed(model: HookedGPT2, given: ModelInput) -> Sequence[Given]:
+    """Each prompt by itself: its text, or its token ids without padding.
+
+    Raises:
+        TokenError: for what is neither, and where it cannot be told what is padding.
+    """
+    rows = texts_or_rows(given)
+    if not rows or isinstance(rows[0], str):
+        return cast(list[str], rows)
+    return [tuple(row.tolist()) for row in unpadded(as_batch(model, given))]
 
 
 def from_rows(
@@ -68,7 +87,8 @@ def from_rows(
         CircuitsError: when only some have an answer, a distractor or a corrupted twin.
         TokenError: for answers of several tokens and prompts too long for the context.
     """
-    start = start_tokens(model, prepend_bos)
+    are_ids = any(isinstance(row.clean, tuple) for row in rows)  # which are taken as they are
+    start = [] if are_ids else start_tokens(model, prepend_bos)
     examples = [_example(model, start, row) for row in rows]
     first = first or (rows[0] if rows else None)
     for row in rows:
@@ -80,7 +100,7 @@ def from_rows(
 
 
 def _require_alike(row: Row, first: Row) -> None:
-    for name in ("answer", "distractor", "corrupted"):
+    for name in ("answer", "distractor", "corrupted", "template"):
         lacking, having = (row, first) if getattr(row, name) is None else (first, row)
         if getattr(lacking, name) is None and getattr(having, name) is not None:
             raise CircuitsError(f"{lacking.place} has no {name}, {having.place} has one; give all")
@@ -88,17 +108,24 @@ def _require_alike(row: Row, first: Row) -> None:
 
 def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
     tokenizer = model.require_tokenizer()
+    for name in ("clean", "corrupted", "answer", "distractor"):
+        value: object = getattr(row, name)
+        if isinstance(value, tuple) and name in ("clean", "corrupted"):
+            continue  # token ids
+        if not isinstance(value, str) and (value is not None or name == "clean"):
+            raise CircuitsError(f"{row.place}: {name} is {value!r:.60}; give a text")
     if row.answer is not None and row.answer == row.distractor:
         raise CircuitsError(
             f"{row.place}: answer and distractor are both {row.answer!r}; give two different tokens"
         )
     if row.distractor is not None and row.answer is None:
         raise CircuitsError(f"{row.place} has a distractor and no answer to compare it with")
+    text = row.clean if isinstance(row.clean, str) else tokenizer.decode(row.clean)
     try:
-        ids = start + tokenizer.encode(row.clean)
-        twin = None if row.corrupted is None else start + tokenizer.encode(row.corrupted)
+        ids = _ids(tokenizer, start, row.clean)
+        twin = None if row.corrupted is None else _ids(tokenizer, start, row.corrupted)
         answer, distractor = (
-            None if word is None else _continuation(tokenizer, row.clean, word)
+            None if word is None else _continuation(tokenizer, text, word)
             for word in (row.answer, row.distractor)
         )
     except TokenError as error:
@@ -117,7 +144,11 @@ def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
             f"{' | '.join(tokenizer.token_strings(twin))}); the two are compared token by token, "
             "so reword one of them"
         )
-    return Example(row.clean, ids, answer, distractor, twin)
+    return Example(text, ids, answer, distractor, twin, template=row.template)
+
+
+def _ids(tokenizer: Tokenizer, start: list[int], given: Given) -> list[int]:
+    return start + tokenizer.encode(given) if isinstance(given, str) else list(given)
 
 
 def _continuation(tokenizer: Tokenizer, prompt: str, word: str) -> int:

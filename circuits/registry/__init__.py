@@ -13,6 +13,7 @@ from circuits.registry.options import (
     Progress,
     PromptOptions,
     RunOptions,
+    TemplateOptions,
 )
 from circuits.registry.recipes import Recipe, analyses, find, flag, groups, read, shared_helps
 
@@ -24,6 +25,7 @@ __all__ = [
     "Question",
     "Recipe",
     "RunOptions",
+    "TemplateOptions",
     "analyses",
     "analysis",
     "asked",

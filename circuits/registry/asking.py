@@ -160,6 +160,11 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
     for parameter in recipe.signature.parameters.values():
         name = parameter.name
         value = parameter.default if name in CHANGE_NOTHING else given[name]
+        if name in ("prompt", "corrupted") and not isinstance(value, str | None):
+            value = _plain_prompts(value)
+            if value and not isinstance(value[0], str):
+                arguments[name] = value  # of token ids a command line knows nothing
+                continue
         if not _in_words(value):
             continue
         value = str(value) if isinstance(value, Path) else value
@@ -202,6 +207,12 @@ def _adapted(model: Any) -> Any:
 def _loaded_from(model: HookedGPT2) -> str:
     path = model.source.removeprefix("nanoGPT ")
     return path if Path(path).exists() else model.cfg.model_name
+
+
+def _plain_prompts(given: Any) -> list[str] | list[list[int]]:
+    from circuits.inputs import texts_or_rows  # torch takes a second, and --help needs none
+
+    return texts_or_rows(given)
 
 
 def _in_words(value: Any) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from circuits.inputs import ModelInput
     from circuits.metrics import Metric
     from circuits.prompts import Prompts
 
@@ -21,7 +22,7 @@ Progress = Callable[[int, int], None]
 # In this order options of groups stand in help, signatures and commands.
 ORDER = (
     "task", "prompt", "corrupted", "file", "answer", "distractor", "metric", "n", "seed",
-    "memory", "plan", "engine", "parts", "resume", "progress",
+    "by", "cluster", "memory", "plan", "engine", "parts", "resume", "progress",
 )  # fmt: skip
 # Options that change no number: an answer is the same however it was computed.
 CHANGE_NOTHING = ("memory", "engine", "parts", "resume")
@@ -34,11 +35,11 @@ class PromptOptions:
     task: str | Prompts | None = None
     """Which prompts: repeated, ioi, greater-than, docstring, pronoun, agreement or sorting. Without
     it, those of repeated, ioi and sorting that suit the model."""
-    prompt: str | Sequence[str] | None = None
+    prompt: str | Sequence[str] | ModelInput | None = None
     """A prompt of your own instead of a task; repeat it for several."""
     file: str | Path | None = None
-    """Your own prompts: .txt, one a line; .csv or .jsonl with clean, corrupted, answer,
-    distractor."""
+    """Your own prompts: .txt, one a line; .csv or .jsonl with clean, corrupted, answer, distractor,
+    template."""
     answer: str | None = None
     """The token that should follow your prompts."""
     distractor: str | None = None
@@ -61,8 +62,18 @@ class MeasureOptions(PromptOptions):
 class PairOptions(MeasureOptions):
     """Which pairs of prompts are asked, and what is measured of them?"""
 
-    corrupted: str | Sequence[str] | None = None
+    corrupted: str | Sequence[str] | ModelInput | None = None
     """The corrupted twin of your prompt, token for token; repeat it for several."""
+
+
+@dataclass(frozen=True)
+class TemplateOptions:
+    """Are templates told apart, and over what are the intervals?"""
+
+    by: Literal["template"] | None = None
+    """Each template of the prompts by itself, and how much they differ (by=template)."""
+    cluster: Literal["template"] | None = None
+    """Intervals over templates (cluster-robust), not over names and words within them."""
 
 
 @dataclass(frozen=True)

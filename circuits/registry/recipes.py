@@ -22,6 +22,7 @@ PACKAGE = Path(__file__).parent.parent
 _SCALARS: dict[str, Any] = {t.__name__: t for t in (bool, float, int, str, Path)}
 # Types of arguments that Python can give and a command line cannot.
 _OBJECTS = {
+    "AnyMask",
     "CausalGraph",
     "Component",
     "HookedGPT2",

@@ -4,7 +4,7 @@ A `Sweep` says what is written where (its cells) and what is measured; `plan` fi
 for it, and `run` does it. Everything equals one plain forward pass for each cell.
 """
 
-from circuits.sweep.cells import Cell, Source, Sweep, Write, cell, check_cell, name
+from circuits.sweep.cells import Cell, Hold, Source, Sweep, Write, cell, check_cell, name
 from circuits.sweep.execute import Executor, Scores, TaskScores, logits, run
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.planning import Plan, Task, estimate, plan
@@ -12,6 +12,7 @@ from circuits.sweep.planning import Plan, Task, estimate, plan
 __all__ = [
     "Cell",
     "Executor",
+    "Hold",
     "Plan",
     "Scores",
     "Source",

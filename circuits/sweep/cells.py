@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
 
 _RECEIVERS = ("head", "attn", "mlp", "logits")
 ROW_BY_ROW = ("resample", "position-mean", "noise")  # each prompt gets values of its own
+Kind = tuple[str | None, int]  # a prompt's template and number of tokens
 Freeze = Literal["patterns"]
 FREEZE: tuple[Freeze, ...] = ("patterns",)
+Hold = Literal["all", "heads"]
+HOLD: tuple[Hold, ...] = ("all", "heads")
 
 
 @dataclass(frozen=True)
@@ -28,17 +33,21 @@ class Write:
     """Which part is replaced in a run, and by what?
 
     Without `senders` the target writes (a slot: reads) the source's value. With senders the target
-    reads its base input plus, for each of them, the source's value minus the base value, all else
-    as in the base run: this is path patching. What it then writes goes on through the model.
+    reads what it would if these wrote the source's values and what the sweep holds (`Sweep.hold`)
+    wrote what it does in the base run: this is path patching. What the target then writes goes on
+    through the model. With `scale_held`, for the logits, the final norm divides by what it does in
+    the base run.
     """
 
     target: Component
     senders: tuple[Component, ...] = ()
+    scale_held: bool = False
 
     def __str__(self) -> str:
         if not self.senders:
             return str(self.target)
-        return "+".join(str(Edge(sender, self.target)) for sender in self.senders)
+        edges = "+".join(str(Edge(sender, self.target)) for sender in self.senders)
+        return f"{edges} (scale held)" if self.scale_held else edges
 
 
 Cell = tuple[Write, ...]  # what is written together in one run; () is the base run itself
@@ -68,6 +77,11 @@ def cell(*parts: str | Component | Edge) -> Cell:
     return (*map(Write, writes), *edges)
 
 
+def scale_held(cell: Cell) -> bool:
+    """Are the logits of this cell read with the final norm's scale of the base run?"""
+    return any(write.scale_held for write in cell)
+
+
 def name(cell: Cell) -> str:
     """What is a cell called in tables? Plus signs join what is written together.
 
@@ -84,8 +98,9 @@ class Source:
     `method` is one of `circuits.interventions.METHODS`, asked about the run on `tokens` [b p], of
     which `mask` [b p] marks the real ones. For ``resample`` row i is where prompt i takes its
     values from; for ``mean``, ``position-mean`` and ``noise`` it is any set of prompts; ``zero``
-    needs none. ``position-mean`` takes the mean over those of the prompt's own length. `seed` is
-    what ``noise`` is drawn from.
+    needs none. ``position-mean`` takes the mean over those of the prompt's own length, and where
+    the set's `templates` [b] are given, of its own template: at the same position another sentence
+    has something else. `seed` is what ``noise`` is drawn from.
 
     Raises:
         CircuitsError: for an unknown method, or an empty set.
@@ -95,6 +110,7 @@ class Source:
     tokens: Tensor
     mask: Tensor
     seed: int = 0
+    templates: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         get_method(self.method)
@@ -103,6 +119,31 @@ class Source:
                 f"the reference set for {self.method!r} is empty; give at least one prompt whose "
                 "values can be taken"
             )
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What the prompts of the set are that share a position's meaning: template and length."""
+        return _kinds(self.templates, self.mask)
+
+    def kinds_of(self, prompts: Prompts) -> list[Kind]:
+        """The same of these prompts, as far as the set tells its own apart.
+
+        Raises:
+            CircuitsError: when the set has templates and the prompts do not.
+        """
+        if self.templates is None:
+            return _kinds(None, prompts.mask)
+        if prompts.templates is None:
+            raise CircuitsError(
+                f"the prompts of {prompts.task!r} have no templates, and those of the reference "
+                "set have; give them to both"
+            )
+        return _kinds(prompts.templates, prompts.mask)
+
+
+def _kinds(templates: Sequence[str] | None, mask: Tensor) -> list[Kind]:
+    labels: Sequence[str | None] = templates or [None] * len(mask)
+    return list(zip(labels, mask.sum(1).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +159,11 @@ class Sweep:
             if None.
         freeze: with "patterns", every head attends in every cell as in the base run, and only what
             it moves may change (Olsson et al. 2022, pattern-preserving ablation).
+        hold: of paths, what stands between sender and receiver as in the base run. With "all", a
+            receiver reads its base input plus, for each sender, the source's value minus the base
+            value: the direct edge. With "heads", attention heads write what they did and MLPs
+            compute anew, so that what goes by way of MLPs arrives, too (Wang et al. 2022,
+            2211.00593, appendix B).
 
     Raises:
         CircuitsError: when shapes disagree, or padding does not stand on the right.
@@ -129,6 +175,7 @@ class Sweep:
     source: Source
     clean: Tensor | None = field(default=None)
     freeze: Freeze | None = None
+    hold: Hold = "all"
 
     def __post_init__(self) -> None:
         mask, shape = self.prompts.mask, tuple(self.prompts.tokens.shape)
@@ -155,13 +202,15 @@ class Sweep:
     def _check_lengths(self) -> None:
         if self.source.method != "position-mean":
             return
-        known = self.source.mask.sum(1).tolist()
-        for length in self.prompts.mask.sum(1).unique().tolist():
-            if known.count(length) < 2:
+        known = Counter(self.source.kinds)
+        for template, length in self.source.kinds_of(self.prompts):
+            if (n := known[template, length]) < 2:
+                of = "" if template is None else f" of the template {template!r}"
+                both = "" if template is None else " and template"
                 raise CircuitsError(
-                    f"a mean by position is over prompts of one length, and of {length} tokens the "
-                    f"reference set has {known.count(length)} prompts; give two or more of each "
-                    "length, or choose the method 'mean'"
+                    f"a mean by position is over prompts of one length{both}, and of {length} "
+                    f"tokens{of} the reference set has {n} prompts; give two or more of each "
+                    f"length{both}, or choose the method 'mean'"
                 )
 
     def _check_patterns(self) -> None:
@@ -169,6 +218,11 @@ class Sweep:
             raise CircuitsError(
                 f"freeze={self.freeze!r}: only {' and '.join(FREEZE)} can be held"
                 f"{nearest(self.freeze, FREEZE)}"
+            )
+        if self.hold not in HOLD:
+            raise CircuitsError(
+                f"hold={self.hold!r}: between sender and receiver, hold {' or '.join(HOLD)}"
+                f"{nearest(str(self.hold), HOLD)}"
             )
         for target in (write.target for cell in self.cells for write in cell):
             if target.slot == "pattern" and self.source.method not in ("resample", "position-mean"):
@@ -196,6 +250,11 @@ def check_cell(cell: Cell, cfg: ModelConfig) -> None:
             raise CircuitsError(
                 f"{write.target} cannot receive an edge; choose a head (a5.h3, or a5.h3<q> for one "
                 "of its inputs), an attention layer (a5), an MLP (m5) or logits"
+            )
+        if write.scale_held and not (write.senders and write.target.kind == "logits"):
+            raise CircuitsError(
+                f"{write.target} does not read by the final norm, whose scale is held; hold it for "
+                "edges into the logits"
             )
         if not write.senders and write.target.kind == "logits":
             raise CircuitsError(

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from circuits.attention import mix
 from circuits.components import Component
-from circuits.sweep.cells import Freeze, Sweep, Write
+from circuits.sweep.cells import Hold, Sweep, Write
+from circuits.sweep.sent import Sent, sites_between
 from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
     }
 
 
-def needed_sites(writes: Iterable[Write], n_layers: int) -> tuple[set[str], set[str]]:
+def needed_sites(
+    writes: Iterable[Write], n_layers: int, hold: Hold = "all"
+) -> tuple[set[str], set[str]]:
     """Which sites of the base run and of the source's run do these writes need?"""
     base, source = {_final_site(n_layers)}, set()
     for write in writes:
@@ -162,6 +165,8 @@ def needed_sites(writes: Iterable[Write], n_layers: int) -> tuple[set[str], set[
         if stage is Stage.QKV:
             base |= {block + f"attn.hook_{part}" for part in "qkvz"}
         base |= {sender.site for sender in write.senders}
+        if hold == "heads":
+            base |= sites_between(write.senders, layer)
         source |= {_value_site(part) for part in write.senders or (write.target,)}
     return base, source
 
@@ -185,10 +190,12 @@ class Editor:
         prompts: Prompts,
         base: Runs,
         source: Runs,
-        freeze: Freeze | None = None,
+        sweep: Sweep,
     ) -> None:
         self.model, self.prompts, self.base, self.source = model, prompts, base, source
-        self.n_layers, self.freeze = model.cfg.n_layers, freeze
+        self.n_layers, self.freeze = model.cfg.n_layers, sweep.freeze
+        self.sent = Sent(model, prompts, base, source, sweep.hold)
+        self._reads = sweep.metric.positions(prompts)
 
     def edit(self, write: Write) -> Edit:
         """What replaces what, for this write?"""
@@ -201,7 +208,7 @@ class Editor:
                 value = self._project(target, slot, value)
             unit = target.neuron if target.head is None else target.head
             return Edit(at, value, unit, slot, where)
-        change = self._sent(write.senders)
+        change = self._arriving(write)
         if target.kind == "logits":  # what is written to the last stream is read as it is
             return Edit(at, change, where=where, adds=True)
         block = self.model.blocks[at[0]]
@@ -220,6 +227,14 @@ class Editor:
             return Edit(at, z.squeeze(2), target.head)
         q, k, v = block.attn.qkv(block.ln1.plain(stream)).unbind(2)
         return Edit(at, block.attn.out(self._mix(q, k, v, at[0])))
+
+    def _arriving(self, write: Write) -> Tensor:
+        """What the stream that this target reads gains: [b p d], or [1 p d]."""
+        target, (layer, _) = write.target, point(write, self.n_layers)
+        where = None if target.position is None else self.prompts.where(target.position)
+        if target.kind == "logits":
+            where = self._reads if where is None else where & self._reads
+        return self.sent.before(write.senders, layer, mid=target.kind == "mlp", where=where)
 
     def _mix(
         self, q: Tensor, k: Tensor, v: Tensor, layer: int, heads: slice = slice(None)
@@ -244,24 +259,6 @@ class Editor:
         bias = (attn.b_Q, attn.b_K, attn.b_V)[slot][part.head]
         product: Tensor = einsum(block.ln1.plain(stream), weight, "b p d, d e -> b p e") + bias
         return product
-
-    def _sent(self, senders: Iterable[Component]) -> Tensor:
-        """What the stream gains when these write the source's values: [b p d], or [1 p d]."""
-        total = None
-        for sender in senders:
-            change = self._source_value(sender) - self.base[sender.site][sender.within]
-            if sender.layer is not None and sender.within:
-                block = self.model.blocks[sender.layer]
-                one = slice(sender.neuron, (sender.neuron or 0) + 1)
-                weight = (
-                    block.mlp.W_out[one] if sender.head is None else block.attn.W_O[sender.head]
-                )
-                change = einsum(change, weight, "b p e, e d -> b p d")
-            if sender.position is not None:
-                change = change * self._only(self.prompts.index(sender.position))
-            total = change if total is None else total + change
-        assert total is not None
-        return total
 
     def _only(self, where: Tensor) -> Tensor:
         """[b p 1], True at one position of each prompt."""

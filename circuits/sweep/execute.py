@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from einops import einsum, rearrange, repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
 from circuits.adapter import AdaptedModel
+from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import (
@@ -21,9 +22,10 @@ from circuits.sweep.edits import (
     needed_sites,
 )
 from circuits.sweep.flow import Flow
-from circuits.sweep.hooked import HookedPart, read_whole_logits
+from circuits.sweep.hooked import HookedPart
 from circuits.sweep.part import Bools, Floats, Part
 from circuits.sweep.planning import Plan, Routes, Task, plan
+from circuits.sweep.reading import read_logits
 from circuits.sweep.values import Reference
 from circuits.sweep.writes import Group
 
@@ -38,7 +40,8 @@ _LOGITS_AT_ONCE = 2**23  # numbers
 class TaskScores:
     """What came of a task? `values` [cells, prompts] of the task, `changed` [cells].
 
-    `changed` is whether any written value differs from the one it replaced.
+    `changed` is whether any written value differs from the one it replaced, or anything arrives at
+    the receiver of a path, whether or not that is read by anybody.
     """
 
     values: Floats
@@ -127,7 +130,7 @@ class Executor:
         with torch.inference_mode():
             places, finals, changed = part.finals(task.cells)
             values = np.tile(part.score(part.base_logits), (len(task.cells), 1))
-            for place, found in part.logits(places, finals):
+            for place, found in part.logits(task.cells, places, finals):
                 values[place] = part.score(found)
         return TaskScores(values, changed)
 
@@ -136,7 +139,7 @@ class Executor:
         part = self._part(task)
         with torch.inference_mode():
             places, finals, _ = part.finals(task.cells)
-            found = dict(part.logits(places, finals))
+            found = dict(part.logits(task.cells, places, finals))
         for place in range(len(task.cells)):
             yield place, found.get(place, part.base_logits)
 
@@ -160,7 +163,7 @@ class _Part(Part):
     def __init__(self, executor: Executor, rows: slice) -> None:
         super().__init__(executor, rows)
         self.freeze = executor.sweep.freeze
-        self.editor = Editor(self.model, self.prompts, self.base, self.source, self.freeze)
+        self.editor = Editor(self.model, self.prompts, self.base, self.source, executor.sweep)
 
     def base_sites(self) -> set[str]:
         """What the flow takes from the base run."""
@@ -178,10 +181,11 @@ class _Part(Part):
         entries = self._entries(cells)
         running = {cell for by in entries.values() for group in by for cell in group.cells.tolist()}
         places = sorted(running)
+        changed = flow.writes.changed
         base = self.base[self.final_site][self.reads]
         finals = repeat(base, "n d -> s n d", s=len(places)).clone()
         if not places:
-            return places, finals, flow.writes.changed
+            return places, finals, changed | self.arrives(cells, changed)
         number = torch.full(self.reads.shape, -1, device=base.device)
         number[self.reads] = torch.arange(len(base), device=base.device)  # of each read, [b p]
         for group, x in flow.run(entries):
@@ -191,11 +195,14 @@ class _Part(Part):
             cell = repeat(cell, "n -> n w", w=read.shape[1])
             finals[cell[is_read], read[is_read]] = x[is_read]
         # Where nothing was changed, rounding on another way through the model shall change nothing.
-        changed = flow.writes.changed
         moved = [i for i, place in enumerate(places) if changed[place]]
         if len(moved) < len(places):
             places, finals = [places[i] for i in moved], finals[moved]
-        return places, finals, changed
+        return places, finals, changed | self.arrives(cells, changed)
+
+    def differs(self, senders: tuple[Component, ...]) -> Tensor:
+        """Where do any of these write something else? [b p], True or False."""
+        return self.editor.sent.differs(senders)
 
     def _entries(self, cells: tuple[int, ...]) -> dict[Point, list[Group]]:
         """Which sequences enter where, in groups that start at the same position?"""
@@ -223,35 +230,24 @@ class _Part(Part):
             for entry, by_start in members.items()
         }
 
-    def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in each of these cells: [s n d] -> pairs of place and logits."""
+    def logits(
+        self, cells: tuple[int, ...], places: list[int], finals: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads in some of these cells: [s n d] -> pairs of place and logits."""
         cfg, tokens = self.model.cfg, self.tokens
         width = cfg.d_vocab if tokens is None else tokens.shape[1] * cfg.d_model
         at_once = max(1, _LOGITS_AT_ONCE // (finals.shape[1] * width))
-        for first in range(0, len(places), at_once):
-            some = finals[first : first + at_once]
-            found = self.read(rearrange(some, "s n d -> (s n) d"))
-            yield from zip(places[first : first + at_once], found.chunk(len(some)), strict=True)
+        is_held = np.array([self.held(cells, place) for place in places], dtype=bool)
+        for held in (False, True):
+            which = np.flatnonzero(is_held == held)
+            for first in range(0, len(which), at_once):
+                some = which[first : first + at_once]
+                rows = rearrange(finals[torch.as_tensor(some)], "s n d -> (s n) d")
+                found = self.read(rows, held=held).chunk(len(some))
+                yield from zip([places[i] for i in some], found, strict=True)
 
-    def read(self, final: Tensor) -> Tensor:
+    def read(self, final: Tensor, *, held: bool = False) -> Tensor:
         """The logits that the metric reads: [(s n) d] -> [(s n) v] or [(s n) t]."""
-        tokens = self.tokens
-        if tokens is not None:
-            tokens = tokens.repeat(len(final) // len(tokens), 1)
-        return read_logits(self.model, final, tokens)
-
-
-def read_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -> Tensor:
-    """What does the model say of these tokens, in float32 at least?
-
-    `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
-    whole vocabulary. Returns [n t] or [n v].
-    """
-    if isinstance(model, AdaptedModel):
-        return read_whole_logits(model, final, tokens)
-    at = model.ln_final.plain(final)
-    if tokens is None:
-        logits: Tensor = model.unembed(at[None])[0]
-    else:
-        logits = einsum(at, model.unembed.W_U.T[tokens], "n d, n t d -> n t") + model.b_U[tokens]
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        tokens, times = self.tokens, len(final) // max(1, int(self.reads.sum()))
+        tokens = None if tokens is None else tokens.repeat(times, 1)
+        return read_logits(self.model, final, tokens, self.scale.repeat(times, 1) if held else None)

@@ -22,12 +22,14 @@ from torch import Tensor
 from circuits.adapter import AdaptedModel
 from circuits.attention import mix
 from circuits.errors import CircuitsError
+from circuits.precision import wide
 from circuits.sweep.cells import Cell, Sweep, check_cell
-from circuits.sweep.execute import Progress, read_logits
+from circuits.sweep.execute import Progress
 from circuits.sweep.hooked import final_stream
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.planning import default_memory
+from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -182,7 +184,7 @@ class _Batch:
                 )
             gradients = torch.autograd.grad(values.sum(), list(base.values()))
         changes = {
-            site: self._placed(((source[site] - value.detach()) * gradient).sum(-1).double())
+            site: self._placed(_moved(source[site] - value.detach(), gradient))
             for (site, value), gradient in zip(base.items(), gradients, strict=True)
         }
         scored = self.sweep.metric.score(other, self.prompts, clean)
@@ -244,6 +246,11 @@ class _Batch:
         return x
 
 
+def _moved(change: Tensor, gradient: Tensor) -> Tensor:
+    """What the change does along the gradient: [... d] each -> [...], in float64."""
+    return (wide(change) * wide(gradient)).sum(-1).double()
+
+
 def estimates(
     model: HookedGPT2,
     blocks: Iterable[Prompts],
@@ -263,7 +270,7 @@ def estimates(
         found = attribute(model, make_sweep(prompts), memory=memory, progress=progress)
         values = np.concatenate([[found.base, found.source], found.base + found.effects])
         changed = np.concatenate([[False, True], found.effects.any(1)])
-        here = moments(values, changed, full=1)
+        here = moments(values, changed, prompts.templates, full=1)
         so_far = here if so_far is None else so_far.merge(here)
     if so_far is None:
         raise CircuitsError("there are no prompts to ask; give at least one")

@@ -1,7 +1,8 @@
 """The same cells by plain forward passes with hooks: for models whose mathematics is not GPT-2's.
 
 A model of transformer_lens (`circuits.adapter`) runs once for each cell, all prompts together, and
-once more for each receiver of paths. What is written is what the engine writes.
+once more for each receiver of paths; twice more where MLPs between sender and receiver compute
+anew. What is written is what the engine writes.
 
 Shapes: b prompts, p positions, n positions that the metric reads, d = d_model, v = d_vocab.
 """
@@ -24,23 +25,13 @@ from circuits.interventions import Hook, write_hook
 from circuits.sweep.cells import Write
 from circuits.sweep.edits import needed_sites
 from circuits.sweep.part import Bools, Part
+from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
     from circuits.prompts import Prompts
 
 Site = tuple[str, tuple[slice | int, ...]]  # a hook site, and which part of what passes there
-
-
-def read_whole_logits(model: HookedGPT2, final: Tensor, tokens: Tensor | None) -> Tensor:
-    """What does the model say of these tokens, in float32 at least? By way of all its logits.
-
-    `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
-    whole vocabulary. Returns [n t] or [n v].
-    """
-    logits: Tensor = model.unembed(model.ln_final.plain(final))
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
-    return logits if tokens is None else logits.gather(-1, tokens)
 
 
 class HookedPilot:
@@ -66,9 +57,18 @@ class HookedPart(Part):
     """Some of the prompts, in which hooks write."""
 
     def base_sites(self) -> set[str]:
-        """The final stream, what senders write, and the patterns that are held."""
-        senders = {sender for write in self.routes.writes for sender in write.senders}
-        return {self.final_site, *self.patterns} | {sender.site for sender in senders}
+        """The final stream, what senders write, and the patterns and heads that are held."""
+        paths = [write for write in self.routes.writes if write.senders]
+        sites = {self.final_site, *self.patterns}
+        sites |= {sender.site for write in paths for sender in write.senders}
+        if paths and self.routes.sweep.hold == "heads":
+            sites |= {*self.mixed, *(self._stream(write.target) for write in paths)}
+        return sites
+
+    @cached_property
+    def mixed(self) -> list[str]:
+        """The sites of what heads mix together."""
+        return [f"blocks.{layer}.attn.hook_z" for layer in range(self.model.cfg.n_layers)]
 
     @cached_property
     def patterns(self) -> list[str]:
@@ -99,16 +99,27 @@ class HookedPart(Part):
                 places.append(place)
                 finals.append(final)
         base = self.base[self.final_site][self.reads]
+        changed |= self.arrives(cells, changed)
         return places, torch.stack(finals) if finals else base[None][:0], changed
 
-    def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in each of these cells: pairs of place and logits."""
-        for place, final in zip(places, finals, strict=True):
-            yield place, self.read(final)
+    def differs(self, senders: tuple[Component, ...]) -> Tensor:
+        """Where do any of these write something else? [b p], True or False."""
+        found = self.prompts.mask & False
+        for sender in senders:
+            change = self._value(sender) - self.base[sender.site][sender.within]
+            found = found | (change != 0).any(-1) & self.prompts.where(sender.position)
+        return found
 
-    def read(self, final: Tensor) -> Tensor:
+    def logits(
+        self, cells: tuple[int, ...], places: list[int], finals: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads in some of these cells: pairs of place and logits."""
+        for place, final in zip(places, finals, strict=True):
+            yield place, self.read(final, held=self.held(cells, place))
+
+    def read(self, final: Tensor, *, held: bool = False) -> Tensor:
         """The logits that the metric reads, of one cell: [n d] -> [n v] or [n t]."""
-        return read_whole_logits(self.model, final, self.tokens)
+        return read_logits(self.model, final, self.tokens, self.scale if held else None)
 
     def _run(self, hooks: Sequence[Hook], stop_at_layer: int) -> Tensor:
         """The stream [b p d] that enters this layer, with patterns held where they are."""
@@ -131,7 +142,7 @@ class HookedPart(Part):
             name, function = write_hook(part, self._value(part), where)
             yield name, self._noting(function, part.within, noted)
             return
-        shift = self._sent(write.senders)
+        shift = self._sent(write.senders) if self.routes.sweep.hold == "all" else self._anew(write)
         if part.position is not None:
             shift = shift * self.prompts.where(part.position)[..., None]
         if part.kind == "logits":
@@ -187,6 +198,29 @@ class HookedPart(Part):
             total = total + change
         shift: Tensor = total
         return shift
+
+    def _anew(self, write: Write) -> Tensor:
+        """What the receiver's stream gains when heads write what they did, and MLPs compute anew.
+
+        [b p d], from one pass in which the senders write the source's values.
+        """
+        part, site = write.target, self._stream(write.target)
+        layer = self.model.cfg.n_layers if part.layer is None else part.layer
+        hooks = [(name, self._holding(name)) for name in self.mixed[: layer + (part.kind == "mlp")]]
+        hooks += [write_hook(one, self._value(one), self._where(one)) for one in write.senders]
+        seen: list[Tensor] = []
+        hooks.append((site, lambda value, hook: seen.append(value.clone())))
+        self._run(hooks, min(layer + 1, self.model.cfg.n_layers))
+        change = seen[0] - self.base[site]
+        # Where nothing was sent, rounding on another way through the model shall change nothing.
+        return change * self.differs(write.senders)[..., None]
+
+    def _stream(self, receiver: Component) -> str:
+        """The site of the stream that this receiver reads."""
+        if receiver.layer is None:
+            return self.final_site
+        what = "hook_resid_mid" if receiver.kind == "mlp" else "hook_resid_pre"
+        return f"blocks.{receiver.layer}.{what}"
 
     def _out(self, sender: Component) -> Tensor:
         """A head's or neuron's way into the stream, [e d] or [1 d]."""

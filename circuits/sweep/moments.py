@@ -1,24 +1,36 @@
 """Statistics of a sweep that is too long to keep: per cell, merged block by block.
 
-Shapes: c cells, n prompts. An effect is a cell's metric minus the base cell's, on the same prompt.
+Shapes: c cells, n prompts, k groups. An effect is a cell's metric minus the base cell's, on the
+same prompt.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.draws import keeper
+from circuits import intervals
+from circuits.draws import Behind, keeper
 from circuits.errors import CircuitsError
-from circuits.result import AVERAGED, student_t
+from circuits.intervals import REAL, Ends, Scale
+from circuits.result import averaged
 
 Numbers = NDArray[np.float64]
 Differences = Sequence[tuple[int, int]]  # of cells
+
+
+class Scales(NamedTuple):
+    """Which numbers can a prompt's effect be, and which the difference between two effects?"""
+
+    effect: Scale = REAL
+    difference: Scale = REAL
+
+
+ANY = Scales()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +45,17 @@ class Moments:
         n: prompts.
         value: [c], the mean of the metric.
         effect: [c], the mean effect.
-        squares: [c], the sum over prompts of the effect's squared deviation from its mean.
+        squares: [c], the sum over prompts of the effect's squared deviation from its mean. Of
+            effects that are -1, 0 or 1 the two say how many prompts got better, and how many worse.
         products: [c], the sum of its deviations times those of the `full` cell's effect; or None.
         changed: [c], whether a cell wrote anything that was not there already.
         full: which cell's effect is the whole that `ratio` compares with; or None.
         differences: pairs of cells; after the cells' own numbers come those of the difference
             between the two, see `at`.
-        draws: [c n], the effects themselves; only while somebody keeps them (`circuits.draws`).
+        scales: which numbers these are means of.
+        groups: the same of each group of prompts by itself, where they have labels.
+        clustered: whether groups are independent of each other, and not prompts.
+        draws: the effects themselves [c n]; only while somebody keeps them (`circuits.draws`).
     """
 
     n: int
@@ -50,7 +66,10 @@ class Moments:
     changed: NDArray[np.bool_]
     full: int | None = None
     differences: tuple[tuple[int, int], ...] = ()
-    draws: Numbers | None = None
+    scales: Scales = ANY
+    groups: Mapping[str, Moments] = field(default_factory=dict)
+    clustered: bool = False
+    draws: Behind | None = None
 
     def at(self, cell: int, other: int) -> int:
         """Where stand the numbers of the difference between these two cells?
@@ -59,8 +78,7 @@ class Moments:
         >>> found.at(1, 2), found.effect[3].item()
         (3, 0.0)
         """
-        n_cells = len(self.value) - len(self.differences)
-        return n_cells + self.differences.index((cell, other))
+        return self._n_cells + self.differences.index((cell, other))
 
     def merge(self, other: Moments) -> Moments:
         """The same over these prompts and the other's, which follow them.
@@ -87,9 +105,9 @@ class Moments:
         products = None
         if self.products is not None and other.products is not None and self.full is not None:
             products = self.products + other.products + between * step[self.full]
-        draws = None
-        if self.draws is not None and other.draws is not None:
-            draws = np.concatenate([self.draws, other.draws], axis=1)
+        groups = dict(self.groups)
+        for label, group in other.groups.items():
+            groups[label] = groups[label].merge(group) if label in groups else group
         return replace(
             self,
             n=n,
@@ -98,7 +116,8 @@ class Moments:
             squares=self.squares + other.squares + between * step,
             products=products,
             changed=self.changed | other.changed,
-            draws=draws,
+            groups=groups,
+            draws=_joined(self.draws, other.draws),
         )
 
     def interval(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
@@ -108,16 +127,20 @@ class Moments:
         >>> {name: round(float(column[1]), 3) for name, column in found.interval().items()}
         {'value': 2.0, 'stderr': 0.577, 'ci_low': -0.484, 'ci_high': 4.484, 'n': 3.0}
         """
-        columns = self._columns(self.effect, self.squares, confidence)
-        if self.draws is not None and (keeping := keeper()) is not None:
-            keeping.keep(columns["value"], columns["stderr"], self.draws)
-        return columns
+        effects = self._ends(slice(self._n_cells), self.scales.effect, confidence)
+        more = self._ends(slice(self._n_cells, None), self.scales.difference, confidence)
+        both = [np.concatenate(pair) for pair in zip(effects, more, strict=True)]
+        behind = self.draws
+        if behind is not None and not self.clustered:
+            behind = replace(behind, groups=None)
+        return averaged(self.effect, (both[0], both[1], both[2]), self.n, behind)
 
     def ratio(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
         """Which share of the full effect has each cell [c]? Mean effect over mean full effect.
 
-        The standard error is the ratio estimator's (delta method; Cochran 1977, 6.4): that of the
-        mean of effect - ratio x full effect, over the full effect's mean.
+        The standard error is the ratio estimator's (see `circuits.intervals.ratio_ends`): that of
+        the mean of effect - ratio x full effect, over the full effect's mean. A share may be below
+        0 and above 1, where a cell does the opposite of the whole, or more than it.
 
         Raises:
             CircuitsError: when no full effect was asked for, or it is 0 on average.
@@ -133,46 +156,77 @@ class Moments:
         ratio = self.effect / whole
         # Rounding may leave a little less than nothing of a difference.
         left = self.squares - 2 * ratio * self.products + ratio**2 * self.squares[self.full]
-        return self._columns(ratio, np.maximum(left, 0) / whole**2, confidence)
+        left, counted = np.maximum(left, 0), self.scales.effect.whole
+        found = intervals.ratio_ends(
+            ratio, left, whole, self.n, counted=counted, confidence=confidence
+        )
+        if self.clustered:
+            groups = [(part.n, part.effect, part.effect[self.full]) for part in self._groups]
+            sums = np.stack([n * (own - ratio * all_) / whole for n, own, all_ in groups], 1)
+            scale = Scale(whole=counted)
+            found = intervals.grouped(ratio, sums, self.n, scale, found, confidence)
+        return averaged(ratio, found, self.n)
 
-    def _columns(
-        self, mean: Numbers, squares: Numbers, confidence: float
-    ) -> dict[str, NDArray[Any]]:
-        n = self.n
-        stderr = np.sqrt(squares / (n - 1) / n) if n > 1 else np.full_like(mean, np.nan)
-        half = stderr * (student_t(confidence, n - 1) if n > 1 else math.nan)
-        columns = (mean, stderr, mean - half, mean + half, np.full(mean.shape, n))
-        return dict(zip(AVERAGED, columns, strict=True))
+    @property
+    def _n_cells(self) -> int:
+        return len(self.value) - len(self.differences)
+
+    @property
+    def _groups(self) -> list[Moments]:
+        return list(self.groups.values())
+
+    def _ends(self, cells: slice, scale: Scale, confidence: float) -> Ends:
+        mean, squares = self.effect[cells], self.squares[cells]
+        found = intervals.ends(mean, squares, self.n, scale, confidence)
+        if not self.clustered:
+            return found
+        sums = np.stack([part.n * (part.effect[cells] - mean) for part in self._groups], 1)
+        return intervals.grouped(mean, sums, self.n, scale, found, confidence)
 
 
 def moments(
     values: Numbers,
     changed: NDArray[np.bool_],
+    labels: Sequence[str] | None = None,
     *,
     base: int = 0,
     full: int | None = None,
     differences: Differences = (),
+    scales: Scales = ANY,
 ) -> Moments:
     """What does each cell do on these prompts? `values` [c n], `changed` [c].
 
     `base` is the cell that effects are measured from, `full` one whose effect is the whole. A pair
     of `differences` adds a row: how much larger is the effect of the one cell than the other's on
-    the same prompt, as if that alone had been added to the base.
+    the same prompt, as if that alone had been added to the base. `labels` [n] say which group each
+    prompt is of.
 
     Raises:
-        CircuitsError: for no prompts, or values that are not finite.
+        CircuitsError: for no prompts, or values that are not finite or not on the scale.
     """
     n = values.shape[1]
     if not n or not np.isfinite(values).all():
         bad = "no values" if not n else f"{int((~np.isfinite(values)).sum())} that are not finite"
         raise CircuitsError(f"a mean needs finite values; given were {bad}")
+    scales.effect.require(values)
+    groups: dict[str, Moments] = {}
+    given: dict[str, Any] = {"base": base, "full": full, "scales": scales}
+    for label in dict.fromkeys(labels or ()):
+        own = np.array([other == label for other in labels or ()])
+        groups[label] = moments(values[:, own], changed, differences=differences, **given)
     pairs = tuple(differences)
     one, other = ([pair[end] for pair in pairs] for end in (0, 1))
     values = np.concatenate([values, values[base] + (values[one] - values[other])])
     changed = np.concatenate([changed, changed[one] | changed[other]])
     effects = values - values[base]
+    n_cells = len(values) - len(pairs)
+    for rows, scale in ((effects[:n_cells], scales.effect), (effects[n_cells:], scales.difference)):
+        np.clip(rows, scale.low, scale.high, out=rows)  # rounding may leave them a little outside
     effect = effects.mean(1)
-    draws = None if keeper() is None else effects.copy()
+    draws = None
+    if keeper() is not None:
+        which = None if labels is None else tuple(labels)
+        draws = Behind(effects.copy(), scales.effect, which)
     effects -= effect[:, None]
     return Moments(
         n=n,
@@ -183,5 +237,18 @@ def moments(
         changed=changed,
         full=full,
         differences=pairs,
+        scales=scales,
+        groups=groups,
         draws=draws,
     )
+
+
+def _joined(first: Behind | None, second: Behind | None) -> Behind | None:
+    """The draws of both, those of the second after the first's."""
+    if first is None or second is None:
+        return None
+    groups = None
+    if first.groups is not None and second.groups is not None:
+        groups = (*first.groups, *second.groups)
+    values = np.concatenate([first.values, second.values], axis=1)
+    return replace(first, values=values, groups=groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.components import Component
+from circuits.sweep.cells import scale_held
 from circuits.sweep.edits import needed_sites, stream_site
+from circuits.sweep.reading import norm_scale
 from circuits.sweep.values import pair_of_runs, run_sites
 
 if TYPE_CHECKING:
@@ -61,9 +65,14 @@ class Part(ABC):
     def base_sites(self) -> set[str]:
         """What is needed of the base run?"""
 
+    @cached_property
+    def scale(self) -> Tensor:
+        """What the final norm divides by in the unedited run, where the metric reads: [n 1]."""
+        return norm_scale(self.model, self.base[self.final_site][self.reads])
+
     @abstractmethod
-    def read(self, final: Tensor) -> Tensor:
-        """The logits that the metric reads."""
+    def read(self, final: Tensor, *, held: bool = False) -> Tensor:
+        """The logits that the metric reads; `held` with the final norm's scale of the base run."""
 
     @abstractmethod
     def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
@@ -73,8 +82,34 @@ class Part(ABC):
         """
 
     @abstractmethod
-    def logits(self, places: list[int], finals: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in each of these cells: [s n d] -> pairs of place and logits."""
+    def differs(self, senders: tuple[Component, ...]) -> Tensor:
+        """Where do any of these write something else? [b p], True or False."""
+
+    def arrives(self, cells: tuple[int, ...], known: Bools) -> Bools:
+        """In which cells does a receiver of paths get anything new, although nobody reads it? [s]
+
+        Such a path has no effect, which is an answer; one that carries nothing asks nothing. Cells
+        that are `known` [s] to have changed something are not looked at.
+        """
+        found = np.zeros(len(cells), dtype=bool)
+        for place, cell in enumerate(cells):
+            for write in self.routes.sweep.cells[cell] if not known[place] else ():
+                if write.senders:
+                    where = self.prompts.where(write.target.position) & self.routes.able(
+                        write, self.rows, self.prompts.mask
+                    )
+                    found[place] |= bool((where & self.differs(write.senders)).any())
+        return found
+
+    @abstractmethod
+    def logits(
+        self, cells: tuple[int, ...], places: list[int], finals: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads in some of these cells: [s n d] -> pairs of place and logits."""
+
+    def held(self, cells: tuple[int, ...], place: int) -> bool:
+        """Does the final norm keep its scale in the cell at this place?"""
+        return scale_held(self.routes.sweep.cells[cells[place]])
 
     def score(self, found: Tensor) -> Floats:
         """The metric of each prompt [b]."""

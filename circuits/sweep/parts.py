@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
+from circuits.files import utf8
 from circuits.prompts import Mark
 
 try:
@@ -296,7 +297,7 @@ def _put(file: FileIO, content: Any) -> None:
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
+    return utf8(json.dumps(content, ensure_ascii=False)) + b"\n"
 
 
 def _encode(

@@ -8,7 +8,7 @@ may be used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from circuits.adapter import AdaptedModel
 from circuits.errors import CircuitsError
@@ -108,7 +109,8 @@ class Routes:
         columns = torch.arange(self.reads.shape[1], device=self.reads.device)
         self.last_read = (self.reads * columns).amax(1).cpu().numpy()  # [b]
         first = first_changes(sweep, self.writes)
-        self._first = {write: self._seen(first[write].cpu().numpy()) for write in self.writes}
+        self._begins = first  # also where nobody reads what becomes of it
+        self._first = {write: self._seen(write, first[write]) for write in self.writes}
         self.routes = [self._route(cell) for cell in sweep.cells]
 
     @property
@@ -116,8 +118,19 @@ class Routes:
         """How many positions have the prompts? It stands for never."""
         return int(self.reads.shape[1])
 
-    def _seen(self, first: Int) -> Int:
-        return np.where(first <= self.last_read, first, self.width)
+    def able(self, write: Write, rows: slice, mask: Tensor) -> Tensor:
+        """Where in these prompts can the write change anything, by the tokens alone? [b p]"""
+        columns = torch.arange(mask.shape[1], device=mask.device)
+        return mask & (columns >= self._begins[write][rows, None])
+
+    def _seen(self, write: Write, first: Tensor) -> Int:
+        """From where on is it seen by what is measured? [b], never where nobody reads it."""
+        found = first.cpu().numpy()
+        found = np.where(found <= self.last_read, found, self.width)
+        if write.target.position is None or not _only_there(write, self.n_layers):
+            return found
+        at = self.sweep.prompts.where(write.target.position) & self.reads
+        return np.where(at.any(1).cpu().numpy(), found, self.width)
 
     def _route(self, cell: Cell) -> Route:
         able = [write for write in cell if (self._first[write] < self.width).any()]
@@ -145,7 +158,8 @@ class Routes:
     def base_sites(self) -> set[str]:
         """What has to be kept of the base run?"""
         writes = [write for route in self.routes for write in route.writes]
-        sites, _ = needed_sites(writes, self.n_layers)
+        sites, _ = needed_sites(writes, self.n_layers, self.sweep.hold)
+        sites |= {sender.site for write in self.writes for sender in write.senders}
         if self.sweep.freeze:
             entries = [route.entry[0] for route in self.routes if route.entry]
             receivers = [point(write, self.n_layers)[0] for write in writes if write.senders]
@@ -160,6 +174,18 @@ class Routes:
         start = self.routes[cell].start[first:last]
         stop = int(self.last_read[first:last].max()) + 1
         return np.where(start < self.width, np.maximum(stop - start, 0), 0)
+
+
+def _only_there(write: Write, n_layers: int) -> bool:
+    """Is what becomes of this write seen at its own position only? In the last layer, mostly."""
+    target, (layer, stage) = write.target, point(write, n_layers)
+    if layer == n_layers:
+        return True
+    if layer < n_layers - 1 or stage < Stage.QKV:
+        return False
+    if target.slot is not None:
+        return target.slot in ("q", "pattern")
+    return target.kind not in ("head", "attn") or not write.senders  # which read keys, too
 
 
 def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) -> Plan:
@@ -218,6 +244,7 @@ class _Cost:
         self.routes, self.n_layers, self.width = routes, cfg.n_layers, routes.width
         self.n_prompts = len(routes.sweep.prompts)
         self.whole = isinstance(model, AdaptedModel)  # each cell is a plain pass
+        self.anew = routes.sweep.hold == "heads"  # MLPs between sender and receiver
         size = model.W_E.element_size()
         inner = cfg.n_heads * cfg.d_head
         self.key_bytes = 2 * 2 * inner * size  # keys and values, and their copy with the prefix
@@ -251,14 +278,25 @@ class _Cost:
             return 0.0
         if self.whole:
             receivers = sum(bool(write.senders) for write in self.routes.routes[cell].writes)
-            return len(widths) * self.width * self.n_layers * (1.0 + receivers)
+            passes = 1.0 + receivers * (2 if self.anew else 1)
+            return len(widths) * self.width * self.n_layers * passes
         layer, stage = entry
         rows, kept = int(widths.sum()), int((widths > 0).sum()) * self.reads
         blocks = self.n_layers - 1 - layer
+        between = self._between(self.routes.routes[cell].writes, rows, kept) if self.anew else 0.0
         if blocks < 0 or (blocks == 0 and stage is Stage.MID):
-            return kept * (self.per_read + (self.after_mid if blocks == 0 else 0))
+            return between + kept * (self.per_read + (self.after_mid if blocks == 0 else 0))
         skipped = (1 - self.after_mid) if stage is Stage.MID else 0
-        return rows * (blocks - skipped + self.only_keys) + kept * (1 + self.per_read)
+        return between + rows * (blocks - skipped + self.only_keys) + kept * (1 + self.per_read)
+
+    def _between(self, writes: Iterable[Write], rows: int, kept: int) -> float:
+        """Rows through one block that the MLPs between senders and receivers are worth."""
+        mlps = 0
+        for write in writes:
+            first = min((sender.layer or 0 for sender in write.senders), default=self.n_layers)
+            n = max(0, point(write, self.n_layers)[0] - first)
+            mlps += n * (kept if write.target.kind == "logits" else rows)
+        return mlps * self.after_mid
 
     def cell_bytes(self, cell: int, widths: Int, per_row: float) -> float:
         """Bytes of this cell's sequences while they run."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import chain, starmap
+from itertools import chain, repeat, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from circuits.linear import pays, settled
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
 from circuits.sweep.execute import Progress, Scores, run
-from circuits.sweep.moments import Differences, Moments, moments
+from circuits.sweep.moments import Differences, Moments, Scales, moments
 from circuits.sweep.parts import Parts, opened
 from circuits.sweep.planning import plan
 from circuits.sweep.ray_engine import workers
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
 Blocks = PromptFile | Sequence[Prompts]
+# Of a block: values [cells prompts], which cells changed anything, and the prompts' templates.
+Answer = tuple[NDArray[np.float64], NDArray[np.bool_], tuple[str, ...] | None]
 Engine = Callable[[Sweep, Progress | None], Scores]  # how a sweep's tasks are run
 ENGINES = ("local", "ray", "ray=ADDRESS")
 
@@ -86,7 +88,8 @@ def survey(
     and nothing may decide about it but the block and the first block of the input (say, whose
     tokens a mean is over). Then a run that was killed and resumed gives the same bits as one that
     was not. `full` is the index of the cell whose effect is the whole of `Moments.ratio`, and
-    `differences` are pairs of cells to compare (see `moments`). A run in ``how.parts`` is known by
+    `differences` are pairs of cells to compare (see `moments`). Prompts of templates are also told
+    apart by these (`Moments.groups`). A run in ``how.parts`` is known by
     the model, the metric, the cells, what is asked of the first block, and by `question` (JSON
     values, such as the analysis' name).
 
@@ -115,16 +118,26 @@ def survey(
     if () not in sweep.cells:
         raise CircuitsError("the sweep lacks the base run; add the cell () to its cells")
     base = sweep.cells.index(())
-    summary = partial(moments, base=base, full=full, differences=tuple(differences))
+    more: dict[str, Any] = {"base": base, "full": full, "scales": _scales(sweep)}
+    summary = partial(moments, differences=tuple(differences), **more)
     with ExitStack() as stack:
         parts = stack.enter_context(_store(model, blocks, sweep, how, question or {}))
         # The beginning of a run decides for its end: see `settled`.
         stack.enter_context(settled(parts.began["onednn"] if parts else pays()))
         engine = stack.enter_context(_engine(model, how))
         progress = _Whole(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
-        known = parts.read() if parts else ()
+        known = _known(parts, blocks, first.templates is not None) if parts else ()
         new = _answers(blocks, make_sweep, engine, parts, progress)
         return reduce(Moments.merge, starmap(summary, chain(known, new)))
+
+
+def _known(parts: Parts, blocks: Blocks, labelled: bool) -> Iterator[Answer]:
+    """What stands in the parts; where prompts are of templates, these are read again."""
+    labels: Iterator[tuple[str, ...] | None] = repeat(None)
+    if labelled:
+        labels = (prompts.templates for prompts, _ in _after(blocks, Mark()))
+    for (values, changed), templates in zip(parts.read(), labels, strict=False):
+        yield values, changed, templates
 
 
 def _answers(
@@ -133,8 +146,8 @@ def _answers(
     engine: Engine,
     parts: Parts | None,
     progress: _Whole,
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """The values and changes of each block that is not answered yet, kept as they come."""
+) -> Iterator[Answer]:
+    """The answer to each block that is not answered yet, kept as they come."""
     cells = None
     for prompts, end in _after(blocks, parts.end if parts else Mark()):
         if parts is not None and parts.complete:
@@ -148,10 +161,18 @@ def _answers(
         scores = engine(sweep, progress.until(end))
         if parts is not None:
             parts.write(scores.values, scores.changed, end)
-        yield scores.values, scores.changed
+        yield scores.values, scores.changed, prompts.templates
     if parts is not None:
         parts.finish()
     progress.finish()
+
+
+def _scales(sweep: Sweep) -> Scales:
+    """Which numbers can effects on this metric be? Above a base of 0, the metric's own."""
+    metric, mask = sweep.metric, sweep.prompts.mask
+    is_clean = sweep.clean is None or torch.equal(sweep.clean[mask], sweep.prompts.tokens[mask])
+    change = metric.scale.change
+    return Scales(metric.scale if metric.against_clean and is_clean else change, change)
 
 
 def _store(
@@ -173,6 +194,7 @@ def _store(
         "method": sweep.source.method,
         "seed": sweep.source.seed,
         "freeze": sweep.freeze,
+        "hold": sweep.hold,
         "n_cells": len(names),
         "cells": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
@@ -184,6 +206,8 @@ def _store(
 def _asked(sweep: Sweep) -> str:
     """A hash of the prompts, of what they are compared with, and of what is written into them."""
     digest = hashlib.sha256(sweep.prompts.checksum.encode())
+    if sweep.source.templates is not None:
+        digest.update(json.dumps(sweep.source.templates).encode())
     for tokens in (sweep.source.tokens, sweep.source.mask.int(), sweep.clean):
         content = None if tokens is None else tokens.tolist()
         digest.update(json.dumps(content).encode())

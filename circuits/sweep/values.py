@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from circuits.interventions import normal_draws
-from circuits.sweep.cells import ROW_BY_ROW, Source
+from circuits.precision import wide
+from circuits.sweep.cells import ROW_BY_ROW, Kind, Source
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -27,8 +28,7 @@ def run_sites(model: HookedGPT2, tokens: Tensor, mask: Tensor, sites: Iterable[s
     wanted = sorted(set(sites))
     if not wanted:
         return {}
-    given = None if bool(mask.all()) else mask  # attention is faster without
-    options: dict[str, Any] = {"attention_mask": given, "return_type": None}
+    options: dict[str, Any] = {"attention_mask": mask, "return_type": None}
     return dict(model.run_with_cache(tokens, names_filter=wanted, **options)[1])
 
 
@@ -48,7 +48,8 @@ def pair_of_runs(
 class Reference:
     """What a method other than ``resample`` writes, site by site; its reference set is read once.
 
-    The set is read a few rows at a time; only its statistics are kept.
+    The set is read a few rows at a time; only its statistics are kept, taken in float32 at least.
+    What is written is rounded to the precision of what it replaces.
     """
 
     def __init__(self, model: HookedGPT2, source: Source, sites: Iterable[str]) -> None:
@@ -56,7 +57,7 @@ class Reference:
         self._at_once = max(1, 2**11 // source.tokens.shape[1])
         self._mean: dict[str, Tensor] = {}  # [1 1 ...]
         self._spread: dict[str, Tensor] = {}  # [1 1 ...], the standard deviation
-        self._of_length: dict[int, dict[str, Tensor]] = {}  # [p ...]
+        self._of_kind: dict[Kind, dict[str, Tensor]] = {}  # [p ...]
         with torch.inference_mode():
             read = {"mean": self._average, "noise": self._average, "position-mean": self._align}
             read.get(source.method, self._nothing)()
@@ -76,50 +77,56 @@ class Reference:
 
     def _average(self) -> None:
         """The mean over all real tokens, and how far they are from it."""
+        total: dict[str, Tensor] = {}
         for site, values in self._real():
-            if site not in self._mean:
-                self._mean[site] = values.sum(0)[None, None] / self._n_real
-            else:
-                self._mean[site] += values.sum(0)[None, None] / self._n_real
+            share = values.sum(0)[None, None] / self._n_real
+            total[site] = total[site] + share if site in total else share
         if self.source.method == "noise":
             for site, values in self._real():
-                far = (values - self._mean[site][0]).square().sum(0)[None, None] / self._n_real
+                far = (values - total[site][0]).square().sum(0)[None, None] / self._n_real
                 self._spread[site] = self._spread[site] + far if site in self._spread else far
             self._spread = {site: far.sqrt() for site, far in self._spread.items()}
+            self._mean = total
+            return
+        self._mean = {site: self._rounded(mean) for site, mean in total.items()}
 
     @property
     def _n_real(self) -> int:
         return int(self.source.mask.sum())
 
     def _real(self) -> Iterator[tuple[str, Tensor]]:
-        """The values at the real tokens, [n ...], some rows of the set after others."""
+        """The values at the real tokens, [n ...], some rows of the set after others; wide."""
         tokens, mask = self.source.tokens, self.source.mask.bool()
         for first in range(0, len(mask), self._at_once):
             rows = slice(first, first + self._at_once)
             for site, values in run_sites(
                 self._model, tokens[rows], mask[rows], self._sites
             ).items():
-                yield site, values[mask[rows]]
+                yield site, wide(values[mask[rows]])
+
+    def _rounded(self, value: Tensor) -> Tensor:
+        return value.to(self._model.W_E.dtype)
 
     def _align(self) -> None:
-        """The mean at each position, over the prompts of each length."""
-        lengths = self.source.mask.sum(1)
-        for length in lengths.unique().tolist():
-            tokens = self.source.tokens[lengths == length, :length]
+        """The mean at each position, over the prompts of each length (and template)."""
+        kinds = self.source.kinds
+        for kind in dict.fromkeys(kinds):
+            rows = torch.tensor([other == kind for other in kinds], device=self.source.mask.device)
+            tokens = self.source.tokens[rows, : kind[1]]
             total: dict[str, Tensor] = {}
             for some in tokens.split(self._at_once):
                 found = run_sites(self._model, some, torch.ones_like(some).bool(), self._sites)
                 for site, values in found.items():
-                    share = values.sum(0) / len(tokens)
+                    share = wide(values).sum(0) / len(tokens)
                     total[site] = total[site] + share if site in total else share
-            self._of_length[length] = total
+            self._of_kind[kind] = {s: self._rounded(mean) for s, mean in total.items()}
 
     def _aligned(self, site: str, prompts: Prompts, rows: slice) -> Tensor:
         """Each prompt's mean by position, [b p ...]; zeros where there is only padding."""
         width = prompts.tokens.shape[1]
         whole = None
-        for row, length in enumerate(prompts.mask.sum(1).tolist()):
-            own = self._of_length[length][site]
+        for row, kind in enumerate(self.source.kinds_of(prompts)):
+            own, length = self._of_kind[kind][site], kind[1]
             is_pattern = site.endswith("hook_pattern")
             if whole is None:
                 shape = (own.shape[0], width, width) if is_pattern else (width, *own.shape[1:])
@@ -140,4 +147,4 @@ class Reference:
         for i, length in enumerate(prompts.mask.sum(1).tolist()):
             drawn = normal_draws((length, *shape[2:]), self.source.seed, site, rows.start + i)
             noise[i, :length] = drawn.to(noise)
-        return mean + spread * noise
+        return self._rounded(mean + spread * noise)

@@ -1,0 +1,108 @@
+"""Over which prompts are means taken, and by which are they told apart? Templates of prompts.
+
+A template is a sentence with gaps for names and words. An interval over prompts is about other
+names and words within the templates that were asked; with ``cluster`` it is about other templates,
+and with ``by`` every template has a mean and an interval of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import pandas as pd
+
+from circuits.analyses._prompts import Batch
+from circuits.errors import CircuitsError
+from circuits.prompts.prompts import population
+from circuits.sweep.moments import Moments
+
+By = Literal["template"]
+MEANINGS = {
+    "template": "the sentence that the prompts were made of",
+    "spread": "standard deviation of value over the templates",
+}
+
+
+def require_templates(batches: Sequence[Batch], given: Mapping[str, Any]) -> None:
+    """Can these prompts be told apart by template, if that is asked for?
+
+    Raises:
+        CircuitsError: when they have no templates or only one, or both ways are asked for.
+    """
+    asked = [option for option in ("by", "cluster") if given.get(option) is not None]
+    if len(asked) == 2:
+        raise CircuitsError(
+            "by asks for each template by itself, and cluster for an interval over all of them; "
+            "give one of the two"
+        )
+    for option in asked:
+        if given[option] != "template":
+            raise CircuitsError(f"{option}={given[option]!r}: choose template")
+        for batch in batches:
+            whole = batch.share == 1
+            _require_several(batch.first.templates, batch.first.task, option, whole=whole)
+
+
+def measured_over(found: Moments, batch: Batch, given: Mapping[str, Any]) -> Moments:
+    """The same statistics, of templates instead of prompts where that is asked for.
+
+    Raises:
+        CircuitsError: when all prompts turned out to be of one template.
+    """
+    for option in ("by", "cluster"):
+        if given.get(option) is not None:
+            _require_several(tuple(found.groups), batch.first.task, option)
+    return replace(found, clustered=given.get("cluster") is not None)
+
+
+def by_template(
+    found: Moments, given: Mapping[str, Any], table: Callable[[Moments], pd.DataFrame]
+) -> pd.DataFrame:
+    """The table of all prompts, or with ``by`` that of each template, one below the other."""
+    if given["by"] is None:
+        return table(found)
+    tables = {label: table(part) for label, part in found.groups.items()}
+    for label, rows in tables.items():
+        rows.insert(1, "template", label)
+    whole = pd.concat(tables.values())
+    # A row of one table is about the same as the row at that place in every other.
+    whole["spread"] = whole.groupby(level=0)["value"].transform("std")
+    return whole
+
+
+def panels(axes: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that label a figure, each template by itself where that is asked for."""
+    if given["by"] is None:
+        return axes
+    return ("template",) if axes == ("task",) else ("template", *axes)
+
+
+def population_of(batch: Batch, given: Mapping[str, Any], n: int) -> str | None:
+    """Over which prompts are the means of this batch and their intervals, n prompts in all?"""
+    prompts, whole = batch.first, batch.share == 1
+    known = prompts.templates
+    these = f"these {len(set(known or ()))}" if whole else f"those of {prompts.task}"
+    if given.get("cluster") is not None:
+        return f"over templates like {these}, not only over names and words within them"
+    if given.get("by") is not None:
+        return "over names and words within each template by itself"
+    if known is not None and not whole:
+        return f"over names and words within the templates of {prompts.task}, not over others"
+    return population(known, drawn=prompts.seed is not None, n=n)
+
+
+def _require_several(
+    templates: Sequence[str] | None, task: str, option: str, *, whole: bool = True
+) -> None:
+    if templates is None:
+        raise CircuitsError(
+            f"{option}=template: the prompts of {task!r} are not known to be made of templates; "
+            "ask a task that is (task=ioi), or give a .csv or .jsonl file with a column template"
+        )
+    if whole and len(set(templates)) < 2:
+        raise CircuitsError(
+            f"{option}=template: the prompts of {task!r} are all of one template, so there is no "
+            "spread over templates; ask a task with several (task=ioi), or give a file with several"
+        )

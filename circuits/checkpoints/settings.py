@@ -1,0 +1,181 @@
+"""What a ``config.json`` of Hugging Face says about a GPT-2, by whichever of its names it says it.
+
+``transformers`` ignores entries that it does not know and takes GPT-2 small's value for what is
+then missing. Heads cannot be counted in the weights, so a number of heads that nobody gave would
+go unnoticed; here it is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.errors import CheckpointError
+
+# Options of GPT2Config that change the mathematics, and the values that leave it GPT-2's.
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "quantization_config": (None,),
+}
+# What GPT2Config calls its settings, where it has a second name for them (its attribute_map).
+_SECOND_NAMES = {
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "n_positions": "max_position_embeddings",
+}
+# The first release's name of the context; transformers has forgotten it, so it never overrules.
+_FORMER_NAMES = {"n_positions": "n_ctx"}
+# What other libraries call them. GPT2Config does not know these names.
+_FOREIGN = {
+    "n_layer": "n_layers num_layers num_hidden_layer nlayer nlayers",
+    "n_head": "n_heads num_heads num_head nhead nheads heads attention_heads n_attention_heads "
+    "num_attention_head",
+    "n_embd": "d_model n_embed embed_dim embedding_dim emb_dim hidden_dim dim",
+    "n_positions": "block_size max_seq_len seq_len context_length",
+    "n_inner": "d_mlp d_ff d_inner ffn_dim intermediate_size",
+    "vocab_size": "d_vocab n_vocab vocabulary_size",
+    "layer_norm_epsilon": "layer_norm_eps layernorm_epsilon norm_eps norm_epsilon ln_eps epsilon "
+    "eps",
+    "activation_function": "hidden_act hidden_activation activation act_fn",
+    "tie_word_embeddings": "tie_embeddings weight_tying tied",
+}
+_SMALL_WIDTH = 768  # GPT-2 small's, and that of all who keep its 12 heads without saying so
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a GPT2Config under its own names, each given or GPT-2 small's."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int
+    vocab_size: int
+    n_inner: int | None  # None: four times n_embd
+    layer_norm_epsilon: float
+    activation_function: str
+    tie_word_embeddings: bool
+    head_dim: int | None  # this package's own: for heads that do not divide the width
+
+
+def read_settings(config: Mapping[str, Any], origin: str) -> Settings:
+    """Which settings does this ``config.json`` make? `origin` is where it was.
+
+    Either name that GPT2Config has for a setting counts; ``n_ctx`` counts where neither of the
+    context's is given, as in the first release. Absent ones are GPT-2 small's, as in
+    ``transformers``, except the number of heads at another width.
+
+    Raises:
+        CheckpointError: for another architecture, an option that changes GPT-2's mathematics, two
+            names that disagree, a value of a wrong type, a setting given under a name of other
+            libraries alone, and no number of heads.
+    """
+    _require_gpt2(config, origin)
+    read = _Reader(config, origin)
+    n_embd = read("n_embd", _is_size, _SMALL_WIDTH)
+    return Settings(
+        n_layer=read("n_layer", _is_size, 12),
+        n_head=read("n_head", _is_size, 12 if n_embd == _SMALL_WIDTH else None),
+        n_embd=n_embd,
+        n_positions=read("n_positions", _is_size, 1024),
+        vocab_size=read("vocab_size", _is_size, 50257),
+        n_inner=read("n_inner", _is_size_or_none, 4 * n_embd),
+        layer_norm_epsilon=read("layer_norm_epsilon", _is_number, 1e-5),
+        activation_function=read("activation_function", _is_text, "gelu_new"),
+        tie_word_embeddings=read("tie_word_embeddings", _is_truth, True),
+        head_dim=read("head_dim", _is_size_or_none, 0) or None,
+    )
+
+
+def _require_gpt2(config: Mapping[str, Any], origin: str) -> None:
+    kind = config.get("model_type")
+    if kind != "gpt2":
+        raise CheckpointError(
+            f"{origin} is a model of type {kind!r}; only GPT-2 ('model_type': 'gpt2') can be loaded"
+        )
+    for option, allowed in _ALLOWED.items():
+        if config.get(option, allowed[0]) not in allowed:
+            raise CheckpointError(
+                f"{origin} sets {option}={config[option]!r}, which is not GPT-2's mathematics; "
+                f"only {' or '.join(map(repr, allowed))} can be loaded"
+            )
+
+
+def _is_size(value: object) -> str | None:
+    """What is missing from a size? None when it is one."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return None
+    return "a whole number of at least 1"
+
+
+def _is_size_or_none(value: object) -> str | None:
+    return None if value is None or not _is_size(value) else "a whole number of at least 1, or null"
+
+
+def _is_number(value: object) -> str | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return None
+    return "a number of at least 0"
+
+
+def _is_text(value: object) -> str | None:
+    return None if isinstance(value, str) else "a text"
+
+
+def _is_truth(value: object) -> str | None:
+    return None if isinstance(value, bool) else "true or false"
+
+
+class _Reader:
+    """Reads one setting after the other, by all names it may have."""
+
+    def __init__(self, config: Mapping[str, Any], origin: str) -> None:
+        self._config, self._origin = config, origin
+
+    def __call__(self, name: str, lacks: Callable[[object], str | None], default: Any) -> Any:
+        """The setting, or the default; a default of None means that it has to be given."""
+        names = [given for given in self._names(name) if given in self._config]
+        for given in names:
+            if wanted := lacks(self._config[given]):
+                raise CheckpointError(
+                    f"{self._origin} sets {given}={self._config[given]!r}; it has to be {wanted}"
+                )
+        values = [self._config[given] for given in names]
+        if not values:
+            return self._absent(name, default)
+        if values[0] != values[-1]:
+            raise CheckpointError(
+                f"{self._origin} sets {names[0]}={values[0]!r} and {names[1]}={values[1]!r}, two "
+                "names of one setting; which is right cannot be told: remove the wrong one"
+            )
+        return values[0]
+
+    def _names(self, name: str) -> list[str]:
+        """By which names may it be given? A former one counts where no other is used."""
+        names = [name, _SECOND_NAMES[name]] if name in _SECOND_NAMES else [name]
+        if name in _FORMER_NAMES and not self._config.keys() & names:
+            return [_FORMER_NAMES[name]]
+        return names
+
+    def _absent(self, name: str, default: Any) -> Any:
+        """The default, unless the setting was meant to be given."""
+        names = " or ".join([name, _SECOND_NAMES[name]] if name in _SECOND_NAMES else [name])
+        for foreign in _FOREIGN.get(name, "").split():
+            value = self._config.get(foreign)
+            if value is not None and value != default:
+                raise CheckpointError(
+                    f"{self._origin} sets {foreign}={value!r}, a name that GPT-2's configuration "
+                    f"does not have, and no {names}; call it {name}"
+                )
+        if default is None:
+            raise CheckpointError(
+                f"{self._origin} has no {names}, and the weights cannot show how many heads there "
+                f"are; add {name} to config.json"
+            )
+        return default

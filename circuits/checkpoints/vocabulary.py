@@ -1,0 +1,120 @@
+"""Which vocabulary does a checkpoint speak? Its own; English GPT-2's only where something says so.
+
+A GPT-2 of 50,257 tokens may speak any language, so the size alone says nothing: its vocabulary is
+the folder's, or GPT-2's when the checkpoint is, or names, a model that OpenAI released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from circuits.config import GPT2_SIZES
+from circuits.errors import TokenError
+from circuits.tokenizer import (
+    MERGES_FILES,
+    SETTINGS_FILES,
+    VOCAB_FILES,
+    WHOLE_FILE,
+    Roles,
+    Settings,
+    Tokenizer,
+    complete,
+    model_roles,
+)
+
+_OWN = (*VOCAB_FILES, *MERGES_FILES, WHOLE_FILE)
+TOKENIZER_FILES = (*_OWN, "added_tokens.json", *SETTINGS_FILES)
+GPT2_N_VOCAB = 50257
+_PADDED = 50304  # the next multiple of 64, to which nanoGPT pads
+# How the released models are called: by OpenAI's names, and by those of transformer_lens.
+_SIZES = (*GPT2_SIZES, "gpt2-small")
+_RELEASED = {owner + size for size in _SIZES for owner in ("", "openai-community/")}
+# What holds another vocabulary: WordPiece, SentencePiece, nanoGPT's letters.
+_FOREIGN = ("vocab.txt", "*.model", "*.spm", "meta.pkl")
+_GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
+
+
+def read_tokenizer(
+    folder: Path, config: Mapping[str, Any], name: str | None = None
+) -> Tokenizer | None:
+    """The vocabulary in this folder; or GPT-2's, if the name or the configuration is GPT-2's.
+
+    `name` is what the user called the model. None where there is neither, or where tiktoken does
+    not have GPT-2's in its cache.
+
+    Raises:
+        TokenError: when the files contradict each other.
+    """
+    if any((folder / file).is_file() for file in _OWN):
+        return Tokenizer.from_folder(folder)
+    says_gpt2 = is_released(name, config.get("_name_or_path"))
+    if not says_gpt2 or config.get("tokenizer_class") not in _GPT2_CLASSES or is_foreign(folder):
+        return None
+    gpt2 = cached_gpt2(int(config.get("vocab_size", GPT2_N_VOCAB)))
+    return gpt2 and complete(gpt2, folder)
+
+
+def folder_roles(folder: Path) -> Roles:
+    """Which tokens start, end and fill up a text, in a folder that brings no vocabulary?
+
+    Raises:
+        TokenError: when its files contradict each other.
+    """
+    settings = Settings.of(folder)
+    return model_roles(settings.config, settings.generation)
+
+
+def is_released(*names: object) -> bool:
+    """Is one of these the name of a model that OpenAI released?
+
+    >>> is_released("gpt2-xl"), is_released(None, "openai-community/gpt2"), is_released("me/gpt2")
+    (True, True, False)
+    """
+    return any(isinstance(name, str) and name in _RELEASED for name in names)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Is there a file with a vocabulary of another kind?"""
+    return any(True for pattern in _FOREIGN for _ in folder.glob(pattern))
+
+
+def cached_gpt2(n_vocab: int) -> Tokenizer | None:
+    """GPT-2's vocabulary, if the model has room for it and it can be had without a network."""
+    if n_vocab < GPT2_N_VOCAB:
+        return None
+    try:
+        return Tokenizer.gpt2(download=False)
+    except TokenError:
+        return None
+
+
+def nanogpt_tokenizer(folder: Path, n_vocab: int) -> Tokenizer | None:
+    """The vocabulary beside a ``ckpt.pt``; otherwise, at GPT-2's size, GPT-2's.
+
+    So does nanoGPT's own sample.py, where no meta.pkl says otherwise.
+    """
+    if any((folder / file).is_file() for file in _OWN):
+        return Tokenizer.from_folder(folder)
+    fits = n_vocab in (GPT2_N_VOCAB, _PADDED)
+    return cached_gpt2(n_vocab) if fits and not is_foreign(folder) else None
+
+
+def object_tokenizer(
+    config: Mapping[str, Any], generation: Mapping[str, Any], names: Iterable[object]
+) -> Tokenizer | None:
+    """GPT-2's vocabulary, with a model's own roles, for one in memory with a released name.
+
+    Raises:
+        TokenError: when its two configurations contradict each other about a role.
+    """
+    gpt2 = cached_gpt2(int(config["vocab_size"])) if is_released(*names) else None
+    return gpt2 and gpt2.with_roles(model_roles(config, generation, gpt2.roles))
+
+
+def object_roles(theirs: Any) -> Roles:
+    """Which tokens start, end and fill up a text, in a tokenizer of ``transformers``?"""
+    ends = theirs.eos_token_id
+    listed = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+    return Roles(theirs.bos_token_id, tuple(listed), theirs.pad_token_id)

@@ -1,0 +1,51 @@
+"""Byte-pair encoding: how files write a token's bytes, and of which two tokens one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+# How a text is split before anything is merged: GPT-2's pattern, and one that keeps letters apart.
+GPT2_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+)
+CHARACTERS = r"(?s:.)"
+UNUSED = "<|unused_{}|>"  # how an id without a token is called
+
+
+def split_token(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, ...]:
+    """Of which two tokens is this one made? Byte-pair encoding that stops one merge short."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    own = ranks[token]
+    while len(parts) > 2:
+        pairs = (ranks.get(a + b, own) for a, b in pairwise(parts))
+        rank, i = min((rank, i) for i, rank in enumerate(pairs))
+        if rank >= own:
+            break
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return tuple(parts)
+
+
+def to_bytes(token: str) -> bytes:
+    """Which bytes does a file mean by this token?"""
+    return bytes(map(BYTE_OF.__getitem__, token))
+
+
+def reads_as(token: str) -> bytes:
+    """As `to_bytes`; nothing for a token with characters that stand for no byte."""
+    return to_bytes(token) if BYTE_OF.keys() >= {*token} else b""
+
+
+def to_chars(token: bytes) -> str:
+    """How does a file write these bytes? Every byte is one printable character."""
+    return "".join(map(CHAR_OF.__getitem__, token))
+
+
+def _byte_chars() -> dict[str, int]:
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+BYTE_OF = _byte_chars()
+CHAR_OF = {b: char for char, b in BYTE_OF.items()}
