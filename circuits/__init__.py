@@ -7,55 +7,19 @@
 >>> cache["pattern", 5].shape == (1, model.cfg.n_heads, *2 * tokens.shape[1:])
 True
 
-The names below are imported when they are first used: `import circuits` alone is quick, and does
-not import torch.
+Every question is a function, by the name of its command: ``circuits.ablate(model, layer=5,
+head=3)``. All names are imported when they are first used: `import circuits` alone is quick, and
+does not import torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from circuits.adapter import adapt
-    from circuits.cache import Cache
-    from circuits.checkpoints import bundled_models, checksum, load, save
-    from circuits.components import Component
-    from circuits.config import GPT2_SIZES, ModelConfig
-    from circuits.errors import CheckpointError, CircuitsError, SiteError, TokenError
-    from circuits.factored import FactoredMatrix
-    from circuits.hooks import get_act_name
-    from circuits.linear import packed
-    from circuits.model import HookedGPT2
-    from circuits.result import Provenance, Result
-    from circuits.tokenizer import Tokenizer
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "GPT2_SIZES",
-    "Cache",
-    "CheckpointError",
-    "CircuitsError",
-    "Component",
-    "FactoredMatrix",
-    "HookedGPT2",
-    "ModelConfig",
-    "Provenance",
-    "Result",
-    "SiteError",
-    "TokenError",
-    "Tokenizer",
-    "adapt",
-    "bundled_models",
-    "checksum",
-    "get_act_name",
-    "load",
-    "packed",
-    "save",
-]
-
-# The module of every public name. Editors and mypy read the block above; a test compares the two.
+# The module of every public name, but for the questions. Editors and mypy read __init__.pyi.
 _HOME = {
     "adapter": ["adapt"],
     "cache": ["Cache"],
@@ -72,15 +36,23 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    for module, names in _HOME.items():
-        if name in names:
-            value: object = getattr(import_module(f"circuits.{module}"), name)
-            globals()[name] = value  # found without this function the next time
-            return value
-    from circuits.errors import nearest
+# The questions: a function of its own name in each file of `analyses`.
+_QUESTIONS = sorted(path.stem for path in Path(__file__).parent.glob("analyses/[!_]*.py"))
 
-    raise AttributeError(f"circuits has no {name!r}{nearest(name, __all__)}")
+__all__ = sorted([*(name for names in _HOME.values() for name in names), *_QUESTIONS])
+
+
+def __getattr__(name: str) -> object:
+    home = f"analyses.{name}" if name in _QUESTIONS else None
+    for module, names in _HOME.items():
+        home = module if name in names else home
+    if home is None:
+        from circuits.errors import nearest
+
+        raise AttributeError(f"circuits has no {name!r}{nearest(name, __all__)}")
+    value: object = getattr(import_module(f"circuits.{home}"), name)
+    globals()[name] = value  # found without this function the next time
+    return value
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuits.attention import KeyValue
+from circuits.attention_layer import KeyValue
 from circuits.batch import Batch, PaddingSide, as_batch, pad_rows, unpadded
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import Hooks

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from circuits.attention import Attention, KeyValue
+from circuits.attention_layer import Attention, KeyValue
 from circuits.batch import (
     Batch,
     PaddingSide,

@@ -29,7 +29,7 @@ ORDER = (
     "batch",
     "linear",
     "factored",
-    "attention",
+    "attention_layer",
     "decompose",
     "cache",
     "sampling",

@@ -15,7 +15,16 @@ from circuits.registry.options import (
     RunOptions,
     TemplateOptions,
 )
-from circuits.registry.recipes import Recipe, analyses, find, flag, groups, read, shared_helps
+from circuits.registry.recipes import (
+    Recipe,
+    analyses,
+    find,
+    flag,
+    groups,
+    parameters,
+    read,
+    shared_helps,
+)
 
 __all__ = [
     "MeasureOptions",
@@ -32,6 +41,7 @@ __all__ = [
     "find",
     "flag",
     "groups",
+    "parameters",
     "question",
     "read",
     "shared_helps",

@@ -7,7 +7,8 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
@@ -111,14 +112,7 @@ def read(module: str, function: str | None = None) -> Recipe:
     Raises:
         TypeError: for a function that is not there, or a type that a command line cannot take.
     """
-    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    found = [f for f in functions if (f.name == function if function else _is_analysis(f))]
-    if len(found) != 1:
-        wanted = f"{function!r}" if function else "marked @analysis"
-        raise TypeError(f"{module} has {len(found)} functions {wanted}, and should have one")
-    node = found[0]
+    tree, node = _parsed(module, function)
     constants = _constants(tree)
     text = sections(ast.get_docstring(node) or "")
     options = _options(node)
@@ -134,6 +128,41 @@ def read(module: str, function: str | None = None) -> Recipe:
         reports_progress="progress" in {option.name for option in options},
         default_model=ast.literal_eval(constants.get("DEFAULT_MODEL", ast.Constant(None))),
     )
+
+
+def _parsed(module: str, function: str | None) -> tuple[ast.Module, ast.FunctionDef]:
+    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    fitting = [f for f in functions if (f.name == function if function else _is_analysis(f))]
+    if len(fitting) != 1:
+        wanted = f"{function!r}" if function else "marked @analysis"
+        raise TypeError(f"{module} has {len(fitting)} functions {wanted}, and should have one")
+    return tree, fitting[0]
+
+
+def parameters(module: str, function: str | None = None) -> list[Option]:
+    """All parameters of a flat call, also those that only Python can give; aliases are spelled."""
+    tree, node = _parsed(module, function)
+    spelled = _Spelled(_constants(tree))
+    return [
+        replace(option, annotation=option.annotation and spelled.visit(deepcopy(option.annotation)))
+        for option in _options(node)
+    ]
+
+
+class _Spelled(ast.NodeTransformer):
+    """Puts what a file's names stand for in the place of these."""
+
+    def __init__(self, constants: Mapping[str, ast.expr]) -> None:
+        self.constants = constants
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """The name itself, or what it stands for."""
+        if node.id not in self.constants:
+            return node
+        value: ast.expr = self.visit(deepcopy(self.constants[node.id]))
+        return value
 
 
 def flag(parameter: str) -> str:

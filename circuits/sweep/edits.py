@@ -15,7 +15,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from circuits.attention import mix
+from circuits.attention_layer import mix
 from circuits.components import Component
 from circuits.sweep.cells import Hold, Sweep, Write
 from circuits.sweep.sent import Sent, sites_between

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.adapter import AdaptedModel
-from circuits.attention import mix
+from circuits.attention_layer import mix
 from circuits.errors import CircuitsError
 from circuits.precision import wide
 from circuits.sweep.cells import Cell, Sweep, check_cell

@@ -12,7 +12,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from circuits.attention import mix
+from circuits.attention_layer import mix
 from circuits.sweep.cells import Freeze
 from circuits.sweep.edits import CHANGES, Stage
 from circuits.sweep.values import Runs
