@@ -121,9 +121,11 @@ def test_the_seed_decides(model: HookedGPT2, task: str) -> None:
 @pytest.mark.parametrize("field", ["answers", "distractors", "corrupted", "targets"])
 def test_the_checksum_sees_every_part(model: HookedGPT2, field: str) -> None:
     prompts = ioi(model, n=3)
-    changed = dataclasses.replace(prompts, **{field: getattr(prompts, field) + 1})
+    changed = dataclasses.dataclasses.replace(prompts, **{field: getattr(prompts, field) + 1})
     assert changed.checksum != prompts.checksum
-    moved = dataclasses.replace(prompts, roles=dict(prompts.roles) | {"S2": prompts.roles["S1"]})
+    moved = dataclasses.dataclasses.replace(
+        prompts, roles=dict(prompts.roles) | {"S2": prompts.roles["S1"]}
+    )
     assert moved.checksum != prompts.checksum
 
 
@@ -335,11 +337,11 @@ def test_examples_that_do_not_fit_together(
 def test_prompts_check_their_shapes(letters: HookedGPT2) -> None:
     prompts = assembled(letters, example("ABC", letters), example("CA", letters))
     with pytest.raises(CircuitsError, match=r"mask has shape \(3, 2\); 2 prompts .* \(2, 3\)"):
-        dataclasses.replace(prompts, mask=prompts.mask.T)
+        dataclasses.dataclasses.replace(prompts, mask=prompts.mask.T)
     with pytest.raises(CircuitsError, match=r"roles\['END'\] has shape \(1,\)"):
-        dataclasses.replace(prompts, roles={"END": torch.tensor([0])})
+        dataclasses.dataclasses.replace(prompts, roles={"END": torch.tensor([0])})
     with pytest.raises(CircuitsError, match="name no END"):
-        dataclasses.replace(prompts, roles={})
+        dataclasses.dataclasses.replace(prompts, roles={})
 
 
 def test_a_model_needs_a_tokenizer(model: HookedGPT2) -> None:
@@ -352,3 +354,16 @@ def test_words_of_several_tokens_are_left_out() -> None:
     assert isinstance(model.tokenizer, Tokenizer)
     prompts = ioi(model, n=30, names=["Mary", "John", "Tom", "Anne", "James", "Zebediah"])
     assert not any("Zebediah" in text for text in prompts.texts)
+
+
+def test_what_stands_at_padding_does_not_tell_prompts_apart(model: HookedGPT2) -> None:
+    prompts = assemble(
+        model,
+        [Example("a", [0]), Example("b", [0, 1])],
+        task="own",
+        metric="loss",
+        prepend_bos=False,
+    )
+    other = prompts.tokens.where(prompts.mask, prompts.tokens + 1)
+    assert dataclasses.replace(prompts, tokens=other).checksum == prompts.checksum
+    assert dataclasses.replace(prompts, tokens=prompts.tokens + 1).checksum != prompts.checksum
