@@ -121,11 +121,9 @@ def test_the_seed_decides(model: HookedGPT2, task: str) -> None:
 @pytest.mark.parametrize("field", ["answers", "distractors", "corrupted", "targets"])
 def test_the_checksum_sees_every_part(model: HookedGPT2, field: str) -> None:
     prompts = ioi(model, n=3)
-    changed = dataclasses.dataclasses.replace(prompts, **{field: getattr(prompts, field) + 1})
+    changed = dataclasses.replace(prompts, **{field: getattr(prompts, field) + 1})
     assert changed.checksum != prompts.checksum
-    moved = dataclasses.dataclasses.replace(
-        prompts, roles=dict(prompts.roles) | {"S2": prompts.roles["S1"]}
-    )
+    moved = dataclasses.replace(prompts, roles=dict(prompts.roles) | {"S2": prompts.roles["S1"]})
     assert moved.checksum != prompts.checksum
 
 
@@ -337,11 +335,11 @@ def test_examples_that_do_not_fit_together(
 def test_prompts_check_their_shapes(letters: HookedGPT2) -> None:
     prompts = assembled(letters, example("ABC", letters), example("CA", letters))
     with pytest.raises(CircuitsError, match=r"mask has shape \(3, 2\); 2 prompts .* \(2, 3\)"):
-        dataclasses.dataclasses.replace(prompts, mask=prompts.mask.T)
+        dataclasses.replace(prompts, mask=prompts.mask.T)
     with pytest.raises(CircuitsError, match=r"roles\['END'\] has shape \(1,\)"):
-        dataclasses.dataclasses.replace(prompts, roles={"END": torch.tensor([0])})
+        dataclasses.replace(prompts, roles={"END": torch.tensor([0])})
     with pytest.raises(CircuitsError, match="name no END"):
-        dataclasses.dataclasses.replace(prompts, roles={})
+        dataclasses.replace(prompts, roles={})
 
 
 def test_a_model_needs_a_tokenizer(model: HookedGPT2) -> None:
