@@ -235,9 +235,9 @@ def causal_mask(
     query is defined.
     """
     if n_query == n_key:
-        # Padding on the right lies in every real query's future: plain causality hides it.
-        left_padded = real is not None and not bool(real[:, 0].all())
-        if not left_padded:
+        # Padding on the right lies in every real query's future: plain causality hides it. Before
+        # a real token, on the left or between others, it has to be masked.
+        if real is None or not bool((real[:, 1:] & ~real[:, :-1]).any()):
             return None
     elif n_query == 1 and real is None:
         return None

@@ -63,11 +63,12 @@ def read(given: Any, attention_mask: AnyMask | None = None) -> tuple[Read, Tenso
     is_mapping = isinstance(given, Mapping)
     if is_mapping:
         given, attention_mask = _unpacked(given, attention_mask)
-    elif attention_mask is not None and not isinstance(given, Tensor | np.ndarray):
-        raise TokenError("attention_mask belongs to a padded tensor; text is padded here")
     ids = _read(given)
-    if is_mapping and not isinstance(ids, Tensor) and isinstance(next(iter(ids), None), str):
-        raise TokenError("'input_ids' are texts; give their token ids, or the texts themselves")
+    if not isinstance(ids, Tensor) and isinstance(next(iter(ids), None), str):
+        if is_mapping:
+            raise TokenError("'input_ids' are texts; give their token ids, or the texts themselves")
+        if attention_mask is not None:
+            raise TokenError("attention_mask belongs to token ids; text is padded here")
     if attention_mask is None:
         return ids, None
     if isinstance(ids, Tensor):
@@ -167,6 +168,8 @@ def _tensor(given: Tensor) -> Tensor:
 def _array(given: NDArray[Any]) -> Tensor:
     if given.dtype.kind not in "iu":
         raise _no_ids(str(given.dtype), given.shape)
+    if given.dtype.kind == "u" and given.size and given.max() > np.iinfo(np.int64).max:
+        raise TokenError(f"token id {given.max()} is outside any vocabulary")
     return _tensor(torch.from_numpy(given.astype(np.int64)))
 
 

@@ -34,6 +34,7 @@ from circuits.analyses.attribute import attribute
 from circuits.analyses.logit_lens import logit_lens
 from circuits.experiment import Check, Finding, as_command, check, interval, own_text, table
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.prompts import UNSCORED, Prompts, make
 from circuits.result import AVERAGED, Result
 from circuits.tuned_lens import TunedLens, lens_logits, stages, train_tuned_lens
@@ -157,7 +158,8 @@ def scored(
 ) -> Prompts:
     """Prompts that ask, where `at` [b p] says so, for the model's own likeliest word."""
     with torch.inference_mode():
-        final = torch.cat([model(rows).argmax(-1) for rows in tokens.split(TOGETHER)])
+        parts = tokens.split(TOGETHER)
+        final = torch.cat([model(p, attention_mask=all_real(p)).argmax(-1) for p in parts])
     return Prompts(
         task=task,
         texts=texts,
@@ -178,7 +180,8 @@ def look(model: HookedGPT2, prompts: Prompts, lens: TunedLens) -> tuple[Tensor, 
     ):
         with torch.inference_mode():
             sites = [stage.site for stage in listed]
-            _, cache = model.run_with_cache(rows, names_filter=sites, return_type=None)
+            options = {"attention_mask": all_real(rows), "return_type": None}
+            _, cache = model.run_with_cache(rows, names_filter=sites, **options)
             at = targets != UNSCORED
             shape = (len(rows), -1)
             final = lens_logits(model, cache[sites[-1]][at]).log_softmax(-1)

@@ -35,6 +35,7 @@ from circuits.analyses.ov import ov
 from circuits.components import Component
 from circuits.experiment import Check, Finding, as_command, check, interval, own_text, script, table
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.result import Result
 
 CLAIM = (
@@ -91,7 +92,8 @@ def direct_table(model: HookedGPT2, texts: Tensor, seed: int) -> Result:
     order = torch.randperm(model.cfg.d_vocab, generator=torch.Generator().manual_seed(seed))
     now, after = texts[:, :-1], texts[:, 1:]
     with torch.inference_mode():
-        logits, cache = model.run_with_cache(texts, names_filter=["ln_final.hook_scale"])
+        options = {"names_filter": ["ln_final.hook_scale"], "attention_mask": all_real(texts)}
+        logits, cache = model.run_with_cache(texts, **options)
         scale = cache["ln_final.hook_scale"][:, :-1]
         said = {"whole model": logits[:, :-1]}
         for name, stream in embeddings(model).items():

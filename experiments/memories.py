@@ -34,6 +34,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.experiment import Check, Finding, as_command, check, interval, own_text, table
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.result import Result
 
 CLAIM = (
@@ -147,13 +148,14 @@ def read(model: HookedGPT2, tokens: Tensor) -> Text:
             f"{model.cfg.model_name} writes texts of less than {max(WINDOWS)} tokens"
         )
     tokens = tokens[some]
-    said = torch.cat([model(part).softmax(-1) for part in tokens.split(16)])
+    parts = tokens.split(16)
+    said = torch.cat([model(p, attention_mask=all_real(p)).softmax(-1) for p in parts])
     return Text(tokens, counts[some], said, said.argmax(-1))
 
 
 def activations(model: HookedGPT2, tokens: Tensor) -> Iterator[Tensor]:
     """The activations [b p m] of each layer's neurons, layer by layer."""
-    stream: Tensor = model(tokens, stop_at_layer=0)
+    stream: Tensor = model(tokens, attention_mask=all_real(tokens), stop_at_layer=0)
     for layer in range(model.cfg.n_layers):
         site = f"blocks.{layer}.mlp.hook_post"
         stream, cache = model.run_with_cache(
@@ -273,9 +275,8 @@ def shortened(
     for width in WINDOWS:
         reach = column.flatten()[:, None] + torch.arange(1 - width, 1)
         tokens = torch.cat([start, text.tokens[row.flatten()[:, None], reach]], 1)
-        real = torch.ones_like(tokens)  # though a text's first token may be another start token
-        options = {"names_filter": site, "stop_at_layer": layer + 1, "attention_mask": real}
-        _, cache = model.run_with_cache(tokens, **options)
+        options = {"attention_mask": all_real(tokens), "stop_at_layer": layer + 1}
+        _, cache = model.run_with_cache(tokens, names_filter=site, **options)
         read_again = cache[site][:, -1].view(*row.shape, n_neurons)
         own = read_again[:, torch.arange(len(some)), some]
         other = read_again[:, torch.arange(len(some)), some.roll(1)]
@@ -334,7 +335,11 @@ def composition(model: HookedGPT2, text: Text) -> dict[str, list[dict[str, Any]]
     """Is what an MLP promotes what its strongest memory does, and what the model then says?"""
     n = min(COUNTED, len(text.tokens))
     tokens, counts, said = text.tokens[:n], text.counts[:n], text.predicted[:n]
-    _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith(SITES))
+    _, cache = model.run_with_cache(
+        tokens,
+        attention_mask=all_real(tokens),
+        names_filter=lambda name: name.endswith(SITES),
+    )
     rows: dict[str, list[dict[str, Any]]] = {"outputs": [], "effects": []}
     for layer in range(model.cfg.n_layers):
         memories = value_logits(model, layer).argmax(-1)  # [m]

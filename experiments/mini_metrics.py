@@ -16,12 +16,14 @@ from circuits.checkpoints.bundled import FOLDER
 from circuits.hooks import watching
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.prompts import make
 
 
 def token_losses(model: HookedGPT2, tokens: Tensor) -> Tensor:
     """[row, position]: the loss of predicting each token but the first."""
-    logits = torch.cat([model(chunk) for chunk in tokens.split(16)])
+    chunks = tokens.split(16)  # of rows in which stories end anywhere
+    logits = torch.cat([model(chunk, attention_mask=all_real(chunk)) for chunk in chunks])
     return F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
 
 

@@ -34,6 +34,7 @@ from circuits.components import all_heads
 from circuits.errors import CircuitsError
 from circuits.experiment import Check, Finding, as_command, check, interval, own_text, table
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 
 CLAIM = (
     "The used part of the stream widens up to the middle layers and narrows to a few directions "
@@ -113,7 +114,7 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
     n = QUICK_TEXTS if quick else TEXTS
     with torch.inference_mode():
         tokens = own_text(model, n, seed)
-        _, cache = model.run_with_cache(tokens)
+        _, cache = model.run_with_cache(tokens, attention_mask=all_real(tokens))
         parts, labels = cache.decompose_resid(return_labels=True)
         parts, names = parts[:, :, 1:].double(), [short(label) for label in labels]
         draw = torch.Generator().manual_seed(seed)

@@ -46,6 +46,7 @@ from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import watching
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
+from circuits.padding import all_real
 from circuits.prompts import make
 from circuits.tokenizer import Tokenizer
 
@@ -247,7 +248,9 @@ def lr_scale(step: int, n_steps: int) -> float:
 def training_loss(model: HookedGPT2, tokens: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean loss over the targets that count; only their logits are computed."""
     counted = weights[:, 1:] > 0
-    resid = model(tokens, stop_at_layer=model.cfg.n_layers)[:, :-1][counted]
+    every = all_real(tokens)  # stories end anywhere in a row
+    resid = model(tokens, attention_mask=every, stop_at_layer=model.cfg.n_layers)
+    resid = resid[:, :-1][counted]
     logits = model.unembed(model.ln_final(resid[None]))[0]
     losses = F.cross_entropy(logits, tokens[:, 1:][counted], reduction="none")
     return (losses * weights[:, 1:][counted]).sum() / weights.sum()

@@ -304,3 +304,32 @@ def test_a_model_without_a_tokenizer_says_for_what_it_needs_one() -> None:
         with pytest.raises(TokenError, match="has no tokenizer.*set model.tokenizer") as error:
             ask()
         assert "give token ids" not in str(error.value)
+
+
+def test_padding_between_real_tokens_is_never_read(mini: HookedGPT2) -> None:
+    """As in transformers: a query that was padded on the right, and its answer behind it."""
+    query = mini.to_tokens("When Mary and John went to the garden,")
+    answer = mini.to_tokens(" John gave a letter to", prepend_bos=False)
+    padding = torch.full((1, 3), 8191)
+    tokens = torch.cat([query, padding, answer], 1)
+    real = tokens.new_ones(tokens.shape).bool()
+    real[:, query.shape[1] : -answer.shape[1]] = False
+    plain = mini(torch.cat([query, answer], 1))
+    for given in ({"input_ids": tokens, "attention_mask": real}, tokens.tolist()):
+        mask = None if isinstance(given, dict) else real
+        logits = mini(given, attention_mask=mask)[real][None]
+        torch.testing.assert_close(logits, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_a_mask_beside_rows_of_one_length(mini: HookedGPT2) -> None:
+    rows, mask = [[8191, 8191, 373], [8191, 373, 1641]], [[0, 1, 1], [1, 1, 1]]
+    torch.testing.assert_close(
+        mini(rows, attention_mask=mask)[0, 1:], mini(rows[:1], attention_mask=mask[:1])[0, 1:]
+    )
+    with pytest.raises(TokenError, match="attention_mask belongs to token ids"):
+        mini(["a", "b"], attention_mask=mask)
+
+
+def test_ids_beyond_64_bits_are_named_as_they_are(mini: HookedGPT2) -> None:
+    with pytest.raises(TokenError, match="token id 9223372036854775808 is outside"):
+        mini(np.array([[2**63]], dtype=np.uint64))

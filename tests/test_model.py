@@ -145,7 +145,7 @@ def test_forms_of_input(tiny: HookedGPT2) -> None:
         ("A", {}, "no tokenizer; give token ids, or set model.tokenizer"),
         ([[1], "A"], {}, r"prompt 0 is \[1\], and others are texts"),
         (TOKENS, {"attention_mask": torch.ones(3, 6)}, r"shape \(3, 6\), the tokens have \(3, 7\)"),
-        ([[1, 2]], {"attention_mask": torch.ones(1, 2)}, "belongs to a padded tensor"),
+        ("A", {"attention_mask": torch.ones(1, 2)}, "belongs to token ids"),
         ([[1], [2, 3]], {"padding_side": "top"}, "padding_side='top'; choose 'left' or 'right'"),
     ],
 )

@@ -352,3 +352,16 @@ def test_words_of_several_tokens_are_left_out() -> None:
     assert isinstance(model.tokenizer, Tokenizer)
     prompts = ioi(model, n=30, names=["Mary", "John", "Tom", "Anne", "James", "Zebediah"])
     assert not any("Zebediah" in text for text in prompts.texts)
+
+
+def test_what_stands_at_padding_does_not_tell_prompts_apart(model: HookedGPT2) -> None:
+    prompts = assemble(
+        model,
+        [Example("a", [0]), Example("b", [0, 1])],
+        task="own",
+        metric="loss",
+        prepend_bos=False,
+    )
+    other = prompts.tokens.where(prompts.mask, prompts.tokens + 1)
+    assert dataclasses.replace(prompts, tokens=other).checksum == prompts.checksum
+    assert dataclasses.replace(prompts, tokens=prompts.tokens + 1).checksum != prompts.checksum

@@ -238,6 +238,21 @@ def test_the_models_own_roles(
             "should have a content and flags, and one is '<s>'",
         ),
         ({"tokenizer.json": {"model": {"type": "BPE"}}}, {}, "is not GPT-2's kind"),
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "GPTNeoXTokenizerFast"}},
+            {},
+            "tokenizer_class='GPTNeoXTokenizer', which splits texts in another way",
+        ),
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer"}},
+            {},
+            "adds tokens of its own; a tokenizer.json, which transformers writes, may be readable",
+        ),
+        (
+            {"tokenizer_config.json": {"split_special_tokens": True}},
+            {},
+            "sets split_special_tokens, which makes special tokens in a text letters",
+        ),
         ({}, {"bos_token_id": "<s>"}, r"config\.json has bos_token_id='<s>'"),
     ],
 )

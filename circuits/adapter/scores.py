@@ -54,6 +54,8 @@ def _scale(model: AdaptedModel, layer: int, block: Any, product: Tensor, scores:
     if cap:
         steep = scores.abs() < _FLAT * cap
         product, scores = product[steep], cap * torch.atanh(scores[steep] / cap)
+    else:  # what a position adds to all of a head's scores (ALiBi) is no part of the product
+        product, scores = product - product.mean(0), scores - scores.mean(0)
     said = getattr(block.attn, "attn_scale", None)
     energy = float((scores * product).sum())
     if said is None and not energy:

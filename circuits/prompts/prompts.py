@@ -99,9 +99,16 @@ class Prompts:
 
     @property
     def checksum(self) -> str:
-        """Are these the same prompts? A hash of the tokens and of what is asked about them."""
+        """Are these the same prompts? A hash of the tokens and of what is asked about them.
+
+        What stands at padding, which differs from vocabulary to vocabulary, takes no part.
+        """
         names = ("tokens", "mask", "targets", "answers", "distractors", "corrupted")
         content = [getattr(self, name) for name in names]
+        content[0], content[-1] = (
+            None if tokens is None else tokens.where(self.mask, UNSCORED)
+            for tokens in (content[0], content[-1])
+        )
         content += [self.roles[role] for role in sorted(self.roles)]
         content += [sets for sets in (self.answer_sets, self.distractor_sets) if sets is not None]
         listed = [None if value is None else value.int().tolist() for value in content]

@@ -70,6 +70,7 @@ class Parts:
 def read_folder(cls: type[Tokenizer], folder: Path) -> Tokenizer:
     """`Tokenizer.from_folder`, of class `cls`."""
     settings = Settings.of(folder)
+    settings.require_readable(folder, whole=(folder / WHOLE_FILE).is_file())
     vocab = next((folder / f for f in VOCAB_FILES if (folder / f).is_file()), None)
     merges = next((folder / f for f in MERGES_FILES if (folder / f).is_file()), None)
     prefix_space = bool(settings.tokenizer.get("add_prefix_space"))

@@ -19,6 +19,8 @@ SETTINGS_FILES = (SETTINGS, SPECIAL_MAP, GENERATION)  # beside a checkpoint's ow
 NAMED = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _GPT2_NAMED = ("bos_token", "eos_token", "unk_token")  # END_OF_TEXT, where no file names another
 _ANY_KIND = ("PreTrainedTokenizer", "TokenizersBackend")  # classes that read tokenizer.json alone
+# Classes that split as GPT-2's, but add tokens of their own where no tokenizer.json has them.
+_OF_GPT2_KIND = ("Roberta", "Bart", "LED", "Longformer", "CodeGen", "Blenderbot", "Deberta")
 GPT2_END = 50256  # what transformers writes as start and end of GPT-2s of every vocabulary
 Json = Mapping[str, Any]
 
@@ -52,6 +54,28 @@ class Settings:
     def is_gpt2_class(self) -> bool:
         """Does transformers build the splitter itself, whatever tokenizer.json says of it?"""
         return self.tokenizer_class not in _ANY_KIND
+
+    def require_readable(self, folder: Path, *, whole: bool) -> None:
+        """Does transformers read this vocabulary as we do? `whole`: from a tokenizer.json.
+
+        Raises:
+            TokenError: for a class that splits otherwise, or special tokens that are read as text.
+        """
+        name = self.tokenizer_class
+        same = (None, "GPT2Tokenizer", *(_ANY_KIND if whole else ()))
+        same += tuple(f"{kind}Tokenizer" for kind in _OF_GPT2_KIND if whole)
+        if name not in same:
+            hint = "" if whole else "; a tokenizer.json, which transformers writes, may be readable"
+            raise TokenError(
+                f"{folder} says tokenizer_class={name!r}, which splits texts in another way than "
+                f"GPT-2's, or adds tokens of its own{hint}; give token ids instead"
+            )
+        if self.tokenizer.get("split_special_tokens"):
+            raise TokenError(
+                f"{folder / SETTINGS} sets split_special_tokens, which makes special tokens in a "
+                "text letters like all others, and is not done here; set it to false, or give "
+                "token ids"
+            )
 
     def named(self) -> Iterator[tuple[str, str, Json | str | None]]:
         """File, name and token of each named token: what transformers goes by comes first."""
