@@ -116,13 +116,12 @@ class Call:
         more = {key: value for name in extra for key, value in values.pop(name).items()}
         own = {name: value for name, value in values.items() if name not in fields}
         result = self.function(**own, **grouped, **more)
-        if result.provenance.command:  # it has said so itself
+        about = result.provenance
+        if about.command:  # it has said so itself
             return result
+        said = question(self.function.__name__, values | dict(about.arguments))
         about = replace(
-            result.provenance,
-            analysis=self.function.__name__,
-            arguments=asked.arguments,
-            command=asked.command,
+            about, analysis=said.analysis, arguments=said.arguments, command=said.command
         )
         return replace(result, provenance=about)
 
