@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from circuits.analyses._effects import (
     BASE,
-    HOW,
     WHOLE,
     MakeSweep,
     measured,
@@ -28,11 +28,12 @@ from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
+from circuits.registry import PairOptions, Progress, RunOptions, find
 from circuits.result import Result
 from circuits.sweep import cell
 
 SHUFFLES = 10_000
-_OTHER_PROMPTS = ("prompt", "corrupted", "file", "answer", "distractor")  # only tasks are asked
+InWords = str | list[str] | None  # components by their names, as they were given
 MEANINGS = {
     **SCORE_MEANINGS,
     **EFFECT_MEANINGS,
@@ -50,14 +51,24 @@ MEANINGS = {
 }
 
 
-def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) -> Result:
-    """The effect of each chosen edge on the task, and how it agrees with its score.
+def patched(
+    model: HookedGPT2,
+    pairs: pd.DataFrame,
+    n: int,
+    prompts: PairOptions,
+    named: Mapping[str, InWords],
+    progress: Progress | None,
+) -> Result:
+    """The effect of `n` chosen edges on the task, and how it agrees with their scores.
+
+    `named` are the arguments that name heads, in words.
 
     Raises:
         CircuitsError: as path patching.
     """
-    rows = _chosen(pairs, given["check"], given["seed"])
-    given = {**dict.fromkeys(_OTHER_PROMPTS), **HOW, "direction": "noise", **given}
+    rows, how = _chosen(pairs, n, prompts.seed), RunOptions(progress=progress)
+    given = dict.fromkeys(find("composition").signature.parameters)
+    given |= vars(how) | vars(prompts) | {"model": model, "direction": "noise"}
     cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
     batches = chosen(model, given)
 
@@ -65,19 +76,20 @@ def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) ->
         return partial(pair, given=given, cells=cells)
 
     frames, counts = [], []
-    for batch, found in measured(model, "composition", batches, ask, given, full=1):
+    for batch, moments in measured(model, "composition", batches, ask, given, full=1):
         what = f"patching each of these edges on {batch.first.task!r}"
-        require_change(found, range(2, len(cells)), what, "choose other heads, or another task")
+        require_change(moments, range(2, len(cells)), what, "choose other heads, or another task")
         labels = [_label(row) for _, row in rows.iterrows()]
-        table = pair_table(batch.first, found, given, labels, of_whole=True)
-        frames.append(_with_agreement(table.drop(columns=["layer", "head"]), given["seed"]))
-        counts.append(found.n)
+        table = pair_table(batch.first, moments, given, labels, of_whole=True)
+        frames.append(_with_agreement(table.drop(columns=["layer", "head"]), prompts.seed))
+        counts.append(moments.n)
     frame = pd.concat(frames, ignore_index=True)
+    source = source_of(model, "composition", batches, given, counts)
     return Result(
         frame,
         unit=unit_of(frame),
         title=f"Do heads read each other where they could? ({model.cfg.model_name})",
-        provenance=source_of(model, "composition", batches, given, counts),
+        provenance=replace(source, arguments=named, command=""),
         axes=("edge", "z", "share"),
         view="plane",
         meanings=MEANINGS,
