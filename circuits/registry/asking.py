@@ -6,6 +6,7 @@ it has a parameter for each group of options (`circuits.registry.options`).
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import shlex
 import types
@@ -85,12 +86,13 @@ class Call:
         for parameter in signature.parameters.values():
             if parameter.annotation in groups():
                 group = classes[parameter.name] = getattr(options, parameter.annotation)
+                types_of = {field.name: field.type for field in dataclasses.fields(group)}
                 shared += [
                     inspect.Parameter(
                         option.name,
                         inspect.Parameter.KEYWORD_ONLY,
                         default=getattr(group, option.name),
-                        annotation=group.__annotations__.get(option.name, inspect.Parameter.empty),
+                        annotation=types_of[option.name],
                     )
                     for option in groups()[parameter.annotation]
                 ]
