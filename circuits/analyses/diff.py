@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from circuits.adapter import adapt
@@ -14,7 +15,7 @@ from circuits.checkpoints import checksum, load
 from circuits.draws import kept
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
-from circuits.registry import Progress, Recipe, analyses, analysis, find, question
+from circuits.registry import Progress, Question, Recipe, analyses, analysis, find, question
 from circuits.result import Result, provenance
 
 _OWN = ("memory", "engine", "parts", "resume", "plan")  # how a run is made; nothing to compare
@@ -69,11 +70,11 @@ def diff(
         result = _of_weights(both, [*words, *options], column)
     else:
         recipe = _recipe(what)
-        arguments = _arguments(recipe, words, options)
-        result = _of_answers(both, recipe, arguments, column, progress)
+        ask = partial(recipe.load(), **_arguments(recipe, words, options))
+        result = _of_answers(both, recipe, ask, column, progress)
     at = other if isinstance(other, str) else both.other.cfg.model_name
-    said = {"other": at, "analysis": analysis, "set_": [*words, *_in_words(options)] or None}
-    return _with_question(result, both, said | {"column": column})
+    said = {"analysis": analysis, "set_": [*words, *_in_words(options)] or None, "column": column}
+    return _asked(result, both, question("diff", {"model": model, "other": at, **said}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +104,16 @@ def _second(other: str | HookedGPT2, model: HookedGPT2) -> HookedGPT2:
 def _of_answers(
     both: _Both,
     recipe: Recipe,
-    arguments: Mapping[str, Any],
+    ask: Callable[..., Result],
     column: str,
     progress: Progress | None,
 ) -> Result:
-    """What changed between the answers of the two models, row by row."""
+    """What changed between the answers of the two models to what `recipe` asks, row by row."""
     answers, draws = [], []
-    for half, asked in enumerate((both.model, both.other)):
+    for half, model in enumerate((both.model, both.other)):
         how = {"progress": _half(progress, half)} if recipe.reports_progress else {}
         with kept() as behind:
-            answers.append(recipe.load()(asked, **arguments, **how))
+            answers.append(ask(model, **how))
         draws.append(behind)
     first, second = answers
     names = both.names
@@ -156,7 +157,9 @@ def _recipe(name: str) -> Recipe:
     return find(name)
 
 
-def _arguments(recipe: Recipe, words: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(
+    recipe: Recipe, words: Sequence[str], values: Mapping[str, object]
+) -> dict[str, object]:
     """What both models are asked: the words, and the Python values."""
     from_words = parsed(recipe, words, without=_OWN)
     every = inspect.signature(recipe.load()).parameters
@@ -178,7 +181,7 @@ def _half(progress: Progress | None, half: int) -> Progress | None:
     return lambda done, total: whole(round(500 * (half + done / max(total, 1))), 1000)
 
 
-def _in_words(values: Mapping[str, Any]) -> list[str]:
+def _in_words(values: Mapping[str, object]) -> list[str]:
     """Python values as a command line gives them; objects that it cannot give are left out."""
     words = []
     for name, value in values.items():
@@ -188,9 +191,8 @@ def _in_words(values: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _with_question(result: Result, both: _Both, said: Mapping[str, Any]) -> Result:
-    """The same result, with what was asked `said` in words."""
-    asked = question("diff", {"model": both.model, **said})
+def _asked(result: Result, both: _Both, asked: Question) -> Result:
+    """The same result, which says what was asked, and of which weights."""
     about = replace(
         result.provenance,
         analysis="diff",
