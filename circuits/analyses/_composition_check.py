@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,26 @@ from numpy.typing import NDArray
 
 from circuits.analyses._effects import (
     BASE,
-    HOW,
     WHOLE,
-    MakeSweep,
+    Patching,
+    every_pair,
     measured,
-    pair,
     pair_table,
     require_change,
     source_of,
     unit_of,
 )
 from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
-from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._prompts import chosen
 from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
+from circuits.registry import PromptOptions, RunOptions, asked
 from circuits.result import Result
 from circuits.sweep import cell
 
 SHUFFLES = 10_000
-_OTHER_PROMPTS = ("prompt", "corrupted", "file", "answer", "distractor")  # only tasks are asked
 MEANINGS = {
     **SCORE_MEANINGS,
     **EFFECT_MEANINGS,
@@ -57,19 +56,16 @@ def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) ->
         CircuitsError: as path patching.
     """
     rows = _chosen(pairs, given["check"], given["seed"])
-    given = {**dict.fromkeys(_OTHER_PROMPTS), **HOW, "direction": "noise", **given}
+    patching = Patching("noise", given["metric"])
     cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
-    batches = chosen(model, given)
-
-    def ask(batch: Batch) -> MakeSweep:
-        return partial(pair, given=given, cells=cells)
-
+    batches = chosen(model, PromptOptions(task=given["task"], n=given["n"], seed=given["seed"]))
+    how = RunOptions(progress=given["progress"])
     frames, counts = [], []
-    for batch, found in measured(model, "composition", batches, ask, given, full=1):
+    for batch, found in measured(model, batches, every_pair(cells, patching), how, full=1):
         what = f"patching each of these edges on {batch.first.task!r}"
         require_change(found, range(2, len(cells)), what, "choose other heads, or another task")
         labels = [_label(row) for _, row in rows.iterrows()]
-        table = pair_table(batch.first, found, given, labels, of_whole=True)
+        table = pair_table(batch.first, found, labels, patching, of_whole=True)
         frames.append(_with_agreement(table.drop(columns=["layer", "head"]), given["seed"]))
         counts.append(found.n)
     frame = pd.concat(frames, ignore_index=True)
@@ -77,7 +73,9 @@ def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) ->
         frame,
         unit=unit_of(frame),
         title=f"Do heads read each other where they could? ({model.cfg.model_name})",
-        provenance=source_of(model, "composition", batches, given, counts),
+        provenance=replace(
+            source_of(model, "composition", batches, counts), **asked("composition", given)
+        ),
         axes=("edge", "z", "share"),
         view="plane",
         meanings=MEANINGS,

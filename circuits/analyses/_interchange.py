@@ -24,7 +24,7 @@ from circuits.alignment import (
     swapped,
 )
 from circuits.analyses._effects import BASE, parts_of
-from circuits.analyses._grid import grid, labels, per_head, what_of
+from circuits.analyses._grid import Grid, grid, labels, per_head, what_of
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -100,9 +100,10 @@ def swept(
 
 
 def _sites(cfg: ModelConfig, prompts: Prompts, given: Mapping[str, Any]) -> list[Cell]:
-    by_roles = given["component"] is None and not per_head(what_of(given))
-    positions = given["positions"] or ("roles" if by_roles else None)
-    return grid(cfg, prompts, {**given, "positions": positions})
+    wanted = Grid(given["what"], given["component"], given["positions"])
+    if wanted.component is None and not per_head(what_of(wanted)):
+        wanted = replace(wanted, positions=wanted.positions or "roles")
+    return grid(cfg, prompts, wanted)
 
 
 def _elsewhere(cfg: ModelConfig, prompts: Prompts, site: Cell, seed: int) -> list[Cell]:

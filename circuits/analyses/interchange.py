@@ -96,7 +96,7 @@ def _interchange(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
             frames.append(look(model, graph, prompts, one))
     frame = pd.concat(frames, ignore_index=True)
     axes = _axes(frame, given)
-    about = source_of(model, "interchange", [Batch(one, [one]) for one in every], given)
+    about = source_of(model, "interchange", [Batch(one, [one]) for one in every])
     return Result(
         frame,
         unit="share of pairs",

@@ -22,7 +22,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
-from circuits.registry import analysis, asked
+from circuits.registry import PromptOptions, analysis, asked
 from circuits.result import Result, mean_interval, provenance
 
 OTHERS = "other"
@@ -161,8 +161,8 @@ def _head(model: HookedGPT2, head: str | Component) -> Component:
 def _prompts(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
     if given["prompt"] is None and given["task"] is None:
         raise CircuitsError("nothing to look at: give a prompt, or a task")
-    none = dict.fromkeys(("file", "answer", "distractor"))
-    return chosen(model, {**given, **none})[0].first
+    names = ("task", "prompt", "n", "seed")
+    return chosen(model, PromptOptions(**{name: given[name] for name in names}))[0].first
 
 
 def _ends(cache: Cache, prompts: Prompts, head: Component, given: Mapping[str, Any]) -> _Ends:
