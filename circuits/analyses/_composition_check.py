@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,21 @@ from numpy.typing import NDArray
 from circuits.analyses._effects import (
     BASE,
     WHOLE,
-    MakeSweep,
+    Patching,
+    every_pair,
     measured,
-    pair,
     pair_table,
     require_change,
     source_of,
     unit_of,
 )
 from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
-from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._prompts import chosen
 from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
-from circuits.registry import PairOptions, Progress, RunOptions, find
+from circuits.registry import MeasureOptions, Progress, RunOptions
 from circuits.result import Result
 from circuits.sweep import cell
 
@@ -55,7 +54,7 @@ def patched(
     model: HookedGPT2,
     pairs: pd.DataFrame,
     n: int,
-    prompts: PairOptions,
+    prompts: MeasureOptions,
     named: Mapping[str, InWords],
     progress: Progress | None,
 ) -> Result:
@@ -66,30 +65,25 @@ def patched(
     Raises:
         CircuitsError: as path patching.
     """
-    rows, how = _chosen(pairs, n, prompts.seed), RunOptions(progress=progress)
-    given = dict.fromkeys(find("composition").signature.parameters)
-    given |= vars(how) | vars(prompts) | {"model": model, "direction": "noise"}
+    rows, patching = _chosen(pairs, n, prompts.seed), Patching("noise", prompts.metric)
     cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
-    batches = chosen(model, given)
-
-    def ask(batch: Batch) -> MakeSweep:
-        return partial(pair, given=given, cells=cells)
-
+    batches, ask = chosen(model, prompts), every_pair(cells, patching)
+    how = RunOptions(progress=progress)
     frames, counts = [], []
-    for batch, moments in measured(model, "composition", batches, ask, given, full=1):
+    for batch, moments in measured(model, batches, ask, how, full=1):
         what = f"patching each of these edges on {batch.first.task!r}"
         require_change(moments, range(2, len(cells)), what, "choose other heads, or another task")
         labels = [_label(row) for _, row in rows.iterrows()]
-        table = pair_table(batch.first, moments, given, labels, of_whole=True)
+        table = pair_table(batch.first, moments, labels, patching, of_whole=True)
         frames.append(_with_agreement(table.drop(columns=["layer", "head"]), prompts.seed))
         counts.append(moments.n)
     frame = pd.concat(frames, ignore_index=True)
-    source = source_of(model, "composition", batches, given, counts)
+    source = source_of(model, "composition", batches, counts)
     return Result(
         frame,
         unit=unit_of(frame),
         title=f"Do heads read each other where they could? ({model.cfg.model_name})",
-        provenance=replace(source, arguments=named, command=""),
+        provenance=replace(source, arguments=named),
         axes=("edge", "z", "share"),
         view="plane",
         meanings=MEANINGS,

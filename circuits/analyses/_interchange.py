@@ -23,8 +23,8 @@ from circuits.alignment import (
     split,
     swapped,
 )
-from circuits.analyses._effects import BASE, parts_of
-from circuits.analyses._grid import Positions, What, grid, labels, per_head, what_of
+from circuits.analyses._effects import BASE, Named, parts_of
+from circuits.analyses._grid import Grid, grid, labels, per_head, what_of
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -33,7 +33,6 @@ from circuits.prompts import Prompts
 from circuits.registry import MemoryOptions
 from circuits.sweep import Cell, Source, Sweep, cell, plan, run
 
-Named = str | Component | Sequence[str | Component] | None  # components, by name or as such
 STEPS = 100  # of the search for a subspace
 OTHER_PLACES = 12  # drawn for the control of a site that is asked for by name
 WHOLE, LEARNED, READ, DORMANT, RANDOM = "whole", "learned", "read", "dormant", "random"
@@ -104,14 +103,13 @@ class Swap:
         CircuitsError: when a subspace is searched for at more than one site.
     """
 
-    component: Named
-    what: What | None
-    positions: Positions | None
+    where: Grid
     search: Search | None
     seed: int
 
     def __post_init__(self) -> None:
-        several = self.component is None or self.what or self.positions
+        where = self.where
+        several = where.component is None or where.what or where.positions
         if self.search is not None and several:
             raise CircuitsError(
                 "a subspace is searched for at one site; name it as component (resid_pre.6@END, "
@@ -129,7 +127,7 @@ def swept(
 ) -> pd.DataFrame:
     """The variable's value swapped at whole sites: a row for each."""
     sites = _sites(model.cfg, prompts, swap)
-    alone = swap.component is not None
+    alone = swap.where.component is not None
     others = _elsewhere(model.cfg, prompts, sites[0], swap.seed) if alone else []
     pairs = draw(graph, prompts, variable, swap.seed)
     cells = tuple(dict.fromkeys([BASE, *sites, *others]))
@@ -160,9 +158,10 @@ def swept(
 
 
 def _sites(cfg: ModelConfig, prompts: Prompts, swap: Swap) -> list[Cell]:
-    by_roles = swap.component is None and not per_head(what_of(vars(swap)))
-    positions = swap.positions or ("roles" if by_roles else None)
-    return grid(cfg, prompts, vars(replace(swap, positions=positions)))
+    wanted = swap.where
+    if wanted.component is None and not per_head(what_of(wanted)):
+        wanted = replace(wanted, positions=wanted.positions or "roles")
+    return grid(cfg, prompts, wanted)
 
 
 def _elsewhere(cfg: ModelConfig, prompts: Prompts, site: Cell, seed: int) -> list[Cell]:
@@ -197,7 +196,7 @@ def _require_change(
     changed: Mapping[Cell, bool], sites: Sequence[Cell], variable: str, swap: Swap
 ) -> None:
     if not any(changed[site] for site in sites):
-        where = swap.component or "every site"
+        where = swap.where.component or "every site"
         raise CircuitsError(
             f"swapping {variable!r} at {where} changed nothing: the source prompts have "
             "the same values there, or nothing that is read can see it; choose another site"
@@ -235,7 +234,7 @@ def searched(
     how: MemoryOptions,
 ) -> pd.DataFrame:
     """The variable's value swapped in subspaces of one site: a row for each subspace."""
-    parts, search = parts_of(swap.component), swap.search
+    parts, search = parts_of(swap.where.component), swap.search
     assert search is not None
     if len(parts) > 1:
         raise CircuitsError(f"a subspace is of one site; {len(parts)} components were given")

@@ -11,7 +11,7 @@ import torch
 
 from circuits import components
 from circuits.analyses._composition_check import InWords, patched
-from circuits.analyses._effects import parts_of
+from circuits.analyses._effects import Named, parts_of
 from circuits.analyses._reading import MEANINGS, SLOTS, Readings, Reads, readings
 from circuits.analyses._weights import one_head
 from circuits.components import Component
@@ -19,7 +19,7 @@ from circuits.errors import CircuitsError
 from circuits.metrics import Metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
-from circuits.registry import PairOptions, Progress, analysis
+from circuits.registry import MeasureOptions, Progress, analysis
 from circuits.result import Result, provenance
 
 
@@ -75,7 +75,7 @@ def composition(
     [['a0.h1->a1.h1<k>', 0.707], ['a0.h0->a1.h0<k>', 0.136]]
     """
     wanted = _Wanted(parts_of(from_), parts_of(to), slot, subspaces, top)
-    prompts = PairOptions(task=task, metric=metric, n=n, seed=seed)
+    prompts = MeasureOptions(task=task, metric=metric, n=n, seed=seed)
     _require_fitting(model, wanted, check, prompts)
     frame = _scores(model, wanted)
     named = {"to": _in_words(to), "from_": _in_words(from_)}
@@ -126,7 +126,7 @@ def _table(
 
 
 def _require_fitting(
-    model: HookedGPT2, wanted: _Wanted, check: int | None, prompts: PairOptions
+    model: HookedGPT2, wanted: _Wanted, check: int | None, prompts: MeasureOptions
 ) -> None:
     """What would be ignored without a word is an error."""
     numbers = {
@@ -236,7 +236,7 @@ def _taken_apart(pairs: pd.DataFrame, every: Sequence[Readings], subspaces: int)
     return frame
 
 
-def _in_words(parts: str | Component | Sequence[str | Component] | None) -> InWords:
+def _in_words(parts: Named) -> InWords:
     """The same heads as names, for the record."""
     if parts is None or isinstance(parts, str):
         return parts

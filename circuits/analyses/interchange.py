@@ -9,14 +9,14 @@ import pandas as pd
 
 from circuits.alignment import CausalGraph, graph_of
 from circuits.analyses._effects import part_of, source_of
-from circuits.analyses._grid import Positions, What
+from circuits.analyses._grid import Grid, Positions, What
 from circuits.analyses._interchange import MEANINGS, Swap, search_of, searched, swept
 from circuits.analyses._prompts import Batch
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make, suitable_tasks
-from circuits.registry import MemoryOptions, analysis, find
+from circuits.registry import MemoryOptions, analysis
 from circuits.result import Result
 
 
@@ -78,7 +78,7 @@ def interchange(
     >>> found.top(1).frame[["component", "value", "kept", "control"]].round(2).values.tolist()
     [['a0.h0', 1.0, 1.0, 0.0]]
     """
-    swap = Swap(component, what, positions, search_of(rank, neurons, reader, steps), seed)
+    swap = Swap(Grid(what, component, positions), search_of(rank, neurons, reader, steps), seed)
     return _swapped(model, swap, _prompts(model, task, graph, n, seed), graph, variable, how)
 
 
@@ -102,16 +102,14 @@ def _swapped(
             frames.append(look(model, explained, prompts, explained.require(name), swap, run))
     frame = pd.concat(frames, ignore_index=True)
     axes = _axes(frame, swap)
-    given = dict.fromkeys(find("interchange").signature.parameters) | {"model": model}
-    batches = [Batch(prompts, [prompts]) for prompts in every]
-    about = replace(source_of(model, "interchange", batches, given), arguments={}, command="")
+    about = source_of(model, "interchange", [Batch(prompts, [prompts]) for prompts in every])
     return Result(
         frame,
         unit="share of pairs",
         title=_title(frame, swap, about.model),
         provenance=about,
         axes=axes,
-        view="heatmap" if swap.component is None and len(axes) > 1 else "bars",
+        view="heatmap" if swap.where.component is None and len(axes) > 1 else "bars",
         meanings=MEANINGS,
     )
 
@@ -157,7 +155,7 @@ def _axes(frame: pd.DataFrame, swap: Swap) -> tuple[str, ...]:
     panels = tuple(name for name in ("task", "variable") if frame[name].nunique() > 1)
     if swap.search is not None:
         return (*panels, "subspace")
-    if swap.component is not None:
+    if swap.where.component is not None:
         return panels or ("component",)
     row = ("layer", "head") if frame["head"].notna().any() else ("layer",)
     if frame["position"].isna().all():
@@ -168,7 +166,7 @@ def _axes(frame: pd.DataFrame, swap: Swap) -> tuple[str, ...]:
 def _title(frame: pd.DataFrame, swap: Swap, model: str) -> str:
     names = list(frame["variable"].unique())
     single, listed = len(names) == 1, ", ".join(names)
-    if swap.component is None:
+    if swap.where.component is None:
         return f"Where {'does' if single else 'do'} {listed} live? (interchange, {model})"
     site = frame["component"].iloc[0]
     method = "interchange" if swap.search is None else f"rank {swap.search.rank}"

@@ -174,7 +174,7 @@ def _head(model: HookedGPT2, head: str | Component) -> Component:
 def _prompts(model: HookedGPT2, prompts: PromptOptions) -> Prompts:
     if prompts.prompt is None and prompts.task is None:
         raise CircuitsError("nothing to look at: give a prompt, or a task")
-    return chosen(model, vars(prompts))[0].first
+    return chosen(model, prompts)[0].first
 
 
 def _ends(cache: Cache, prompts: Prompts, look: _Look) -> _Ends:

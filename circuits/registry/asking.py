@@ -143,8 +143,9 @@ class Question:
     command: str
 
     def of_the_numbers(self) -> dict[str, Any]:
-        """Only what the numbers depend on; a file's content is checked by itself."""
-        without = {*CHANGE_NOTHING, "file", "plan"}
+        """Only what each prompt's numbers depend on; a file's content is checked by itself."""
+        # Whatever is said of templates, what stands in the parts is of single prompts.
+        without = {*CHANGE_NOTHING, "file", "plan", "by", "cluster"}
         given = {name: value for name, value in self.arguments.items() if name not in without}
         return {"analysis": self.analysis, **given}
 
