@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,14 +82,15 @@ def provenance(
     model: HookedGPT2,
     analysis: str,
     *,
-    arguments: Mapping[str, Any],
-    command: str,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+    command: str = "",
     prompts: Prompts | None = None,
 ) -> Provenance:
     """Where does this result come from?
 
     `arguments` are what the analysis was called with (JSON values), `command` is the command line
-    that does the same.
+    that does the same. Without a command, ``@analysis`` says both; `arguments` are then those that
+    shall read otherwise than they were given.
     """
     versions = {
         "circuits": import_module(__package__).__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ import ground_truth
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from pandas.testing import assert_frame_equal
 from word_model import word_model
 
+from circuits.analyses.ablate import ablate
+from circuits.analyses.approximate import approximate
 from circuits.analyses.patch import patch
+from circuits.analyses.paths import paths
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import build
 from circuits.errors import CircuitsError
+from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.result import Result
@@ -218,3 +224,25 @@ def test_half_precision_comes_near(words: HookedGPT2) -> None:
     exact = patch(words, **asked).frame["value"]
     half = patch(word_model().bfloat16(), **asked).frame["value"]
     assert_allclose(half, exact, atol=0.15 * exact.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (ablate, {"all_heads": True}),
+        (patch, {"what": "head"}),
+        (paths, {"to": "logits"}),
+        (approximate, {"what": "head", "check": "all"}),
+    ],
+)
+def test_a_metric_of_ones_own(
+    words: HookedGPT2, function: Callable[..., Result], what: dict[str, Any]
+) -> None:
+    asked = {"task": "ioi", "n": 6, **what}
+    named = function(words, metric="prob", **asked)
+    given = function(words, metric=replace(get_metric("prob"), name="chance"), **asked)
+    assert set(given.frame["metric"]) == {"chance"}
+    assert_frame_equal(given.frame.assign(metric="prob"), named.frame)
+    assert named.provenance.arguments["metric"] == "prob"
+    assert "metric" not in given.provenance.arguments
+    assert given.provenance.command == named.provenance.command.replace(" --metric prob", "")

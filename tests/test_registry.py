@@ -8,12 +8,30 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import pytest
 from word_model import letter_model
 
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.registry import Recipe, analyses, analysis, asked, find, read, recipes, shared_helps
+from circuits.registry import (
+    MeasureOptions,
+    PairOptions,
+    PromptOptions,
+    Recipe,
+    RunOptions,
+    TemplateOptions,
+    analyses,
+    analysis,
+    asked,
+    asking,
+    find,
+    groups,
+    read,
+    recipes,
+    shared_helps,
+)
+from circuits.result import Result, provenance
 
 HEADER = '"""A question."""\n\nDEFAULT = 3\nKind = str | None\n'
 FUNCTION = '''
@@ -190,6 +208,87 @@ def test_an_analysis_takes_the_model_first() -> None:
 
     with pytest.raises(TypeError, match="takes the model first"):
         analysis(question)
+
+
+GROUPED = "kind: Kind = None, extra: int = 1, how: RunOptions, prompts: PromptOptions"
+FLAT = ["task", "prompt", "file", "answer", "distractor", "n", "seed"]
+RUN = ["memory", "plan", "engine", "parts", "resume", "progress"]
+
+
+@pytest.mark.parametrize(
+    "group", [PromptOptions, MeasureOptions, PairOptions, TemplateOptions, RunOptions]
+)
+def test_options_of_a_group_have_the_classs_defaults(group: type[Any]) -> None:
+    options = groups()[group.__name__]
+    made = group()
+    assert {option.name for option in options} == {*vars(made)} - {"question"}
+    assert all(option.help == shared_helps()[option.name] for option in options)
+    for option in options:
+        assert option.default is not None
+        assert recipes._value(option.default, {}) == getattr(made, option.name)
+
+
+def test_a_command_has_the_options_of_its_groups(package: Path) -> None:
+    recipe = _read(package, GROUPED)
+    in_words = ["text", "kind", "extra", *FLAT, *RUN[:-1]]  # in their usual order
+    assert list(recipe.signature.parameters) == in_words
+    assert recipe.reports_progress
+    assert recipe.signature.parameters["seed"].default == 0
+    assert recipe.helps["parts"] == shared_helps()["parts"]
+
+
+@pytest.mark.parametrize("name", ["ablate", "patch", "paths", "approximate", "attribute"])
+def test_the_call_is_flat(name: str) -> None:
+    function = find(name).load()
+    parameters = inspect.signature(function).parameters
+    assert not {"prompts", "templates", "how"} & {*parameters}
+    assert [option for option in parameters if option in FLAT] == FLAT
+    assert str(parameters["seed"]) == "seed: 'int' = 0"
+    assert all(p.annotation is not p.empty for p in parameters.values())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tsak'"):
+        function(letter_model(), tsak="ioi")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'prompts'"):
+        function(letter_model(), prompts=PromptOptions())
+
+
+def test_groups_are_filled_and_the_answer_learns_what_was_asked(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = _read(package, GROUPED)
+    monkeypatch.setattr(asking, "find", lambda name: recipe)
+    seen: list[Any] = []
+    said = ""
+
+    @analysis
+    def question(
+        model: Any, text: str, *, kind: str | None = None, extra: int = 1,
+        how: RunOptions, prompts: PromptOptions,
+    ) -> Result:  # fmt: skip
+        """What is it?
+
+        Args:
+            text: What to ask about.
+            kind: Which one.
+            extra: More.
+        """
+        seen.extend([prompts, how])
+        source = provenance(model, "question", command=said)
+        return Result(pd.DataFrame({"value": [1.0]}), "nats", "What is it?", source, ())
+
+    flat: dict[str, Any] = {"task": "ioi", "n": 5, "memory": "1G", "file": Path("a.txt")}
+    about = question(letter_model(), "a b", **flat).provenance
+    prompts, how = seen
+    assert prompts == PromptOptions(task="ioi", n=5, file=Path("a.txt"))
+    assert (how.memory, how.engine, how.plan) == ("1G", "local", False)
+    numbers = dict.fromkeys(["kind", "prompt", "answer", "distractor"])
+    numbers |= {"analysis": "question", "text": "a b", "extra": 1, "task": "ioi"}
+    assert how.question == numbers | {"n": 5, "seed": 0}
+    command = "circuits question 'a b' --task ioi --file a.txt -n 5 --model letters"
+    assert about.command == command
+    assert about.arguments["file"] == "a.txt"
+    assert about.arguments["memory"] is None  # it changes no number
+    said = "circuits another question"
+    assert question(letter_model(), "a b").provenance.command == said
 
 
 def _defaults(name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 
 from circuits.analyses._effects import (
     BASE,
-    HOW,
     WHOLE,
-    MakeSweep,
+    Patching,
+    every_pair,
     measured,
-    pair,
     pair_table,
     require_change,
     source_of,
     unit_of,
 )
 from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
-from circuits.analyses._prompts import Batch, chosen
+from circuits.analyses._prompts import chosen
 from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
+from circuits.registry import MeasureOptions, Progress, RunOptions
 from circuits.result import Result
 from circuits.sweep import cell
 
 SHUFFLES = 10_000
-_OTHER_PROMPTS = ("prompt", "corrupted", "file", "answer", "distractor")  # only tasks are asked
+InWords = str | list[str] | None  # components by their names, as they were given
 MEANINGS = {
     **SCORE_MEANINGS,
     **EFFECT_MEANINGS,
@@ -50,34 +50,40 @@ MEANINGS = {
 }
 
 
-def patched(model: HookedGPT2, pairs: pd.DataFrame, given: Mapping[str, Any]) -> Result:
-    """The effect of each chosen edge on the task, and how it agrees with its score.
+def patched(
+    model: HookedGPT2,
+    pairs: pd.DataFrame,
+    n: int,
+    prompts: MeasureOptions,
+    named: Mapping[str, InWords],
+    progress: Progress | None,
+) -> Result:
+    """The effect of `n` chosen edges on the task, and how it agrees with their scores.
+
+    `named` are the arguments that name heads, in words.
 
     Raises:
         CircuitsError: as path patching.
     """
-    rows = _chosen(pairs, given["check"], given["seed"])
-    given = {**dict.fromkeys(_OTHER_PROMPTS), **HOW, "direction": "noise", **given}
+    rows, patching = _chosen(pairs, n, prompts.seed), Patching("noise", prompts.metric)
     cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
-    batches = chosen(model, given)
-
-    def ask(batch: Batch) -> MakeSweep:
-        return partial(pair, given=given, cells=cells)
-
+    batches, ask = chosen(model, prompts), every_pair(cells, patching)
+    how = RunOptions(progress=progress)
     frames, counts = [], []
-    for batch, found in measured(model, "composition", batches, ask, given, full=1):
+    for batch, moments in measured(model, batches, ask, how, full=1):
         what = f"patching each of these edges on {batch.first.task!r}"
-        require_change(found, range(2, len(cells)), what, "choose other heads, or another task")
+        require_change(moments, range(2, len(cells)), what, "choose other heads, or another task")
         labels = [_label(row) for _, row in rows.iterrows()]
-        table = pair_table(batch.first, found, given, labels, of_whole=True)
-        frames.append(_with_agreement(table.drop(columns=["layer", "head"]), given["seed"]))
-        counts.append(found.n)
+        table = pair_table(batch.first, moments, labels, patching, of_whole=True)
+        frames.append(_with_agreement(table.drop(columns=["layer", "head"]), prompts.seed))
+        counts.append(moments.n)
     frame = pd.concat(frames, ignore_index=True)
+    source = source_of(model, "composition", batches, counts)
     return Result(
         frame,
         unit=unit_of(frame),
         title=f"Do heads read each other where they could? ({model.cfg.model_name})",
-        provenance=source_of(model, "composition", batches, given, counts),
+        provenance=replace(source, arguments=named),
         axes=("edge", "z", "share"),
         view="plane",
         meanings=MEANINGS,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from circuits.analyses._prompts import Batch
 from circuits.analyses._templates import measured_over, population_of, require_templates
@@ -19,20 +21,22 @@ from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import PromptFile, Prompts
-from circuits.registry import Progress, asked
+from circuits.registry import Progress, RunOptions, TemplateOptions
 from circuits.result import Provenance, Result, provenance
 from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
+from circuits.sweep.cells import Hold
 from circuits.sweep.moments import Differences, Moments
 from circuits.sweep.parts import MANIFEST
 from circuits.sweep.survey import How, survey
 
 Direction = Literal["denoise", "noise"]
 DIRECTIONS = ("denoise", "noise")
-# Options that change no number, as they are when nobody gives them.
-HOW: Mapping[str, Any] = {"memory": None, "engine": "local", "parts": None, "resume": False}
+ALL_ALIKE = TemplateOptions()  # templates are not told apart
 BASE: Cell = cell()
 WHOLE: Cell = cell("resid_pre.0")  # everything patched: the whole other run
 MakeSweep = Callable[[Prompts], Sweep]
+Label = Mapping[str, str | int | float | None]  # what a row of a table is about
+Named = str | Component | Sequence[str | Component] | None  # components, by name or as such
 MEANINGS = {
     "task": "which prompts",
     "component": "what was patched; plus signs join what was patched together",
@@ -61,26 +65,37 @@ PLAN_MEANINGS = {
 }
 
 
-def metric_of(prompts: Prompts, given: Mapping[str, Any]) -> Metric:
-    """Which metric: the one asked for, or the task's own?
+def metric_of(prompts: Prompts, metric: str | Metric | None) -> Metric:
+    """The metric that was asked for, by name or as such, or the task's own.
 
     Raises:
         CircuitsError: when it does not exist, or these prompts lack what it needs.
     """
-    metric = get_metric(given["metric"] or prompts.metric)
+    metric = metric if isinstance(metric, Metric) else get_metric(metric or prompts.metric)
     metric.check(prompts, clean=True)
     return metric
 
 
-def pair(prompts: Prompts, given: Mapping[str, Any], cells: Sequence[Cell]) -> Sweep:
-    """The sweep that patches one run of each pair into the other, in the `direction` given.
+@dataclass(frozen=True)
+class Patching:
+    """How is one run of each pair patched into the other, and what is measured?
 
-    denoise: clean values into the corrupted run; noise: corrupted values into the clean run.
+    `direction` is denoise, clean values into the corrupted run, or noise, corrupted values into the
+    clean run; for `hold` see `circuits.sweep.Sweep`.
+    """
+
+    direction: str
+    metric: str | Metric | None = None
+    hold: Hold = "all"
+
+
+def pair(prompts: Prompts, cells: Sequence[Cell], patching: Patching) -> Sweep:
+    """The sweep that patches one run of each pair into the other.
 
     Raises:
         CircuitsError: for an unknown direction, and prompts without a corrupted twin.
     """
-    direction = given["direction"]
+    direction = patching.direction
     if direction not in DIRECTIONS:
         raise CircuitsError(
             f"there is no direction {direction!r}; choose {' or '.join(DIRECTIONS)}"
@@ -102,71 +117,75 @@ def pair(prompts: Prompts, given: Mapping[str, Any], cells: Sequence[Cell]) -> S
     if direction == "denoise":
         prompts, other = replace(prompts, tokens=corrupted, corrupted=clean), clean
     source = Source("resample", other, prompts.mask)
-    hold = given.get("hold", "all")
-    return Sweep(prompts, metric_of(prompts, given), tuple(cells), source, clean=clean, hold=hold)
+    metric = metric_of(prompts, patching.metric)
+    return Sweep(prompts, metric, tuple(cells), source, clean=clean, hold=patching.hold)
 
 
-def parts_of(component: str | Component | Sequence[str | Component] | None) -> list[Component]:
+def every_pair(cells: Sequence[Cell], patching: Patching) -> Callable[[Batch], MakeSweep]:
+    """The same cells patched on the pairs of every batch."""
+    return lambda batch: partial(pair, cells=cells, patching=patching)
+
+
+def parts_of(component: Named) -> list[Component]:
     """The components that were named, one or several, as words or as such."""
     named = [component] if isinstance(component, str | Component) else list(component or ())
-    found = cell(*named)
-    if any(write.senders for write in found):
+    writes = cell(*named)
+    if any(write.senders for write in writes):
         raise CircuitsError(
             f"{component!r} is an edge; name a component, or trace edges with the analysis 'paths'"
         )
-    return [write.target for write in found]
+    return [write.target for write in writes]
 
 
 def measured(
     model: HookedGPT2,
-    name: str,
     batches: Sequence[Batch],
     make: Callable[[Batch], MakeSweep],
-    given: Mapping[str, Any],
+    how: RunOptions,
+    templates: TemplateOptions = ALL_ALIKE,
+    *,
     full: int | None = None,
     differences: Differences = (),
 ) -> Iterator[tuple[Batch, Moments]]:
     """Each batch with what came of its sweep. `full` is the cell that shares compare with.
 
-    `name` is the analysis'; for `differences` see `circuits.sweep.moments.moments`.
+    For `differences` see `circuits.sweep.moments.moments`.
     """
-    more: dict[str, Any] = {"full": full, "differences": differences}
-    require_templates(batches, given)
-    about = {"analysis": name, **_arguments(name, given)}
+    require_templates(batches, templates)
     sizes = [batch.first.tokens.numel() / batch.share for batch in batches]
-    parts = None if given["parts"] is None else Path(given["parts"])
+    parts = None if how.parts is None else Path(how.parts)
     folders = [
         parts / batch.first.task if parts and len(batches) > 1 else parts for batch in batches
     ]
     begun = [folder is not None and (folder / MANIFEST).exists() for folder in folders]
     for i, (batch, folder) in enumerate(zip(batches, folders, strict=True)):
-        how = How(
-            memory=given["memory"],
-            engine=given["engine"],
+        run = How(
+            memory=how.memory,
+            engine=how.engine,
             parts=folder,
             # A run that ended amid one task has not begun the next.
-            resume=given["resume"] and (begun[i] or not any(begun)),
-            progress=part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes)),
+            resume=how.resume and (begun[i] or not any(begun)),
+            progress=part_of(how.progress, sum(sizes[:i]), sizes[i], sum(sizes)),
         )
-        found = survey(model, batch.blocks, make(batch), how, question=about, **more)
-        yield batch, measured_over(found, batch, given)
+        moments = survey(
+            model,
+            batch.blocks,
+            make(batch),
+            run,
+            full=full,
+            differences=differences,
+            question=how.question,
+        )
+        yield batch, measured_over(moments, batch, templates)
 
 
-def _arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What an analysis was asked, but for how and where it shall run."""
-    arguments = asked(name, given)["arguments"]
-    # What stands in the parts is of single prompts, whatever is said of them.
-    left_out = {*HOW, "file", "plan", "by", "cluster"}
-    return {key: value for key, value in arguments.items() if key not in left_out}
-
-
-def part_of(progress: Progress | None, before: float, own: float, total: float) -> Progress | None:
+def part_of(progress: Progress | None, before: float, size: float, total: float) -> Progress | None:
     """Progress in thousandths of the whole, where this is only a part of it."""
     if progress is None:
         return None
 
     def step(done: int, of: int) -> None:
-        progress(round(1000 * (before + own * done / max(of, 1)) / total), 1000)
+        progress(round(1000 * (before + size * done / max(of, 1)) / total), 1000)
 
     return step
 
@@ -176,37 +195,38 @@ def planned(
     name: str,
     batches: Sequence[Batch],
     make: Callable[[Batch], MakeSweep],
-    given: Mapping[str, Any],
+    how: RunOptions,
+    templates: TemplateOptions = ALL_ALIKE,
 ) -> Result:
     """What would be computed, and what would it cost? One row a batch; nothing is run.
 
     A file is read to its end, so that its prompts are counted and its lines known to be sound; what
     they cost is estimated from its first block.
     """
-    require_templates(batches, given)
+    require_templates(batches, templates)
     rows, counts = [], []
     for batch in batches:
-        found = plan(model, make(batch)(batch.first), memory=given["memory"])
-        n = batch.blocks.count() if isinstance(batch.blocks, PromptFile) else found.n_prompts
-        times = n / found.n_prompts
+        work = plan(model, make(batch)(batch.first), memory=how.memory)
+        n = batch.blocks.count() if isinstance(batch.blocks, PromptFile) else work.n_prompts
+        times = n / work.n_prompts
         counts.append(n)
         rows.append(
             {
                 "task": batch.first.task,
-                "cells": found.n_cells,
+                "cells": work.n_cells,
                 "prompts": n,
-                "forwards": round(found.forwards * times),
-                "work": found.work * times,
-                "saved": 1 - found.work / found.forwards,
-                "value": estimate(model, found) * times,
-                "bytes": found.bytes,
+                "forwards": round(work.forwards * times),
+                "work": work.work * times,
+                "saved": 1 - work.work / work.forwards,
+                "value": estimate(model, work) * times,
+                "bytes": work.bytes,
             }
         )
     return Result(
         pd.DataFrame(rows),
         unit="seconds",
         title=f"What would {name} compute? ({model.cfg.model_name})",
-        provenance=source_of(model, name, batches, given, counts),
+        provenance=source_of(model, name, batches, counts, templates),
         axes=("task",),
         meanings=PLAN_MEANINGS,
     )
@@ -216,12 +236,12 @@ def source_of(
     model: HookedGPT2,
     name: str,
     batches: Sequence[Batch],
-    given: Mapping[str, Any],
     counts: Sequence[int] = (),
+    templates: TemplateOptions = ALL_ALIKE,
 ) -> Provenance:
     """Where a result comes from, of all batches; `counts` are the prompts that were in each."""
     firsts = [batch.first for batch in batches]
-    about = provenance(model, name, **asked(name, {**given, **HOW}), prompts=firsts[0])
+    about = provenance(model, name, prompts=firsts[0])
     counts = counts or [len(prompts) for prompts in firsts]
     sums = [_checksum(batch, n) for batch, n in zip(batches, counts, strict=True)]
     return replace(
@@ -229,15 +249,15 @@ def source_of(
         task=", ".join(prompts.task for prompts in firsts),
         prompts=", ".join(sums),
         n_prompts=sum(counts),
-        population=_populations(batches, given, counts),
+        population=_populations(batches, templates, counts),
     )
 
 
 def _populations(
-    batches: Sequence[Batch], given: Mapping[str, Any], counts: Sequence[int]
+    batches: Sequence[Batch], templates: TemplateOptions, counts: Sequence[int]
 ) -> str | None:
     """Over which prompts are the means and intervals? Of several tasks, said of each."""
-    said = [population_of(batch, given, n) for batch, n in zip(batches, counts, strict=True)]
+    said = [population_of(batch, templates, n) for batch, n in zip(batches, counts, strict=True)]
     if len(set(said)) == 1:
         return said[0]
     named = zip(batches, said, strict=True)
@@ -263,23 +283,23 @@ def unit_of(frame: pd.DataFrame) -> str:
     return ", ".join(f"{u} ({t})" for u, t in zip(units["unit"], units["task"], strict=True))
 
 
-def effect(found: Moments, index: int) -> dict[str, float]:
+def effect(moments: Moments, index: int) -> dict[str, float]:
     """The columns value to n of one cell."""
-    return {name: column[index].item() for name, column in found.interval().items()}
+    return {name: column[index].item() for name, column in moments.interval().items()}
 
 
-def shares(found: Moments, *, turned: bool) -> Mapping[str, Any]:
+def shares(moments: Moments, *, turned: bool) -> Mapping[str, NDArray[np.float64]]:
     """Each cell's share of the whole effect, or `turned`, how much it leaves. Columns [c]."""
-    ratio = found.ratio()
+    ratio = moments.ratio()
     low, value, high = (np.asarray(ratio[name]) for name in ("ci_low", "value", "ci_high"))
     if turned:
         low, value, high = 1 - high, 1 - value, 1 - low
     return {"share": value + 0.0, "share_low": low, "share_high": high}  # -0.0 becomes 0.0
 
 
-def ends(found: Moments, direction: str) -> dict[str, float]:
+def ends(moments: Moments, direction: str) -> dict[str, float]:
     """The metric of the two runs themselves; the cells are BASE, WHOLE, ..."""
-    base, other = found.value[0].item(), found.value[1].item()
+    base, other = moments.value[0].item(), moments.value[1].item()
     if direction == "noise":
         return {"clean": base, "corrupted": other}
     return {"clean": other, "corrupted": base}
@@ -287,9 +307,9 @@ def ends(found: Moments, direction: str) -> dict[str, float]:
 
 def pair_table(
     prompts: Prompts,
-    found: Moments,
-    given: Mapping[str, Any],
-    labels: Sequence[Mapping[str, Any]],
+    moments: Moments,
+    labels: Sequence[Label],
+    patching: Patching,
     *,
     of_whole: bool = False,
 ) -> pd.DataFrame:
@@ -297,9 +317,9 @@ def pair_table(
 
     Shares are of the way from corrupted to clean, or `of_whole`, of the whole effect.
     """
-    metric, direction = metric_of(prompts, given), given["direction"]
-    both = ends(found, direction)
-    share = shares(found, turned=direction == "noise" and not of_whole)
+    metric, direction = metric_of(prompts, patching.metric), patching.direction
+    both = ends(moments, direction)
+    share = shares(moments, turned=direction == "noise" and not of_whole)
     rows = [
         {
             "task": prompts.task,
@@ -307,8 +327,8 @@ def pair_table(
             "metric": metric.name,
             "unit": metric.unit,
             **both,
-            "patched": found.value[index].item(),
-            **effect(found, index),
+            "patched": moments.value[index].item(),
+            **effect(moments, index),
             **{column: values[index].item() for column, values in share.items()},
         }
         for index, label in enumerate(labels, start=2)
@@ -317,13 +337,13 @@ def pair_table(
     return frame
 
 
-def require_change(found: Moments, cells: Sequence[int], what: str, hint: str) -> None:
+def require_change(moments: Moments, cells: Sequence[int], what: str, hint: str) -> None:
     """Did any of these cells change anything? Silence is an error here.
 
     Raises:
         CircuitsError: when none did.
     """
-    if not found.changed[list(cells)].any():
+    if not moments.changed[list(cells)].any():
         raise CircuitsError(
             f"{what} changed nothing: on these prompts it writes what is there already, or only "
             f"where nothing that is measured can see it, so there is no effect to measure; {hint}"

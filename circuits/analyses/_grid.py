@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import pandas as pd
 
 from circuits import components
-from circuits.analyses._effects import parts_of
+from circuits.analyses._effects import Label, Named, parts_of
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, nearest
@@ -33,39 +33,48 @@ WORDS = {
 }
 
 
-def grid(cfg: ModelConfig, prompts: Prompts, given: Mapping[str, Any]) -> list[Cell]:
-    """The cells that `what`, `component` and `positions` ask for, on prompts like these.
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep goes through: parts of a kind at positions, or a component by itself."""
+
+    what: What | None = None
+    component: Named = None
+    positions: Positions | None = None
+
+
+def grid(cfg: ModelConfig, prompts: Prompts, wanted: Grid) -> list[Cell]:
+    """The cells that were asked for, on prompts like these.
 
     Raises:
         CircuitsError: when they contradict each other, or name what is not there.
     """
-    what, positions = what_of(given), given["positions"]
-    if given["component"] is not None:
-        if given["what"] is not None or positions is not None:
+    what, positions = what_of(wanted), wanted.positions
+    if wanted.component is not None:
+        if wanted.what is not None or positions is not None:
             raise CircuitsError(
                 "a component is one patch by itself, with its own position (a5.h3@END); leave out "
                 "what and positions"
             )
-        parts = cell(*parts_of(given["component"]))
+        parts = cell(*parts_of(wanted.component))
         check_cell(parts, cfg)
         return [parts]
     where = places(prompts, "all" if positions is None and per_head(what) else positions)
     return [cell(part.at(at)) for part in _parts(cfg, what) for at in where]
 
 
-def what_of(given: Mapping[str, Any]) -> str:
-    """Which kind of part is patched: the one asked for, or the residual stream?
+def what_of(wanted: Grid) -> str:
+    """The kind of part that is patched: the one asked for, or the residual stream.
 
     Raises:
         CircuitsError: for an unknown one.
     """
-    what = given["what"] or "resid_pre"
+    what = wanted.what or "resid_pre"
     if what not in WORDS:
         raise CircuitsError(
             f"there is no {what!r} to patch; choose {', '.join(WORDS)}{nearest(what, WORDS)}, or "
             "name components"
         )
-    return str(what)
+    return what
 
 
 def per_head(what: str) -> bool:
@@ -115,24 +124,24 @@ def places(prompts: Prompts, positions: str | None) -> list[str | int | None]:
     return [role for role, _ in sorted(means.items(), key=lambda pair: pair[1])]
 
 
-def labels(cell: Cell) -> dict[str, Any]:
+def labels(cell: Cell) -> Label:
     """What a table says of a cell: its name, and of a single part its layer, head and position."""
     part = cell[0].target if len(cell) == 1 else None
     at = None if part is None or part.position is None else str(part.position)
     return {
         "component": name(cell),
-        "layer": part and part.layer,
-        "head": part and part.head,
+        "layer": None if part is None else part.layer,
+        "head": None if part is None else part.head,
         "position": at,
     }
 
 
-def axes(frame: pd.DataFrame, given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Which columns label the figure of these cells?"""
+def axes(frame: pd.DataFrame, wanted: Grid) -> tuple[str, ...]:
+    """The columns that label the figure of these cells."""
     tasks = ("task",) if frame["task"].nunique() > 1 else ()
-    if given["component"] is not None:
+    if wanted.component is not None:
         return ("task",)
-    if per_head(what_of(given)):
+    if per_head(what_of(wanted)):
         by = ("position",) if frame["position"].notna().any() else ()
         return (*tasks, *by, "layer", "head")
     if frame["position"].notna().any():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,14 @@ from circuits.alignment import (
     split,
     swapped,
 )
-from circuits.analyses._effects import BASE, parts_of
-from circuits.analyses._grid import grid, labels, per_head, what_of
+from circuits.analyses._effects import BASE, Named, parts_of
+from circuits.analyses._grid import Grid, grid, labels, per_head, what_of
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
+from circuits.registry import MemoryOptions
 from circuits.sweep import Cell, Source, Sweep, cell, plan, run
 
 STEPS = 100  # of the search for a subspace
@@ -64,32 +65,89 @@ MEANINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Search:
+    """A search for a subspace of `rank` dimensions, in so many steps of gradient descent.
+
+    `neurons`: among an MLP's neurons, not in what it writes; `reader`: by whom it may be read.
+    """
+
+    rank: int
+    neurons: bool
+    reader: Named
+    steps: int
+
+
+def search_of(rank: int | None, neurons: bool, reader: Named, steps: int | None) -> Search | None:
+    """The search that was asked for; without a rank none, so that whole sites are swapped.
+
+    Raises:
+        CircuitsError: for what would be ignored without a word, and less than 1 step.
+    """
+    if rank is not None:
+        if steps is not None and steps < 1:
+            raise CircuitsError(f"steps={steps}: take at least 1")
+        return Search(rank, neurons, reader, steps or STEPS)
+    given = {"neurons": neurons, "reader": reader, "steps": steps}
+    unused = [name for name, value in given.items() if value]
+    if unused:
+        raise CircuitsError(f"{unused[0]} is about a subspace; give its rank, too")
+    return None
+
+
+@dataclass(frozen=True)
+class Swap:
+    """At which sites is a variable's value swapped: at whole ones, or in a subspace of one?
+
+    Raises:
+        CircuitsError: when a subspace is searched for at more than one site.
+    """
+
+    where: Grid
+    search: Search | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        where = self.where
+        several = where.component is None or where.what or where.positions
+        if self.search is not None and several:
+            raise CircuitsError(
+                "a subspace is searched for at one site; name it as component (resid_pre.6@END, "
+                "a5.h3@END), without what and positions"
+            )
+
+
 def swept(
-    model: HookedGPT2, graph: CausalGraph, prompts: Prompts, given: Mapping[str, Any]
+    model: HookedGPT2,
+    graph: CausalGraph,
+    prompts: Prompts,
+    variable: str,
+    swap: Swap,
+    how: MemoryOptions,
 ) -> pd.DataFrame:
     """The variable's value swapped at whole sites: a row for each."""
-    sites = _sites(model.cfg, prompts, given)
-    alone = given["component"] is not None
-    others = _elsewhere(model.cfg, prompts, sites[0], given["seed"]) if alone else []
-    pairs = draw(graph, prompts, given["variable"], given["seed"])
+    sites = _sites(model.cfg, prompts, swap)
+    alone = swap.where.component is not None
+    others = _elsewhere(model.cfg, prompts, sites[0], swap.seed) if alone else []
+    pairs = draw(graph, prompts, variable, swap.seed)
     cells = tuple(dict.fromkeys([BASE, *sites, *others]))
     source = Source("resample", pairs.sources, pairs.prompts.mask)
     sweep = Sweep(pairs.prompts, pairs.metric(), cells, source)
-    scores = run(model, plan(model, sweep, memory=given["memory"]), progress=given["progress"])
-    found = dict(zip(cells, scores.values, strict=True))
-    _require_change(dict(zip(cells, scores.changed.tolist(), strict=True)), sites, given)
+    scores = run(model, plan(model, sweep, memory=how.memory), progress=how.progress)
+    right = dict(zip(cells, scores.values, strict=True))
+    _require_change(dict(zip(cells, scores.changed.tolist(), strict=True)), sites, variable, swap)
     moved = pairs.moved
-    shares = {one: float(found[one][moved].mean()) for one in cells}
+    shares = {site: float(right[site][moved].mean()) for site in cells}
     clean = _clean(model, pairs)
     rows = []
-    for one in sites:
-        peers = [shares[other] for other in (others if alone else sites) if other != one]
+    for site in sites:
+        peers = [shares[other] for other in (others if alone else sites) if other != site]
         rows.append(
             {
                 "task": prompts.task,
-                "variable": given["variable"],
-                **labels(one),
-                **_accuracies(found[one], moved),
+                "variable": variable,
+                **labels(site),
+                **_accuracies(right[site], moved),
                 "clean": clean,
                 "control": float(np.mean(peers)) if peers else np.nan,
                 "places": len(peers),
@@ -99,10 +157,11 @@ def swept(
     return frame
 
 
-def _sites(cfg: ModelConfig, prompts: Prompts, given: Mapping[str, Any]) -> list[Cell]:
-    by_roles = given["component"] is None and not per_head(what_of(given))
-    positions = given["positions"] or ("roles" if by_roles else None)
-    return grid(cfg, prompts, {**given, "positions": positions})
+def _sites(cfg: ModelConfig, prompts: Prompts, swap: Swap) -> list[Cell]:
+    wanted = swap.where
+    if wanted.component is None and not per_head(what_of(wanted)):
+        wanted = replace(wanted, positions=wanted.positions or "roles")
+    return grid(cfg, prompts, wanted)
 
 
 def _elsewhere(cfg: ModelConfig, prompts: Prompts, site: Cell, seed: int) -> list[Cell]:
@@ -134,12 +193,12 @@ def _moved(
 
 
 def _require_change(
-    changed: Mapping[Cell, bool], sites: Sequence[Cell], given: Mapping[str, Any]
+    changed: Mapping[Cell, bool], sites: Sequence[Cell], variable: str, swap: Swap
 ) -> None:
-    if not any(changed[one] for one in sites):
-        where = given["component"] or "every site"
+    if not any(changed[site] for site in sites):
+        where = swap.where.component or "every site"
         raise CircuitsError(
-            f"swapping {given['variable']!r} at {where} changed nothing: the source prompts have "
+            f"swapping {variable!r} at {where} changed nothing: the source prompts have "
             "the same values there, or nothing that is read can see it; choose another site"
         )
 
@@ -167,25 +226,32 @@ def _clean(model: HookedGPT2, pairs: Pairs) -> float:
 
 
 def searched(
-    model: HookedGPT2, graph: CausalGraph, prompts: Prompts, given: Mapping[str, Any]
+    model: HookedGPT2,
+    graph: CausalGraph,
+    prompts: Prompts,
+    variable: str,
+    swap: Swap,
+    how: MemoryOptions,
 ) -> pd.DataFrame:
     """The variable's value swapped in subspaces of one site: a row for each subspace."""
-    parts = parts_of(given["component"])
+    parts, search = parts_of(swap.where.component), swap.search
+    assert search is not None
     if len(parts) > 1:
         raise CircuitsError(f"a subspace is of one site; {len(parts)} components were given")
-    at, rank, seed = Subspace(parts[0], given["neurons"]), given["rank"], given["seed"]
-    random = random_basis(model, at, rank, seed + 1)
-    space = read_space(model, at, parts_of(given["reader"]))
+    at = Subspace(parts[0], search.neurons)
+    random = random_basis(model, at, search.rank, swap.seed + 1)
+    space = read_space(model, at, parts_of(search.reader))
     if len(prompts) < 2:
         raise CircuitsError("a subspace is learned on some prompts and tested on others; give more")
-    pairs = draw(graph, prompts, given["variable"], seed)
+    pairs = draw(graph, prompts, variable, swap.seed)
     half = int((pairs.rows < len(prompts) // 2).sum())
     train, test = pairs.part(slice(0, half)), pairs.part(slice(half, None))
     for what, some in {"learn from": train, "test on": test}.items():
         if not some.moved.any():
             raise CircuitsError(f"no pair to {what} has another answer; give more prompts (n)")
-    options = {"steps": given["steps"] or STEPS, "seed": seed, "progress": given["progress"]}
-    learned = learn(model, train, at, rank, **options)
+    learned = learn(
+        model, train, at, search.rank, steps=search.steps, seed=swap.seed, progress=how.progress
+    )
     halves = split(learned, space)
     bases = {
         WHOLE: None,
@@ -194,9 +260,8 @@ def searched(
         DORMANT: halves.dormant,
         RANDOM: random,
     }
-    rows = _subspaces(model, test, at, bases)
-    frame = pd.DataFrame(rows)
-    about = {"task": prompts.task, "variable": given["variable"], **labels(cell(at.component))}
+    frame = pd.DataFrame(_subspaces(model, test, at, bases))
+    about = {"task": prompts.task, "variable": variable, **labels(cell(at.component))}
     for place, (name, value) in enumerate(about.items()):
         frame.insert(place, name, value)
     frame["share_read"] = halves.share

@@ -1,16 +1,17 @@
-"""Which prompts does an analysis ask, given its arguments?"""
+"""Which prompts does an analysis ask, given its options?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from circuits.errors import CircuitsError
+from circuits.inputs import ModelInput
 from circuits.model import HookedGPT2
 from circuits.prompts import USUAL, Mark, PromptFile, Prompts, make, suitable_tasks
 from circuits.prompts.user import Row, from_rows, listed
+from circuits.registry import PairOptions, PromptOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,42 +27,42 @@ class Batch:
     file: Path | None = None
 
 
-def chosen(model: HookedGPT2, given: Mapping[str, Any]) -> list[Batch]:
-    """What `task`, `prompt`, `file`, `answer`, `distractor`, `n`, `seed` ask for.
+def chosen(model: HookedGPT2, options: PromptOptions) -> list[Batch]:
+    """The prompts that these options ask for.
 
-    An analysis of pairs of prompts also has `corrupted`. Without task, prompt and file these are
-    the usual tasks that suit the model.
+    Without task, prompt and file they are those of the usual tasks that suit the model.
 
     Raises:
         CircuitsError: when they contradict each other, or nothing suits.
     """
-    sources = [name for name in ("task", "prompt", "file") if given[name] is not None]
+    given = {"task": options.task, "prompt": options.prompt, "file": options.file}
+    sources = [name for name, value in given.items() if value is not None]
     if len(sources) > 1:
         raise CircuitsError(f"{' and '.join(sources)} name different prompts; give one of them")
-    _refuse_unused(given, sources)
-    if given["file"] is not None:
-        return [_of_file(model, Path(given["file"]))]
-    return [Batch(prompts, [prompts]) for prompts in _whole(model, given)]
+    _refuse_unused(options, sources)
+    if options.file is not None:
+        return [_of_file(model, Path(options.file))]
+    return [Batch(prompts, [prompts]) for prompts in _whole(model, options)]
 
 
-def _whole(model: HookedGPT2, given: Mapping[str, Any]) -> list[Prompts]:
-    if given["prompt"] is not None:
-        return [_own(model, given)]
-    if isinstance(given["task"], Prompts):
-        return [given["task"]]
-    names = suitable_tasks(model, USUAL) if given["task"] is None else [given["task"]]
+def _whole(model: HookedGPT2, options: PromptOptions) -> list[Prompts]:
+    if options.prompt is not None:
+        return [_own(model, options.prompt, options)]
+    if isinstance(options.task, Prompts):
+        return [options.task]
+    names = suitable_tasks(model, USUAL) if options.task is None else [options.task]
     if not names:
         raise CircuitsError(
             f"no task suits {model.cfg.model_name}, for its vocabulary or context; give a prompt "
             "or a file of your own"
         )
-    return [make(name, model, given["n"], given["seed"]) for name in names]
+    return [make(name, model, options.n, options.seed) for name in names]
 
 
-def _own(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
+def _own(model: HookedGPT2, prompt: ModelInput, options: PromptOptions) -> Prompts:
     """The prompts that were given as text or token ids, each with its twin if there are any."""
-    texts = listed(model, given["prompt"])
-    twins = () if given.get("corrupted") is None else listed(model, given["corrupted"])
+    texts, corrupted = listed(model, prompt), _corrupted(options)
+    twins = () if corrupted is None else listed(model, corrupted)
     if twins and len(twins) != len(texts):
         raise CircuitsError(
             f"{len(texts)} prompts and {len(twins)} corrupted twins were given; give each prompt "
@@ -72,12 +73,17 @@ def _own(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
             f"prompt {i}" if len(texts) > 1 else "the prompt",
             text,
             twins[i] if twins else None,
-            given["answer"],
-            given["distractor"],
+            options.answer,
+            options.distractor,
         )
         for i, text in enumerate(texts)
     ]
     return from_rows(model, rows, "prompt")
+
+
+def _corrupted(options: PromptOptions) -> ModelInput | None:
+    """The twins of prompts; only analyses of pairs of prompts have them."""
+    return options.corrupted if isinstance(options, PairOptions) else None
 
 
 def _of_file(model: HookedGPT2, path: Path) -> Batch:
@@ -86,18 +92,22 @@ def _of_file(model: HookedGPT2, path: Path) -> Batch:
     return Batch(first, file, min(1.0, mark.offset / file.n_bytes), path)
 
 
-def _refuse_unused(given: Mapping[str, Any], sources: list[str]) -> None:
+def _refuse_unused(options: PromptOptions, sources: list[str]) -> None:
     """What would be ignored without a word is an error."""
-    if sources != ["prompt"]:
-        for name in ("answer", "distractor", "corrupted"):
-            if given.get(name) is not None:
-                raise CircuitsError(
-                    f"{name} belongs to a prompt of your own; give the prompt, too (a file has "
-                    "answers, distractors and corrupted twins of its own)"
-                )
-    drawn = not sources or (sources == ["task"] and isinstance(given["task"], str))
-    if given["n"] is not None and not drawn:
+    about_a_prompt = {
+        "answer": options.answer,
+        "distractor": options.distractor,
+        "corrupted": _corrupted(options),
+    }
+    for name, value in about_a_prompt.items():
+        if value is not None and sources != ["prompt"]:
+            raise CircuitsError(
+                f"{name} belongs to a prompt of your own; give the prompt, too (a file has "
+                "answers, distractors and corrupted twins of its own)"
+            )
+    drawn = not sources or (sources == ["task"] and isinstance(options.task, str))
+    if options.n is not None and not drawn:
         raise CircuitsError(
-            f"n={given['n']}: only a task's prompts are drawn; leave n out, all prompts given are "
+            f"n={options.n}: only a task's prompts are drawn; leave n out, all prompts given are "
             "asked"
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,20 +10,21 @@ from circuits.analyses._prompts import Batch
 from circuits.interventions import partners
 from circuits.model import HookedGPT2
 from circuits.prompts import TASKS, Prompts, make
+from circuits.registry import PromptOptions
 from circuits.sweep import Source
 
 
 def reference(
-    model: HookedGPT2, prompts: Prompts, batch: Batch, given: Mapping[str, Any]
+    model: HookedGPT2, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
 ) -> tuple[Source, str]:
     """Where do the values come from that are written instead? Also in words.
 
-    `prompts` are one block of the batch; `given` has the method, the task and the seed.
+    `prompts` are one block of the batch, which these options asked for.
 
     Raises:
         CircuitsError: for ``resample``, when a prompt is the only one of its length.
     """
-    method, first = given["method"], batch.first
+    first, seed = batch.first, options.seed
     which = f"{'these' if batch.share == 1 else 'the first'} {len(first)} prompts"
     n_tokens = int(first.mask.sum())
     if method == "zero":
@@ -40,31 +38,31 @@ def reference(
         return Source(method, first.tokens, first.mask, templates=first.templates), words
     if method == "noise":
         # Every block of a long input draws anew.
-        seed = given["seed"] + int(prompts.checksum[:8], 16)
+        its_own = seed + int(prompts.checksum[:8], 16)
         spread = f"the mean and spread of the {n_tokens} tokens of {which}"
-        words = f"noise with {spread} (seed {given['seed']})"
-        return Source(method, first.tokens, first.mask, seed), words
-    return _of_others(model, prompts, batch, given)
+        words = f"noise with {spread} (seed {seed})"
+        return Source(method, first.tokens, first.mask, its_own), words
+    return _of_others(model, prompts, batch, method, options)
 
 
 def _of_others(
-    model: HookedGPT2, prompts: Prompts, batch: Batch, given: Mapping[str, Any]
+    model: HookedGPT2, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
 ) -> tuple[Source, str]:
     """Other prompts of the task if they can be drawn, else the block's own in another order."""
-    method, seed, first = given["method"], prompts.seed, batch.first
-    if seed is not None and prompts.task in TASKS and given["task"] is not prompts:
-        others = make(prompts.task, model, len(prompts), seed + 1)
+    drawn_with, first, seed = prompts.seed, batch.first, options.seed
+    if drawn_with is not None and prompts.task in TASKS and options.task is not prompts:
+        others = make(prompts.task, model, len(prompts), drawn_with + 1)
         if others.mask.equal(prompts.mask):
-            words = f"{len(prompts)} other {prompts.task} prompts (seed {seed + 1})"
+            words = f"{len(prompts)} other {prompts.task} prompts (seed {drawn_with + 1})"
             return Source(method, others.tokens, others.mask), words
     if batch.share == 1:
-        words = f"another of these {len(first)} prompts (seed {given['seed']})"
+        words = f"another of these {len(first)} prompts (seed {seed})"
     else:
-        words = f"another of its block of {len(first)} or of the first (seed {given['seed']})"
+        words = f"another of its block of {len(first)} or of the first (seed {seed})"
     tokens, mask = prompts.tokens, prompts.mask
     if not torch.equal(tokens, first.tokens):
         tokens, mask = _stacked(tokens, first.tokens), _stacked(mask, first.mask)
-    rows, width = partners(mask, given["seed"])[: len(prompts)], prompts.tokens.shape[1]
+    rows, width = partners(mask, seed)[: len(prompts)], prompts.tokens.shape[1]
     return Source(method, tokens[rows, :width], mask[rows, :width]), words
 
 

@@ -7,63 +7,61 @@ and with ``by`` every template has a mean and an interval of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
 
 import pandas as pd
 
 from circuits.analyses._prompts import Batch
 from circuits.errors import CircuitsError
 from circuits.prompts.prompts import population
+from circuits.registry import TemplateOptions
 from circuits.sweep.moments import Moments
 
-By = Literal["template"]
 MEANINGS = {
     "template": "the sentence that the prompts were made of",
     "spread": "standard deviation of value over the templates",
 }
 
 
-def require_templates(batches: Sequence[Batch], given: Mapping[str, Any]) -> None:
+def require_templates(batches: Sequence[Batch], templates: TemplateOptions) -> None:
     """Can these prompts be told apart by template, if that is asked for?
 
     Raises:
         CircuitsError: when they have no templates or only one, or both ways are asked for.
     """
-    asked = [option for option in ("by", "cluster") if given.get(option) is not None]
+    asked = _asked(templates)
     if len(asked) == 2:
         raise CircuitsError(
             "by asks for each template by itself, and cluster for an interval over all of them; "
             "give one of the two"
         )
-    for option in asked:
-        if given[option] != "template":
-            raise CircuitsError(f"{option}={given[option]!r}: choose template")
+    for option, value in asked.items():
+        if value != "template":
+            raise CircuitsError(f"{option}={value!r}: choose template")
         for batch in batches:
             whole = batch.share == 1
             _require_several(batch.first.templates, batch.first.task, option, whole=whole)
 
 
-def measured_over(found: Moments, batch: Batch, given: Mapping[str, Any]) -> Moments:
+def measured_over(moments: Moments, batch: Batch, templates: TemplateOptions) -> Moments:
     """The same statistics, of templates instead of prompts where that is asked for.
 
     Raises:
         CircuitsError: when all prompts turned out to be of one template.
     """
-    for option in ("by", "cluster"):
-        if given.get(option) is not None:
-            _require_several(tuple(found.groups), batch.first.task, option)
-    return replace(found, clustered=given.get("cluster") is not None)
+    for option in _asked(templates):
+        _require_several(tuple(moments.groups), batch.first.task, option)
+    return replace(moments, clustered=templates.cluster is not None)
 
 
 def by_template(
-    found: Moments, given: Mapping[str, Any], table: Callable[[Moments], pd.DataFrame]
+    moments: Moments, templates: TemplateOptions, table: Callable[[Moments], pd.DataFrame]
 ) -> pd.DataFrame:
     """The table of all prompts, or with ``by`` that of each template, one below the other."""
-    if given["by"] is None:
-        return table(found)
-    tables = {label: table(part) for label, part in found.groups.items()}
+    if templates.by is None:
+        return table(moments)
+    tables = {label: table(part) for label, part in moments.groups.items()}
     for label, rows in tables.items():
         rows.insert(1, "template", label)
     whole = pd.concat(tables.values())
@@ -72,25 +70,31 @@ def by_template(
     return whole
 
 
-def panels(axes: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
+def panels(axes: tuple[str, ...], templates: TemplateOptions) -> tuple[str, ...]:
     """The columns that label a figure, each template by itself where that is asked for."""
-    if given["by"] is None:
+    if templates.by is None:
         return axes
     return ("template",) if axes == ("task",) else ("template", *axes)
 
 
-def population_of(batch: Batch, given: Mapping[str, Any], n: int) -> str | None:
+def population_of(batch: Batch, templates: TemplateOptions, n: int) -> str | None:
     """Over which prompts are the means of this batch and their intervals, n prompts in all?"""
     prompts, whole = batch.first, batch.share == 1
     known = prompts.templates
     these = f"these {len(set(known or ()))}" if whole else f"those of {prompts.task}"
-    if given.get("cluster") is not None:
+    if templates.cluster is not None:
         return f"over templates like {these}, not only over names and words within them"
-    if given.get("by") is not None:
+    if templates.by is not None:
         return "over names and words within each template by itself"
     if known is not None and not whole:
         return f"over names and words within the templates of {prompts.task}, not over others"
     return population(known, drawn=prompts.seed is not None, n=n)
+
+
+def _asked(templates: TemplateOptions) -> dict[str, str]:
+    """The options that were given."""
+    options = {"by": templates.by, "cluster": templates.cluster}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _require_several(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,10 +23,10 @@ from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedGPT2
-from circuits.registry import asked
 from circuits.result import Result, provenance
 
 Show = Literal["pairs", "diagonal", "eigenvalues", "directions"]
+Words = Callable[[Sequence[int]], list[str]]  # what tokens are called
 MOST_READ = 5  # tokens that are read off each end of a direction
 MEANINGS = {
     "component": "the head",
@@ -78,72 +78,85 @@ class Kind:
     score: str
 
 
-def answer(
-    model: HookedGPT2, kind: Kind, circuit: Circuit, given: Mapping[str, Any], show: str
-) -> Result:
-    """The view that was asked for, of one head or of all of them.
+@dataclass(frozen=True, eq=False)
+class View:
+    """Which way to read which head's matrix.
 
-    `given` are the analysis' arguments, and `show` its view.
-
-    Raises:
-        CircuitsError: for heads, tokens and numbers that are not there.
+    Attributes:
+        show: one of `VALUES`; heads, if all heads are compared.
+        head: the one that is looked at; None for all.
+        effective: whether rows and columns are effective embeddings.
+        tokens: the ids of the only rows that are read; None for all.
+        top: how many pairs at each end, or directions, are listed.
     """
-    if given["head"] is None:
+
+    show: str
+    head: Component | None
+    effective: bool
+    tokens: Tensor | None
+    top: int
+
+
+def answer(model: HookedGPT2, kind: Kind, circuit: Circuit, view: View) -> Result:
+    """The view that was asked for, of one head or of all of them."""
+    if view.head is None:
         frame = _heads(model, circuit)
-        frame = frame[frame["layer"] > 0] if given["effective"] else frame
-        return in_result(model, kind, given, frame, "heads")
-    head = one_head(model, given["head"])
-    matrix, rows = circuit.of(head), chosen_tokens(model, given["tokens"])
-    words = model.require_tokenizer().token_strings
-    top = given["top"]
-    if show == "pairs":
-        frame = pd.DataFrame(_pairs(matrix, kind, rows, top, words))
-    elif show == "diagonal":
-        frame = _diagonal(matrix, rows)
-    elif show == "eigenvalues":
+        frame = frame[frame["layer"] > 0] if view.effective else frame
+        return in_result(model, kind, view, frame)
+    matrix, words = circuit.of(view.head), model.require_tokenizer().token_strings
+    if view.show == "pairs":
+        frame = pd.DataFrame(_pairs(matrix, kind, view.tokens, view.top, words))
+    elif view.show == "diagonal":
+        frame = _diagonal(matrix, view.tokens)
+    elif view.show == "eigenvalues":
         frame = _eigenvalues(matrix, kind)
     else:
-        frame = pd.DataFrame(_directions(matrix, kind, top, words))
-    frame.insert(0, "component", str(head))
-    return in_result(model, kind, given, frame, show)
+        frame = pd.DataFrame(_directions(matrix, kind, view.top, words))
+    frame.insert(0, "component", str(view.head))
+    return in_result(model, kind, view, frame)
 
 
-def check_view(
-    model: HookedGPT2, given: Mapping[str, Any], views: Sequence[str] = get_args(Show)
-) -> str:
-    """Which view is asked for? All else that can be wrong is found here, too.
+def view_of(
+    model: HookedGPT2,
+    head: str | Component | None,
+    show: str | None,
+    *,
+    effective: bool,
+    tokens: str | Sequence[str] | None,
+    top: int,
+    views: Sequence[str] = get_args(Show),
+) -> View:
+    """The view that is asked for, one of `views`.
 
     Raises:
-        CircuitsError: for a view there is not, and options that do not belong to it.
+        CircuitsError: for a view there is not, options that do not belong to it, and heads and
+            tokens that are not there.
     """
-    show, head, tokens = given["show"], given["head"], given["tokens"]
     if show is not None and show not in views:
         raise CircuitsError(
             f"there is no view {show!r}; choose {', '.join(views)}{nearest(str(show), views)}"
         )
-    if given["top"] < 1:
-        raise CircuitsError(f"top={given['top']}: list 1 or more")
+    if top < 1:
+        raise CircuitsError(f"top={top}: list 1 or more")
     if head is None and (tokens is not None or show not in (None, "eigenvalues")):
         raise CircuitsError(
             f"{'tokens' if tokens is not None else show} belongs to one head; name it (a1.h0), or "
             "leave this out to compare all heads by their eigenvalues"
         )
-    if given["effective"] and (
-        model.cfg.n_layers == 1 or (head and one_head(model, head).layer == 0)
-    ):
+    part = None if head is None else one_head(model, head)
+    if effective and (model.cfg.n_layers == 1 or (part is not None and part.layer == 0)):
         raise CircuitsError(
             "the heads of layer 0 read the embedding before MLP 0 does; leave out effective"
         )
-    if head is not None:
-        one_head(model, head)
+    if part is None:
+        return View("heads", None, effective, None, top)
     show = show or "pairs"
     if tokens is not None and show not in ("pairs", "diagonal"):
         raise CircuitsError(f"{show} are of the whole matrix; leave out tokens")
-    chosen_tokens(model, tokens)
-    return str(show)
+    return View(show, part, effective, _token_ids(model, tokens), top)
 
 
-def chosen_tokens(model: HookedGPT2, tokens: str | Sequence[str] | None) -> Tensor | None:
+def _token_ids(model: HookedGPT2, tokens: str | Sequence[str] | None) -> Tensor | None:
     """The ids of these tokens, each once; None for all.
 
     Raises:
@@ -156,37 +169,34 @@ def chosen_tokens(model: HookedGPT2, tokens: str | Sequence[str] | None) -> Tens
     return torch.tensor(list(ids), device=model.cfg.device)
 
 
-def in_result(
-    model: HookedGPT2, kind: Kind, given: Mapping[str, Any], frame: pd.DataFrame, show: str
-) -> Result:
+def in_result(model: HookedGPT2, kind: Kind, view: View, frame: pd.DataFrame) -> Result:
     """The table with its title, units, figure and provenance."""
-    axes, view = {
+    axes, figure = {
         "pairs": (("pair",), "bars"),
         "diagonal": (("matrix", "within"), "curves"),
         "eigenvalues": (("eigenvalue", "real", "imaginary"), "plane"),
         "directions": (("reading",), "bars"),
         "positions": (("offset",), "curves"),
         "heads": (("layer", "head"), "heatmap"),
-    }[show]
-    head = None if given["head"] is None else str(one_head(model, given["head"]))
+    }[view.show]
+    named = {} if view.head is None else {"head": str(view.head)}
     units = {"diagonal": "share of tokens", "heads": f"{kind.score} score"}
-    embedding = ", after MLP 0" if given["effective"] else ""
-    own = {
-        "value": VALUES[show],
+    embedding = ", after MLP 0" if view.effective else ""
+    of_kind = {
+        "value": VALUES[view.show],
         kind.row: f"token at the {kind.row}",
         kind.column: f"token at the {kind.column}",
         "pair": f"{kind.row} and {kind.column}",
     }
     return Result(
         frame,
-        unit=units.get(show, kind.unit),
-        title=f"{kind.question.format(head or 'each head')} ({model.cfg.model_name}{embedding})",
-        provenance=provenance(
-            model, kind.analysis, **asked(kind.analysis, {**given, "head": head, "model": model})
-        ),
+        unit=units.get(view.show, kind.unit),
+        title=f"{kind.question.format(view.head or 'each head')} "
+        f"({model.cfg.model_name}{embedding})",
+        provenance=provenance(model, kind.analysis, arguments=named),
         axes=axes,
-        view=view,
-        meanings=MEANINGS | own | _numbered(kind),
+        view=figure,
+        meanings=MEANINGS | of_kind | _numbered(kind),
     )
 
 
@@ -200,7 +210,7 @@ def _numbered(kind: Kind) -> dict[str, str]:
 
 
 def _pairs(
-    matrix: FactoredMatrix, kind: Kind, rows: Tensor | None, top: int, words: Any
+    matrix: FactoredMatrix, kind: Kind, rows: Tensor | None, top: int, words: Words
 ) -> Iterator[dict[str, Any]]:
     """The highest and lowest entries; of each of these rows its own."""
     mean = (matrix.A.mean(0) @ matrix.B.mean(1)).item()
@@ -264,7 +274,7 @@ def _eigenvalues(matrix: FactoredMatrix, kind: Kind) -> pd.DataFrame:
 
 
 def _directions(
-    matrix: FactoredMatrix, kind: Kind, top: int, words: Any
+    matrix: FactoredMatrix, kind: Kind, top: int, words: Words
 ) -> Iterator[dict[str, Any]]:
     """The largest singular directions, each from both of its ends."""
     U, S, V = matrix.svd()

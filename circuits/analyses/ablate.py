@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,6 +13,7 @@ from circuits import components
 from circuits.analyses._effects import (
     BASE,
     MakeSweep,
+    Named,
     effect,
     measured,
     metric_of,
@@ -26,7 +26,7 @@ from circuits.analyses._effects import (
 from circuits.analyses._prompts import Batch, chosen
 from circuits.analyses._reference import reference
 from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import By, by_template, panels
+from circuits.analyses._templates import by_template, panels
 from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
@@ -34,12 +34,16 @@ from circuits.interventions import get_method
 from circuits.metrics import METRICS, Metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
-from circuits.registry import Progress, analysis
+from circuits.registry import MeasureOptions, RunOptions, TemplateOptions, analysis
 from circuits.result import Result
 from circuits.sweep import Cell, Sweep, cell, check_cell, logits, name
 from circuits.sweep.moments import Moments
 
 MOST_CHANGED = 5  # tokens listed for a prompt
+# Columns that stand in front.
+FIRST = (
+    "task", "template", "component", "layer", "head", "method", "reference", "metric", "unit",
+)  # fmt: skip
 MEANINGS = {
     "task": "which prompts",
     "component": "what was ablated; plus signs join what was ablated together",
@@ -88,22 +92,9 @@ def ablate(
     freeze: Literal["patterns"] | None = None,
     effects: bool = False,
     rank: bool = False,
-    task: str | Prompts | None = None,
-    prompt: str | Sequence[str] | None = None,
-    file: str | Path | None = None,
-    answer: str | None = None,
-    distractor: str | None = None,
-    metric: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    by: By | None = None,
-    cluster: By | None = None,
-    memory: str | None = None,
-    plan: bool = False,
-    engine: str = "local",
-    parts: str | Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
+    prompts: MeasureOptions,
+    templates: TemplateOptions,
+    how: RunOptions,
 ) -> Result:
     """What breaks without this head, layer or MLP?
 
@@ -136,54 +127,114 @@ def ablate(
     >>> found[["clean", "ablated", "direct"]].round(1).abs().values.tolist()
     [[10.0, 0.0, 10.0]]
     """
-    return _ablate(model, dict(locals()))
-
-
-def _ablate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    wanted, method = _wanted(model.cfg, given), given["method"]
+    wanted = _wanted(model.cfg, layer, head, component, all_heads)
     get_method(method)
-    direct = _direct(wanted) if given["effects"] else []
-    straight = [*direct, *_held(direct)]
-    ranked = _ranked(model.cfg, wanted) if given["rank"] or given["all_heads"] else []
-    batches = chosen(model, given)
-    cells = tuple(dict.fromkeys([BASE, *wanted, *ranked, *straight]))
-    pairs = zip([*wanted, *wanted], straight, strict=False)  # none, where effects are not split
-    differences = [(cells.index(total), cells.index(part)) for total, part in pairs]
-    ask = partial(_sweeps, model, cells, given)
-    if given["plan"]:
-        return planned(model, "ablate", batches, ask, given)
+    straight = _straight(wanted) if effects else ()
+    peers = _peers(model.cfg, wanted) if rank or all_heads else ()
+    ablation = _Ablation(method, freeze, wanted, peers, straight, prompts, all_heads)
+    batches = chosen(model, prompts)
+    ask = partial(_sweeps, model, ablation)
+    if how.plan:
+        return planned(model, "ablate", batches, ask, how, templates)
+    return _measured(model, ablation, batches, how, templates)
+
+
+@dataclass(frozen=True)
+class _Ablation:
+    """What is ablated, how, and what is asked about it.
+
+    Attributes:
+        wanted: the parts that are ablated together, for each row of the table.
+        peers: those among which a row has its place; none, where no rank is asked for.
+        straight: what `wanted` does straight to the logits: of each row, then of each row with the
+            final LayerNorm's scale held; none, where effects are not split.
+        options: the prompts and the metric that were asked for.
+        every_head: whether the rows are all heads of the model.
+    """
+
+    method: str
+    freeze: Literal["patterns"] | None
+    wanted: Sequence[Cell]
+    peers: Sequence[Cell]
+    straight: Sequence[Cell]
+    options: MeasureOptions
+    every_head: bool
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All that is swept, each once; the first is the model as it is."""
+        return tuple(dict.fromkeys([BASE, *self.wanted, *self.peers, *self.straight]))
+
+    @property
+    def what(self) -> str:
+        """What is ablated, in words."""
+        return "each head" if self.every_head else name(self.wanted[0])
+
+    @property
+    def differences(self) -> list[tuple[int, int]]:
+        """Whole effects and their direct parts, as indices of cells."""
+        pairs = zip([*self.wanted, *self.wanted], self.straight, strict=False)  # or no pairs
+        cells = self.cells
+        return [(cells.index(total), cells.index(part)) for total, part in pairs]
+
+
+def _measured(
+    model: HookedGPT2,
+    ablation: _Ablation,
+    batches: Sequence[Batch],
+    how: RunOptions,
+    templates: TemplateOptions,
+) -> Result:
+    """What came of these ablations, on all batches of prompts."""
+    ask = partial(_sweeps, model, ablation)
     frames, counts = [], []
-    for batch, found in measured(model, "ablate", batches, ask, given, differences=differences):
-        places = [cells.index(one) for one in wanted]
-        what = "each head" if given["all_heads"] else name(wanted[0])
+    places = [ablation.cells.index(parts) for parts in ablation.wanted]
+    swept = measured(model, batches, ask, how, templates, differences=ablation.differences)
+    for batch, moments in swept:
         hint = "choose another component, method or task"
-        require_change(found, places, f"{method} ablation of {what}", hint)
-        counts.append(found.n)
-        table = partial(
-            _frame, model, batch, cells=cells, wanted=wanted, ranked=ranked, given=given
-        )
-        frames.append(by_template(found, given, table))
-    frame = pd.concat(frames)
-    first = [
-        "task",
-        *(["template"] if given["by"] else []),
-        "component",
-        "layer",
-        "head",
-        "method",
-        "reference",
-        "metric",
-        "unit",
-    ]
-    frame = frame[[*first, *(column for column in frame.columns if column not in first)]]
-    return _result(model, frame, batches, counts, given)
+        require_change(moments, places, f"{ablation.method} ablation of {ablation.what}", hint)
+        counts.append(moments.n)
+        table = partial(_frame, model, ablation, batch)
+        frames.append(by_template(moments, templates, table))
+    frame = _in_order(pd.concat(frames))
+    source = source_of(model, "ablate", batches, counts, templates)
+    manner = f"{ablation.method}{', patterns held' if ablation.freeze else ' ablation'}"
+    view, axes = _view(ablation, len(batches), templates)
+    return Result(
+        frame,
+        unit=unit_of(frame),
+        title=f"What breaks without {ablation.what}? ({manner}, {source.model})",
+        provenance=source,
+        axes=panels(axes, templates),
+        view=view,
+        meanings=MEANINGS | TEMPLATES,
+    )
 
 
-def _wanted(cfg: ModelConfig, given: Mapping[str, Any]) -> list[Cell]:
-    """What shall be ablated: every head by itself, or some parts together?"""
-    layer, head = given["layer"], given["head"]
-    parts = parts_of(given["component"])
-    if given["all_heads"]:
+def _view(
+    ablation: _Ablation, n_tasks: int, templates: TemplateOptions
+) -> tuple[str, tuple[str, ...]]:
+    """How a figure shows it, along which columns."""
+    if not ablation.every_head:
+        return "bars", ("task",)
+    if ablation.straight and n_tasks == 1 and templates.by is None:
+        return "scatter", ("component", "direct", "total")
+    return "heatmap", ("layer", "head") if n_tasks == 1 else ("task", "layer", "head")
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table, what a row is about in front."""
+    first = [column for column in FIRST if column in frame.columns]
+    ordered: pd.DataFrame = frame[[*first, *frame.columns.drop(first)]]
+    return ordered
+
+
+def _wanted(
+    cfg: ModelConfig, layer: int | None, head: int | None, component: Named, all_heads: bool
+) -> list[Cell]:
+    """What shall be ablated: every head by itself, or some parts together."""
+    parts = parts_of(component)
+    if all_heads:
         if parts or layer is not None or head is not None:
             raise CircuitsError(
                 "all_heads takes every head in turn; leave out layer, head and component"
@@ -201,104 +252,94 @@ def _wanted(cfg: ModelConfig, given: Mapping[str, Any]) -> list[Cell]:
         raise CircuitsError(
             "nothing to ablate: give layer and head, a component such as a5.h3 or m7, or all_heads"
         )
-    found = cell(*parts)
-    check_cell(found, cfg)
-    return [found]
+    together = cell(*parts)
+    check_cell(together, cfg)
+    return [together]
 
 
-def _ranked(cfg: ModelConfig, wanted: Sequence[Cell]) -> list[Cell]:
-    """Among which components does the one asked for have its place?
+def _peers(cfg: ModelConfig, wanted: Sequence[Cell]) -> list[Cell]:
+    """The components among which the one asked for has its place.
 
     Raises:
         CircuitsError: when there is no other of its kind.
     """
-    one = wanted[0][0].target
+    part = wanted[0][0].target
     kinds = {
         "head": components.all_heads(cfg),
         "mlp": components.all_mlps(cfg),
         "attn": [Component("attn", layer) for layer in range(cfg.n_layers)],
     }
-    peers = kinds.get(one.kind, []) if len(wanted[0]) == 1 else []
+    peers = kinds.get(part.kind, []) if len(wanted[0]) == 1 else []
     if not peers:
         raise CircuitsError(
             f"{name(wanted[0])} has no rank: name one head, MLP or attention layer, or leave rank "
             "out"
         )
-    return [cell(replace(peer, slot=one.slot, position=one.position)) for peer in peers]
+    return [cell(replace(peer, slot=part.slot, position=part.position)) for peer in peers]
 
 
-def _sweeps(
-    model: HookedGPT2, cells: tuple[Cell, ...], given: Mapping[str, Any], batch: Batch
-) -> MakeSweep:
-    """What is asked of each block of these prompts?"""
+def _sweeps(model: HookedGPT2, ablation: _Ablation, batch: Batch) -> MakeSweep:
+    """What is asked of each block of these prompts."""
+    options, cells = ablation.options, ablation.cells
 
     def sweep(prompts: Prompts) -> Sweep:
-        source, _ = reference(model, prompts, batch, given)
-        return Sweep(prompts, metric_of(prompts, given), cells, source, freeze=given["freeze"])
+        source, _ = reference(model, prompts, batch, ablation.method, options)
+        metric = metric_of(prompts, options.metric)
+        return Sweep(prompts, metric, cells, source, freeze=ablation.freeze)
 
     return sweep
 
 
-def _frame(
-    model: HookedGPT2,
-    batch: Batch,
-    found: Moments,
-    *,
-    cells: Sequence[Cell],
-    wanted: Sequence[Cell],
-    ranked: Sequence[Cell],
-    given: Mapping[str, Any],
-) -> pd.DataFrame:
-    """One row for each set of parts: its effect, and its place among `ranked`."""
-    prompts = batch.first
-    metric = metric_of(prompts, given)
+def _frame(model: HookedGPT2, ablation: _Ablation, batch: Batch, moments: Moments) -> pd.DataFrame:
+    """One row for each set of parts: its effect, and its place among its peers."""
+    prompts, cells = batch.first, ablation.cells
+    metric = metric_of(prompts, ablation.options.metric)
     sign = -1 if metric.higher_is_better else 1
-    damage = {one: sign * found.effect[cells.index(one)] for one in ranked}
-    source, about = reference(model, prompts, batch, given)
+    damage = {peer: sign * moments.effect[cells.index(peer)] for peer in ablation.peers}
+    source, about = reference(model, prompts, batch, ablation.method, ablation.options)
     rows = []
-    for one in wanted:
-        index = cells.index(one)
-        worse = sum(other > damage[one] for other in damage.values()) if ranked else None
-        part = one[0].target if len(one) == 1 else None
+    for parts in ablation.wanted:
+        index = cells.index(parts)
+        worse = sum(other > damage[parts] for other in damage.values()) if damage else None
+        part = parts[0].target if len(parts) == 1 else None
         rows.append(
             {
                 "task": prompts.task,
-                "component": name(one),
+                "component": name(parts),
                 "layer": part and part.layer,
                 "head": part and part.head,
-                "method": given["method"],
+                "method": ablation.method,
                 "reference": about,
                 "metric": metric.name,
                 "unit": metric.unit,
-                "clean": found.value[0].item(),
-                "ablated": found.value[index].item(),
-                **effect(found, index),
-                **_split(found, cells, one, metric, given),
+                "clean": moments.value[0].item(),
+                "ablated": moments.value[index].item(),
+                **effect(moments, index),
+                **(_split(moments, cells, parts, metric) if ablation.straight else {}),
                 "rank": None if worse is None else worse + 1,
-                "ranked": len(ranked) or None,
+                "ranked": len(damage) or None,
             }
         )
     whole = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
     frame: pd.DataFrame = pd.DataFrame(rows).astype(whole)
-    if prompts.seed is None and len(prompts) == found.n == 1 and model.tokenizer is not None:
-        sweep = Sweep(prompts, METRICS["kl"], (BASE, *wanted), source, freeze=given["freeze"])
+    if prompts.seed is None and len(prompts) == moments.n == 1 and model.tokenizer is not None:
+        listed = (BASE, *ablation.wanted)
+        sweep = Sweep(prompts, METRICS["kl"], listed, source, freeze=ablation.freeze)
         frame = frame.join(_changes(model, sweep))
     return frame
 
 
 def _split(
-    found: Moments, cells: Sequence[Cell], one: Cell, metric: Metric, given: Mapping[str, Any]
+    moments: Moments, cells: Sequence[Cell], parts: Cell, metric: Metric
 ) -> dict[str, float]:
-    """Which part of the effect is direct, which indirect, which self-repair?"""
-    if not given["effects"]:
-        return {}
-    total, direct = cells.index(one), _direct([one])
-    columns = {"total": found.effect[total].item()}
-    for held, (straight,) in {"": direct, "_held": _held(direct)}.items():
-        part = cells.index(straight)
+    """Which part of the effect is direct, which indirect, which self-repair."""
+    total, straight = cells.index(parts), _straight([parts])
+    columns = {"total": moments.effect[total].item()}
+    for held, way in zip(("", "_held"), straight, strict=True):
+        direct = cells.index(way)
         by = {
-            f"direct{held}": effect(found, part),
-            f"indirect{held}": effect(found, found.at(total, part)),
+            f"direct{held}": effect(moments, direct),
+            f"indirect{held}": effect(moments, moments.at(total, direct)),
         }
         ends = {"": "value", "_low": "ci_low", "_high": "ci_high"}
         for which, numbers in by.items():
@@ -317,27 +358,26 @@ def _repair(columns: Mapping[str, float], held: str, metric: Metric) -> dict[str
     }
 
 
-def _direct(wanted: Sequence[Cell]) -> list[Cell]:
-    """The same parts, heard by nobody but the logits.
+def _straight(wanted: Sequence[Cell]) -> list[Cell]:
+    """The same parts, what they write reaching the logits and nothing else.
+
+    Of each of them, and again with the final LayerNorm's scale as it is without the ablation.
 
     Raises:
         CircuitsError: for inputs and patterns of heads, which write nothing themselves.
     """
     logits = Component("logits")
-    return [cell(*(Edge(write.target, logits) for write in one)) for one in wanted]
-
-
-def _held(direct: Sequence[Cell]) -> list[Cell]:
-    """The same, with the final LayerNorm's scale as it is without the ablation."""
-    return [tuple(replace(write, scale_held=True) for write in one) for one in direct]
+    direct = [cell(*(Edge(write.target, logits) for write in parts)) for parts in wanted]
+    held = [tuple(replace(write, scale_held=True) for write in parts) for parts in direct]
+    return [*direct, *held]
 
 
 def _changes(model: HookedGPT2, sweep: Sweep) -> pd.DataFrame:
-    """Which predictions after the only prompt change most? A row for each cell after the first."""
+    """The predictions after the only prompt that change most: a row for each cell but the first."""
     tokenizer = model.require_tokenizer()
-    found = {index: read[-1].double().log_softmax(-1) for index, _, read in logits(model, sweep)}
-    before, rows = found.pop(0), []
-    for _, after in sorted(found.items()):
+    log_probs = {i: read[-1].double().log_softmax(-1) for i, _, read in logits(model, sweep)}
+    before, rows = log_probs.pop(0), []
+    for _, after in sorted(log_probs.items()):
         change = after.exp() - before.exp()
         row: dict[str, Any] = {"kl": float((before.exp() * (before - after)).sum())}
         top = change.abs().topk(min(MOST_CHANGED, len(change))).indices.tolist()
@@ -348,31 +388,3 @@ def _changes(model: HookedGPT2, sweep: Sweep) -> pd.DataFrame:
         rows.append(row)
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
-
-
-def _result(
-    model: HookedGPT2,
-    frame: pd.DataFrame,
-    batches: Sequence[Batch],
-    counts: Sequence[int],
-    given: Mapping[str, Any],
-) -> Result:
-    source = source_of(model, "ablate", batches, given, counts)
-    how = f"{given['method']}{', patterns held' if given['freeze'] else ' ablation'}"
-    what = "each head" if given["all_heads"] else frame["component"].iloc[0]
-    axes: tuple[str, ...] = ("task",)
-    view = "bars"
-    if given["all_heads"]:
-        tasks = () if len(batches) == 1 else ("task",)
-        view, axes = "heatmap", (*tasks, "layer", "head")
-        if given["effects"] and not tasks and given["by"] is None:
-            view, axes = "scatter", ("component", "direct", "total")
-    return Result(
-        frame,
-        unit=unit_of(frame),
-        title=f"What breaks without {what}? ({how}, {source.model})",
-        provenance=source,
-        axes=panels(axes, given),
-        view=view,
-        meanings=MEANINGS | TEMPLATES,
-    )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from circuits.analyses._effects import (
     BASE,
-    HOW,
     MEANINGS,
     WHOLE,
     Direction,
-    MakeSweep,
+    Patching,
     effect,
+    every_pair,
     measured,
     pair,
     pair_table,
@@ -26,13 +26,12 @@ from circuits.analyses._effects import (
     source_of,
     unit_of,
 )
-from circuits.analyses._grid import WORDS, Positions, axes, grid, labels, what_of
+from circuits.analyses._grid import WORDS, Grid, Positions, axes, grid, labels, what_of
 from circuits.analyses._prompts import Batch, chosen
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
-from circuits.prompts import Prompts
-from circuits.registry import Progress, analysis
+from circuits.registry import MemoryOptions, PairOptions, RunOptions, analysis
 from circuits.result import Result
 from circuits.sweep import Cell
 from circuits.sweep.gradient import estimates
@@ -59,17 +58,8 @@ def approximate(
     positions: Positions | None = None,
     direction: Direction = "denoise",
     check: Literal["all"] | int = 0,
-    task: str | Prompts | None = None,
-    prompt: str | Sequence[str] | None = None,
-    corrupted: str | Sequence[str] | None = None,
-    file: str | Path | None = None,
-    answer: str | None = None,
-    distractor: str | None = None,
-    metric: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    memory: str | None = None,
-    progress: Progress | None = None,
+    prompts: PairOptions,
+    how: MemoryOptions,
 ) -> Result:
     """What would patching restore, by one gradient instead of many runs?
 
@@ -104,36 +94,58 @@ def approximate(
     >>> found.top(2).frame[["component", "value", "exact", "error"]].round(2).values.tolist()
     [['a1.h1', 200.0, 5.0, 195.0], ['a2.h0', 10.0, 10.0, 0.0]]
     """
-    return _approximate(model, dict(locals()))
+    wanted, patching = Grid(what, component, positions), Patching(direction, prompts.metric)
+    what_of(wanted)  # an unknown kind is refused before prompts are drawn
+    if check != "all" and (isinstance(check, str) or check < 0):
+        raise CircuitsError(f"check={check}: check 0 or more of the estimates, or all")
+    checks = _Checks(check, prompts.seed)
+    return _estimated(model, wanted, patching, checks, chosen(model, prompts), how)
 
 
-def _approximate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    what = what_of(given)
-    if given["check"] != "all" and (isinstance(given["check"], str) or given["check"] < 0):
-        raise CircuitsError(f"check={given['check']}: check 0 or more of the estimates, or all")
-    batches, frames, counts = chosen(model, given), [], []
+@dataclass(frozen=True)
+class _Checks:
+    """How many of the largest estimates are checked, and as many others, drawn with a seed."""
+
+    n: Literal["all"] | int
+    seed: int
+
+
+def _estimated(
+    model: HookedGPT2,
+    wanted: Grid,
+    patching: Patching,
+    checks: _Checks,
+    batches: Sequence[Batch],
+    how: MemoryOptions,
+) -> Result:
+    """The estimates on all batches of prompts, and what came of checking them."""
+    frames, counts = [], []
     sizes = [len(batch.first) / batch.share for batch in batches]
     for i, batch in enumerate(batches):
-        cells = grid(model.cfg, batch.first, given)
-        ask = partial(pair, given=given, cells=cells)
-        step = part_of(given["progress"], sum(sizes[:i]), sizes[i], sum(sizes))
-        found = estimates(model, batch.blocks, ask, memory=given["memory"], progress=step)
+        cells = grid(model.cfg, batch.first, wanted)
+        ask = partial(pair, cells=cells, patching=patching)
+        step = part_of(how.progress, sum(sizes[:i]), sizes[i], sum(sizes))
+        moments = estimates(model, batch.blocks, ask, memory=how.memory, progress=step)
         hint = "choose another part, position or task"
-        require_change(found, range(2, len(cells) + 2), f"patching {batch.first.task!r}", hint)
-        table = pair_table(batch.first, found, given, list(map(labels, cells)))
-        frames.append(_checked(model, batch, cells, table, given))
-        counts.append(found.n)
+        require_change(moments, range(2, len(cells) + 2), f"patching {batch.first.task!r}", hint)
+        table = pair_table(batch.first, moments, list(map(labels, cells)), patching)
+        if checks.n:
+            some = _some(table, checks)
+            exact = _exact(model, batch, [cells[i] for i in some], patching, how.memory)
+            table = _compared(table, dict(zip(some, exact, strict=True)))
+        frames.append(table)
+        counts.append(moments.n)
     frame = pd.concat(frames)
-    source = source_of(model, "approximate", batches, given, counts)
-    parts = WORDS[what] if given["component"] is None else frame["component"].iloc[0]
-    columns = axes(frame, given)
+    source = source_of(model, "approximate", batches, counts)
+    parts = WORDS[what_of(wanted)] if wanted.component is None else frame["component"].iloc[0]
+    columns = axes(frame, wanted)
     view = "bars" if len(columns) == 1 else "heatmap"
-    if given["check"] and frame["exact"].notna().sum() > 1:
+    if checks.n and frame["exact"].notna().sum() > 1:
         columns, view = ("component", "value", "exact"), "scatter"
     return Result(
         frame,
         unit=unit_of(frame),
-        title=f"Estimated by gradient: patching {parts} ({given['direction']}, {source.model})",
+        title=f"Estimated by gradient: patching {parts} ({patching.direction}, {source.model})",
         provenance=source,
         axes=columns,
         view=view,
@@ -141,25 +153,21 @@ def _approximate(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     )
 
 
-def _checked(
+def _exact(
     model: HookedGPT2,
     batch: Batch,
     cells: Sequence[Cell],
-    table: pd.DataFrame,
-    given: Mapping[str, Any],
-) -> pd.DataFrame:
-    """The table, with what patching really does for some estimates, and how the two agree."""
-    if not given["check"]:
-        return table
-    some = _some(table, given)
-    wanted = (BASE, WHOLE, *(cells[i] for i in some))
+    patching: Patching,
+    memory: str | None,
+) -> list[dict[str, float]]:
+    """What really patching each of these cells does."""
+    ask = every_pair((BASE, WHOLE, *cells), patching)
+    ((_, moments),) = measured(model, [batch], ask, RunOptions(memory=memory), full=1)
+    return [effect(moments, index) for index in range(2, len(cells) + 2)]
 
-    def ask(batch: Batch) -> MakeSweep:
-        return partial(pair, given=given, cells=wanted)
 
-    how = {**given, **HOW, "memory": given["memory"], "progress": None}
-    ((_, found),) = measured(model, "approximate", [batch], ask, how, full=1)
-    exact = {i: effect(found, index) for index, i in enumerate(some, start=2)}
+def _compared(table: pd.DataFrame, exact: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
+    """The table with the exact effects of some of its rows, and how the two agree."""
     columns = {"exact": "value", "exact_low": "ci_low", "exact_high": "ci_high"}
     more = {
         name: [exact[i][column] if i in exact else float("nan") for i in table.index]
@@ -171,21 +179,21 @@ def _checked(
     return compared
 
 
-def _some(table: pd.DataFrame, given: Mapping[str, Any]) -> list[int]:
-    """Which estimates are checked? All, or the largest and as many of the rest, at random.
+def _some(table: pd.DataFrame, checks: _Checks) -> list[int]:
+    """The estimates that are checked: all, or the largest and as many of the rest, at random.
 
     The largest alone would tell how wrong they are, but not whether a small one hides an effect.
     """
     order = table["value"].abs().sort_values(ascending=False, kind="stable").index.tolist()
-    if given["check"] == "all":
+    if checks.n == "all":
         return order
-    rest = order[given["check"] :]
-    drawn = np.random.default_rng(given["seed"]).permutation(len(rest))[: given["check"]]
-    return order[: given["check"]] + [rest[i] for i in sorted(drawn)]
+    rest = order[checks.n :]
+    drawn = np.random.default_rng(checks.seed).permutation(len(rest))[: checks.n]
+    return order[: checks.n] + [rest[i] for i in sorted(drawn)]
 
 
 def agreement(table: pd.DataFrame) -> dict[str, float]:
-    """How do the estimates agree with exact patching, over the rows that have both?
+    """How well the estimates agree with exact patching, over the rows that have both.
 
     Pearson's correlation, Spearman's (that of the ranks), and how many rows; NaN where one side
     does not vary, as it is for less than two rows.
@@ -202,7 +210,7 @@ def agreement(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _correlation(one: pd.Series[float], other: pd.Series[float]) -> float:
-    if len(one) < 2 or one.nunique() < 2 or other.nunique() < 2:
+def _correlation(x: pd.Series[float], y: pd.Series[float]) -> float:
+    if len(x) < 2 or x.nunique() < 2 or y.nunique() < 2:
         return float("nan")
-    return float(np.corrcoef(one, other)[0, 1])
+    return float(np.corrcoef(x, y)[0, 1])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,14 @@ from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model import HookedGPT2
 from circuits.padding import all_real
-from circuits.registry import analysis, asked
+from circuits.registry import analysis
 from circuits.result import Result, provenance
 
 MOST_ROWS = 200_000  # without a wish, only the largest weights are kept beyond these
 FEWEST_KEYS = 3  # that are kept of each query even then
 NOTHING_LEFT = 1e-4  # of a query's attention besides the first token: too little to share out
-SINKS = ("keep", "drop")
+Sink = Literal["keep", "drop"]
+SINKS = get_args(Sink)
 MEANINGS = {
     "component": "the head",
     "query": "index of the token from which it looks",
@@ -46,7 +48,7 @@ def attention(
     prompt: str,
     *,
     component: str | Component | Sequence[str | Component] | None = None,
-    sink: Literal["keep", "drop"] = "keep",
+    sink: Sink = "keep",
     least: float = 0.0,
     top: int | None = None,
 ) -> Result:
@@ -76,7 +78,6 @@ def attention(
     >>> looks.loc[looks["query"] == 7, ["query_token", "key_token"]].values.tolist()
     [['b', 'c']]
     """
-    given = dict(locals())
     heads = _heads(model.cfg, component)
     if sink not in SINKS or not 0 <= least <= 1 or (top is not None and top < 1):
         raise CircuitsError(
@@ -86,7 +87,7 @@ def attention(
     tokens = one_prompt(model, prompt)
     words = np.array(model.require_tokenizer().token_strings(tokens[0].tolist()), dtype=object)
     with torch.inference_mode():
-        frame = _frame(model, tokens, heads, given)
+        frame = _frame(model, tokens, heads, _Kept(sink, least, top))
     for i, place in enumerate(("query", "key")):
         frame.insert(5 + i, f"{place}_token", words[frame[place]])
     whose = f"{len(heads)} heads" if len(heads) > 1 else str(heads[0])
@@ -94,11 +95,20 @@ def attention(
         frame,
         unit="share of attention",
         title=f"Where does it look? ({model.cfg.model_name}, {whose}{_shown(frame, sink)})",
-        provenance=provenance(model, "attention", **asked("attention", given)),
+        provenance=provenance(model, "attention"),
         axes=("component", "query", "key"),
         view="patterns",
         meanings=MEANINGS,
     )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Which weights have a row: with the first token's or without, from `least`, `top` a query."""
+
+    sink: Sink
+    least: float
+    top: int | None
 
 
 def _shown(frame: pd.DataFrame, sink: str) -> str:
@@ -124,20 +134,20 @@ def _heads(
 
 
 def _frame(
-    model: HookedGPT2, tokens: Tensor, heads: Sequence[Component], given: Mapping[str, Any]
+    model: HookedGPT2, tokens: Tensor, heads: Sequence[Component], kept: _Kept
 ) -> pd.DataFrame:
     """The rows of all heads, without the tokens' texts."""
     layers = sorted({head.layer for head in heads if head.layer is not None})
-    n, top = tokens.shape[1], given["top"]
-    if top is None and len(heads) * n * (n + 1) // 2 > MOST_ROWS:
-        top = max(FEWEST_KEYS, MOST_ROWS // (len(heads) * n))
+    n = tokens.shape[1]
+    if kept.top is None and len(heads) * n * (n + 1) // 2 > MOST_ROWS:
+        kept = replace(kept, top=max(FEWEST_KEYS, MOST_ROWS // (len(heads) * n)))
     parts: list[pd.DataFrame] = []
 
     def read(pattern: Tensor, hook: HookPoint) -> None:
         layer = layers[len(parts)]
-        own = [head.head for head in heads if head.layer == layer]
-        parts.append(_rows(pattern[0, own], given, top).assign(layer=layer))
-        parts[-1]["head"] = np.array(own)[parts[-1].pop("row")]
+        numbers = [head.head for head in heads if head.layer == layer]
+        parts.append(_rows(pattern[0, numbers], kept).assign(layer=layer))
+        parts[-1]["head"] = np.array(numbers)[parts[-1].pop("row")]
 
     sites = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
     options: dict[str, Any] = {"attention_mask": all_real(tokens)}
@@ -157,26 +167,26 @@ def _frame(
     return typed
 
 
-def _rows(pattern: Tensor, given: Mapping[str, Any], top: int | None) -> pd.DataFrame:
+def _rows(pattern: Tensor, kept: _Kept) -> pd.DataFrame:
     """The rows of one layer's heads: pattern [h q k] -> columns row (the head's), query, key ..."""
     pattern = pattern.double()
     rest = pattern.clone()
     rest[..., 0] = 0
     left = rest.sum(-1, keepdim=True)
     corrected = torch.where(left > NOTHING_LEFT, rest / left.clamp(min=1e-30), torch.nan)
-    kept = torch.ones_like(pattern, dtype=torch.bool).tril()
+    seen = torch.ones_like(pattern, dtype=torch.bool).tril()
     shown = pattern
-    if given["sink"] == "drop":
-        shown, kept = corrected, kept & ~corrected.isnan()
-        kept[..., 0] = False
+    if kept.sink == "drop":
+        shown, seen = corrected, seen & ~corrected.isnan()
+        seen[..., 0] = False
     shown = shown.nan_to_num()
     # Ranks settle ties, so that equal weights are kept from the left.
     rank = shown.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    large = shown >= given["least"]
-    if top is not None:
-        large &= rank < top
-    where = kept & (large | (rank == 0))
-    entropy, share = _entropy(shown, 1 if given["sink"] == "drop" else 0)
+    large = shown >= kept.least
+    if kept.top is not None:
+        large &= rank < kept.top
+    where = seen & (large | (rank == 0))
+    entropy, share = _entropy(shown, 1 if kept.sink == "drop" else 0)
     out = shown.sum(-1) - (shown * where).sum(-1)
     row, query, key = (axis.cpu().numpy() for axis in where.nonzero(as_tuple=True))
     columns = {

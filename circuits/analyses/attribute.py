@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from circuits.analyses._direct import Part, Split, decomposed, neuron_pushes, scored, unit
 from circuits.analyses._effects import source_of, unit_of
@@ -16,7 +17,6 @@ from circuits.analyses._grid import places
 from circuits.analyses._prompts import Batch, chosen
 from circuits.analyses._templates import MEANINGS as TEMPLATES
 from circuits.analyses._templates import (
-    By,
     by_template,
     measured_over,
     panels,
@@ -26,7 +26,7 @@ from circuits.decompose import require_sums
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
-from circuits.registry import analysis
+from circuits.registry import PromptOptions, TemplateOptions, analysis
 from circuits.result import Result
 from circuits.sweep.moments import Moments, moments
 
@@ -67,15 +67,8 @@ def attribute(
     what: What = "heads",
     positions: Positions | None = None,
     top: int | None = None,
-    task: str | Prompts | None = None,
-    prompt: str | Sequence[str] | None = None,
-    file: str | Path | None = None,
-    answer: str | None = None,
-    distractor: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    by: By | None = None,
-    cluster: By | None = None,
+    prompts: PromptOptions,
+    templates: TemplateOptions,
 ) -> Result:
     """Which part pushes the answer?
 
@@ -112,16 +105,29 @@ def attribute(
     >>> found.top(1).frame[["component", "value", "share"]].round(2).values.tolist()
     [['a2.h0', 10.0, 1.0]]
     """
-    return _attribute(model, dict(locals()))
+    _check(model, what, positions, top)
+    batches = _batches(model, prompts)
+    require_templates(batches, templates)
+    wanted = _Wanted(what, positions, top or USUAL_TOP)
+    return _attributed(model, wanted, batches, templates)
 
 
-def _attribute(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    _check(model, given)
-    what, positions = given["what"], given["positions"]
-    batches = _batches(model, given)
-    require_templates(batches, given)
-    found = [_of_batch(model, batch, given) for batch in batches]
-    frame = pd.concat([rows for rows, _ in found]).astype(WHOLE)
+@dataclass(frozen=True)
+class _Wanted:
+    """Which parts, whether heads are taken apart by the positions they read from, and how many."""
+
+    what: What
+    positions: Positions | None
+    top: int
+
+
+def _attributed(
+    model: HookedGPT2, wanted: _Wanted, batches: Sequence[Batch], templates: TemplateOptions
+) -> Result:
+    """What the parts add, on all batches of prompts."""
+    what, positions = wanted.what, wanted.positions
+    tables = [_of_batch(model, batch, wanted, templates) for batch in batches]
+    frame = pd.concat([rows for rows, _ in tables]).astype(WHOLE)
     unused = {"neuron": what != "neurons", "part": what != "heads"}
     unused |= dict.fromkeys(("writer", "source"), positions is None)
     frame = frame.drop(columns=[name for name, is_unused in unused.items() if is_unused])
@@ -133,36 +139,35 @@ def _attribute(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
         frame,
         unit=unit_of(frame),
         title=f"What pushes the answer? {WORDS[what]} ({model.cfg.model_name})",
-        provenance=source_of(model, "attribute", batches, given, [n for _, n in found]),
-        axes=panels((*tasks, *axes), given),
+        provenance=source_of(model, "attribute", batches, [n for _, n in tables], templates),
+        axes=panels((*tasks, *axes), templates),
         view="heatmap" if what == "heads" else "bars" if not tasks else "curves",
         meanings=MEANINGS | TEMPLATES,
     )
 
 
-def _check(model: HookedGPT2, given: Mapping[str, Any]) -> None:
-    what, top = given["what"], given["top"]
+def _check(model: HookedGPT2, what: What, positions: Positions | None, top: int | None) -> None:
     if what not in WORDS:
         raise CircuitsError(f"what={what!r}: choose {', '.join(WORDS)}{nearest(str(what), WORDS)}")
     if what != "layers":
         require_sums(model)
-    if given["positions"] is not None and what != "heads":
+    if positions is not None and what != "heads":
         raise CircuitsError(
             f"positions says where heads read from, and what={what!r} has no heads; choose heads"
         )
     n_neurons = model.cfg.n_layers * model.cfg.d_mlp
     if top is not None and (top < 1 or (what == "neurons" and top > n_neurons)):
         raise CircuitsError(f"top={top}: take at least 1 apart, and at most all {n_neurons}")
-    if top is not None and what != "neurons" and given["positions"] is None:
+    if top is not None and what != "neurons" and positions is None:
         raise CircuitsError(
             f"top={top}: all {WORDS[what].lower()} are shown; top is of neurons, or of heads by "
             "position"
         )
 
 
-def _batches(model: HookedGPT2, given: Mapping[str, Any]) -> list[Batch]:
+def _batches(model: HookedGPT2, options: PromptOptions) -> list[Batch]:
     """The prompts, if they ask for tokens; of all tasks those that do."""
-    batches = chosen(model, given)
+    batches = chosen(model, options)
     if len(batches) == 1:
         scored(batches[0].first)
         return batches
@@ -171,23 +176,19 @@ def _batches(model: HookedGPT2, given: Mapping[str, Any]) -> list[Batch]:
 
 
 def _of_batch(
-    model: HookedGPT2, batch: Batch, given: Mapping[str, Any]
+    model: HookedGPT2, batch: Batch, wanted: _Wanted, templates: TemplateOptions
 ) -> tuple[pd.DataFrame, int]:
     """A row for each part, and how many prompts these are means over."""
-    where: Sequence[Any] = ()
-    if given["positions"] is not None:
-        where = places(batch.first, given["positions"])
-    split = _split(model, batch, given, where)
-    labels, found = _averaged(model, batch, split)
-    found = measured_over(found, batch, given)
-    whole = by_template(found, given, lambda part: _table(batch.first, labels, part))
-    return whole, found.n
+    labels, averages = _averaged(model, batch, _split(model, batch, wanted))
+    averages = measured_over(averages, batch, templates)
+    whole = by_template(averages, templates, lambda some: _table(batch.first, labels, some))
+    return whole, averages.n
 
 
-def _table(prompts: Prompts, labels: Sequence[Part], found: Moments) -> pd.DataFrame:
+def _table(prompts: Prompts, labels: Sequence[Part], averages: Moments) -> pd.DataFrame:
     """A row for each part but the whole, whose statistics come first."""
     n = len(labels)
-    columns = found.interval()
+    columns = averages.interval()
     held = {name: column[1 : n + 1] for name, column in columns.items()}
     removed = {name: column[n + 1 : 2 * n + 1] for name, column in columns.items()}
     total = held["value"][0]
@@ -210,11 +211,9 @@ def _table(prompts: Prompts, labels: Sequence[Part], found: Moments) -> pd.DataF
     return parts
 
 
-def _split(
-    model: HookedGPT2, batch: Batch, given: Mapping[str, Any], where: Sequence[Any]
-) -> Split:
-    """Which heads or neurons are taken apart? Those that add most on average, up or down."""
-    what, top = given["what"], given["top"] or USUAL_TOP
+def _split(model: HookedGPT2, batch: Batch, wanted: _Wanted) -> Split:
+    """The heads or neurons that are taken apart: those that add most on average, up or down."""
+    what, top = wanted.what, wanted.top
     if what == "neurons":
         total = sum(numbers.sum(-1) for b in batch.blocks for numbers in neuron_pushes(model, b))
         assert isinstance(total, torch.Tensor)
@@ -223,10 +222,11 @@ def _split(
         for index in sorted(order):
             neurons.setdefault(index // model.cfg.d_mlp, []).append(index % model.cfg.d_mlp)
         return Split(what, neurons=neurons)
-    if not where:
+    if wanted.positions is None:
         return Split(what)
-    labels, found = _averaged(model, batch, Split(what))
-    size = np.abs(found.effect[1 : len(labels) + 1])
+    where = [place for place in places(batch.first, wanted.positions) if place is not None]
+    labels, averages = _averaged(model, batch, Split(what))
+    size = np.abs(averages.effect[1 : len(labels) + 1])
     ranked = [labels[i] for i in np.argsort(-size, kind="stable") if labels[i].head is not None]
     heads = frozenset((part.layer or 0, part.head or 0) for part in ranked[:top])
     return Split(what, tuple(where), heads)
@@ -248,14 +248,14 @@ def _averaged(model: HookedGPT2, batch: Batch, split: Split) -> tuple[list[Part]
 
 def _numbers(
     model: HookedGPT2, batch: Batch, split: Split
-) -> Iterator[tuple[dict[Part, Any], Sequence[str] | None]]:
+) -> Iterator[tuple[dict[Part, NDArray[np.float64]], Sequence[str] | None]]:
     """Each part's numbers of some prompts at a time, and the templates of these."""
     for prompts in batch.blocks:
         if split.places and isinstance(split.places[0], int):
             _require_lengths(prompts, len(split.places))
         done = 0
         for some in decomposed(model, prompts, split):
-            rows = {part: found.double().cpu().numpy()[:, None] for part, found in some.items()}
+            rows = {part: numbers.double().cpu().numpy()[:, None] for part, numbers in some.items()}
             n = next(iter(rows.values())).shape[-1]
             templates = prompts.templates and prompts.templates[done : done + n]
             done += n

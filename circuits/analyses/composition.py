@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
 
 from circuits import components
-from circuits.analyses._composition_check import patched
-from circuits.analyses._effects import parts_of
+from circuits.analyses._composition_check import InWords, patched
+from circuits.analyses._effects import Named, parts_of
 from circuits.analyses._reading import MEANINGS, SLOTS, Readings, Reads, readings
 from circuits.analyses._weights import one_head
 from circuits.components import Component
 from circuits.errors import CircuitsError
+from circuits.metrics import Metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
-from circuits.registry import Progress, analysis, asked
+from circuits.registry import MeasureOptions, Progress, analysis
 from circuits.result import Result, provenance
-
-_CHECKED = ("task", "metric", "n")
 
 
 @analysis
@@ -34,7 +34,7 @@ def composition(
     check: int | None = None,
     top: int = 10,
     task: str | Prompts | None = None,
-    metric: str | None = None,
+    metric: str | Metric | None = None,
     n: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -74,73 +74,101 @@ def composition(
     >>> found.top(2).frame[["edge", "score"]].round(3).values.tolist()
     [['a0.h1->a1.h1<k>', 0.707], ['a0.h0->a1.h0<k>', 0.136]]
     """
-    return _composition(model, dict(locals()))
+    wanted = _Wanted(parts_of(from_), parts_of(to), slot, subspaces, top)
+    prompts = MeasureOptions(task=task, metric=metric, n=n, seed=seed)
+    _require_fitting(model, wanted, check, prompts)
+    frame = _scores(model, wanted)
+    named = {"to": _in_words(to), "from_": _in_words(from_)}
+    if check is not None:
+        return patched(model, frame, check, prompts, named, progress)
+    return _table(model, frame, named, taken_apart=subspaces is not None)
 
 
-def _composition(model: HookedGPT2, given: dict[str, Any]) -> Result:
-    _check_options(model, given)
-    senders = [one_head(model, part) for part in parts_of(given["from_"])]
-    receivers = [components.check(part, model.cfg) for part in parts_of(given["to"])]
-    subspaces = given["subspaces"]
+@dataclass(frozen=True)
+class _Wanted:
+    """Which pairs of heads, and in how many directions are which of them taken apart?"""
+
+    senders: Sequence[Component]
+    receivers: Sequence[Component]
+    slot: Reads | None
+    subspaces: int | None
+    top: int
+
+
+def _scores(model: HookedGPT2, wanted: _Wanted) -> pd.DataFrame:
+    """A row for each pair; or, of those that stand out most, for each direction."""
+    senders = [one_head(model, part) for part in wanted.senders]
+    receivers = [components.check(part, model.cfg) for part in wanted.receivers]
     with torch.inference_mode():
-        found = list(readings(model))
-        frame = pd.concat(map(_pairs, found), ignore_index=True)
-        frame = _kept(frame, senders, receivers, given["slot"])
-        if subspaces is not None:
-            frame = _taken_apart(_standing_out(frame, given["top"]), found, subspaces)
-    given |= {way: _in_words(given[way]) for way in ("from_", "to")}
-    if given["check"] is not None:
-        return patched(model, frame, given)
+        every = list(readings(model))
+        frame = pd.concat(map(_pairs, every), ignore_index=True)
+        frame = _kept(frame, senders, receivers, wanted.slot)
+        if wanted.subspaces is not None:
+            frame = _taken_apart(_standing_out(frame, wanted.top), every, wanted.subspaces)
+    return frame
+
+
+def _table(
+    model: HookedGPT2, frame: pd.DataFrame, named: Mapping[str, InWords], *, taken_apart: bool
+) -> Result:
     title = "Which heads read which heads?"
-    if subspaces is not None:
+    if taken_apart:
         title = "Which directions of a head are read?"
     return Result(
         frame,
         unit="composition score above chance",
         title=f"{title} ({model.cfg.model_name})",
-        provenance=provenance(model, "composition", **asked("composition", given)),
-        axes=("slot", "sender", "receiver") if subspaces is None else ("edge", "direction"),
+        provenance=provenance(model, "composition", arguments=named),
+        axes=("edge", "direction") if taken_apart else ("slot", "sender", "receiver"),
         view="heatmap",
         meanings=MEANINGS,
     )
 
 
-def _check_options(model: HookedGPT2, given: Mapping[str, Any]) -> None:
-    for name, most in {"subspaces": model.cfg.d_head, "check": None, "top": None}.items():
-        value = given[name]
+def _require_fitting(
+    model: HookedGPT2, wanted: _Wanted, check: int | None, prompts: MeasureOptions
+) -> None:
+    """What would be ignored without a word is an error."""
+    numbers = {
+        "subspaces": (wanted.subspaces, model.cfg.d_head),
+        "check": (check, None),
+        "top": (wanted.top, None),
+    }
+    for name, (value, most) in numbers.items():
         if value is not None and (value < 1 or (most is not None and value > most)):
             limit = f"a number from 1 to {most}" if most is not None else "1 or more"
             raise CircuitsError(f"{name}={value}: give {limit}")
-    if given["check"] is not None and given["subspaces"] is not None:
+    if check is not None and wanted.subspaces is not None:
         raise CircuitsError("check traces whole pairs; leave out subspaces")
-    unused = [name for name in _CHECKED if given[name] is not None]
-    if given["check"] is None and unused:
+    of_the_check = {"task": prompts.task, "metric": prompts.metric, "n": prompts.n}
+    unused = [name for name, value in of_the_check.items() if value is not None]
+    if check is None and unused:
         raise CircuitsError(
             f"scores come from the weights alone; {', '.join(unused)} belongs to path patching: "
             "say with check how many pairs to trace"
         )
-    if given["slot"] not in (None, *SLOTS):
-        raise CircuitsError(f"there is no slot {given['slot']!r}; choose {', '.join(SLOTS)}")
+    if wanted.slot not in (None, *SLOTS):
+        raise CircuitsError(f"there is no slot {wanted.slot!r}; choose {', '.join(SLOTS)}")
     if model.cfg.n_layers == 1:
         raise CircuitsError(f"{model.cfg.model_name} has one layer: no head reads another")
-    for part in parts_of(given["to"]):
+    for part in wanted.receivers:
         if part.kind != "head" or part.position is not None or part.slot not in (None, *SLOTS):
             raise CircuitsError(f"{part} is no head: name a reader, such as a1.h0 or a1.h0<k>")
 
 
-def _pairs(found: Readings) -> pd.DataFrame:
+def _pairs(read: Readings) -> pd.DataFrame:
     """A row for each pair of heads."""
-    layers, heads, readers = found.score.shape
+    layers, heads, readers = read.score.shape
     senders = [f"a{layer}.h{head}" for layer in range(layers) for head in range(heads)]
-    receivers = [f"a{found.layer}.h{head}" for head in range(readers)]
+    receivers = [f"a{read.layer}.h{head}" for head in range(readers)]
     names = [(sender, receiver) for sender in senders for receiver in receivers]
     score, baseline, z = (
-        column.flatten().cpu().numpy() for column in (found.score, found.baseline, found.z)
+        column.flatten().cpu().numpy() for column in (read.score, read.baseline, read.z)
     )
     frame: pd.DataFrame = pd.DataFrame(
         {
-            "edge": [f"{sender}->{receiver}<{found.slot}>" for sender, receiver in names],
-            "slot": found.slot,
+            "edge": [f"{sender}->{receiver}<{read.slot}>" for sender, receiver in names],
+            "slot": read.slot,
             "sender": [sender for sender, _ in names],
             "receiver": [receiver for _, receiver in names],
             "score": score,
@@ -181,34 +209,34 @@ def _standing_out(frame: pd.DataFrame, n: int) -> pd.DataFrame:
     return best
 
 
-def _taken_apart(pairs: pd.DataFrame, found: Sequence[Readings], subspaces: int) -> pd.DataFrame:
+def _taken_apart(pairs: pd.DataFrame, every: Sequence[Readings], subspaces: int) -> pd.DataFrame:
     """A row for each of these pairs and singular directions of the sender."""
-    by_place = {(one.slot, one.layer): one for one in found}
+    by_place = {(read.slot, read.layer): read for read in every}
 
     def rows() -> Iterator[dict[str, Any]]:
         for _, pair in pairs.iterrows():
             sender, receiver = map(components.parse, (pair["sender"], pair["receiver"]))
-            one = by_place[pair["slot"], receiver.layer or 0]
+            read = by_place[pair["slot"], receiver.layer or 0]
             for i in range(subspaces):
                 where = (sender.layer, sender.head, i, receiver.head)
-                score = one.direction_score[where].item()
-                baseline = one.direction_baseline[where].item()
+                score = read.direction_score[where].item()
+                baseline = read.direction_baseline[where].item()
                 yield {
                     **pair[["edge", "slot", "sender", "receiver"]],
                     "direction": i + 1,
-                    "strength": one.strength[where[:3]].item(),
+                    "strength": read.strength[where[:3]].item(),
                     "score": score,
                     "baseline": baseline,
                     "value": score - baseline,
-                    "z": one.direction_z[where].item(),
-                    "share": one.share[where].item(),
+                    "z": read.direction_z[where].item(),
+                    "share": read.share[where].item(),
                 }
 
     frame: pd.DataFrame = pd.DataFrame(rows())
     return frame
 
 
-def _in_words(parts: str | Component | Sequence[str | Component] | None) -> Any:
+def _in_words(parts: Named) -> InWords:
     """The same heads as names, for the record."""
     if parts is None or isinstance(parts, str):
         return parts

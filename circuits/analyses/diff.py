@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from circuits.adapter import adapt
@@ -14,7 +15,7 @@ from circuits.checkpoints import checksum, load
 from circuits.draws import kept
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
-from circuits.registry import Progress, Recipe, analyses, analysis, asked, find
+from circuits.registry import Progress, Question, Recipe, analyses, analysis, find, question
 from circuits.result import Result, provenance
 
 _OWN = ("memory", "engine", "parts", "resume", "plan")  # how a run is made; nothing to compare
@@ -63,56 +64,83 @@ def diff(
     >>> found.frame[["component", "value"]].values.tolist()
     [['a2.h0', 0.0]]
     """
-    return _diff(model, dict(locals()))
-
-
-def _diff(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    other = given["other"]
-    if isinstance(other, str):
-        other = load(other, device=model.cfg.device, dtype=model.cfg.dtype)
-    elif not isinstance(other, HookedGPT2):
-        other = adapt(other)
-    what = given["analysis"].replace("_", "-")
+    what, words = analysis.replace("_", "-"), tuple(set_ or ())
+    both = _Both(model, _second(other, model))
     if what == WEIGHTS:
-        return _of_weights(model, other, given)
-    recipe = _recipe(what)
-    asked_for = _arguments(recipe, given)
+        result = _of_weights(both, [*words, *options], column)
+    else:
+        recipe = _recipe(what)
+        ask = partial(recipe.load(), **_arguments(recipe, words, options))
+        result = _of_answers(both, recipe, ask, column, progress)
+    at = other if isinstance(other, str) else both.other.cfg.model_name
+    said = {"analysis": analysis, "set_": [*words, *_in_words(options)] or None, "column": column}
+    return _asked(result, both, question("diff", {"model": model, "other": at, **said}))
+
+
+@dataclass(frozen=True, eq=False)
+class _Both:
+    """The two models that are compared."""
+
+    model: HookedGPT2
+    other: HookedGPT2
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the two are called; of the same name, with the start of their checksums."""
+        a, b = self.model.cfg.model_name, self.other.cfg.model_name
+        if a != b:
+            return a, b
+        sums = [checksum(each)[:6] for each in (self.model, self.other)]
+        return (a, b) if sums[0] == sums[1] else (f"{a} ({sums[0]})", f"{b} ({sums[1]})")
+
+
+def _second(other: str | HookedGPT2, model: HookedGPT2) -> HookedGPT2:
+    """The other model: loaded as this one was where its name is given, adapted where it is not."""
+    if isinstance(other, str):
+        return load(other, device=model.cfg.device, dtype=model.cfg.dtype)
+    return other if isinstance(other, HookedGPT2) else adapt(other)
+
+
+def _of_answers(
+    both: _Both,
+    recipe: Recipe,
+    ask: Callable[..., Result],
+    column: str,
+    progress: Progress | None,
+) -> Result:
+    """What changed between the answers of the two models to what `recipe` asks, row by row."""
     answers, draws = [], []
-    for half, one in enumerate((model, other)):
-        own = dict(asked_for)
-        if recipe.reports_progress:
-            own["progress"] = _half(given["progress"], half)
+    for half, model in enumerate((both.model, both.other)):
+        how = {"progress": _half(progress, half)} if recipe.reports_progress else {}
         with kept() as behind:
-            answers.append(recipe.load()(one, **own))
+            answers.append(ask(model, **how))
         draws.append(behind)
     first, second = answers
-    names = _names(model, other)
-    frame, axes = compared(first, second, given["column"], names, (draws[0], draws[1]))
-    view = first.view if first.view in ("bars", "curves", "heatmap") else "bars"
-    unit = first.unit if given["column"] == "value" else given["column"]
+    names = both.names
+    frame, axes = compared(first, second, column, names, (draws[0], draws[1]))
     return Result(
         frame,
-        unit=unit,
+        unit=first.unit if column == "value" else column,
         title=f"What changed in {recipe.name} from {names[0]} to {names[1]}?",
-        provenance=replace(first.provenance, analysis="diff", **_about(model, other, given)),
+        provenance=first.provenance,
         axes=axes,
-        view=view,
+        view=first.view if first.view in ("bars", "curves", "heatmap") else "bars",
         meanings={**first.meanings, **MEANINGS},
     )
 
 
-def _of_weights(model: HookedGPT2, other: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    ignored = [*(given["set_"] or ()), *given["options"]]
+def _of_weights(both: _Both, ignored: Sequence[str], column: str) -> Result:
+    """By how much each part's weights changed; `ignored` options are an error."""
     if ignored:
         raise CircuitsError(f"{ignored[0]}: the weights are compared without options")
-    if given["column"] != "value":
-        raise CircuitsError(f"column={given['column']!r}: weights have the column value only")
-    names = _names(model, other)
+    if column != "value":
+        raise CircuitsError(f"column={column!r}: weights have the column value only")
+    names = both.names
     return Result(
-        parts_changed(model, other, names),
+        parts_changed(both.model, both.other, names),
         unit="share of the norm",
         title=f"By how much did the weights change from {names[0]} to {names[1]}?",
-        provenance=provenance(model, "diff", **_about(model, other, given)),
+        provenance=provenance(both.model, "diff"),
         axes=("layer", "part"),
         view="heatmap",
         meanings=MEANINGS,
@@ -120,7 +148,7 @@ def _of_weights(model: HookedGPT2, other: HookedGPT2, given: Mapping[str, Any]) 
 
 
 def _recipe(name: str) -> Recipe:
-    known = [one for one in analyses() if one != "diff"]
+    known = [each for each in analyses() if each != "diff"]
     if name not in known:
         raise CircuitsError(
             f"there is no analysis {name!r} to ask both models; choose {WEIGHTS}, "
@@ -129,20 +157,21 @@ def _recipe(name: str) -> Recipe:
     return find(name)
 
 
-def _arguments(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(
+    recipe: Recipe, words: Sequence[str], values: Mapping[str, object]
+) -> dict[str, object]:
     """What both models are asked: the words, and the Python values."""
-    found = parsed(recipe, given["set_"] or (), without=_OWN)
-    values: Mapping[str, Any] = given["options"]
+    from_words = parsed(recipe, words, without=_OWN)
     every = inspect.signature(recipe.load()).parameters
     known = [name for name in every if name not in {"model", "progress", *_OWN}]
     for name in values:
-        if name not in known or name in found:
-            why = "was given twice" if name in found else f"is no option of {recipe.name}"
+        if name not in known or name in from_words:
+            why = "was given twice" if name in from_words else f"is no option of {recipe.name}"
             raise CircuitsError(
                 f"{name} {why}; its options are {', '.join(known)}{nearest(name, known)}"
             )
-    required(recipe, found | dict(values))
-    return found | dict(values)
+    required(recipe, from_words | dict(values))
+    return from_words | dict(values)
 
 
 def _half(progress: Progress | None, half: int) -> Progress | None:
@@ -152,23 +181,22 @@ def _half(progress: Progress | None, half: int) -> Progress | None:
     return lambda done, total: whole(round(500 * (half + done / max(total, 1))), 1000)
 
 
-def _about(model: HookedGPT2, other: HookedGPT2, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments and the command, with what was given as Python values in words."""
-    words = list(given["set_"] or ())
-    for name, value in given["options"].items():
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, str | int | float):
-                words.append(f"{name}={str(one).lower() if isinstance(one, bool) else one}")
-    at = given["other"] if isinstance(given["other"], str) else other.cfg.model_name
-    about = asked("diff", {**given, "other": at, "set_": words or None})
-    about["arguments"] |= {"other_checksum": checksum(other)}
-    return about
+def _in_words(values: Mapping[str, object]) -> list[str]:
+    """Python values as a command line gives them; objects that it cannot give are left out."""
+    words = []
+    for name, value in values.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, str | int | float):
+                words.append(f"{name}={str(item).lower() if isinstance(item, bool) else item}")
+    return words
 
 
-def _names(model: HookedGPT2, other: HookedGPT2) -> tuple[str, str]:
-    """What the two are called; of the same name, with the start of their checksums."""
-    a, b = model.cfg.model_name, other.cfg.model_name
-    if a != b:
-        return a, b
-    sums = [checksum(one)[:6] for one in (model, other)]
-    return (a, b) if sums[0] == sums[1] else (f"{a} ({sums[0]})", f"{b} ({sums[1]})")
+def _asked(result: Result, both: _Both, asked: Question) -> Result:
+    """The same result, which says what was asked, and of which weights."""
+    about = replace(
+        result.provenance,
+        analysis="diff",
+        arguments={**asked.arguments, "other_checksum": checksum(both.other)},
+        command=asked.command,
+    )
+    return replace(result, provenance=about)

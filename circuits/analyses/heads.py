@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -79,11 +79,12 @@ from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
-from circuits.registry import Progress, analysis, asked
+from circuits.registry import MemoryOptions, analysis
 from circuits.result import AVERAGED, Result, mean_interval, provenance
 from circuits.sweep import Source, Sweep, cell, plan, run
 
-METHODS = ("zero", "mean")
+Method = Literal["zero", "mean"]
+METHODS = get_args(Method)
 BEHAVIORS = ("repeated", "ioi", "successor")
 LEAST_TOKENS = 3  # of which two are not the first, where heads rest
 MOST_BARS = 40  # scores up to which each is a bar
@@ -131,10 +132,9 @@ def heads(
     component: str | Component | Sequence[str | Component] | None = None,
     n: int = 20,
     seed: int = 0,
-    method: Literal["zero", "mean"] = "zero",
+    method: Method = "zero",
     ioi: Prompts | None = None,
-    memory: str | None = None,
-    progress: Progress | None = None,
+    how: MemoryOptions,
 ) -> Result:
     """What kind of head is each?
 
@@ -171,28 +171,27 @@ def heads(
     >>> card.loc[card["clear"], ["component", "name"]].values.tolist()
     [['a1.h0', 'induction'], ['a0.h0', 'previous-token']]
     """
-    return _heads(model, dict(locals()))
-
-
-def _heads(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    kinds, wanted = chosen_kinds(given["kind"]), _wanted(model.cfg, given["component"])
-    n, method = given["n"], given["method"]
+    kinds, wanted = chosen_kinds(kind), _wanted(model.cfg, component)
     if n < 1 or method not in METHODS:
         raise CircuitsError(
             f"n={n}, method={method!r}: draw at least 1, and ablate by {' or '.join(METHODS)}"
         )
-    tasks = _Tasks(model, given)
+    tasks = _Tasks(model, n, seed, ioi)
     with torch.inference_mode():
-        found = _scores(model, tasks, [each.name for each in kinds])
-    costs = _costs(model, tasks, kinds, wanted, given)
-    frame = _named(pd.concat([_rows(one, found, costs, tasks, wanted) for one in kinds]))
-    about = provenance(model, "heads", **asked("heads", given))
-    grids = given["component"] is None or len(frame) > MOST_BARS
+        scores = _scores(model, tasks, [each.name for each in kinds])
+    costs = _costs(tasks, kinds, wanted, method, how)
+    frame = _named(pd.concat([_rows(each, scores, costs, tasks, wanted) for each in kinds]))
+    return _card(model, frame, tasks, grids=component is None or len(frame) > MOST_BARS)
+
+
+def _card(model: HookedGPT2, frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
+    """The report card, as a picture of grids or of bars."""
+    about = provenance(model, "heads")
     return Result(
         frame.astype({"layer": "Int64", "head": "Int64", "n": "Int64", "cost_n": "Int64"}),
         unit=", ".join(dict.fromkeys(frame["unit"])),
         title=f"What kind of head is each? ({about.model})",
-        provenance=replace(about, seed=given["seed"], **tasks.about()),
+        provenance=replace(about, seed=tasks.seed, **tasks.about()),
         axes=("kind", "layer", "head") if grids else ("component", "kind"),
         view="heatmap" if grids else "bars",
         meanings=MEANINGS,
@@ -216,7 +215,9 @@ class _Tasks:
     """The prompts of each behavior, drawn when they are first asked for; None if nothing suits."""
 
     model: HookedGPT2
-    given: Mapping[str, Any]
+    n: int
+    seed: int
+    ioi: Prompts | None  # in place of the task's
     drawn: dict[str, Prompts | None] = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)  # why there are none
 
@@ -226,16 +227,16 @@ class _Tasks:
         return self.drawn[behavior]
 
     def _draw(self, behavior: str) -> Prompts | None:
-        model, given = self.model, self.given
-        if behavior == "ioi" and given["ioi"] is not None:
-            return check_ioi(given["ioi"])
+        model = self.model
+        if behavior == "ioi" and self.ioi is not None:
+            return check_ioi(self.ioi)
         if model.tokenizer is None and behavior != "repeated":
             self.lacking[behavior] = NO_WORDS
             return None
         try:
             if behavior == "successor":
-                return series_prompts(model, series(model), given["n"], given["seed"])
-            return make(behavior, model, given["n"], given["seed"])
+                return series_prompts(model, series(model), self.n, self.seed)
+            return make(behavior, model, self.n, self.seed)
         except CircuitsError as error:  # the vocabulary or the context rules it out
             self.lacking[behavior] = str(error)
             return None
@@ -253,69 +254,70 @@ class _Tasks:
 
 def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:
     """Each kind's scores, or why there are none."""
-    n, seed = tasks.given["n"], tasks.given["seed"]
+    n, seed = tasks.n, tasks.seed
     tokens = random_tokens(model, n, seed)
-    found: dict[str, Scores | str] = {}
+    scores: dict[str, Scores | str] = {}
     if model.cfg.post_norms:
-        found = dict.fromkeys(WRITING, NO_WRITING)
+        scores = dict.fromkeys(WRITING, NO_WRITING)
         names = [name for name in names if name not in WRITING]
     if tokens.unrepeated.shape[1] < LEAST_TOKENS:
-        found |= dict.fromkeys((*POSITIONAL, *REPEATING, "copying"), NO_LOOK)
-        names = [name for name in names if name not in found]
+        scores |= dict.fromkeys((*POSITIONAL, *REPEATING, "copying"), NO_LOOK)
+        names = [name for name in names if name not in scores]
     if {*names} & {*POSITIONAL, *REPEATING}:
-        found |= dict.fromkeys(REPEATING, tokens.lacking)
-        found |= attention_scores(model, tokens)
+        scores |= dict.fromkeys(REPEATING, tokens.lacking)
+        scores |= attention_scores(model, tokens)
     measures: dict[str, Callable[[], Scores | str]] = {
         "prefix-matching": lambda: prefix_matching(model, n, seed),
         "copying": lambda: copying(model, tokens.unrepeated),
         "ov-copying": lambda: eigenvalue_copying(model, seed),
         "successor": lambda: _successors(model),
     }
-    found |= {name: measure() for name, measure in measures.items() if name in names}
+    scores |= {name: measure() for name, measure in measures.items() if name in names}
     if {*names} & {*NAMES}:
         prompts = tasks["ioi"]
         if prompts is None:
-            found |= dict.fromkeys(NAMES, tasks.lacking["ioi"])
+            scores |= dict.fromkeys(NAMES, tasks.lacking["ioi"])
         else:
             if {*names} & {*NAMES[:-1]}:
-                found |= name_scores(model, prompts)
+                scores |= name_scores(model, prompts)
             if NAMES[-1] in names:
-                found[NAMES[-1]] = name_copying(model, prompts)
+                scores[NAMES[-1]] = name_copying(model, prompts)
     if "s-inhibition" in names and product_scales(model) is None:
-        found["s-inhibition"] = NO_SHIFT
-    return found
+        scores["s-inhibition"] = NO_SHIFT
+    return scores
 
 
 def _successors(model: HookedGPT2) -> Scores | str:
     if model.tokenizer is None:
         return NO_WORDS
     runs = series(model)
-    if sum(len(one) - 1 for one in runs) < LEAST_PAIRS:
+    if sum(len(items) - 1 for items in runs) < LEAST_PAIRS:
         return NO_SERIES
     return successors(model, runs)
 
 
 def _costs(
-    model: HookedGPT2,
     tasks: _Tasks,
     kinds: Sequence[Kind],
     wanted: Sequence[Component],
-    given: Mapping[str, Any],
+    method: Method,
+    how: MemoryOptions,
 ) -> dict[str, pd.DataFrame]:
     """What ablating each head costs on each behavior, one sweep over all heads a behavior."""
+    model = tasks.model
     behaviors = list(dict.fromkeys(kind.behavior for kind in kinds))
     suited = {name: prompts for name in behaviors if (prompts := tasks[name]) is not None}
-    sizes, done, found = [p.tokens.numel() for p in suited.values()], 0, {}
+    sizes, done, costs = [p.tokens.numel() for p in suited.values()], 0, {}
     for (name, prompts), size in zip(suited.items(), sizes, strict=True):
         metric = METRICS[prompts.metric]
-        source = Source(given["method"], prompts.tokens, prompts.mask)
+        source = Source(method, prompts.tokens, prompts.mask)
         cells = (BASE, *(cell(head) for head in wanted))
-        planned = plan(model, Sweep(prompts, metric, cells, source), memory=given["memory"])
-        step = part_of(given["progress"], done, size, sum(sizes))
+        planned = plan(model, Sweep(prompts, metric, cells, source), memory=how.memory)
+        step = part_of(how.progress, done, size, sum(sizes))
         values, done = run(model, planned, progress=step).values, done + size
         worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
         columns = mean_interval(worse, scale=metric.scale.change)
-        found[name] = pd.DataFrame(
+        costs[name] = pd.DataFrame(
             {
                 "metric": metric.name,
                 **{
@@ -325,18 +327,18 @@ def _costs(
                 "cost_unit": metric.unit,
             }
         )
-    return found
+    return costs
 
 
 def _rows(
     kind: Kind,
-    found: Mapping[str, Scores | str],
+    scored: Mapping[str, Scores | str],
     costs: Mapping[str, pd.DataFrame],
     tasks: _Tasks,
     wanted: Sequence[Component],
 ) -> pd.DataFrame:
     """One kind of all heads."""
-    scores = found[kind.name]
+    scores = scored[kind.name]
     at = tuple(np.array([(head.layer, head.head) for head in wanted]).T)
     columns: dict[str, Any] = {name: np.full(len(wanted), np.nan) for name in NUMBERS} | {"n": 0}
     if isinstance(scores, Scores):

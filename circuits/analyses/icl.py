@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from circuits.analyses._text import TextFile, averaged, losses, read_from
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, repeated
-from circuits.registry import Progress, analysis, asked
+from circuits.registry import Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.sweep.moments import Moments
 
 MOST_COPIES = 6  # with the control, as many curves as colors tell apart
+SEQUENCES = 20  # of random tokens, if nobody says how many
 EARLY, LATE = 50, 500  # the tokens of the score, where the context has as many
 LEAST_CONTEXT = 8  # tokens in which an early and a late stretch can be told apart
 MEANINGS = {
@@ -82,30 +83,30 @@ def icl(
     >>> round(float(found.loc["copy 2", "score"]), 1)
     -3.4
     """
-    given = dict(locals())
-    if file is None:
-        return _of_repeats(model, given)
-    if copies != 2 or length is not None or seed is not None:
-        raise CircuitsError(
-            "copies, length and seed are of repeated random tokens; leave out the file, or these"
-        )
-    return _of_text(model, TextFile(model, Path(file), context, n), given)
-
-
-def _of_repeats(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    copies, n = given["copies"], given["n"]
-    if given["context"] is not None:
+    if file is not None:
+        if copies != 2 or length is not None or seed is not None:
+            raise CircuitsError(
+                "copies, length and seed are of repeated random tokens; leave out the file, or "
+                "these"
+            )
+        return _of_text(model, TextFile(model, Path(file), context, n), progress)
+    if context is not None:
         raise CircuitsError("context is of a text file's windows; give the file, or a length")
+    return _of_repeats(model, copies, length, n, seed or 0)
+
+
+def _of_repeats(
+    model: HookedGPT2, copies: int, length: int | None, n: int | None, seed: int
+) -> Result:
+    """The loss in each copy of random tokens, and in the control."""
     if not 2 <= copies <= MOST_COPIES:
         raise CircuitsError(f"copies={copies}: compare 2 to {MOST_COPIES} copies")
-    options = {} if n is None else {"n": n}
-    prompts = repeated(
-        model, seed=given["seed"] or 0, length=given["length"], copies=copies, **options
-    )
+    drawn = SEQUENCES if n is None else n
+    prompts = repeated(model, drawn, seed, length=length, copies=copies)
     assert prompts.corrupted is not None
     plain, control = (losses(model, tokens) for tokens in (prompts.tokens, prompts.corrupted))
     frame: pd.DataFrame = pd.concat(list(_curves(prompts, plain, control, copies)))
-    return _result(model, frame, "random tokens, repeated", given, prompts)
+    return _result(model, frame, "random tokens, repeated", prompts)
 
 
 def _curves(
@@ -132,26 +133,27 @@ def _curves(
 
 
 def _ends(name: str, values: NDArray[np.float64]) -> dict[str, float]:
-    found = mean_interval(values)
+    interval = mean_interval(values)
     columns = {name: "value", f"{name}_low": "ci_low", f"{name}_high": "ci_high"}
-    return {column: float(found[part]) for column, part in columns.items()}
+    return {column: float(interval[part]) for column, part in columns.items()}
 
 
-def _of_text(model: HookedGPT2, text: TextFile, given: Mapping[str, Any]) -> Result:
+def _of_text(model: HookedGPT2, text: TextFile, progress: Progress | None) -> Result:
+    """The loss by position in the text's windows, and the score."""
     if text.width < LEAST_CONTEXT:
         raise CircuitsError(
             f"a context of {text.width} tokens has no early and late ones; take at least "
             f"{LEAST_CONTEXT}"
         )
     early, late = stretches(text.width)
-    found = _over_windows(model, text, (early, late), given["progress"]).interval()
+    means = _over_windows(model, text, (early, late), progress).interval()
     columns: dict[str, Any] = {"curve": "text", "position": range(1, text.width)}
-    columns |= {name: column[3:] for name, column in found.items()}
+    columns |= {name: column[3:] for name, column in means.items()}
     for row, name in ((2, "mean"), (1, "score")):
         ends = ((name, "value"), (f"{name}_low", "ci_low"), (f"{name}_high", "ci_high"))
-        columns |= {column: float(found[part][row]) for column, part in ends}
+        columns |= {column: float(means[part][row]) for column, part in ends}
     columns["score_of"] = f"{_named(late)} minus {_named(early)}"
-    return _result(model, pd.DataFrame(columns), text.path.name, given, text)
+    return _result(model, pd.DataFrame(columns), text.path.name, text)
 
 
 def _over_windows(
@@ -166,9 +168,9 @@ def _over_windows(
     for tokens, done in text:
         longest = max(longest, tokens.shape[1])
         if tokens.shape[1] == text.width:
-            found = losses(model, tokens)
-            score = found[:, late].mean(1) - found[:, early].mean(1)
-            block = averaged(np.vstack([score, found.mean(1), found.T]))
+            lost = losses(model, tokens)
+            score = lost[:, late].mean(1) - lost[:, early].mean(1)
+            block = averaged(np.vstack([score, lost.mean(1), lost.T]))
             whole = block if whole is None else whole.merge(block)
         if progress is not None:
             progress(done, size)
@@ -206,15 +208,9 @@ def _named(positions: range) -> str:
     return f"tokens {positions.start}-{positions.stop - 1}"
 
 
-def _result(
-    model: HookedGPT2,
-    frame: pd.DataFrame,
-    what: str,
-    given: Mapping[str, Any],
-    data: Prompts | TextFile,
-) -> Result:
+def _result(model: HookedGPT2, frame: pd.DataFrame, what: str, data: Prompts | TextFile) -> Result:
     prompts = data if isinstance(data, Prompts) else None
-    source = provenance(model, "icl", prompts=prompts, **asked("icl", given))
+    source = provenance(model, "icl", prompts=prompts)
     if isinstance(data, TextFile):
         source = read_from(source, data, int(frame["n"].iloc[0]))
     return Result(

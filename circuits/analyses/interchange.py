@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from circuits.alignment import CausalGraph, graph_of
-from circuits.analyses._effects import source_of
-from circuits.analyses._grid import Positions, What
-from circuits.analyses._interchange import MEANINGS, searched, swept
+from circuits.analyses._effects import part_of, source_of
+from circuits.analyses._grid import Grid, Positions, What
+from circuits.analyses._interchange import MEANINGS, Swap, search_of, searched, swept
 from circuits.analyses._prompts import Batch
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make, suitable_tasks
-from circuits.registry import Progress, analysis
+from circuits.registry import MemoryOptions, analysis
 from circuits.result import Result
 
 
@@ -36,8 +36,7 @@ def interchange(
     graph: CausalGraph | None = None,
     n: int | None = None,
     seed: int = 0,
-    memory: str | None = None,
-    progress: Progress | None = None,
+    how: MemoryOptions,
 ) -> Result:
     """Does the model compute what this causal graph says?
 
@@ -79,56 +78,53 @@ def interchange(
     >>> found.top(1).frame[["component", "value", "kept", "control"]].round(2).values.tolist()
     [['a0.h0', 1.0, 1.0, 0.0]]
     """
-    return _interchange(model, dict(locals()))
+    swap = Swap(Grid(what, component, positions), search_of(rank, neurons, reader, steps), seed)
+    return _swapped(model, swap, _prompts(model, task, graph, n, seed), graph, variable, how)
 
 
-def _interchange(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    _require_fitting(given)
-    every = _prompts(model, given)
+def _swapped(
+    model: HookedGPT2,
+    swap: Swap,
+    every: Sequence[Prompts],
+    graph: CausalGraph | None,
+    variable: str | None,
+    how: MemoryOptions,
+) -> Result:
+    """What came of the swaps, of one variable or of all, on all these prompts."""
     frames = []
     for i, prompts in enumerate(every):
-        graph = given["graph"] or graph_of(prompts.task)
-        names = [given["variable"]] if given["variable"] else list(graph.variables)
+        explained = graph or graph_of(prompts.task)
+        names = [variable] if variable else list(explained.variables)
         for j, name in enumerate(names):
-            done, total = i * len(names) + j, len(every) * len(names)
-            one = {**given, "variable": graph.require(name), "progress": _part(given, done, total)}
-            look = swept if given["rank"] is None else searched
-            frames.append(look(model, graph, prompts, one))
+            step = part_of(how.progress, i * len(names) + j, 1, len(every) * len(names))
+            look = swept if swap.search is None else searched
+            run = replace(how, progress=step)
+            frames.append(look(model, explained, prompts, explained.require(name), swap, run))
     frame = pd.concat(frames, ignore_index=True)
-    axes = _axes(frame, given)
-    about = source_of(model, "interchange", [Batch(one, [one]) for one in every], given)
+    axes = _axes(frame, swap)
+    about = source_of(model, "interchange", [Batch(prompts, [prompts]) for prompts in every])
     return Result(
         frame,
         unit="share of pairs",
-        title=_title(frame, given, about.model),
+        title=_title(frame, swap, about.model),
         provenance=about,
         axes=axes,
-        view="heatmap" if given["component"] is None and len(axes) > 1 else "bars",
+        view="heatmap" if swap.where.component is None and len(axes) > 1 else "bars",
         meanings=MEANINGS,
     )
 
 
-def _require_fitting(given: Mapping[str, Any]) -> None:
-    """What would be ignored without a word is an error."""
-    if given["rank"] is None:
-        unused = [name for name in ("neurons", "reader", "steps") if given[name]]
-        if unused:
-            raise CircuitsError(f"{unused[0]} is about a subspace; give its rank, too")
-        return
-    if given["component"] is None or given["what"] or given["positions"]:
-        raise CircuitsError(
-            "a subspace is searched for at one site; name it as component (resid_pre.6@END, "
-            "a5.h3@END), without what and positions"
-        )
-    if given["steps"] is not None and given["steps"] < 1:
-        raise CircuitsError(f"steps={given['steps']}: take at least 1")
-
-
-def _prompts(model: HookedGPT2, given: Mapping[str, Any]) -> list[Prompts]:
-    task, graph = given["task"], given["graph"]
+def _prompts(
+    model: HookedGPT2,
+    task: str | Prompts | None,
+    graph: CausalGraph | None,
+    n: int | None,
+    seed: int,
+) -> list[Prompts]:
+    """The prompts that were asked for, of one task or of all that suit."""
     if isinstance(task, Prompts):
-        if given["n"] is not None:
-            raise CircuitsError(f"n={given['n']}: only a task's prompts are drawn; leave n out")
+        if n is not None:
+            raise CircuitsError(f"n={n}: only a task's prompts are drawn; leave n out")
         return [task]
     if task is not None:
         names = [task]
@@ -144,7 +140,7 @@ def _prompts(model: HookedGPT2, given: Mapping[str, Any]) -> list[Prompts]:
     for name in names:
         if graph is None:
             graph_of(name.replace("_", "-"))  # says so before anything is drawn
-    return [make(name, model, given["n"], given["seed"]) for name in names]
+    return [make(name, model, n, seed) for name in names]
 
 
 def _has_graph(task: str) -> bool:
@@ -155,20 +151,11 @@ def _has_graph(task: str) -> bool:
     return True
 
 
-def _part(given: Mapping[str, Any], done: int, total: int) -> Progress | None:
-    """Progress in thousandths of the whole, where this is only a part of it."""
-    progress: Progress | None = given["progress"]
-    if progress is None:
-        return None
-    whole = progress
-    return lambda here, of: whole(round(1000 * (done + here / max(of, 1)) / total), 1000)
-
-
-def _axes(frame: pd.DataFrame, given: Mapping[str, Any]) -> tuple[str, ...]:
+def _axes(frame: pd.DataFrame, swap: Swap) -> tuple[str, ...]:
     panels = tuple(name for name in ("task", "variable") if frame[name].nunique() > 1)
-    if given["rank"] is not None:
+    if swap.search is not None:
         return (*panels, "subspace")
-    if given["component"] is not None:
+    if swap.where.component is not None:
         return panels or ("component",)
     row = ("layer", "head") if frame["head"].notna().any() else ("layer",)
     if frame["position"].isna().all():
@@ -176,11 +163,11 @@ def _axes(frame: pd.DataFrame, given: Mapping[str, Any]) -> tuple[str, ...]:
     return (*panels, "position", *row) if len(row) > 1 else (*panels, "layer", "position")
 
 
-def _title(frame: pd.DataFrame, given: Mapping[str, Any], model: str) -> str:
+def _title(frame: pd.DataFrame, swap: Swap, model: str) -> str:
     names = list(frame["variable"].unique())
-    one, listed = len(names) == 1, ", ".join(names)
-    if given["component"] is None:
-        return f"Where {'does' if one else 'do'} {listed} live? (interchange, {model})"
+    single, listed = len(names) == 1, ", ".join(names)
+    if swap.where.component is None:
+        return f"Where {'does' if single else 'do'} {listed} live? (interchange, {model})"
     site = frame["component"].iloc[0]
-    how = "interchange" if given["rank"] is None else f"rank {given['rank']}"
-    return f"{'Does' if one else 'Do'} {listed} live at {site}? ({how}, {model})"
+    method = "interchange" if swap.search is None else f"rank {swap.search.rank}"
+    return f"{'Does' if single else 'Do'} {listed} live at {site}? ({method}, {model})"

@@ -15,7 +15,7 @@ from circuits.batch import one_prompt
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.padding import all_real
-from circuits.registry import analysis, asked
+from circuits.registry import analysis
 from circuits.result import Result, provenance
 from circuits.tuned_lens import Stage, TunedLens, lens_logits, stages
 
@@ -81,36 +81,32 @@ def logit_lens(
     >>> lens.frame.loc[lens.frame["takes_over"], ["stage", "answer"]].values.tolist()
     [['a2', 'A']]
     """
-    return _logit_lens(model, dict(locals()))
-
-
-def _logit_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    top, lens = given["top"], given["lens"]
     if not 1 <= top <= model.cfg.d_vocab:
         raise CircuitsError(f"top={top}: list 1 to {model.cfg.d_vocab} tokens")
-    if isinstance(lens, str | Path):
-        lens = TunedLens.load(lens, model)
-    elif lens is not None:
-        lens.check(model)
-    tokens = one_prompt(model, given["prompt"])
-    chosen = _chosen(given["positions"], tokens.shape[1])
-    words = model.require_tokenizer().token_strings(tokens[0].tolist())
-    targets = _targets(model, given["token"])
-    look = _Look(model, chosen, [words[i] for i in chosen], top, targets)
+    tuned = None if lens is None else _of_this_model(lens, model)
+    tokens = one_prompt(model, prompt)
+    look = _look(model, tokens, positions, token, top)
     with torch.inference_mode():
-        frame = pd.DataFrame(_rows(look, tokens, lens))
+        frame = pd.DataFrame(_rows(look, tokens, tuned))
     frame = frame.astype({"layer": "Int64"}).sort_values(["position"], kind="stable")
-    kind = "Logit lens" if lens is None else "Tuned lens"
-    followed = ("target", "stage") if len(chosen) == 1 else ("position", "target", "stage")
+    followed = ("target", "stage") if len(look.chosen) == 1 else ("position", "target", "stage")
     return Result(
         frame,
         unit="probability",
-        title=f"{kind} on {model.cfg.model_name}",
-        provenance=provenance(model, "logit_lens", **asked("logit_lens", given)),
-        axes=followed if targets else ("stage", "position"),
-        view="curves" if targets else "lens",
+        title=f"{'Logit' if tuned is None else 'Tuned'} lens on {model.cfg.model_name}",
+        provenance=provenance(model, "logit_lens"),
+        axes=followed if look.targets else ("stage", "position"),
+        view="curves" if look.targets else "lens",
         meanings=MEANINGS | _numbered(top),
     )
+
+
+def _of_this_model(lens: str | Path | TunedLens, model: HookedGPT2) -> TunedLens:
+    """The lens, read from its file where only that is given, and checked to fit the model."""
+    if isinstance(lens, str | Path):
+        return TunedLens.load(lens, model)
+    lens.check(model)
+    return lens
 
 
 @dataclass(frozen=True)
@@ -122,6 +118,19 @@ class _Look:
     words: Sequence[str]
     top: int
     targets: Sequence[int]
+
+
+def _look(
+    model: HookedGPT2,
+    tokens: Tensor,
+    positions: str | int,
+    token: str | Sequence[str] | None,
+    top: int,
+) -> _Look:
+    """What is asked for of a prompt's tokens [1 p]."""
+    chosen = _chosen(positions, tokens.shape[1])
+    words = model.require_tokenizer().token_strings(tokens[0].tolist())
+    return _Look(model, chosen, [words[i] for i in chosen], top, _targets(model, token))
 
 
 def _targets(model: HookedGPT2, token: str | Sequence[str] | None) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +20,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedGPT2
 from circuits.prompts.prompts import start_tokens
-from circuits.registry import Progress, analysis, asked
+from circuits.registry import Progress, analysis
 from circuits.result import Result, provenance
 
 Show = Literal["contexts", "values", "triggers", "classes", "overview"]
@@ -133,41 +134,59 @@ def neurons(
     >>> found.frame.loc[found.frame["side"] == "promoted", "token"].tolist()
     [' evening', ' while', ' minute', ' night', ' hour', ' week']
     """
-    return _neurons(model, dict(locals()))
+    part = None if neuron is None else _neuron(model, neuron)
+    of_text = _named(file=file, context=context, n=n)
+    look = _Look(part, layer, _shown(part, layer, show, order, of_text), order, top, seed)
+    _require_rows(model, look)
+    text = None if file is None else TextFile(model, Path(file), context, n)
+    return _seen(model, look, text, progress)
 
 
-def _neurons(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    one = None if given["neuron"] is None else _neuron(model, given["neuron"])
-    show, top, layer = _view(given, one), given["top"], given["layer"]
-    most = model.cfg.d_vocab if show in ("values", "triggers") else None
-    if top < 1 or (most is not None and top > most):
-        raise CircuitsError(f"top={top}: list 1 to {most or 'any number of'} rows")
-    source = provenance(model, "neurons", **asked("neurons", given))
-    if one is not None and show == "values":
-        frame = values(model, one, top)
-    elif one is not None and show == "triggers":
-        frame = triggers(model, one, top)
-    else:
-        text = TextFile(model, Path(given["file"]), given["context"], given["n"])
-        frame = _on_text(model, text, one, show, given)
+@dataclass(frozen=True)
+class _Look:
+    """Which neurons, all of them or all of a layer where none is named; and what is shown?"""
+
+    neuron: Component | None
+    layer: int | None
+    show: Show
+    order: Order | None
+    top: int
+    seed: int
+
+
+def _seen(
+    model: HookedGPT2, look: _Look, text: TextFile | None, progress: Progress | None
+) -> Result:
+    """What the weights say, or the neurons do on the text."""
+    source, neuron, show = provenance(model, "neurons"), look.neuron, look.show
+    if text is not None:
+        frame = _on_text(model, text, look, progress)
         source = read_from(source, text)
-    what = f"does {one}" if one is not None else "do all neurons"
-    what += f" of layer {layer}" if layer is not None else ""
+    else:
+        assert neuron is not None  # all others need a text
+        frame = (values if show == "values" else triggers)(model, neuron, look.top)
+    what = f"does {neuron}" if neuron is not None else "do all neurons"
+    what += f" of layer {look.layer}" if look.layer is not None else ""
     return Result(
         frame,
         unit=UNITS[show],
         title=f"What {what} do? ({show}, {source.model})",
         provenance=source,
-        axes=_axes(show, one),
-        view="heatmap" if show == "classes" and one is None else "bars",
+        axes=_axes(look),
+        view="heatmap" if show == "classes" and neuron is None else "bars",
         meanings=MEANINGS | {"value": OF_VALUE[show]},
     )
 
 
-def _axes(show: Show, one: Component | None) -> tuple[str, ...]:
-    if show == "classes":
-        return ("class",) if one is not None else ("layer", "class")
-    return ({"contexts": "context", "overview": "component"}.get(show, "token"),)
+def _axes(look: _Look) -> tuple[str, ...]:
+    if look.show == "classes":
+        return ("class",) if look.neuron is not None else ("layer", "class")
+    return ({"contexts": "context", "overview": "component"}.get(look.show, "token"),)
+
+
+def _named(**options: object) -> list[str]:
+    """The names of those that were given."""
+    return [name for name, value in options.items() if value is not None]
 
 
 def _neuron(model: HookedGPT2, name: str | Component) -> Component:
@@ -180,23 +199,30 @@ def _neuron(model: HookedGPT2, name: str | Component) -> Component:
     return components.check(part, model.cfg)
 
 
-def _view(given: Mapping[str, Any], one: Component | None) -> Show:
+def _shown(
+    neuron: Component | None,
+    layer: int | None,
+    show: Show | None,
+    order: Order | None,
+    of_text: Sequence[str],
+) -> Show:
     """What to show: what was asked for, if there is what it needs.
+
+    `of_text` are the options given that only a text has a use for.
 
     Raises:
         CircuitsError: when there is not.
     """
-    has_text, show = given["file"] is not None, given["show"]
-    choices = ("overview", "classes") if one is None else get_args(Show)[:4]
+    has_text = "file" in of_text
+    choices = ("overview", "classes") if neuron is None else get_args(Show)[:4]
     if show is None:
-        show = "overview" if one is None else "contexts" if has_text else "values"
-    order = given["order"]
+        show = "overview" if neuron is None else "contexts" if has_text else "values"
     if order is not None and show != "overview":
         raise CircuitsError(f"order={order!r} is of the overview of all neurons; leave it out")
     orders = (*get_args(Order), None)
     for what, value, known in (("show", show, choices), ("order", order, orders)):
         if value not in known:
-            of = " without a neuron" if what == "show" and one is None else ""
+            of = " without a neuron" if what == "show" and neuron is None else ""
             raise CircuitsError(
                 f"{what}={value!r}: choose {', '.join(filter(None, known))}{of}"
                 f"{nearest(str(value), filter(None, known))}"
@@ -205,50 +231,55 @@ def _view(given: Mapping[str, Any], one: Component | None) -> Show:
     if not of_weights and not has_text:
         raise CircuitsError(
             f"{show} needs a text on which neurons can be watched: give a text file (file=, --file)"
-            + ("" if one is None else "; values and triggers need none")
+            + ("" if neuron is None else "; values and triggers need none")
         )
-    texts = [name for name in ("file", "context", "n") if given[name] is not None]
-    if of_weights and texts:
-        raise CircuitsError(f"{show} are read from the weights; leave out {', '.join(texts)}")
-    if one is not None and given["layer"] is not None:
-        raise CircuitsError(f"{one} says its layer; leave out layer={given['layer']}")
-    return show  # type: ignore[no-any-return]
+    if of_weights and of_text:
+        raise CircuitsError(f"{show} are read from the weights; leave out {', '.join(of_text)}")
+    if neuron is not None and layer is not None:
+        raise CircuitsError(f"{neuron} says its layer; leave out layer={layer}")
+    return show
+
+
+def _require_rows(model: HookedGPT2, look: _Look) -> None:
+    most = model.cfg.d_vocab if look.show in ("values", "triggers") else None
+    if look.top < 1 or (most is not None and look.top > most):
+        raise CircuitsError(f"top={look.top}: list 1 to {most or 'any number of'} rows")
 
 
 def _on_text(
-    model: HookedGPT2, text: TextFile, one: Component | None, show: Show, given: Mapping[str, Any]
+    model: HookedGPT2, text: TextFile, look: _Look, progress: Progress | None
 ) -> pd.DataFrame:
     """What the neuron, or each layer's neurons, do on the text."""
-    layers = list(range(model.cfg.n_layers))
-    if one is not None:
-        assert one.layer is not None
-        layers = [one.layer]
-    elif given["layer"] is not None:
-        layers = [components.check(Component("mlp", given["layer"]), model.cfg).layer or 0]
-    if show == "classes":
-        number = None if one is None else one.neuron
-        found = by_class(text, layers, number, given["progress"])
-        rows = [{"layer": i, **row} for i, part in zip(layers, found, strict=True) for row in part]
+    neuron, layers = look.neuron, list(range(model.cfg.n_layers))
+    if neuron is not None:
+        assert neuron.layer is not None
+        layers = [neuron.layer]
+    elif look.layer is not None:
+        layers = [components.check(Component("mlp", look.layer), model.cfg).layer or 0]
+    if look.show == "classes":
+        classes = by_class(text, layers, None if neuron is None else neuron.neuron, progress)
+        rows = [{"layer": i, **row} for i, of in zip(layers, classes, strict=True) for row in of]
         by_kind: pd.DataFrame = pd.DataFrame(rows)
         return by_kind
-    if one is None:
-        return _overview(model, text, layers, given)
-    kept = contexts(text, one, given["top"], given["seed"], given["progress"])
-    return _contexts(model, one, kept, given["top"])
+    if neuron is None:
+        return _overview(look, text, layers, progress)
+    places = contexts(text, neuron, look.top, look.seed, progress)
+    return _contexts(model, neuron, places, look.top)
 
 
 def _overview(
-    model: HookedGPT2, text: TextFile, layers: Sequence[int], given: Mapping[str, Any]
+    look: _Look, text: TextFile, layers: Sequence[int], progress: Progress | None
 ) -> pd.DataFrame:
-    frames = []
-    for layer, columns in zip(layers, overview(text, layers, given["progress"]), strict=True):
+    """A row for each of the neurons that come first in the order that was asked for."""
+    frames, model = [], text.model
+    for layer, columns in zip(layers, overview(text, layers, progress), strict=True):
         names = [f"m{layer}.n{i}" for i in range(model.cfg.d_mlp)]
         place = {"component": names, "layer": layer, "neuron": range(model.cfg.d_mlp)}
         frames.append(pd.DataFrame(place | columns))
     frame: pd.DataFrame = pd.concat(frames, ignore_index=True)
-    by = {"active": "value", None: "peaked"}.get(given["order"], given["order"])
-    order = frame[by].sort_values(ascending=False, kind="stable").index[: given["top"]]
-    frame = frame.loc[order].reset_index(drop=True)
+    by = "value" if look.order == "active" else look.order or "peaked"
+    first = frame[by].sort_values(ascending=False, kind="stable").index[: look.top]
+    frame = frame.loc[first].reset_index(drop=True)
     frame["token"] = model.require_tokenizer().token_strings(frame["token"].tolist())
     frame.insert(3, "rank", range(1, len(frame) + 1))
     return frame

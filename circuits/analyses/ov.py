@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from circuits.analyses._token_views import Kind, Show, answer, check_view
+from circuits.analyses._token_views import Kind, Show, answer, view_of
 from circuits.analyses._weights import ov_circuit
 from circuits.components import Component
 from circuits.model import HookedGPT2
@@ -65,8 +65,6 @@ def ov(
     >>> frame[["source", "destination", "value"]].round(2).values.tolist()[0]
     ['C', 'C', 9.63]
     """
-    given = dict(locals())
-    show_ = check_view(model, given)
+    view = view_of(model, head, show, effective=effective, tokens=tokens, top=top)
     with torch.inference_mode():
-        circuit = ov_circuit(model, effective=effective)
-        return answer(model, KIND, circuit, given, show_)
+        return answer(model, KIND, ov_circuit(model, effective=effective), view)

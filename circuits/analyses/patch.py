@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,6 +13,7 @@ from circuits.analyses._effects import (
     WHOLE,
     Direction,
     MakeSweep,
+    Patching,
     measured,
     pair,
     pair_table,
@@ -23,14 +22,13 @@ from circuits.analyses._effects import (
     source_of,
     unit_of,
 )
-from circuits.analyses._grid import WORDS, Positions, What, axes, grid, labels, what_of
+from circuits.analyses._grid import WORDS, Grid, Positions, What, axes, grid, labels, what_of
 from circuits.analyses._prompts import Batch, chosen
 from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import By, by_template, panels
+from circuits.analyses._templates import by_template, panels
 from circuits.components import Component
 from circuits.model import HookedGPT2
-from circuits.prompts import Prompts
-from circuits.registry import Progress, analysis
+from circuits.registry import PairOptions, RunOptions, TemplateOptions, analysis
 from circuits.result import Result
 from circuits.sweep import Cell
 
@@ -43,23 +41,9 @@ def patch(
     component: str | Component | Sequence[str | Component] | None = None,
     positions: Positions | None = None,
     direction: Direction = "denoise",
-    task: str | Prompts | None = None,
-    prompt: str | Sequence[str] | None = None,
-    corrupted: str | Sequence[str] | None = None,
-    file: str | Path | None = None,
-    answer: str | None = None,
-    distractor: str | None = None,
-    metric: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    by: By | None = None,
-    cluster: By | None = None,
-    memory: str | None = None,
-    plan: bool = False,
-    engine: str = "local",
-    parts: str | Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
+    prompts: PairOptions,
+    templates: TemplateOptions,
+    how: RunOptions,
 ) -> Result:
     """Where does the information sit that makes the difference?
 
@@ -92,32 +76,43 @@ def patch(
     >>> found.top(1).frame[["component", "patched", "share"]].round(2).values.tolist()
     [['a2.h0', 10.0, 1.0]]
     """
-    return _patch(model, dict(locals()))
+    wanted, patching = Grid(what, component, positions), Patching(direction, prompts.metric)
+    what_of(wanted)  # an unknown kind is refused before prompts are drawn
+    batches = chosen(model, prompts)
+    if how.plan:
+        ask = partial(_sweeps, model, wanted, patching)
+        return planned(model, "patch", batches, ask, how, templates)
+    return _patched(model, wanted, patching, batches, how, templates)
 
 
-def _patch(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    what = what_of(given)
-    batches, ask = chosen(model, given), partial(_sweeps, model, given)
-    if given["plan"]:
-        return planned(model, "patch", batches, ask, given)
+def _patched(
+    model: HookedGPT2,
+    wanted: Grid,
+    patching: Patching,
+    batches: Sequence[Batch],
+    how: RunOptions,
+    templates: TemplateOptions,
+) -> Result:
+    """What came of these patches, on all batches of prompts."""
+    ask = partial(_sweeps, model, wanted, patching)
     frames, counts = [], []
-    for batch, found in measured(model, "patch", batches, ask, given, full=1):
-        cells = _cells(model, batch, given)
+    for batch, moments in measured(model, batches, ask, how, templates, full=1):
+        cells = _cells(model, wanted, batch)
         hint = "choose another part, position or task"
-        require_change(found, range(2, len(cells)), f"patching {batch.first.task!r}", hint)
+        require_change(moments, range(2, len(cells)), f"patching {batch.first.task!r}", hint)
         rows = list(map(labels, cells[2:]))
-        table = partial(pair_table, batch.first, given=given, labels=rows)
-        frames.append(by_template(found, given, table))
-        counts.append(found.n)
+        table = partial(pair_table, batch.first, labels=rows, patching=patching)
+        frames.append(by_template(moments, templates, table))
+        counts.append(moments.n)
     frame = pd.concat(frames)
-    source = source_of(model, "patch", batches, given, counts)
-    asked = "What restores it" if given["direction"] == "denoise" else "What breaks it"
-    parts = WORDS[what] if given["component"] is None else frame["component"].iloc[0]
-    columns = panels(axes(frame, given), given)
+    source = source_of(model, "patch", batches, counts, templates)
+    question = "What restores it" if patching.direction == "denoise" else "What breaks it"
+    parts = WORDS[what_of(wanted)] if wanted.component is None else frame["component"].iloc[0]
+    columns = panels(axes(frame, wanted), templates)
     return Result(
         frame,
         unit=unit_of(frame),
-        title=f"{asked}? Patching {parts} ({given['direction']}, {source.model})",
+        title=f"{question}? Patching {parts} ({patching.direction}, {source.model})",
         provenance=source,
         axes=columns,
         view="bars" if len(columns) == 1 else "heatmap",
@@ -125,11 +120,10 @@ def _patch(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
     )
 
 
-def _cells(model: HookedGPT2, batch: Batch, given: Mapping[str, Any]) -> tuple[Cell, ...]:
-    return (BASE, WHOLE, *grid(model.cfg, batch.first, given))
+def _cells(model: HookedGPT2, wanted: Grid, batch: Batch) -> tuple[Cell, ...]:
+    return (BASE, WHOLE, *grid(model.cfg, batch.first, wanted))
 
 
-def _sweeps(model: HookedGPT2, given: Mapping[str, Any], batch: Batch) -> MakeSweep:
-    """What is asked of each block of these prompts?"""
-    cells = _cells(model, batch, given)
-    return lambda prompts: pair(prompts, given, cells)
+def _sweeps(model: HookedGPT2, wanted: Grid, patching: Patching, batch: Batch) -> MakeSweep:
+    """What is asked of each block of these prompts."""
+    return partial(pair, cells=_cells(model, wanted, batch), patching=patching)

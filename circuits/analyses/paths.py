@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -17,9 +16,10 @@ from circuits.analyses._effects import (
     MEANINGS,
     WHOLE,
     Direction,
-    MakeSweep,
+    Label,
+    Patching,
+    every_pair,
     measured,
-    pair,
     pair_table,
     parts_of,
     planned,
@@ -29,13 +29,12 @@ from circuits.analyses._effects import (
 )
 from circuits.analyses._prompts import Batch, chosen
 from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import By, by_template, panels
+from circuits.analyses._templates import by_template, panels
 from circuits.components import Component, Edge, Slot
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
-from circuits.prompts import Prompts
-from circuits.registry import Progress, analysis
+from circuits.registry import PairOptions, RunOptions, TemplateOptions, analysis
 from circuits.result import Result
 from circuits.sweep import Cell, cell, check_cell, name
 
@@ -61,23 +60,9 @@ def paths(
     from_: str | Component | Sequence[str | Component] | None = None,
     direction: Direction = "noise",
     hold: Literal["all", "heads"] = "all",
-    task: str | Prompts | None = None,
-    prompt: str | Sequence[str] | None = None,
-    corrupted: str | Sequence[str] | None = None,
-    file: str | Path | None = None,
-    answer: str | None = None,
-    distractor: str | None = None,
-    metric: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    by: By | None = None,
-    cluster: By | None = None,
-    memory: str | None = None,
-    plan: bool = False,
-    engine: str = "local",
-    parts: str | Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
+    prompts: PairOptions,
+    templates: TemplateOptions,
+    how: RunOptions,
 ) -> Result:
     """Along which edges does it travel?
 
@@ -113,53 +98,83 @@ def paths(
     >>> found.top(1).frame[["edge", "clean", "patched"]].round(2).values.tolist()
     [['a1.h1->a2.h0<q>', 10.0, -3.33]]
     """
-    return _paths(model, dict(locals()))
+    receivers, senders = parts_of(to), parts_of(from_)
+    edges = _Edges(senders, receivers, list(_rows(model.cfg, receivers, senders)))
+    patching = Patching(direction, prompts.metric, hold)
+    batches = chosen(model, prompts)
+    if how.plan:
+        return planned(model, "paths", batches, every_pair(edges.cells, patching), how, templates)
+    return _traced(model, edges, patching, batches, how, templates)
 
 
-def _paths(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    edges = list(_edges(model.cfg, given))
-    cells = (BASE, WHOLE, *(found for found, _ in edges))
-    batches = chosen(model, given)
+@dataclass(frozen=True)
+class _Edges:
+    """The edges that are patched one after the other, or all from or to several ends at once.
 
-    def ask(batch: Batch) -> MakeSweep:
-        return partial(pair, given=given, cells=cells)
+    Attributes:
+        senders: the ends that were named, none for each in turn; so are the `receivers`.
+        rows: each row's edges, and what the table says of them.
+    """
 
-    if given["plan"]:
-        return planned(model, "paths", batches, ask, given)
+    senders: Sequence[Component]
+    receivers: Sequence[Component]
+    rows: Sequence[tuple[Cell, Label]]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All that is swept."""
+        return (BASE, WHOLE, *(cells for cells, _ in self.rows))
+
+    @property
+    def ways(self) -> str:
+        """The ends that were named, in words."""
+        named = {"from": self.senders, "to": self.receivers}
+        return " ".join(f"{way} {_listed(parts)}" for way, parts in named.items() if parts)
+
+
+def _traced(
+    model: HookedGPT2,
+    edges: _Edges,
+    patching: Patching,
+    batches: Sequence[Batch],
+    how: RunOptions,
+    templates: TemplateOptions,
+) -> Result:
+    """What came of these edges, on all batches of prompts."""
     frames, counts = [], []
-    for batch, found in measured(model, "paths", batches, ask, given, full=1):
+    cells, labels = edges.cells, [label for _, label in edges.rows]
+    what = name(cells[2]) if len(labels) == 1 else "each of these edges"
+    ask = every_pair(cells, patching)
+    for batch, moments in measured(model, batches, ask, how, templates, full=1):
         hint = "choose other ends, or another task"
-        what = name(cells[2]) if len(edges) == 1 else "each of these edges"
-        require_change(found, range(2, len(cells)), f"patching {what}", hint)
-        labels = [label for _, label in edges]
-        table = partial(pair_table, batch.first, given=given, labels=labels, of_whole=True)
-        frames.append(by_template(found, given, table))
-        counts.append(found.n)
+        require_change(moments, range(2, len(cells)), f"patching {what}", hint)
+        table = partial(pair_table, batch.first, labels=labels, patching=patching, of_whole=True)
+        frames.append(by_template(moments, templates, table))
+        counts.append(moments.n)
     frame = pd.concat(frames)
-    source = source_of(model, "paths", batches, given, counts)
-    ends = {"from": parts_of(given["from_"]), "to": parts_of(given["to"])}
-    ways = " ".join(f"{way} {_listed(named)}" for way, named in ends.items() if named)
+    source = source_of(model, "paths", batches, counts, templates)
     tasks = ("task",) if len(batches) > 1 else ()
-    both = all(ends.values())
-    how = given["direction"] + (", also by way of MLPs" if given["hold"] == "heads" else "")
+    both = bool(edges.senders and edges.receivers)
+    manner = patching.direction + (", also by way of MLPs" if patching.hold == "heads" else "")
     return Result(
         frame,
         unit=unit_of(frame),
-        title=f"Along which edges does it travel {ways}? ({how}, {source.model})",
+        title=f"Along which edges does it travel {edges.ways}? ({manner}, {source.model})",
         provenance=source,
-        axes=panels((*tasks, "edge") if both else (*tasks, "stage", "part"), given),
+        axes=panels((*tasks, "edge") if both else (*tasks, "stage", "part"), templates),
         view="bars" if both else "heatmap",
         meanings=MEANINGS | OWN | TEMPLATES,
     )
 
 
-def _edges(cfg: ModelConfig, given: Mapping[str, Any]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def _rows(
+    cfg: ModelConfig, to: Sequence[Component], senders: Sequence[Component]
+) -> Iterator[tuple[Cell, Label]]:
     """Each row's cell, and what the table says of it.
 
     Raises:
         CircuitsError: for ends that do not exist, edges that run backwards, and no ends at all.
     """
-    to, senders = parts_of(given["to"]), parts_of(given["from_"])
     if not to and not senders:
         raise CircuitsError(
             "nothing to trace: say where to (to='logits', to='a5.h3<q>'), where from "
@@ -168,9 +183,9 @@ def _edges(cfg: ModelConfig, given: Mapping[str, Any]) -> Iterator[tuple[Cell, d
     for part in (*to, *senders):
         components.check(part, cfg)
     if to and senders:
-        rows = [(cell(*(Edge(one, part) for part in to)), one) for one in senders]
+        rows = [(cell(*(Edge(sender, part) for part in to)), sender) for sender in senders]
     elif to:
-        rows = [(_joined([one], to), one) for one in _all_senders(cfg)]
+        rows = [(_joined([sender], to), sender) for sender in _all_senders(cfg)]
     else:
         rows = [(_joined(senders, [part]), part) for part in _all_receivers(cfg)]
     for edges, varying in rows:
@@ -184,12 +199,12 @@ def _edges(cfg: ModelConfig, given: Mapping[str, Any]) -> Iterator[tuple[Cell, d
 
 def _joined(senders: Iterable[Component], receivers: Iterable[Component]) -> Cell:
     """All edges that there are from these to those; () if there are none."""
-    found = []
+    edges = []
     for sender in senders:
         for receiver in receivers:
             with suppress(CircuitsError):  # the receiver comes first
-                found.append(Edge(sender, receiver))
-    return cell(*found)
+                edges.append(Edge(sender, receiver))
+    return cell(*edges)
 
 
 def _all_senders(cfg: ModelConfig) -> list[Component]:
@@ -206,7 +221,7 @@ def _layer(part: Component) -> int:
     return part.layer or 0
 
 
-def _label(edges: Cell, varying: Component) -> dict[str, Any]:
+def _label(edges: Cell, varying: Component) -> Label:
     senders = dict.fromkeys(sender for write in edges for sender in write.senders)
     stages = {"embed": "input", "logits": "output"}
     return {

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 import torch
 
-from circuits.analyses._token_views import Kind, answer, check_view, in_result
-from circuits.analyses._weights import one_head, position_circuit, qk_circuit
+from circuits.analyses._token_views import Kind, View, answer, in_result, view_of
+from circuits.analyses._weights import position_circuit, qk_circuit
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.registry import analysis
 from circuits.result import Result
 
-View = Literal["pairs", "diagonal", "positions", "eigenvalues", "directions"]
-VIEWS = ("pairs", "diagonal", "positions", "eigenvalues", "directions")
+Show = Literal["pairs", "diagonal", "positions", "eigenvalues", "directions"]
+VIEWS = get_args(Show)
 KIND = Kind("qk", "What would {} match?", "query", "key", "attention score", "matching")
 
 
@@ -27,7 +27,7 @@ def qk(
     model: HookedGPT2,
     head: str | Component | None = None,
     *,
-    show: View | None = None,
+    show: Show | None = None,
     effective: bool = False,
     tokens: str | Sequence[str] | None = None,
     top: int = 10,
@@ -75,14 +75,12 @@ def qk(
        offset     best
     0       1  0.96875
     """
-    given = dict(locals())
-    show_, kind = check_view(model, given, VIEWS), _kind(model)
+    view = view_of(model, head, show, effective=effective, tokens=tokens, top=top, views=VIEWS)
+    kind = _kind(model)
     with torch.inference_mode():
-        if show_ != "positions":
-            return answer(model, kind, qk_circuit(model, effective=effective), given, show_)
-        if effective:
-            raise CircuitsError("positions have no effective embedding; leave out effective")
-        return in_result(model, kind, given, _offsets(model, one_head(model, head or "")), show_)
+        if view.show == "positions":
+            return in_result(model, kind, view, _offsets(model, view))
+        return answer(model, kind, qk_circuit(model, effective=effective), view)
 
 
 def _kind(model: HookedGPT2) -> Kind:
@@ -92,26 +90,29 @@ def _kind(model: HookedGPT2) -> Kind:
     return replace(KIND, unit=f"{KIND.unit} before the cap of {model.cfg.scores_soft_cap:g}")
 
 
-def _offsets(model: HookedGPT2, head: Component) -> pd.DataFrame:
-    """How high is the score of the key so many positions back, against the query's other keys?"""
-    matrix = position_circuit(model).of(head)
+def _offsets(model: HookedGPT2, view: View) -> pd.DataFrame:
+    """The score of the key so many positions back, against the query's other keys: a row each."""
+    if view.effective:
+        raise CircuitsError("positions have no effective embedding; leave out effective")
+    assert view.head is not None  # without one, heads are compared
+    matrix = position_circuit(model).of(view.head)
     scores = matrix.AB  # positions are few
     n = len(scores)
     seen = torch.ones_like(scores, dtype=torch.bool).tril()
     means = (scores * seen).sum(1) / seen.sum(1)
     highest = scores.masked_fill(~seen, -torch.inf).argmax(1)
-    found = torch.arange(n, device=scores.device) - highest
+    best_offset = torch.arange(n, device=scores.device) - highest
     rows = []
     for offset in range(n):
-        own = (scores - means[:, None]).diagonal(-offset)
+        relative = (scores - means[:, None]).diagonal(-offset)
         rows.append(
             {
-                "component": str(head),
+                "component": str(view.head),
                 "offset": offset,
-                "value": own.mean().item(),
-                "lowest": own.min().item(),
-                "highest": own.max().item(),
-                "best": (found == offset).double().mean().item(),
+                "value": relative.mean().item(),
+                "lowest": relative.min().item(),
+                "highest": relative.max().item(),
+                "best": (best_offset == offset).double().mean().item(),
                 "queries": n - offset,
             }
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.intervals import NOT_NEGATIVE
 from circuits.model import HookedGPT2
-from circuits.registry import Progress, analysis, asked
+from circuits.registry import Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.tuned_lens import (
     TunedLens,
@@ -90,37 +89,40 @@ def tune_lens(
     >>> bool((found.frame["gain"].dropna()[:-1] > 0).all())
     True
     """
-    return _tune_lens(model, dict(locals()))
-
-
-def _tune_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    out = _writable(Path(given["out"]))
-    require_training(given["steps"], given["lr"])
-    if given["n"] < 2:
-        raise CircuitsError(f"n={given['n']} windows: at least one to train on, one to hold out")
-    text = "sampled from the model" if given["file"] is None else Path(given["file"]).name
-    tokens = _sampled(model, given) if given["file"] is None else _read(model, given)
+    place = _writable(Path(out))
+    require_training(steps, lr)
+    if n < 2:
+        raise CircuitsError(f"n={n} windows: at least one to train on, one to hold out")
+    tokens = _sampled(model, n, context, seed) if file is None else _read(model, file, n, context)
     held_out = torch.arange(len(tokens)) % HELD_OUT == min(HELD_OUT, len(tokens)) - 1
-    training = {name: given[name] for name in ("steps", "lr", "seed", "progress")}
-    lens = train_tuned_lens(model, tokens[~held_out], **training)
-    frame = pd.concat(
-        [
-            _table(model, name, one, tokens[held_out])
-            for name, one in (("logit", TunedLens.untrained(model)), ("tuned", lens))
-        ]
+    lens = train_tuned_lens(
+        model, tokens[~held_out], steps=steps, lr=lr, seed=seed, progress=progress
     )
-    before = frame["value"].iloc[: len(frame) // 2].to_numpy()
-    after = frame["value"].iloc[len(frame) // 2 :].to_numpy()
-    lens.save(out)  # once it is known to be one
-    gain = 1 - np.divide(after, before, out=np.ones_like(after), where=before > 0)
-    frame["gain"] = np.concatenate([np.full_like(gain, np.nan), gain])
+    frame = _compared(model, lens, tokens[held_out])
+    lens.save(place)  # once it is known to be one
     frame["trained"], frame["width"] = int((~held_out).sum()), tokens.shape[1]
-    frame["text"] = text
+    frame["text"] = "sampled from the model" if file is None else Path(file).name
+    return _result(model, frame)
+
+
+def _compared(model: HookedGPT2, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
+    """The KL of each stage before and after training, and the share that training took away."""
+    before, after = (
+        _table(model, name, read, tokens)
+        for name, read in (("logit", TunedLens.untrained(model)), ("tuned", lens))
+    )
+    old, new = before["value"].to_numpy(), after["value"].to_numpy()
+    gain = 1 - np.divide(new, old, out=np.ones_like(new), where=old > 0)
+    both: pd.DataFrame = pd.concat([before.assign(gain=np.nan), after.assign(gain=gain)])
+    return both
+
+
+def _result(model: HookedGPT2, frame: pd.DataFrame) -> Result:
     return Result(
         frame.astype({"layer": "Int64"}),
         unit="nats, KL(final || stage)",
         title=f"How close does each stage come to the final prediction? ({model.cfg.model_name})",
-        provenance=provenance(model, "tune_lens", **asked("tune_lens", given)),
+        provenance=provenance(model, "tune_lens"),
         axes=("lens", "stage"),
         view="curves",
         meanings=MEANINGS,
@@ -129,11 +131,11 @@ def _tune_lens(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
 
 def _table(model: HookedGPT2, name: str, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
     """A row for each stage: its KL with its interval over windows."""
-    found = divergence(model, tokens, lens).clamp(min=0)  # rounding may leave less than nothing
+    far = divergence(model, tokens, lens).clamp(min=0)  # rounding may leave less than nothing
     places = {"stage": "name", "site": "site", "layer": "layer"}
     listed = stages(model)
-    columns = {column: [getattr(one, of) for one in listed] for column, of in places.items()}
-    intervals = mean_interval(found.double().cpu().numpy(), scale=NOT_NEGATIVE)
+    columns = {column: [getattr(stage, of) for stage in listed] for column, of in places.items()}
+    intervals = mean_interval(far.double().cpu().numpy(), scale=NOT_NEGATIVE)
     table: pd.DataFrame = pd.DataFrame({"lens": name, **columns, **intervals})
     return table
 
@@ -147,35 +149,35 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def _read(model: HookedGPT2, given: Mapping[str, Any]) -> Tensor:
+def _read(model: HookedGPT2, file: str | Path, n: int, context: int | None) -> Tensor:
     """The file's first windows, all of the same length: [b p]"""
-    windows = TextFile(model, Path(given["file"]), given["context"], given["n"])
+    windows = TextFile(model, Path(file), context, n)
     rows = [tokens for tokens, _ in windows]
     whole = [tokens for tokens in rows if tokens.shape[1] == windows.width]
     if sum(map(len, whole)) < 2:
         raise CircuitsError(
-            f"{given['file']} has less than two windows of {windows.width} tokens; give a longer "
+            f"{file} has less than two windows of {windows.width} tokens; give a longer "
             "text, or a smaller context"
         )
     return torch.cat(whole)
 
 
-def _sampled(model: HookedGPT2, given: Mapping[str, Any]) -> Tensor:
+def _sampled(model: HookedGPT2, n: int, context: int | None, seed: int) -> Tensor:
     """Text of the model's own: [b p], each row from a start token, or from any where none is."""
-    width = given["context"] or model.cfg.n_ctx
+    width = context or model.cfg.n_ctx
     if not 2 <= width <= model.cfg.n_ctx:
         raise CircuitsError(
             f"context={width}: a window of {model.cfg.model_name} has 2 to {model.cfg.n_ctx} tokens"
         )
-    generator = torch.Generator().manual_seed(given["seed"])
-    start = torch.randint(model.cfg.d_vocab, (given["n"], 1), generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randint(model.cfg.d_vocab, (n, 1), generator=generator)
     bos = None if model.tokenizer is None else model.tokenizer.bos_id
     if model.cfg.default_prepend_bos and bos is not None:
         start = torch.full_like(start, bos)
     options: dict[str, Any] = {"max_new_tokens": width - 1, "stop_at_eos": False}
     return torch.cat(
         [
-            model.generate(rows.to(model.W_E.device), seed=given["seed"] + i, **options)
+            model.generate(rows.to(model.W_E.device), seed=seed + i, **options)
             for i, rows in enumerate(start.split(TOGETHER))
         ]
     )

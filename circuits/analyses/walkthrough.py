@@ -18,7 +18,7 @@ from circuits.cache import Cache
 from circuits.errors import CircuitsError
 from circuits.generation import stream
 from circuits.model import HookedGPT2
-from circuits.registry import analysis, asked
+from circuits.registry import analysis
 from circuits.result import Result, provenance
 
 DEFAULT_MODEL = "sort-abc"  # small enough to show every number
@@ -94,7 +94,6 @@ def walkthrough(
     >>> "".join(json.loads(t)[0] for t in walk.frame.loc[walk.frame["stage"] == "next", "labels"])
     'ABBBCC'
     """
-    given = dict(locals())
     if steps < 1:
         raise CircuitsError(f"steps={steps}: let the model write at least one token")
     read = one_prompt(model, prompt)[0].tolist()
@@ -112,7 +111,7 @@ def walkthrough(
         frame.astype({"layer": "Int64"}),
         unit="norm",
         title=f"Every step of {model.cfg.model_name}",
-        provenance=provenance(model, "walkthrough", **asked("walkthrough", given)),
+        provenance=provenance(model, "walkthrough"),
         axes=("stage", "step"),
         view="heatmap",
         meanings=MEANINGS,
@@ -150,8 +149,8 @@ class _Walk:
         names += [f"blocks.{i}.{site}" for i in layers for _, site in _BLOCK if "hook" in site]
         names.append("blocks.0.hook_resid_pre")
         known = [name for name in names if name in model.hook_dict]
-        given = {"input_ids": [tokens[:-1]], "attention_mask": [[1] * (len(tokens) - 1)]}
-        logits, cache = model.run_with_cache(given, names_filter=known)
+        inputs = {"input_ids": [tokens[:-1]], "attention_mask": [[1] * (len(tokens) - 1)]}
+        logits, cache = model.run_with_cache(inputs, names_filter=known)
         width = _width(model, len(tokens) - 1)
         return cls(model, cache, logits[0], tokens, len(read), temperature, width)
 

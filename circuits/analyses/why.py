@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
-from circuits.registry import analysis, asked
+from circuits.registry import PromptOptions, analysis
 from circuits.result import Result, mean_interval, provenance
 
 OTHERS = "other"
@@ -36,6 +36,7 @@ MEANINGS = {
     "weight": "the attention that the query pays to the key, mean over n",
 }
 UNIT = "score before softmax"
+Against = Literal["mean"] | int | str
 
 
 @analysis
@@ -46,7 +47,7 @@ def why(
     *,
     query: int | str = -1,
     key: int | str | None = None,
-    against: Literal["mean"] | int | str | None = None,
+    against: Against | None = None,
     positions: Literal["roles", "indices"] | None = None,
     top: int = 8,
     task: str | Prompts | None = None,
@@ -92,25 +93,37 @@ def why(
     >>> found.top(1).frame[["query_part", "key_part", "value"]].round(1).values.tolist()
     [['embed', 'embed', 24.5]]
     """
-    return _why(model, dict(locals()))
-
-
-def _why(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
-    head = _head(model, given["head"])
-    prompts, top = _prompts(model, given), given["top"]
+    look = _Look(_head(model, head), query, key, against)
+    prompts = _prompts(model, PromptOptions(task=task, prompt=prompt, n=n, seed=seed))
     if top < 1:
         raise CircuitsError(f"top={top}: list at least 1 part")
+    return _taken_apart(model, prompts, look, positions, top)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Which head looks from where, at what, rather than at what else? As it was asked."""
+
+    head: Component
+    query: int | str
+    key: int | str | None
+    against: Against | None
+
+
+def _taken_apart(
+    model: HookedGPT2, prompts: Prompts, look: _Look, positions: str | None, top: int
+) -> Result:
+    """The look's score, a row for each pair of parts."""
     where: list[str | int] = []
-    if given["positions"] is not None:
-        where = [place for place in places(prompts, given["positions"]) if place is not None]
+    if positions is not None:
+        where = [place for place in places(prompts, positions) if place is not None]
     with torch.inference_mode():
-        cache = run(model, prompts, head, sources=bool(where))
-        ends = _ends(cache, prompts, head, given)
-        found = _pairs(cache, prompts, ends, where, top)
-    queries, keys, values = found
+        cache = run(model, prompts, look.head, sources=bool(where))
+        ends = _ends(cache, prompts, look)
+        queries, keys, values = _pairs(cache, prompts, ends, where, top)
     total = values.sum((0, 1))
-    own, compared, weight = _really(cache, ends)
-    require_product(model, total, own - compared, values.abs().sum((0, 1)))
+    score, compared, weight = _really(cache, ends)
+    require_product(model, total, score - compared, values.abs().sum((0, 1)))
     columns = mean_interval(values.flatten(0, 1).double().cpu().numpy())
     whole = float(total.double().mean())
     frame = pd.DataFrame(
@@ -120,15 +133,15 @@ def _why(model: HookedGPT2, given: Mapping[str, Any]) -> Result:
             **columns,
             "share": columns["value"] / whole if whole else np.nan,
             "total": whole,
-            "score": float(own.double().mean()),
+            "score": float(score.double().mean()),
             "weight": float(weight.double().mean()),
         }
     )
     return Result(
         frame,
         unit=UNIT,
-        title=_title(model, prompts, ends, given),
-        provenance=provenance(model, "why", **asked("why", given), prompts=prompts),
+        title=_title(model, prompts, ends, look),
+        provenance=provenance(model, "why", prompts=prompts),
         axes=("query_part", "key_part"),
         view="heatmap",
         meanings=MEANINGS,
@@ -152,44 +165,44 @@ class _Ends:
 
 
 def _head(model: HookedGPT2, head: str | Component) -> Component:
-    found = components.parse(head) if isinstance(head, str) else head
-    if found.kind != "head" or found.slot is not None or found.position is not None:
-        raise CircuitsError(f"{found} is no head; name one, such as a0.h0")
-    return components.check(found, model.cfg)
+    part = components.parse(head) if isinstance(head, str) else head
+    if part.kind != "head" or part.slot is not None or part.position is not None:
+        raise CircuitsError(f"{part} is no head; name one, such as a0.h0")
+    return components.check(part, model.cfg)
 
 
-def _prompts(model: HookedGPT2, given: Mapping[str, Any]) -> Prompts:
-    if given["prompt"] is None and given["task"] is None:
+def _prompts(model: HookedGPT2, prompts: PromptOptions) -> Prompts:
+    if prompts.prompt is None and prompts.task is None:
         raise CircuitsError("nothing to look at: give a prompt, or a task")
-    none = dict.fromkeys(("file", "answer", "distractor"))
-    return chosen(model, {**given, **none})[0].first
+    return chosen(model, prompts)[0].first
 
 
-def _ends(cache: Cache, prompts: Prompts, head: Component, given: Mapping[str, Any]) -> _Ends:
+def _ends(cache: Cache, prompts: Prompts, look: _Look) -> _Ends:
     """The positions that were asked for, or the key that gets most attention."""
+    head = look.head
     rows = torch.arange(len(prompts), device=prompts.tokens.device)
-    query = prompts.index(given["query"])
+    query = prompts.index(look.query)
     seen = prompts.mask & (
         torch.arange(prompts.mask.shape[1], device=rows.device) <= query[:, None]
     )
-    if given["key"] is None:
+    if look.key is None:
         key = cache["pattern", head.layer][rows, head.head, query].argmax(-1)
     else:
-        key = prompts.index(given["key"])
-    _require_seen(prompts, given["key"], key, query)
+        key = prompts.index(look.key)
+    _require_seen(prompts, look.key, key, query)
     against = torch.zeros_like(cache["scale", head.layer, "ln1"][..., 0])
-    if given["against"] == "mean":
+    if look.against == "mean":
         others = seen.to(against.dtype)
         others[rows, key] = 0
         if not bool(others.any(1).all()):
             raise CircuitsError(
-                f"query {given['query']!r} sees one position only, so there is no other to compare "
+                f"query {look.query!r} sees one position only, so there is no other to compare "
                 "with; choose a later query"
             )
         against = others / others.sum(1, keepdim=True)
-    elif given["against"] is not None:
-        other = prompts.index(given["against"])
-        _require_seen(prompts, given["against"], other, query)
+    elif look.against is not None:
+        other = prompts.index(look.against)
+        _require_seen(prompts, look.against, other, query)
         if bool((other == key).any()):
             raise CircuitsError(
                 f"the key is compared with itself (position {int(key[other == key][0])}); choose "
@@ -199,7 +212,9 @@ def _ends(cache: Cache, prompts: Prompts, head: Component, given: Mapping[str, A
     return _Ends(head, query, key, against)
 
 
-def _require_seen(prompts: Prompts, asked_for: Any, key: Tensor, query: Tensor) -> None:
+def _require_seen(
+    prompts: Prompts, asked_for: int | str | None, key: Tensor, query: Tensor
+) -> None:
     later = (key > query).nonzero().flatten().tolist()
     if later:
         row = later[0]
@@ -274,19 +289,17 @@ def _really(cache: Cache, ends: _Ends) -> tuple[Tensor, Tensor, Tensor]:
     return scores[rows, ends.key], compared, weight
 
 
-def _title(model: HookedGPT2, prompts: Prompts, ends: _Ends, given: Mapping[str, Any]) -> str:
+def _title(model: HookedGPT2, prompts: Prompts, ends: _Ends, look: _Look) -> str:
     """Who looks from where at what, in words."""
     task = f"{prompts.task}, " if len(prompts) > 1 or prompts.seed is not None else ""
-    key = "where it looks most" if given["key"] is None else given["key"]
-    looks = [str(given["query"]), str(key)]
+    looks = [str(look.query), "where it looks most" if look.key is None else str(look.key)]
     if len(prompts) == 1 and model.tokenizer is not None:
-        places = [int(ends.query[0]), int(ends.key[0])]
-        ids = prompts.tokens[0, places].tolist()
-        words = model.tokenizer.token_strings(ids)
-        looks = [f"{_quoted(word)} ({at})" for word, at in zip(words, places, strict=True)]
-    rather = {None: "", "mean": ", rather than elsewhere"}.get(
-        given["against"], f", rather than at {given['against']}"
-    )
+        both = [int(ends.query[0]), int(ends.key[0])]
+        words = model.tokenizer.token_strings(prompts.tokens[0, both].tolist())
+        looks = [f"{_quoted(word)} ({at})" for word, at in zip(words, both, strict=True)]
+    rather = "" if look.against is None else f", rather than at {look.against}"
+    if look.against == "mean":
+        rather = ", rather than elsewhere"
     return (
         f"Why does {ends.head} look from {looks[0]} at {looks[1]}{rather}? "
         f"({task}{model.cfg.model_name})"

@@ -9,6 +9,7 @@ several analyses take; `asking` calls an analysis, and tells its answer what was
 from circuits.registry.asking import Question, analysis, asked, question
 from circuits.registry.options import (
     MeasureOptions,
+    MemoryOptions,
     PairOptions,
     Progress,
     PromptOptions,
@@ -28,6 +29,7 @@ from circuits.registry.recipes import (
 
 __all__ = [
     "MeasureOptions",
+    "MemoryOptions",
     "PairOptions",
     "Progress",
     "PromptOptions",

@@ -6,6 +6,7 @@ it has a parameter for each group of options (`circuits.registry.options`).
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import shlex
 import types
@@ -85,12 +86,13 @@ class Call:
         for parameter in signature.parameters.values():
             if parameter.annotation in groups():
                 group = classes[parameter.name] = getattr(options, parameter.annotation)
+                types_of = {field.name: field.type for field in dataclasses.fields(group)}
                 shared += [
                     inspect.Parameter(
                         option.name,
                         inspect.Parameter.KEYWORD_ONLY,
                         default=getattr(group, option.name),
-                        annotation=group.__annotations__.get(option.name, inspect.Parameter.empty),
+                        annotation=types_of[option.name],
                     )
                     for option in groups()[parameter.annotation]
                 ]
@@ -116,13 +118,12 @@ class Call:
         more = {key: value for name in extra for key, value in values.pop(name).items()}
         own = {name: value for name, value in values.items() if name not in fields}
         result = self.function(**own, **grouped, **more)
-        if result.provenance.command:  # it has said so itself
+        about = result.provenance
+        if about.command:  # it has said so itself
             return result
+        said = question(self.function.__name__, values | dict(about.arguments))
         about = replace(
-            result.provenance,
-            analysis=self.function.__name__,
-            arguments=asked.arguments,
-            command=asked.command,
+            about, analysis=said.analysis, arguments=said.arguments, command=said.command
         )
         return replace(result, provenance=about)
 
@@ -142,8 +143,9 @@ class Question:
     command: str
 
     def of_the_numbers(self) -> dict[str, Any]:
-        """Only what the numbers depend on; a file's content is checked by itself."""
-        without = {*CHANGE_NOTHING, "file", "plan"}
+        """Only what each prompt's numbers depend on; a file's content is checked by itself."""
+        # Whatever is said of templates, what stands in the parts is of single prompts.
+        without = {*CHANGE_NOTHING, "file", "plan", "by", "cluster"}
         given = {name: value for name, value in self.arguments.items() if name not in without}
         return {"analysis": self.analysis, **given}
 

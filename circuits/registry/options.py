@@ -77,11 +77,19 @@ class TemplateOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How is a sweep computed? `question` is what was asked, for the files of a long run."""
+class MemoryOptions:
+    """What may a computation take, and who hears how far it is?"""
 
     memory: str | None = None
     """What tensors may take besides the weights: 4G, 500M. Without it, 1G on a CPU."""
+    progress: Progress | None = None
+    """Called with the work done and the work in all."""
+
+
+@dataclass(frozen=True)
+class RunOptions(MemoryOptions):
+    """How is a sweep computed? `question` is what was asked, for the files of a long run."""
+
     plan: bool = False
     """Only say what would be computed, and what it would cost."""
     engine: str = "local"
@@ -90,6 +98,4 @@ class RunOptions:
     """Folder that gets every prompt's numbers as Parquet, block by block."""
     resume: bool = False
     """Go on with the interrupted run in the folder of parts."""
-    progress: Progress | None = None
-    """Called with the work done and the work in all."""
     question: Mapping[str, Any] = field(default_factory=dict)

@@ -210,8 +210,8 @@ class Option:
 def groups() -> Mapping[str, tuple[Option, ...]]:
     """Which options has each class of `circuits.registry.options`, its bases' included?
 
-    >>> [option.name for option in groups()["RunOptions"]][:2]
-    ['memory', 'plan']
+    >>> [option.name for option in groups()["MemoryOptions"]]
+    ['memory', 'progress']
     """
     text = Path(__file__).with_name("options.py").read_text(encoding="utf-8")
     found: dict[str, tuple[Option, ...]] = {}
