@@ -15,7 +15,16 @@ from circuits.registry.options import (
     RunOptions,
     TemplateOptions,
 )
-from circuits.registry.recipes import Recipe, analyses, find, flag, groups, read, shared_helps
+from circuits.registry.recipes import (
+    Recipe,
+    analyses,
+    beside,
+    find,
+    flag,
+    groups,
+    read,
+    shared_helps,
+)
 
 __all__ = [
     "MeasureOptions",
@@ -29,6 +38,7 @@ __all__ = [
     "analyses",
     "analysis",
     "asked",
+    "beside",
     "find",
     "flag",
     "groups",
