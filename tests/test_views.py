@@ -32,7 +32,9 @@ def test_every_file_is_the_view_of_an_analysis(name: str) -> None:
     assert here == ["view"]
 
 
-@pytest.mark.parametrize("name", ["no_analysis", "os", "documents.page", "__init__", ""])
+@pytest.mark.parametrize(
+    "name", ["no_analysis", "logit-lens", "os", "files", "documents.page", "__init__", ""]
+)
 def test_what_is_no_analysis_has_nothing_beside(name: str) -> None:
     assert beside(name, "circuits.cli.views") is None
     assert beside(name, "circuits.pages") is None

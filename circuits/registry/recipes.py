@@ -106,9 +106,9 @@ def beside(analysis: str, package: str) -> types.ModuleType | None:
     >>> beside("logit_lens", "circuits.analyses").__name__, beside("unknown", "circuits.analyses")
     ('circuits.analyses.logit_lens', None)
     """
-    if analysis.replace("_", "-") not in analyses():
+    if analysis not in {recipe.function for recipe in analyses().values()}:
         return None
-    name = f"{package}.{find(analysis).function}"
+    name = f"{package}.{analysis}"
     return import_module(name) if find_spec(name) else None
 
 
