@@ -16,10 +16,13 @@ from circuits.errors import SiteError as SiteError
 from circuits.errors import TokenError as TokenError
 from circuits.factored import FactoredMatrix as FactoredMatrix
 from circuits.hooks import get_act_name as get_act_name
+from circuits.inputs import ModelInput as ModelInput
 from circuits.linear import packed as packed
+from circuits.metrics import Metric as Metric
 from circuits.model import HookedGPT2 as HookedGPT2
 from circuits.prompts import Prompts as Prompts
 from circuits.registry import Progress as Progress
+from circuits.registry.options import Progress as Progress
 from circuits.result import Provenance as Provenance
 from circuits.result import Result as Result
 from circuits.tokenizer import Tokenizer as Tokenizer
@@ -42,11 +45,11 @@ def ablate(
     effects: bool = ...,
     rank: bool = ...,
     task: str | Prompts | None = ...,
-    prompt: str | Sequence[str] | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
     file: str | Path | None = ...,
     answer: str | None = ...,
     distractor: str | None = ...,
-    metric: str | None = ...,
+    metric: str | Metric | None = ...,
     n: int | None = ...,
     seed: int = ...,
     by: Literal['template'] | None = ...,
@@ -69,12 +72,12 @@ def approximate(
     direction: Literal['denoise', 'noise'] = ...,
     check: Literal['all'] | int = ...,
     task: str | Prompts | None = ...,
-    prompt: str | Sequence[str] | None = ...,
-    corrupted: str | Sequence[str] | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
+    corrupted: str | Sequence[str] | ModelInput | None = ...,
     file: str | Path | None = ...,
     answer: str | None = ...,
     distractor: str | None = ...,
-    metric: str | None = ...,
+    metric: str | Metric | None = ...,
     n: int | None = ...,
     seed: int = ...,
     memory: str | None = ...,
@@ -100,7 +103,7 @@ def attribute(
     positions: Literal['roles', 'indices'] | None = ...,
     top: int | None = ...,
     task: str | Prompts | None = ...,
-    prompt: str | Sequence[str] | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
     file: str | Path | None = ...,
     answer: str | None = ...,
     distractor: str | None = ...,
@@ -121,7 +124,7 @@ def composition(
     check: int | None = ...,
     top: int = ...,
     task: str | Prompts | None = ...,
-    metric: str | None = ...,
+    metric: str | Metric | None = ...,
     n: int | None = ...,
     seed: int = ...,
     progress: Progress | None = ...,
@@ -233,12 +236,12 @@ def patch(
     positions: Literal['roles', 'indices', 'all'] | None = ...,
     direction: Literal['denoise', 'noise'] = ...,
     task: str | Prompts | None = ...,
-    prompt: str | Sequence[str] | None = ...,
-    corrupted: str | Sequence[str] | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
+    corrupted: str | Sequence[str] | ModelInput | None = ...,
     file: str | Path | None = ...,
     answer: str | None = ...,
     distractor: str | None = ...,
-    metric: str | None = ...,
+    metric: str | Metric | None = ...,
     n: int | None = ...,
     seed: int = ...,
     by: Literal['template'] | None = ...,
@@ -260,12 +263,12 @@ def paths(
     direction: Literal['denoise', 'noise'] = ...,
     hold: Literal['all', 'heads'] = ...,
     task: str | Prompts | None = ...,
-    prompt: str | Sequence[str] | None = ...,
-    corrupted: str | Sequence[str] | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
+    corrupted: str | Sequence[str] | ModelInput | None = ...,
     file: str | Path | None = ...,
     answer: str | None = ...,
     distractor: str | None = ...,
-    metric: str | None = ...,
+    metric: str | Metric | None = ...,
     n: int | None = ...,
     seed: int = ...,
     by: Literal['template'] | None = ...,

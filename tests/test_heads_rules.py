@@ -14,7 +14,7 @@ from circuits.analyses import _heads_names as names
 from circuits.analyses._heads_clear import judged
 from circuits.analyses._heads_kinds import KINDS
 from circuits.analyses.heads import NO_LOOK, NO_SERIES, NO_WORDS, heads
-from circuits.cli.heads import report
+from circuits.cli.views.heads import view
 from circuits.config import ModelConfig
 from circuits.model import HookedGPT2
 from circuits.prompts import make
@@ -86,7 +86,7 @@ def test_one_prompt_calls_no_head_anything(mini: HookedGPT2) -> None:
     result = heads(mini, kind=kinds, n=1, component=["a5.h5", "a1.h0", "a0.h6", "a6.h3"])
     assert not result.frame["clear"].any()
     assert set(result.frame["name"]) == {"none"}
-    said = [str(part) for part in report(result, 100)]
+    said = [str(part) for part in view(result, 100)]
     assert "one draw has no interval, so nothing is clear by it: ask for -n 20" in said
 
 

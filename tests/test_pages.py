@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -20,9 +21,10 @@ from typer.testing import CliRunner
 
 from circuits.cli import app
 from circuits.errors import CircuitsError
-from circuits.pages import inline, page, require_page, save_page
+from circuits.pages import inline, page, require_page, save_page, viewers
 from circuits.pages.documents import embedded
 from circuits.pages.numbers import rounded
+from circuits.registry import analyses, beside
 from circuits.result import Result
 
 ATTACKS = (
@@ -185,6 +187,18 @@ def test_what_cannot_be_drawn_is_said() -> None:
     html = page(many)
     assert "No figure: a bar chart shows 1 to" in html
     assert "svg" not in dict(Elements(html).found)
+
+
+def test_every_viewer_is_an_analysis_with_a_template() -> None:
+    folder = Path(inspect.getfile(viewers)).parent
+    templates = {path.stem for path in (folder / "templates").glob("*.html")} - {"page"}
+    names = {recipe.function for recipe in analyses().values()}
+    modules = {path.stem for path in folder.glob("*.py")}
+    assert templates == names & modules != set()
+    for name in templates:
+        module = beside(name, "circuits.pages")
+        assert module is not None
+        assert isinstance(module.VIEWER, viewers.Viewer)
 
 
 def test_a_result_without_the_viewers_columns_is_a_plain_page() -> None:

@@ -20,7 +20,7 @@ from circuits.cli import app
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.pages import page
-from circuits.pages.steps import data
+from circuits.pages.walkthrough import data
 from circuits.result import Result
 
 

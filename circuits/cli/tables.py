@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from circuits.result import Result
 
 MOST_ROWS = 10
 NONE = "–"
+SPREAD = "spread: standard deviation of the effect over the templates"
 
 
 def plain(result: Result, width: int) -> Iterator[RenderableType]:
@@ -59,6 +60,31 @@ def more(n: int) -> Iterator[RenderableType]:
         yield Text(text, style="dim")
 
 
+def table_of(
+    rows: pd.DataFrame,
+    words: Sequence[str],
+    numbers: Sequence[str],
+    shown: Callable[[str, float], str] = lambda _, value: number(value),
+) -> Table:
+    """These columns of the rows as they are; `shown` writes a number of a column."""
+    table = new_table()
+    for name in words:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        cells = (shown(name, row[name]) for name in numbers)
+        table.add_row(*(Text(str(row[name])) for name in words), *cells)
+    return table
+
+
+def largest_first(rows: pd.DataFrame, by: str = "value") -> pd.DataFrame:
+    """The rows by the size of a number, positive or negative; ties as they stood."""
+    order = rows[by].abs().sort_values(ascending=False, kind="stable").index
+    ordered: pd.DataFrame = rows.loc[order]
+    return ordered
+
+
 def _cell(value: Any) -> Text:
     if isinstance(value, float):
         return Text(number(value))
@@ -76,6 +102,40 @@ def number(value: float, sign: str = "") -> str:
     size = abs(value)
     form = ".1e" if size >= 1e6 or 0 < size < 5e-5 else ".4f" if 0 < size < 5e-4 else ".3f"
     return f"{value:{sign}{form}}"
+
+
+def with_interval(
+    row: pd.Series[Any],
+    sign: str = "",
+    columns: tuple[str, str, str] = ("value", "ci_low", "ci_high"),
+) -> Text:
+    """A mean of the row in bold, with its interval where that is known."""
+    mean, low, high = (row[name] for name in columns)
+    return Text.assemble((number(mean, sign), "bold"), plus_minus(low, high))
+
+
+def plus_minus(low: float, high: float, shown: Callable[[float], str] = number) -> str:
+    """How far an interval reaches to both sides; nothing where it is not known.
+
+    >>> plus_minus(0.5, 1.0), plus_minus(float("nan"), float("nan"))
+    (' ± 0.250', '')
+    """
+    half = (high - low) / 2
+    return "" if pd.isna(half) else f" ± {shown(half)}"
+
+
+def over(n_prompts: int) -> str:
+    """What a line adds where its numbers are means."""
+    return f"; means over {n_prompts} prompts" if n_prompts > 1 else ""
+
+
+def share(value: float) -> str:
+    """A part of a total, which may be negative or more than all of it.
+
+    >>> share(1.25), share(-0.0301), share(float("nan"))
+    ('125.0%', '-3.0%', '–')
+    """
+    return NONE if pd.isna(value) else f"{value:.1%}"
 
 
 def percent(probability: float) -> str:

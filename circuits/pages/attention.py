@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from circuits.pages.numbers import packed_array, rounded
+from circuits.pages.viewers import Viewer
 from circuits.result import Result
 
-NEEDS = ("component", "query", "key", "query_token", "key_token", "value")
 # Columns that tell one number of each query, as a share, and what it means.
 _AVERAGED = {
     "entropy_share": "how evenly it spreads (0: one token, 100 %: all alike)",
@@ -62,3 +62,8 @@ def _tokens(frame: pd.DataFrame) -> list[str]:
         one = frame.drop_duplicates(place)
         known |= dict(zip(one[place].astype(int), one[text].astype(str), strict=True))
     return [known.get(i, "") for i in range(max(known) + 1)]
+
+
+VIEWER = Viewer(
+    data, needs=("component", "query", "key", "query_token", "key_token", "value"), view="patterns"
+)

@@ -24,7 +24,7 @@ from matplotlib.colors import Colormap, to_hex
 from circuits.errors import CircuitsError
 from circuits.figures import figure_svg
 from circuits.figures.style import CATEGORIES, DIVERGING, SEQUENTIAL
-from circuits.pages.viewers import VIEWERS, Viewer
+from circuits.pages.viewers import viewer_of
 from circuits.registry import analyses
 from circuits.result import Result
 
@@ -40,7 +40,7 @@ _DARK = {
 def page(result: Result, *, rows: int = MOST_ROWS) -> str:
     """The result as one HTML document: what was asked, the figure or viewer, table, provenance.
 
-    Analyses of `circuits.pages.viewers.VIEWERS` have a viewer of their own, any other result its
+    An analysis may have a viewer of its own (`circuits.pages.viewers`); any other result shows its
     figure. The table holds the first `rows` rows. The same result gives the same text.
 
     >>> from circuits.analyses.logit_lens import logit_lens
@@ -49,9 +49,8 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
     >>> html.count("<script"), "http://" in html, "What would each layer say" in html
     (2, False, True)
     """
-    viewer = VIEWERS.get(result.provenance.analysis)
-    if viewer is not None and not viewer.suits(result):
-        viewer = None
+    viewer = viewer_of(result)
+    name = result.provenance.analysis if viewer else ""
     shown = viewer is not None and viewer.view == result.view
     figure, no_figure = ("", "") if shown else _figure(result)
     table, meanings = _table(result, rows, () if viewer is None else viewer.hidden)
@@ -59,7 +58,7 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
     if viewer is not None:
         data["view"] = viewer.data(result)
     recipe = analyses().get(result.provenance.analysis.replace("_", "-"))
-    script = _script(viewer)
+    script = _script(name)
     return (
         _environment()
         .get_template("page.html")
@@ -67,7 +66,7 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
             title=result.title,
             question=recipe.question if recipe else "",
             unit=result.unit,
-            view=viewer.name if viewer else "",
+            view=name,
             view_data=data.get("view", {}),
             figure=figure,
             no_figure=no_figure,
@@ -75,7 +74,7 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
             provenance=result.provenance,
             facts=_facts(result),
             data=embedded(data),
-            style=Markup(_read("style.css") + (_read(f"{viewer.name}.css") if viewer else "")),
+            style=Markup(_read("style.css") + _read(f"{name}.css")),
             script=Markup(script),
             script_hash=_hash(script),
         )
@@ -193,9 +192,10 @@ def _read(name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def _script(viewer: Viewer | None) -> str:
-    names = ["common.js", *([f"{viewer.name}.js"] if viewer else []), "table.js"]
-    return "\n".join(map(_read, names))
+def _script(name: str) -> str:
+    """The page's program: what all have, and that of the viewer of this name, if there is one."""
+    scripts = map(_read, ("common.js", f"{name}.js", "table.js"))
+    return "\n".join(script for script in scripts if script)
 
 
 def _hash(script: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from circuits.pages.numbers import rounded
+from circuits.pages.viewers import Viewer
 from circuits.result import Result
 
-NEEDS = ("component", "layer", "head", "kind", "name", "clear", "value", "control", "unit")
 _SCORES = ("value", "ci_low", "ci_high", "control", "cost", "cost_low", "cost_high")
 _ABOUT = ("unit", "behavior", "metric", "cost_unit")
 
@@ -48,3 +48,10 @@ def _known(column: pd.Series[Any]) -> str:
     """The first text that is there."""
     known = column.dropna()
     return str(known.iloc[0]) if len(known) else ""
+
+
+VIEWER = Viewer(
+    data,
+    needs=("component", "layer", "head", "kind", "name", "clear", "value", "control", "unit"),
+    view="heatmap",
+)

@@ -1,4 +1,8 @@
-"""Which analyses have a viewer of their own, and what each viewer is given."""
+"""What a viewer is, and which one an analysis has.
+
+The viewer of an analysis is the constant `VIEWER` of the file here that has the analysis' name. Of
+the same name are its template, its script and its style sheet in `templates`, the ones it needs.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.pages import attention, heads, lens, steps
+from circuits.registry import beside
 from circuits.result import Result
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """A template with its script, and what they show of a result.
+    """What a page's script or template shows of a result, instead of a figure.
 
-    `name` is the file name of the template, script and style sheet. `data` makes what the script
-    reads; `needs` are the columns it takes, `hidden` those that the table leaves out. It stands for
-    the figure of one `view`; a result with another one shows its figure, too.
+    `data` makes what they read; `needs` are the columns it takes, `hidden` those that the table
+    leaves out. It stands for the figure of one `view`; a result with another one shows its figure,
+    too.
     """
 
-    name: str
     data: Callable[[Result], Mapping[str, Any]]
     needs: tuple[str, ...]
     view: str
     hidden: tuple[str, ...] = ()
 
-    def suits(self, result: Result) -> bool:
-        """Has the result what this viewer shows? (the plan of an analysis, say, has not)"""
-        return len(result.frame) > 0 and {*self.needs} <= {*result.frame.columns}
 
+def viewer_of(result: Result) -> Viewer | None:
+    """The viewer of the result's analysis, if it has one and the result has what that shows.
 
-VIEWERS: Mapping[str, Viewer] = {
-    "attention": Viewer("attention", attention.data, attention.NEEDS, "patterns"),
-    "heads": Viewer("heads", heads.data, heads.NEEDS, "heatmap"),
-    "logit_lens": Viewer("lens", lens.data, lens.NEEDS, "lens"),
-    "walkthrough": Viewer("walkthrough", steps.data, steps.NEEDS, "heatmap", ("values", "labels")),
-}
+    The plan of an analysis, say, has not.
+    """
+    module = beside(result.provenance.analysis, "circuits.pages")
+    if module is None:
+        return None
+    viewer: Viewer = module.VIEWER
+    suits = len(result.frame) > 0 and {*viewer.needs} <= {*result.frame.columns}
+    return viewer if suits else None

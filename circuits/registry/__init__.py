@@ -19,6 +19,7 @@ from circuits.registry.options import (
 from circuits.registry.recipes import (
     Recipe,
     analyses,
+    beside,
     find,
     flag,
     groups,
@@ -40,6 +41,7 @@ __all__ = [
     "analyses",
     "analysis",
     "asked",
+    "beside",
     "find",
     "flag",
     "groups",

@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import GenericAlias
@@ -98,6 +99,18 @@ def find(name: str) -> Recipe:
             f"there is no analysis {name!r}; choose {', '.join(known)}{nearest(name, known)}"
         )
     return known[name.replace("_", "-")]
+
+
+def beside(analysis: str, package: str) -> types.ModuleType | None:
+    """What `package` has for this analysis: its module of the same name, if it has one.
+
+    >>> beside("logit_lens", "circuits.analyses").__name__, beside("unknown", "circuits.analyses")
+    ('circuits.analyses.logit_lens', None)
+    """
+    if analysis not in {recipe.function for recipe in analyses().values()}:
+        return None
+    name = f"{package}.{analysis}"
+    return import_module(name) if find_spec(name) else None
 
 
 def read(module: str, function: str | None = None) -> Recipe:

@@ -1,48 +1,29 @@
-"""How each result looks in a terminal. What has no view of its own is shown as a plain table."""
+"""What each layer would say next, in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli import (
-    behavior,
-    comparisons,
-    effects,
-    heads,
-    looks,
-    residual,
-    walkthrough,
-    weights,
+from circuits.cli.tables import (
+    new_table,
+    percent,
 )
-from circuits.cli.tables import new_table, percent, plain
 from circuits.cli.terminal import visible
 from circuits.result import Result
 
 
-def show(result: Result, console: Console) -> None:
-    """Print the result: what was asked of which model, and the answer."""
-    about = result.provenance
-    console.print(Text(result.title, style="bold"))
-    console.print(Text(f"model {about.model}, weights {about.checksum[:12]}", style="dim"))
-    view = effects.planned if about.arguments.get("plan") else VIEWS.get(about.analysis, plain)
-    for part in view(result, console.width):
-        console.print(part)
-    if about.population is not None and "ci_low" in result.frame:
-        console.print(Text(f"95 % intervals: {about.population}", style="dim"))
-
-
-def lens(result: Result, width: int) -> Iterator[RenderableType]:
+def view(result: Result, width: int) -> Iterator[RenderableType]:
     """One position as a table of stages; several as a grid of top tokens; targets by themselves."""
     frame = result.frame
     if "target" in frame:
-        yield from residual.trajectories(frame)
+        yield from _trajectories(frame)
         frame = frame.drop_duplicates(["position", "stage"])
     if frame["position"].nunique() == 1:
         yield _stages(frame, width)
@@ -51,26 +32,29 @@ def lens(result: Result, width: int) -> Iterator[RenderableType]:
         yield from _positions(frame, width)
 
 
-VIEWS: Mapping[str, Callable[[Result, int], Iterator[RenderableType]]] = {
-    "ablate": effects.ablation,
-    "attention": looks.attention,
-    "attribute": residual.attribution,
-    "approximate": effects.patching,
-    "composition": weights.composition,
-    "diff": comparisons.difference,
-    "heads": heads.report,
-    "icl": behavior.in_context,
-    "interchange": comparisons.interchange,
-    "logit_lens": lens,
-    "neurons": behavior.neurons,
-    "ov": weights.tokens,
-    "patch": effects.patching,
-    "paths": effects.patching,
-    "qk": weights.tokens,
-    "tune_lens": residual.tuning,
-    "why": residual.reasons,
-    "walkthrough": walkthrough.walk,
-}
+def _trajectories(frame: pd.DataFrame) -> Iterator[RenderableType]:
+    """What becomes of the tokens that were asked for, stage by stage."""
+    for position, rows in frame.groupby("position", sort=False):
+        yield Text(f"\nafter {visible(str(rows['after'].iloc[0]))} ({position})", "bold")
+        table = new_table()
+        table.add_column("after", no_wrap=True)
+        names = [str(name) for name in rows["target"].unique()]
+        for name in names:
+            table.add_column(Text(f"p({visible(name)})"), justify="right", no_wrap=True)
+            table.add_column("rank", justify="right", no_wrap=True)
+            table.add_column("logit", justify="right", no_wrap=True)
+        for stage, at in rows.groupby("stage", sort=False):
+            cells = [
+                cell
+                for _, row in at.iterrows()
+                for cell in (
+                    percent(row["value"]),
+                    str(row["target_rank"]),
+                    f"{row['target_logit']:.2f}",
+                )
+            ]
+            table.add_row(str(stage), *cells)
+        yield table
 
 
 def _stages(frame: pd.DataFrame, width: int) -> Table:
@@ -145,7 +129,7 @@ def _fitting(stages: list[str], width: int) -> tuple[list[str], int]:
     after_mlps = stages[2::2]
     tries = [stages, stages[::2], after_mlps]
     tries += [after_mlps[::-k][::-1] for k in range(2, len(after_mlps) + 1)]
-    shown = next((one for one in tries if 8 * len(one) <= width), stages[-1:])
+    shown = next((some for some in tries if 8 * len(some) <= width), stages[-1:])
     return shown, max(4, min(12, width // len(shown) - 2))
 
 

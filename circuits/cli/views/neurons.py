@@ -1,4 +1,4 @@
-"""How behavior looks in a terminal: losses in context, and what neurons do."""
+"""What neurons do, in a terminal."""
 
 from __future__ import annotations
 
@@ -6,70 +6,30 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
-from circuits.cli.effects import grid
-from circuits.cli.tables import NONE, new_table, number, percent
+from circuits.cli.grids import grid
+from circuits.cli.tables import (
+    NONE,
+    new_table,
+    number,
+    percent,
+    plus_minus,
+    with_interval,
+)
 from circuits.cli.terminal import visible
 from circuits.result import Result
 
-_LEVELS = "▁▂▃▄▅▆▇█"
 _SPACES = re.compile(r"\s+")
 
 
-def in_context(result: Result, width: int) -> Iterator[RenderableType]:
-    """Each curve's mean, its difference, and its course as a line of blocks."""
-    frame = result.frame
-    low, high = float(frame["value"].min()), float(frame["value"].max())
-    table = new_table()
-    table.add_column("curve")
-    for name in ("mean loss, 95 %", "difference, 95 %", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    room = min(60, width - 55)
-    table.add_column("by position", no_wrap=True, min_width=room)
-    for curve, rows in frame.groupby("curve", sort=False):
-        first = rows.iloc[0]
-        itself = curve == "copy 1"
-        table.add_row(
-            str(curve),
-            _between(first, "mean"),
-            Text("") if itself else _between(first, "score", "+"),
-            str(int(first["n"])),
-            Text(_line(rows["value"].to_numpy(float), low, high, room), "blue"),
-        )
-    yield table
-    compared = frame.loc[frame["curve"] != "copy 1", "score_of"].iloc[-1]
-    one = frame["curve"].nunique() == 1
-    what = compared if one else "loss minus copy 1's, without each copy's first token"
-    yield Text(
-        f"nats per token; difference: {what}, negative where the context helps; lines go from "
-        f"{number(low)} (▁) to {number(high)} (█)",
-        style="dim",
-    )
-
-
-def _between(row: pd.Series[Any], name: str, sign: str = "") -> Text:
-    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
-    spread = "" if pd.isna(half) else f" ± {number(half)}"
-    return Text.assemble((number(row[name], sign), "bold"), spread)
-
-
-def _line(values: NDArray[np.float64], low: float, high: float, room: int) -> str:
-    """The values as blocks of eight heights, several in one where there are too many."""
-    parts = np.array_split(values, min(room, len(values)))
-    share = (np.array([part.mean() for part in parts]) - low) / ((high - low) or 1)
-    return "".join(_LEVELS[int(level)] for level in np.clip(share * 8, 0, 7))
-
-
-def neurons(result: Result, width: int) -> Iterator[RenderableType]:
+def view(result: Result, width: int) -> Iterator[RenderableType]:
     """What a neuron's weights say, where it is active, or which neurons stand out."""
     frame = result.frame
-    view = (
+    reading = (
         _promoted
         if "side" in frame
         else _contexts
@@ -80,7 +40,7 @@ def neurons(result: Result, width: int) -> Iterator[RenderableType]:
         if "peaked" in frame
         else _classes
     )
-    yield from view(frame, width)
+    yield from reading(frame, width)
     yield Text(f"value: {result.meanings['value']}", style="dim")
 
 
@@ -158,11 +118,9 @@ def _classes(frame: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     for name in ("value, 95 %", "active", "tokens", "windows"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in frame.iterrows():
-        half = (row["ci_high"] - row["ci_low"]) / 2
-        spread = "" if pd.isna(half) else f" ± {number(half)}"
         table.add_row(
             row["class"],
-            Text.assemble((number(row["value"], "+"), "bold"), spread),
+            with_interval(row, "+"),
             percent(row["active"]),
             f"{row['tokens']:,}",
             f"{int(row['n']):,}",
@@ -180,11 +138,10 @@ def _overview(frame: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     table.add_column("stands out on")
     table.add_column("contrast", justify="right", no_wrap=True)
     for _, row in frame.iterrows():
-        half = (row["ci_high"] - row["ci_low"]) / 2
-        spread = "" if pd.isna(half) else f" ± {percent(half)}"
+        interval = plus_minus(row["ci_low"], row["ci_high"], percent)
         table.add_row(
             row["component"],
-            Text.assemble((percent(row["value"]), "bold"), spread),
+            Text.assemble((percent(row["value"]), "bold"), interval),
             number(row["mean"], "+"),
             number(row["maximum"]),
             f"{row['peaked']:,.1f}",

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.pages.numbers import packed_array
+from circuits.pages.viewers import Viewer
 from circuits.result import Result
 
-NEEDS = ("step", "stage", "layer", "shape", "values", "labels")
 # The stages of the page in order, each with the tensors that it shows.
 START = {"tokens": ("tokens",), "embed": ("embed",), "pos_embed": ("pos_embed",)}
 SUM = {"sum": ("embed", "pos_embed", "resid_pre.0")}
@@ -109,3 +109,11 @@ def _facts(result: Result, tensors: list[dict[str, Any]]) -> dict[str, Any]:
         "d_vocab": whole["logits"][1],
         "temperature": temperature,
     }
+
+
+VIEWER = Viewer(
+    data,
+    needs=("step", "stage", "layer", "shape", "values", "labels"),
+    view="heatmap",
+    hidden=("values", "labels"),
+)

@@ -41,7 +41,7 @@ STEPS = {
 }
 
 
-def walk(result: Result, width: int) -> Iterator[RenderableType]:
+def view(result: Result, width: int) -> Iterator[RenderableType]:
     """The steps of the first pass, with one block for all, and the token that each pass writes."""
     frame = result.frame
     first = frame[frame["step"] == 0]

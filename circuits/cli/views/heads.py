@@ -1,4 +1,4 @@
-"""How report cards of heads look in a terminal."""
+"""Report cards of heads, in a terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli.tables import NONE, new_table, number
+from circuits.cli.tables import NONE, new_table, number, plus_minus
 from circuits.result import Result
 
 MOST_OF_A_KIND = 6
 MOST_WHOLE_CARDS = 3  # heads up to which every kind is shown
 
 
-def report(result: Result, width: int) -> Iterator[RenderableType]:
+def view(result: Result, width: int) -> Iterator[RenderableType]:
     """The heads of each kind, best first; of a few heads, everything."""
     frame = result.frame
     names = list(dict.fromkeys(frame["component"]))
@@ -39,8 +39,8 @@ def _of_each_kind(frame: pd.DataFrame) -> Iterator[RenderableType]:
         best = rows.sort_values("value", ascending=False, kind="stable")
         hidden += max(0, len(best) - MOST_OF_A_KIND)
         for place, (_, row) in enumerate(best.head(MOST_OF_A_KIND).iterrows()):
-            own = frame[(frame["component"] == row["component"]) & frame["clear"]]
-            also = ", ".join(other for other in own["kind"] if other != kind)
+            of_head = frame[(frame["component"] == row["component"]) & frame["clear"]]
+            also = ", ".join(other for other in of_head["kind"] if other != kind)
             table.add_row(
                 Text(str(kind), "bold") if place == 0 else "",
                 row["component"],
@@ -83,8 +83,7 @@ def _interval(value: float, low: float, high: float, sign: str = "") -> Text:
     if pd.isna(value):
         return Text(NONE)
     unsure = low <= 0 <= high
-    half = "" if pd.isna(low) else f" ± {number((high - low) / 2)}"
-    return Text.assemble((number(value, sign), "" if unsure else "bold"), half)
+    return Text.assemble((number(value, sign), "" if unsure else "bold"), plus_minus(low, high))
 
 
 def _notes(result: Result) -> Iterator[RenderableType]:

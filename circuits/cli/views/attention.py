@@ -1,4 +1,4 @@
-"""How patterns of attention look in a terminal."""
+"""Patterns of attention, in a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_QUERIES, MOST_KEYS, MOST_HEADS = 40, 4, 24
 WORTH_NAMING = 0.02  # of a query's attention
 
 
-def attention(result: Result, width: int) -> Iterator[RenderableType]:
+def view(result: Result, width: int) -> Iterator[RenderableType]:
     """A few heads query by query; many with what they look at most."""
     frame = result.frame
     names = list(dict.fromkeys(frame["component"]))
@@ -41,16 +41,16 @@ def _queries(name: str, rows: pd.DataFrame, width: int) -> Iterator[RenderableTy
     table.add_column("looks at", no_wrap=True, overflow="ellipsis", max_width=max(20, width - 40))
     table.add_column("entropy", justify="right", no_wrap=True)
     queries = list(rows.groupby("query"))
-    for query, own in queries[-MOST_QUERIES:]:
-        best = own.sort_values("value", ascending=False, kind="stable").head(MOST_KEYS)
+    for query, at_query in queries[-MOST_QUERIES:]:
+        best = at_query.sort_values("value", ascending=False, kind="stable").head(MOST_KEYS)
         looks = Text()
         for place, (_, row) in enumerate(best.iterrows()):
             if place == 0 or row["value"] >= WORTH_NAMING:
                 looks.append(visible(row["key_token"]), "bold" if row["value"] > 0.5 else "")
                 looks.append(f" {row['key']}", "dim")
                 looks.append(f" {percent(row['value'])}   ")
-        token = Text(visible(own["query_token"].iloc[0]))
-        table.add_row(str(query), token, looks, f"{own['entropy'].iloc[0]:.2f}")
+        token = Text(visible(at_query["query_token"].iloc[0]))
+        table.add_row(str(query), token, looks, f"{at_query['entropy'].iloc[0]:.2f}")
     yield table
     more = (
         f"the last {MOST_QUERIES} of {len(queries)} queries; "

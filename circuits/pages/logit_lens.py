@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from circuits.pages.numbers import rounded
+from circuits.pages.viewers import Viewer
 from circuits.result import Result
 
-NEEDS = ("position", "stage", "token", "probability")
 # What may color the cells, and what else a cell tells: column, name.
 _NUMBERS = {
     "probability": "probability of the top token",
@@ -60,3 +60,6 @@ def _followed(frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
     for i, (token, rows) in enumerate(frame.groupby("target", sort=False)):
         values = rounded(rows["value"].to_numpy(float))
         yield f"target_{i}_probability", {"name": f"probability of {token!r}", "values": values}
+
+
+VIEWER = Viewer(data, needs=("position", "stage", "token", "probability"), view="lens")
