@@ -20,9 +20,10 @@ from circuits.analyses._reading import readings
 from circuits.analyses.composition import composition
 from circuits.checkpoints import checksum
 from circuits.cli import app
-from circuits.components import parse_edge
+from circuits.components import parse, parse_edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
+from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts.user import Row, from_rows
 from circuits.weights import center_writing_weights
@@ -176,6 +177,25 @@ def test_the_check_has_intervals_and_a_seed(words: HookedGPT2) -> None:
     assert found.to_json() == composition(words, **asked).to_json()
     assert "--check 4 --task ioi" in found.provenance.command
     assert checksum(words) == before
+
+
+@pytest.mark.parametrize("check", [None, 3])
+def test_heads_given_as_objects_are_recorded_by_their_names(
+    words: HookedGPT2, check: int | None
+) -> None:
+    options: dict[str, Any] = {} if check is None else {"check": check, "task": "ioi", "n": 4}
+    found = composition(words, to=parse("a1.h0<k>"), from_=["a0.h1", parse("a0.h0")], **options)
+    assert found.provenance.arguments["to"] == "a1.h0<k>"
+    assert found.provenance.arguments["from_"] == ["a0.h1", "a0.h0"]
+    assert "--to 'a1.h0<k>' --from a0.h1 --from a0.h0" in found.provenance.command
+
+
+def test_the_check_takes_a_metric_object(words: HookedGPT2) -> None:
+    options: dict[str, Any] = {"check": 3, "task": "ioi", "n": 4}
+    named, given = (
+        composition(words, metric=metric, **options) for metric in ("prob", METRICS["prob"])
+    )
+    assert given.frame.equals(named.frame)
 
 
 def test_pairs_of_one_reader_are_compared_as_they_are() -> None:

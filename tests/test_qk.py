@@ -136,6 +136,12 @@ def test_every_view_has_a_figure_and_a_command(words: HookedGPT2) -> None:
     assert checksum(words) == before
 
 
+def test_a_head_given_as_an_object_is_recorded_by_its_name(words: HookedGPT2) -> None:
+    named, given = qk(words, "a1.h2", top=3), qk(words, HEAD, top=3)
+    assert given.provenance.command.startswith("circuits qk a1.h2 --top 3")
+    assert given.to_json() == named.to_json()
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -23,7 +23,6 @@ from circuits.registry import (
     TemplateOptions,
     analyses,
     analysis,
-    asked,
     asking,
     find,
     groups,
@@ -299,21 +298,21 @@ def test_the_command_says_what_differs_from_the_defaults() -> None:
     given = _defaults("ablate")
     given |= {"model": letter_model(), "component": ["a0.h1", "m0"], "all_heads": True}
     given |= {"method": "zero", "seed": 3, "prompt": "it's", "n": 2, "file": Path("a b.txt")}
-    described = asked("ablate", given)
-    assert described["command"] == (
+    described = asking.question("ablate", given)
+    assert described.command == (
         "circuits ablate --component a0.h1 --component m0 --all-heads --prompt 'it'\"'\"'s' "
         "--file 'a b.txt' -n 2 --seed 3 --model letters"
     )
-    assert described["arguments"]["component"] == ["a0.h1", "m0"]
-    assert described["arguments"]["file"] == "a b.txt"
+    assert described.arguments["component"] == ["a0.h1", "m0"]
+    assert described.arguments["file"] == "a b.txt"
 
 
 def test_objects_do_not_stand_in_the_command() -> None:
     given = _defaults("ablate")
     given |= {"model": letter_model(), "component": Component("mlp", 0)}
-    described = asked("ablate", given)
-    assert described["command"] == "circuits ablate --model letters"
-    assert "component" not in described["arguments"]
+    described = asking.question("ablate", given)
+    assert described.command == "circuits ablate --model letters"
+    assert "component" not in described.arguments
 
 
 def test_building_the_command_line_imports_nothing_heavy() -> None:

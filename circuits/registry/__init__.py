@@ -6,7 +6,7 @@ command line can show its help without importing the files, and with them torch;
 several analyses take; `asking` calls an analysis, and tells its answer what was asked.
 """
 
-from circuits.registry.asking import Question, analysis, asked, question
+from circuits.registry.asking import Question, analysis, question
 from circuits.registry.options import (
     MeasureOptions,
     MemoryOptions,
@@ -40,7 +40,6 @@ __all__ = [
     "TemplateOptions",
     "analyses",
     "analysis",
-    "asked",
     "beside",
     "find",
     "flag",

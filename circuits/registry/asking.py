@@ -178,12 +178,6 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
     return Question(recipe.function, arguments, shlex.join(words))
 
 
-def asked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as what `circuits.result.provenance` takes."""
-    found = question(name, given)
-    return {"arguments": found.arguments, "command": found.command}
-
-
 def _asked(function: Function, call: Call) -> Function:
     """The same function by way of `call`, in its own module, where doctest finds its examples."""
 
