@@ -137,8 +137,8 @@ def test_every_view_has_a_figure_and_a_command(words: HookedGPT2) -> None:
 
 
 def test_a_head_given_as_an_object_is_recorded_by_its_name(words: HookedGPT2) -> None:
-    named, given = qk(words, str(HEAD), top=3), qk(words, HEAD, top=3)
-    assert given.provenance.command.startswith(f"circuits qk {HEAD} --top 3")
+    named, given = qk(words, str(HEAD_0), top=3), qk(words, HEAD_0, top=3)
+    assert given.provenance.command.startswith(f"circuits qk {HEAD_0} --top 3")
     assert given.to_json() == named.to_json()
 
 
