@@ -179,11 +179,17 @@ def test_the_check_has_intervals_and_a_seed(words: HookedGPT2) -> None:
     assert checksum(words) == before
 
 
-def test_heads_given_as_objects_are_recorded_by_their_names(words: HookedGPT2) -> None:
-    found = composition(words, to=parse("a1.h0<k>"), from_=["a0.h1", parse("a0.h0")])
-    assert found.provenance.arguments["to"] == "a1.h0<k>"
+@pytest.mark.parametrize("check", [None, 3])
+def test_heads_given_as_objects_are_recorded_by_their_names(
+    words: HookedGPT2, check: int | None
+) -> None:
+    options: dict[str, Any] = {} if check is None else {"check": check, "task": "ioi", "n": 4}
+    readers, writers = [parse("a1.h0<k>"), "a1.h1<k>"], ["a0.h1", parse("a0.h0")]
+    found = composition(words, to=readers, from_=writers, **options)
+    assert found.provenance.arguments["to"] == ["a1.h0<k>", "a1.h1<k>"]
     assert found.provenance.arguments["from_"] == ["a0.h1", "a0.h0"]
-    assert "--to 'a1.h0<k>' --from a0.h1 --from a0.h0" in found.provenance.command
+    words_of_it = "--to 'a1.h0<k>' --to 'a1.h1<k>' --from a0.h1 --from a0.h0"
+    assert words_of_it in found.provenance.command
 
 
 def test_the_check_takes_a_metric_object(words: HookedGPT2) -> None:
