@@ -10,23 +10,21 @@ from circuits.result import Result
 
 TEXT = "When Mary and John went to the garden, John gave a letter to"
 IOI: dict[str, Any] = {"task": "ioi", "n": 4}
-# What each analysis is asked; those that are not named take the model alone.
-ASKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+Question = tuple[tuple[Any, ...], dict[str, Any]]  # the words after the model, and the options
+# What each analysis is asked; those that are not named take a prompt, or the model alone.
+ASKED: dict[str, Question] = {
     "ablate": ((), {"all_heads": True, **IOI}),
     "approximate": ((), {"what": "head", **IOI}),
-    "attention": ((TEXT,), {}),
     "attribute": ((), IOI),
     "heads": ((), {"n": 3}),
     "icl": ((), {"n": 2, "length": 8}),
     "interchange": ((), {"component": "a1", **IOI}),
-    "logit-lens": ((TEXT,), {}),
     "neurons": (("m0.n3",), {}),
     "ov": (("a0.h1",), {}),
     "patch": ((), IOI),
     "paths": ((), {"to": "logits", **IOI}),
     "qk": (("a0.h1",), {}),
     "tune-lens": (("lens.safetensors",), {"file": "text.txt", "context": 8, "steps": 2}),
-    "walkthrough": ((TEXT,), {}),
     "why": (("a1.h1", TEXT), {}),
 }
 
@@ -36,7 +34,14 @@ def write_files() -> None:
     Path("text.txt").write_text(f"{TEXT}. " * 5)
 
 
+def question(name: str) -> Question:
+    """What the analysis is asked."""
+    prompt = find(name).signature.parameters.get("prompt")
+    takes_prompt = prompt is not None and prompt.default is prompt.empty
+    return ASKED.get(name, ((TEXT,) if takes_prompt else (), {}))
+
+
 def answer(name: str, model: Any, other: Any = None) -> Result:
     """What the analysis says; `other` is what ``diff`` compares with."""
-    given, options = ASKED.get(name, ((), {}))
+    given, options = question(name)
     return find(name).load()(model, *((other,) if name == "diff" else given), **options)
