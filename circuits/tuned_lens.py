@@ -26,6 +26,7 @@ from circuits.errors import CircuitsError
 from circuits.files import whole
 from circuits.model import HookedGPT2
 from circuits.padding import all_real
+from circuits.precision import wide
 
 TOKENS = 256  # that every step of training learns from
 FORMAT = "circuits tuned lens"
@@ -225,9 +226,7 @@ def lens_logits(model: HookedGPT2, stream: Tensor) -> Tensor:
 
     Half precision is raised to single: rounding would hide small probabilities.
     """
-    dtype = model.W_E.dtype
-    logits: Tensor = model.unembed(model.ln_final(stream.to(dtype)))
-    return logits.float() if dtype.itemsize < 4 else logits
+    return wide(model.unembed(model.ln_final(stream.to(model.W_E.dtype))))
 
 
 def divergence(model: HookedGPT2, tokens: Tensor, lens: TunedLens) -> Tensor:
