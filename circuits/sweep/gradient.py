@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 TOKENS_AT_ONCE = 2048  # more needs more memory and is no faster
 _KINDS = ("head", "attn", "mlp", "resid_pre", "resid_mid", "resid_post", "embed", "pos")
-Keep = Callable[[str, Tensor], Tensor]  # site and value -> the value to go on with
 
 
 @dataclass(frozen=True, eq=False)
