@@ -121,9 +121,10 @@ class Call:
         about = result.provenance
         if about.command:  # it has said so itself
             return result
-        said = question(self.function.__name__, values | dict(about.arguments))
+        if about.arguments:  # some of which read otherwise than they were given
+            asked = question(self.function.__name__, values | dict(about.arguments))
         about = replace(
-            about, analysis=said.analysis, arguments=said.arguments, command=said.command
+            about, analysis=asked.analysis, arguments=asked.arguments, command=asked.command
         )
         return replace(result, provenance=about)
 
