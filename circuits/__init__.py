@@ -29,7 +29,7 @@ _HOME = {
     "errors": ["CheckpointError", "CircuitsError", "SiteError", "TokenError"],
     "factored": ["FactoredMatrix"],
     "hooks": ["get_act_name"],
-    "linear": ["packed"],
+    "backend": ["packed"],
     "model": ["HookedGPT2"],
     "result": ["Provenance", "Result"],
     "tokenizer": ["Tokenizer"],

@@ -2,6 +2,7 @@
 
 from circuits.adapter import adapt as adapt
 from circuits.alignment import CausalGraph as CausalGraph
+from circuits.backend import packed as packed
 from circuits.cache import Cache as Cache
 from circuits.checkpoints import bundled_models as bundled_models
 from circuits.checkpoints import checksum as checksum
@@ -17,9 +18,9 @@ from circuits.errors import TokenError as TokenError
 from circuits.factored import FactoredMatrix as FactoredMatrix
 from circuits.hooks import get_act_name as get_act_name
 from circuits.inputs import ModelInput as ModelInput
-from circuits.linear import packed as packed
 from circuits.metrics import Metric as Metric
 from circuits.model import HookedGPT2 as HookedGPT2
+from circuits.model import HookedModel as HookedModel
 from circuits.prompts import Prompts as Prompts
 from circuits.registry import Progress as Progress
 from circuits.registry.options import Progress as Progress
@@ -34,7 +35,7 @@ from typing import Literal as Literal
 __version__: str
 
 def ablate(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     layer: int | None = ...,
     head: int | None = ...,
@@ -64,7 +65,7 @@ def ablate(
     """What breaks without this head, layer or MLP?"""
 
 def approximate(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     what: Literal['resid_pre', 'resid_mid', 'resid_post', 'attn', 'mlp', 'head'] | None = ...,
     component: str | Component | Sequence[str | Component] | None = ...,
@@ -86,7 +87,7 @@ def approximate(
     """What would patching restore, by one gradient instead of many runs?"""
 
 def attention(
-    model: HookedGPT2,
+    model: HookedModel,
     prompt: str,
     *,
     component: str | Component | Sequence[str | Component] | None = ...,
@@ -97,7 +98,7 @@ def attention(
     """Where does each head look?"""
 
 def attribute(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     what: Literal['heads', 'layers', 'neurons'] = ...,
     positions: Literal['roles', 'indices'] | None = ...,
@@ -115,7 +116,7 @@ def attribute(
     """Which part pushes the answer?"""
 
 def composition(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     to: str | Component | Sequence[str | Component] | None = ...,
     from_: str | Component | Sequence[str | Component] | None = ...,
@@ -132,8 +133,8 @@ def composition(
     """Which heads read which heads?"""
 
 def diff(
-    model: HookedGPT2,
-    other: str | HookedGPT2,
+    model: HookedModel,
+    other: str | HookedModel,
     *,
     analysis: str = ...,
     set_: Sequence[str] | None = ...,
@@ -144,7 +145,7 @@ def diff(
     """What changed between two checkpoints?"""
 
 def heads(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     kind: str | Sequence[str] | None = ...,
     component: str | Component | Sequence[str | Component] | None = ...,
@@ -158,7 +159,7 @@ def heads(
     """What kind of head is each?"""
 
 def icl(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     file: str | Path | None = ...,
     context: int | None = ...,
@@ -171,7 +172,7 @@ def icl(
     """Does it learn in context?"""
 
 def interchange(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     variable: str | None = ...,
     component: str | Component | Sequence[str | Component] | None = ...,
@@ -191,7 +192,7 @@ def interchange(
     """Does the model compute what this causal graph says?"""
 
 def logit_lens(
-    model: HookedGPT2,
+    model: HookedModel,
     prompt: str,
     *,
     positions: Literal['last', 'all'] | int = ...,
@@ -202,7 +203,7 @@ def logit_lens(
     """What would each layer say, if it were the last?"""
 
 def neurons(
-    model: HookedGPT2,
+    model: HookedModel,
     neuron: str | Component | None = ...,
     *,
     show: Literal['contexts', 'values', 'triggers', 'classes', 'overview'] | None = ...,
@@ -218,7 +219,7 @@ def neurons(
     """What does this neuron do?"""
 
 def ov(
-    model: HookedGPT2,
+    model: HookedModel,
     head: str | Component | None = ...,
     *,
     show: Literal['pairs', 'diagonal', 'eigenvalues', 'directions'] | None = ...,
@@ -229,7 +230,7 @@ def ov(
     """What would a head write?"""
 
 def patch(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     what: Literal['resid_pre', 'resid_mid', 'resid_post', 'attn', 'mlp', 'head', 'q', 'k', 'v', 'pattern'] | None = ...,
     component: str | Component | Sequence[str | Component] | None = ...,
@@ -256,7 +257,7 @@ def patch(
     """Where does the information sit that makes the difference?"""
 
 def paths(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     to: str | Component | Sequence[str | Component] | None = ...,
     from_: str | Component | Sequence[str | Component] | None = ...,
@@ -283,7 +284,7 @@ def paths(
     """Along which edges does it travel?"""
 
 def qk(
-    model: HookedGPT2,
+    model: HookedModel,
     head: str | Component | None = ...,
     *,
     show: Literal['pairs', 'diagonal', 'positions', 'eigenvalues', 'directions'] | None = ...,
@@ -294,7 +295,7 @@ def qk(
     """What would a head match?"""
 
 def tune_lens(
-    model: HookedGPT2,
+    model: HookedModel,
     out: str | Path,
     *,
     file: str | Path | None = ...,
@@ -308,7 +309,7 @@ def tune_lens(
     """How much closer does a tuned lens come to the final prediction?"""
 
 def walkthrough(
-    model: HookedGPT2,
+    model: HookedModel,
     prompt: str,
     *,
     steps: int = ...,
@@ -318,7 +319,7 @@ def walkthrough(
     """How does the model get from the text to the next token, number by number?"""
 
 def why(
-    model: HookedGPT2,
+    model: HookedModel,
     head: str | Component,
     prompt: str | Sequence[str] | None = ...,
     *,

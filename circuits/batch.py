@@ -21,7 +21,7 @@ from circuits.padding import PadTokens
 from circuits.tokenizer import no_tokenizer
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 UNKNOWN = -1  # stands for every token when the input is a residual stream
 PaddingSide = Literal["left", "right"]
@@ -65,7 +65,7 @@ class Batch:
         return (self.mask * columns).argmax(1)
 
 
-def one_prompt(model: HookedGPT2, prompt: ModelInput) -> Tensor:
+def one_prompt(model: HookedModel, prompt: ModelInput) -> Tensor:
     """The tokens [1 p] of a question that is about one prompt, without padding.
 
     Raises:
@@ -125,7 +125,7 @@ def pad_rows(
 
 
 def as_batch(
-    model: HookedGPT2,
+    model: HookedModel,
     given: ModelInput,
     *,
     prepend_bos: bool | None = None,
@@ -185,7 +185,7 @@ def residual_batch(
 
 
 def token_rows(
-    model: HookedGPT2, given: ModelInput, prepend_bos: bool | None = None
+    model: HookedModel, given: ModelInput, prepend_bos: bool | None = None
 ) -> list[list[int]]:
     """The token ids of each prompt, with a start token before texts if asked for.
 
@@ -196,7 +196,7 @@ def token_rows(
 
 
 def _rows(
-    model: HookedGPT2, given: list[str] | list[list[int]], prepend_bos: bool | None
+    model: HookedModel, given: list[str] | list[list[int]], prepend_bos: bool | None
 ) -> list[list[int]]:
     """Texts as token ids, with a start token if asked for; rows of ids as they are."""
     if not given or not isinstance(given[0], str):
@@ -257,6 +257,16 @@ def _where(mask: Tensor | None, n_tokens: int, n_past: Tensor | int) -> slice | 
     return (mask.cumsum(1) - 1 + before).clamp(min=0)
 
 
+def key_positions(real: Tensor | None, n_key: int, device: torch.device) -> Tensor:
+    """Where the keys of a pass stand in their own prompts: [k], or [b k] with padding.
+
+    `real` [b k] is True at real tokens; None means that all are.
+    """
+    if real is None:
+        return torch.arange(n_key, device=device)
+    return (real.cumsum(1) - 1).clamp(min=0)
+
+
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:
     """How surprised is the model by each next token? [b p-1], in nats; padding gives 0."""
     if logits.shape[:2] != batch.tokens.shape or int(batch.tokens[0, 0]) == UNKNOWN:
@@ -290,7 +300,7 @@ def _targets(batch: Batch) -> Tensor:
     return mask[:, 1:] & mask[:, :-1]
 
 
-def pad_id(model: HookedGPT2) -> int:
+def pad_id(model: HookedModel) -> int:
     """With which token are prompts padded? Any would do: no real token sees it."""
     tokenizer = model.tokenizer
     known = () if tokenizer is None else (tokenizer.pad_id, tokenizer.bos_id)
@@ -314,7 +324,7 @@ def _check(tokens: Tensor, n_past: int | Tensor, cfg: ModelConfig) -> None:
         )
 
 
-def to_string(model: HookedGPT2, tokens: Any) -> Any:
+def to_string(model: HookedModel, tokens: Any) -> Any:
     """What text do these token ids spell? A string for one row, a list of strings for rows."""
     tokenizer = model.require_tokenizer()
     if isinstance(tokens, int) or getattr(tokens, "ndim", None) == 0:
@@ -324,7 +334,7 @@ def to_string(model: HookedGPT2, tokens: Any) -> Any:
     return texts[0] if _is_row(tokens) else texts
 
 
-def to_str_tokens(model: HookedGPT2, given: Any, prepend_bos: bool | None) -> Any:
+def to_str_tokens(model: HookedModel, given: Any, prepend_bos: bool | None) -> Any:
     """Which tokens, as strings? A list for one text or row of ids, a list of lists for several."""
     rows = token_rows(model, [given] if _is_row(given) else given, prepend_bos)
     strings = [model.require_tokenizer().token_strings(row) for row in rows]

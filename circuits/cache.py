@@ -27,7 +27,7 @@ from circuits.hooks import (
 )
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 COSTLY = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "attn.hook_result")
 _MASK = "__mask__"
@@ -47,7 +47,7 @@ class Cache(Mapping[str, Tensor]):
     def __init__(
         self,
         values: Mapping[str, Tensor],
-        model: HookedGPT2,
+        model: HookedModel,
         *,
         mask: Tensor | None = None,
         has_batch_dim: bool = True,
@@ -141,7 +141,7 @@ class Cache(Mapping[str, Tensor]):
             save_file(tensors, partial, metadata=about)
 
     @classmethod
-    def load(cls, path: str | Path, model: HookedGPT2) -> Cache:
+    def load(cls, path: str | Path, model: HookedModel) -> Cache:
         """Read a cache that `save` wrote; `model` is the model it came from.
 
         Raises:
@@ -213,7 +213,7 @@ class Cache(Mapping[str, Tensor]):
 
 
 def run_with_cache(
-    model: HookedGPT2,
+    model: HookedModel,
     given: Any,
     *,
     names_filter: NamesFilter = None,
@@ -266,7 +266,7 @@ def run_with_cache(
 
 
 def _run_for_gradients(
-    model: HookedGPT2,
+    model: HookedModel,
     given: Any,
     what: tuple[NamesFilter, list[WatchedBy], Any],
     options: dict[str, Any],

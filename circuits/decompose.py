@@ -24,7 +24,8 @@ from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.cache import Cache
-    from circuits.model import HookedGPT2, LayerNorm
+    from circuits.model import HookedModel
+    from circuits.model.contract import NormWeights
 
 Stack = tuple[Float[Tensor, "part *b_p d"], list[str]]
 
@@ -247,19 +248,16 @@ def apply_ln_to_stack(
     return center(cache.model, stack) / scale * norm.w
 
 
-def center(model: HookedGPT2, stream: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
+def center(model: HookedModel, stream: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
     """What does LayerNorm divide by its scale? The stream less its mean, which RMSNorm keeps.
 
     The scale is the root of the mean square of this, eps added.
     """
-    stream = wide(stream)
-    if model.cfg.normalization_type.startswith("RMS"):
-        return stream
-    return stream - stream.mean(-1, keepdim=True)
+    return model.ln_final.center(stream)
 
 
 def through_ln(
-    model: HookedGPT2,
+    model: HookedModel,
     matrix: Float[Tensor, "d out"],
     layer: int | None = None,
     *,
@@ -299,7 +297,7 @@ def logit_attrs(
 
 
 def logit_bias(
-    model: HookedGPT2,
+    model: HookedModel,
     tokens: str | int | Tensor,
     incorrect_tokens: str | int | Tensor | None = None,
 ) -> Tensor:
@@ -312,7 +310,7 @@ def logit_bias(
 
 
 def accumulated_bias(
-    model: HookedGPT2, layer: int, *, mlp_input: bool = False, mlp_biases: bool = True
+    model: HookedModel, layer: int, *, mlp_input: bool = False, mlp_biases: bool = True
 ) -> Tensor:
     """What do the output biases of all layers before `layer` add to the residual stream? [d]"""
     total = torch.zeros_like(wide(model.ln_final.b))
@@ -323,13 +321,13 @@ def accumulated_bias(
     return total + model.blocks[layer].attn.b_O if mlp_input else total
 
 
-def _embeds(model: HookedGPT2) -> list[str]:
+def _embeds(model: HookedModel) -> list[str]:
     """What enters the stream before the layers? Tokens, and learned positions where there are."""
     standard = model.cfg.positional_embedding_type == "standard"
     return ["embed", "pos_embed"] if standard else ["embed"]
 
 
-def require_sums(model: HookedGPT2) -> None:
+def require_sums(model: HookedModel) -> None:
     """Is the stream a sum of what heads and neurons write?
 
     Raises:
@@ -342,7 +340,7 @@ def require_sums(model: HookedGPT2) -> None:
         )
 
 
-def _layer(model: HookedGPT2, layer: int | None, mlp_input: bool = False) -> int:
+def _layer(model: HookedModel, layer: int | None, mlp_input: bool = False) -> int:
     n_layers = model.cfg.n_layers
     end = n_layers if layer is None or layer == -1 else layer
     if not 0 <= end <= n_layers:
@@ -358,7 +356,7 @@ def _layer(model: HookedGPT2, layer: int | None, mlp_input: bool = False) -> int
     return end
 
 
-def _norm(model: HookedGPT2, layer: int, mlp_input: bool) -> LayerNorm:
+def _norm(model: HookedModel, layer: int, mlp_input: bool) -> NormWeights:
     if layer == model.cfg.n_layers:
         return model.ln_final
     block = model.blocks[layer]
@@ -375,13 +373,13 @@ def _scale(cache: Cache, layer: int, mlp_input: bool, pos_slice: Any, batch_slic
     return take(scale, batch_slice, 0) if batch_slice is not None else scale
 
 
-def _ids(model: HookedGPT2, tokens: str | int | Tensor) -> Tensor:
+def _ids(model: HookedModel, tokens: str | int | Tensor) -> Tensor:
     ids = torch.as_tensor(model.to_single_token(tokens) if isinstance(tokens, str) else tokens)
     return ids.to(model.W_E.device)
 
 
 def _direction(
-    model: HookedGPT2, tokens: str | int | Tensor, incorrect: str | int | Tensor | None
+    model: HookedModel, tokens: str | int | Tensor, incorrect: str | int | Tensor | None
 ) -> Tensor:
     """Which direction of the final residual stream raises this logit (difference)? [... d]"""
     ids = _ids(model, tokens)

@@ -36,7 +36,7 @@ from circuits.precision import wide
 
 if TYPE_CHECKING:
     from circuits.config import ModelConfig
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Tokens = Int[Tensor, "*any p"]
 Targets = Bool[Tensor, "*any q k"]
@@ -144,7 +144,7 @@ def score(
 
 
 def detect_head(
-    model: HookedGPT2,
+    model: HookedModel,
     seq: str | Sequence[str] | Tensor,
     detection_pattern: str | Tensor,
     heads: Heads | None = None,
@@ -224,7 +224,7 @@ def _similarity(
     return torch.where(whole > 0, matched / whole.clamp(min=1e-30), 0.0)
 
 
-def _patterns(model: HookedGPT2, tokens: Tensor, cache: Mapping[str, Tensor] | None) -> Tensor:
+def _patterns(model: HookedModel, tokens: Tensor, cache: Mapping[str, Tensor] | None) -> Tensor:
     """Where every head looks in this prompt [p]: [l h q k] on the CPU."""
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     if cache is None:
@@ -241,7 +241,7 @@ def _patterns(model: HookedGPT2, tokens: Tensor, cache: Mapping[str, Tensor] | N
     return patterns
 
 
-def _prompts(model: HookedGPT2, seq: ModelInput) -> list[Tensor]:
+def _prompts(model: HookedModel, seq: ModelInput) -> list[Tensor]:
     """The token ids of each prompt, without padding."""
     return [row.cpu() for row in unpadded(as_batch(model, seq))]
 

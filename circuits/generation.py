@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuits.attention_layer import KeyValue
+from circuits.backend import packed
 from circuits.batch import Batch, PaddingSide, as_batch, pad_rows, unpadded
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import Hooks
 from circuits.inputs import AnyMask, ModelInput, read
-from circuits.linear import packed
 from circuits.sampling import Sampler, random_numbers
 from circuits.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 NO_TOKEN = -1  # stands where a row had already ended
 PACKED_STEPS = 32  # from about this many steps on, packing the weights is paid back
 Stop = int | str | Sequence[int | str]
+KeyValue = tuple[Tensor, Tensor]  # of one layer, each [b k h e]
 
 
 @dataclass(eq=False)
@@ -99,7 +99,7 @@ class Step:
 
 
 def stream(
-    model: HookedGPT2,
+    model: HookedModel,
     given: ModelInput,
     *,
     max_new_tokens: int = 20,
@@ -160,7 +160,7 @@ def stream(
 
 
 def generate(
-    model: HookedGPT2,
+    model: HookedModel,
     given: ModelInput,
     *,
     max_new_tokens: int = 20,
@@ -233,7 +233,7 @@ def _collect(steps: Iterator[Step], rows: list[list[int]]) -> list[str]:
 
 
 def _like(
-    given: ModelInput, rows: list[list[int]], texts: list[str], model: HookedGPT2, kind: str
+    given: ModelInput, rows: list[list[int]], texts: list[str], model: HookedModel, kind: str
 ) -> Any:
     """Prompt and continuation in the form of the prompt, or in the one that was asked for."""
     prompts = read(given)[0]
@@ -290,7 +290,7 @@ def _whole(text: str) -> str:
 
 
 def _steps(
-    model: HookedGPT2,
+    model: HookedModel,
     rows: list[_Row],
     sampler: Sampler,
     noise: Tensor,
@@ -321,7 +321,7 @@ def _steps(
 
 
 def packed_for(
-    model: HookedGPT2, n_steps: int, fwd_hooks: Hooks = ()
+    model: HookedModel, n_steps: int, fwd_hooks: Hooks = ()
 ) -> AbstractContextManager[None]:
     """`packed`, where so many steps pay for it and no hook can edit the weights meanwhile."""
     hooked = bool(fwd_hooks) or any(hook.watched for hook in model.hook_dict.values())
@@ -329,14 +329,13 @@ def packed_for(
 
 
 def _next_logits(
-    model: HookedGPT2, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
+    model: HookedModel, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
 ) -> tuple[Tensor, Tensor]:
     """What the model says after the last of the new tokens [b v], in float64; its logsumexp."""
     options: dict[str, Any] = {"past_kv_cache": cache}
     # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
-        hooks = model.hook_dict
-        if any(hooks[name].watched for name in hooks if name.startswith(("ln_final.", "unembed."))):
+        if model.end_watched():
             logits: Tensor = model(given, **options)[:, -1]
         else:  # the same, without unembedding the rest of the prompt
             resid = model(given, stop_at_layer=model.cfg.n_layers, **options)
@@ -353,7 +352,7 @@ def _next_logits(
     return logits, total
 
 
-def _prompts(model: HookedGPT2, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+def _prompts(model: HookedModel, batch: Batch, max_new_tokens: int) -> list[list[int]]:
     """The token ids of each prompt, once it is clear that the new tokens fit as well."""
     if max_new_tokens < 1:
         raise CircuitsError(f"max_new_tokens={max_new_tokens}: choose at least 1")
@@ -374,14 +373,14 @@ def _listed(stop: Stop) -> list[int | str]:
     return [stop] if isinstance(stop, int | str) else list(stop)
 
 
-def _with_eos(model: HookedGPT2, stop: Stop, eos_token_id: int | Sequence[int] | None) -> Stop:
+def _with_eos(model: HookedModel, stop: Stop, eos_token_id: int | Sequence[int] | None) -> Stop:
     """`stop`, and the tokens that end a text: those asked for, otherwise the checkpoint's own."""
     if eos_token_id is None:
         eos_token_id = model.roles.eos_ids
     return [*_listed(stop), *_listed(eos_token_id)]
 
 
-def _stops(model: HookedGPT2, stop: Stop) -> _Stops:
+def _stops(model: HookedModel, stop: Stop) -> _Stops:
     ids, texts = set(), []
     for item in _listed(stop):
         if isinstance(item, str):

@@ -22,7 +22,7 @@ from circuits.hooks import HookFn, HookPoint
 from circuits.padding import all_real
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Method = Callable[[Tensor, Tensor], Tensor]
 Hook = tuple[str, HookFn]
@@ -111,7 +111,7 @@ def get_method(name: str) -> Method:
 
 
 def replacements(
-    model: HookedGPT2,
+    model: HookedModel,
     components: Sequence[Component],
     method: str,
     tokens: Tensor,
@@ -149,7 +149,7 @@ def replacements(
     return [write(cache[c.site][c.within], mask) for c in components]
 
 
-def _real(model: HookedGPT2, tokens: Tensor) -> Tensor:
+def _real(model: HookedModel, tokens: Tensor) -> Tensor:
     """Which tokens [b p] are real, as far as they tell by themselves?"""
     if not tokens.numel():
         return all_real(tokens)

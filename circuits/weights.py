@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from circuits.adapter import AdaptedModel
 from circuits.batch import as_batch
 from circuits.errors import CircuitsError
 from circuits.inputs import ModelInput
@@ -166,10 +165,11 @@ def _rewrite(
     *,
     untie: bool,
 ) -> tuple[HookedGPT2, Certificate]:
-    if isinstance(model, AdaptedModel):
+    if not isinstance(model, HookedGPT2):
         raise CircuitsError(
-            f"{model.cfg.model_name} is a model of transformer_lens, which can process its weights "
-            "itself when it loads them"
+            f"{model.cfg.model_name} is a {type(model).__name__}, and only a HookedGPT2's weights "
+            "can be rewritten here; transformer_lens can process its weights itself when it loads "
+            "a model"
         )
     with torch.no_grad():
         new = _wide_copy(model, untie=untie)
@@ -198,7 +198,7 @@ def _fold_layer_norm(model: HookedGPT2) -> None:
     for block in model.blocks:
         _fold_into(block.ln1, block.attn.W_QKV, block.attn.b_QKV)
         _fold_into(block.ln2, block.mlp.W_in, block.mlp.b_in)
-    _fold_into(model.ln_final, model.unembed.W_U_untied, model.unembed.b_U)
+    _fold_into(model.ln_final, *_unembedding(model))
 
 
 def _fold_into(norm: LayerNorm, weight: Tensor, bias: Tensor) -> None:
@@ -219,8 +219,15 @@ def _center_writing_weights(model: HookedGPT2) -> None:
 
 
 def _center_unembed(model: HookedGPT2) -> None:
-    for weight in (model.unembed.W_U_untied, model.unembed.b_U):
+    for weight in _unembedding(model):
         weight.sub_(weight.mean(-1, keepdim=True))
+
+
+def _unembedding(model: HookedGPT2) -> tuple[Tensor, Tensor]:
+    """W_U and b_U of a model that has them as weights of their own."""
+    bias = model.unembed.b_U
+    assert bias is not None
+    return model.unembed.W_U_untied, bias
 
 
 def _fold_value_biases(model: HookedGPT2) -> None:

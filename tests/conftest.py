@@ -15,7 +15,7 @@ import torch
 from hypothesis import settings
 from random_models import randomized
 
-from circuits import linear
+from circuits.backend import linear, onednn_works
 from circuits.model import HookedGPT2
 
 _connect, _connect_ex, _getaddrinfo = (
@@ -123,8 +123,8 @@ def tiny() -> HookedGPT2:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use oneDNN wherever it can be used, also on machines, and in sizes, where it does not pay."""
-    if not linear.onednn_works():
+    """Use oneDNN wherever it can be used, also on machines, and in sizes, where it is slower."""
+    if not onednn_works():
         pytest.skip("this torch cannot be asked for oneDNN's products")
     monkeypatch.setattr(linear, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(linear, "LEAST_WORK", 0)

@@ -27,9 +27,8 @@ ORDER = (
     "inputs",
     "padding",
     "batch",
-    "linear",
+    "backend",
     "factored",
-    "attention_layer",
     "decompose",
     "cache",
     "sampling",
@@ -61,7 +60,7 @@ MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 7
 
 # Functions whose keyword-only options are not counted: each is one question with many variations.
 MANY_OPTIONS = (
-    "circuits/model.py:HookedGPT2.forward",
+    "circuits/model/hooked.py:HookedModel.forward",
     "circuits/cache.py:run_with_cache",
     "circuits/generation.py:stream",
     "circuits/generation.py:generate",

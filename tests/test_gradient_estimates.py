@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose
 from random_models import TINY, randomized
 from random_sweeps import random_prompts
 
+from circuits.backend import packed
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.linear import packed
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from circuits.generation import generate, stream
 from circuits.hooks import HookPoint
-from circuits.linear import Pack
 from circuits.sampling import Sampler
 
 TOKENS = random_tokens(TINY, 3, 7)
@@ -44,15 +43,14 @@ def test_generate_packs_unless_a_hook_could_edit(monkeypatch: pytest.MonkeyPatch
     """A hook is user code: what it does to the weights acts at the next step, recorded or not."""
     model = randomized(replace(TINY, n_ctx=64), dtype=torch.float32)
     prompt = torch.tensor([[1, 2, 3]])
-    used = [p for m in model.modules() for p in vars(m).values() if isinstance(p, Pack)]
     seen: list[int] = []
 
     def look(value: Tensor, hook: HookPoint) -> None:
-        seen.append(sum(len(pack.copies) for pack in used))
+        seen.append(len(model.backend.copies))
         model.unembed.W_U.data.zero_()
 
     def packed_and_counted(*args: Any, **given: Any) -> Tensor:
-        seen.append(sum(len(pack.copies) for pack in used))
+        seen.append(len(model.backend.copies))
         return sampled(*args, **given)
 
     options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
@@ -60,8 +58,8 @@ def test_generate_packs_unless_a_hook_could_edit(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "__call__", packed_and_counted)
         generate(model, prompt, **options)
-    assert seen == [len(used)] * 40
-    assert not any(pack.copies for pack in used)
+    assert seen == [4 * TINY.n_layers + 1] * 40
+    assert not model.backend.copies
     seen.clear()
     made = generate(model, prompt, fwd_hooks=[("hook_embed", look)], **options)
     assert seen == [0] * 40

@@ -40,7 +40,7 @@ __all__ = ["AdaptedConfig", "AdaptedModel", "adapt"]
 
 
 def adapt(theirs: Any) -> AdaptedModel:
-    """This model of transformer_lens, for everything that takes a `HookedGPT2`.
+    """This model of transformer_lens, for everything that takes a `HookedModel`.
 
     One that is adapted already is returned as it is.
 

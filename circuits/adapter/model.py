@@ -1,33 +1,34 @@
-"""A transformer_lens model with the surface of `HookedGPT2`."""
+"""A transformer_lens model with the surface of `HookedModel`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from circuits.adapter.config import BRIDGE, AdaptedConfig, class_of, config_of
+from circuits.adapter.scores import score_scales
 from circuits.adapter.sites import hooked, listening, points_of
 from circuits.adapter.vocabulary import TheirTokenizer
 from circuits.adapter.weights import AdaptedBlock, AdaptedNorm, AdaptedUnembed
-from circuits.batch import as_batch, check_layers, residual_batch
+from circuits.batch import Batch
 from circuits.errors import CircuitsError
-from circuits.hooks import HookPoint, Run
-from circuits.inputs import AnyMask, ModelInput
-from circuits.model import HookedGPT2
+from circuits.generation import KVCache
+from circuits.hooks import HookPoint
+from circuits.model import HookedModel
 
 
-class AdaptedModel(HookedGPT2):
+class AdaptedModel(HookedModel):
     """Their model, where one of ours is wanted.
 
-    Whatever reads or edits a `HookedGPT2` by its sites, weights and text takes one of these; only
+    Whatever reads or edits a `HookedModel` by its sites, weights and text takes one of these; only
     the forward pass is theirs. `theirs` is the model itself, and `cfg` says how it differs.
     """
 
     def __init__(self, theirs: nn.Module) -> None:
-        nn.Module.__init__(self)  # no weights of our own
+        super().__init__()
         self.theirs: Any = theirs
         self.training = theirs.training
         self._scale = _embedding_scale(theirs)
@@ -35,64 +36,51 @@ class AdaptedModel(HookedGPT2):
         self.source = f"transformer_lens {class_of(theirs)}"
         given = getattr(theirs, "tokenizer", None)
         self.tokenizer = given and TheirTokenizer(given, name=self._cfg.model_name)
-        self.run = Run()
         self._points = points_of(theirs, self._cfg)
         self.hook_dict = {name: HookPoint(name, run=self.run) for name in self._points}
 
     @property
     def cfg(self) -> AdaptedConfig:
         """The shape of the model, with the device and precision its weights have now."""
-        weight, cfg = self.theirs.W_E, cast(AdaptedConfig, self._cfg)
+        weight, cfg = self.theirs.W_E, self._cfg
         if (cfg.device, cfg.dtype) != (weight.device, weight.dtype):
             self._cfg = cfg = replace(cfg, device=weight.device, dtype=weight.dtype)
         return cfg
 
-    def forward(
+    def pass_through(
         self,
-        given: ModelInput,
+        batch: Batch,
+        resid: Tensor | None,
+        layers: range,
         *,
-        return_type: str | None = "logits",
-        loss_per_token: bool = False,
-        attention_mask: AnyMask | None = None,
-        start_at_layer: int | None = None,
-        stop_at_layer: int | None = None,
-        **how: Any,
-    ) -> Any:
-        """What does the model say next? As `HookedGPT2.forward`, without a key-value cache.
-
-        `how` are `prepend_bos` and `padding_side`.
+        stop: bool,
+        logits: bool,
+        past: KVCache | None,
+    ) -> Tensor | None:
+        """One pass of their model, past our sites: see `HookedModel.pass_through`.
 
         Raises:
-            TokenError: for input that the vocabulary or the context cannot take.
             CircuitsError: for sites that the model cannot show, and for a key-value cache.
         """
-        if how.pop("past_kv_cache", None) is not None:
+        if past is not None:
             raise CircuitsError(
                 f"{self.cfg.model_name} keeps no keys and values here; leave past_kv_cache out"
             )
-        first, last = check_layers(start_at_layer, stop_at_layer, self.cfg.n_layers)
-        if start_at_layer is None:
-            batch = as_batch(self, given, attention_mask=attention_mask, **how)
-            enters = batch.tokens
-        else:
+        if resid is not None:
             self._require_start()
-            batch = residual_batch(given, attention_mask, self.cfg)
-            enters = cast(Tensor, given)
-        self.run.facts = batch.positions, batch.mask
+        enters, start = (batch.tokens, None) if resid is None else (resid, layers.start)
         real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
-        stop = None if stop_at_layer is None else last
         with listening(self.theirs, self.cfg, self._points, self.hook_dict):
-            if stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
-                return self._final_stream(enters, real, start_at_layer)
-            logits = return_type is not None or self._end_watched()
-            out = self.theirs(
+            if stop and layers.stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
+                return self._final_stream(enters, real, start)
+            out: Tensor | None = self.theirs(
                 enters,
                 return_type="logits" if logits else None,
                 attention_mask=real,
-                start_at_layer=None if start_at_layer is None else first,
-                stop_at_layer=stop,
+                start_at_layer=start,
+                stop_at_layer=layers.stop if stop else None,
             )
-        return out if stop is not None else self._answer(out, batch, return_type, loss_per_token)
+        return out
 
     def _final_stream(self, enters: Tensor, real: Tensor, start: int | None) -> Tensor:
         """The stream behind the last block, where a `TransformerBridge` never stops."""
@@ -113,20 +101,19 @@ class AdaptedModel(HookedGPT2):
                 "transformer_lens 4.0 on"
             )
 
-    def _end_watched(self) -> bool:
-        """Does anybody look at what comes after the blocks?"""
-        sites = (name for name in self.hook_dict if name.startswith(("ln_final.", "unembed.")))
-        return any(self.hook_dict[name].watched for name in sites)
+    def score_scales(self) -> list[float]:
+        """What each layer divides the product of a query and a key by: see `adapter.scores`."""
+        return score_scales(self)
 
     @property
-    def W_E(self) -> Tensor:  # type: ignore[override]
+    def W_E(self) -> Tensor:
         """[v d], what each token puts into the stream: a view, or scaled as Gemma's a copy."""
         weight: Tensor = self.theirs.W_E
         scaled: Tensor = weight if self._scale == 1 else weight * self._scale
         return scaled
 
     @property
-    def W_pos(self) -> Tensor:  # type: ignore[override]
+    def W_pos(self) -> Tensor:
         """[p d], what each position puts into the stream.
 
         Raises:
@@ -142,30 +129,19 @@ class AdaptedModel(HookedGPT2):
         return weight
 
     @property
-    def blocks(self) -> list[AdaptedBlock]:  # type: ignore[override]
+    def blocks(self) -> list[AdaptedBlock]:
         """The layers, as plain maps and their weights."""
         return [AdaptedBlock(block, self.cfg) for block in self.theirs.blocks]
 
     @property
-    def ln_final(self) -> AdaptedNorm:  # type: ignore[override]
+    def ln_final(self) -> AdaptedNorm:
         """The norm before the unembedding."""
         return AdaptedNorm(self.theirs.ln_final, self.cfg)
 
     @property
-    def unembed(self) -> AdaptedUnembed:  # type: ignore[override]
+    def unembed(self) -> AdaptedUnembed:
         """The map from what `ln_final` writes to logits, a soft cap included."""
         return AdaptedUnembed(self.theirs.unembed, self.cfg)
-
-    @property
-    def W_U(self) -> Tensor:
-        """[d v]"""
-        weight: Tensor = self.unembed.W_U
-        return weight
-
-    @property
-    def b_U(self) -> Tensor:
-        """[v]"""
-        return self.unembed.b_U
 
     W_gate = property(lambda self: self._stack("mlp.W_gate"), doc="[l d m], copied")
 

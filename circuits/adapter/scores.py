@@ -5,14 +5,16 @@ Shapes: l layer, b prompts of one token, h head, e = d_head.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from circuits.adapter.model import AdaptedModel
 from circuits.errors import CircuitsError
+
+if TYPE_CHECKING:
+    from circuits.adapter.model import AdaptedModel
 
 N_TOKENS = 64  # random tokens, each a prompt of its own
 _FLAT = 0.9  # of a soft cap: beyond it a score says little of what it was before

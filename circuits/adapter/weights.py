@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from circuits.adapter.config import AdaptedConfig
 from circuits.errors import CircuitsError
+from circuits.precision import wide
 
 
 class _View:
@@ -52,6 +53,16 @@ class AdaptedNorm(_View):
         return _on_rows(self._theirs, x)
 
     __call__ = plain
+
+    def center(self, x: Tensor) -> Tensor:
+        """The stream less its mean, which RMSNorm keeps; in float32 at least."""
+        x = wide(x)
+        is_rms = self._cfg.normalization_type.startswith("RMS")
+        return x if is_rms else x - x.mean(-1, keepdim=True)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """What the centered stream [.. d] is divided by: [.. 1]."""
+        return (self.center(x).square().mean(-1, keepdim=True) + self._cfg.eps).sqrt()
 
     @property
     def w(self) -> Tensor:
@@ -168,10 +179,17 @@ class AdaptedBlock:
 class AdaptedUnembed(_View):
     """x W_U + b_U, and their soft cap on it where they have one: the logits."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def plain(self, x: Tensor) -> Tensor:
         """Logits [.. v] of what the final norm wrote [.. d], without our hooks."""
         logits, cap = _on_rows(self._theirs, x), self._cfg.logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap else logits
+
+    __call__ = plain
+
+    def read(self, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """The logits of these tokens, [n t] of rows [n d]; all of them, [n v], for None."""
+        logits = self.plain(x)
+        return logits if tokens is None else logits.gather(-1, tokens)
 
     W_U = property(lambda self: self._weight("W_U"), doc="[d v]")
 

@@ -30,7 +30,7 @@ from circuits.precision import wide
 from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.registry import Progress
 
 BATCH = 32  # pairs in a step of gradient descent
@@ -67,7 +67,7 @@ class Subspace:
         part = self.component
         return f"blocks.{part.layer}.mlp.hook_post" if self.neurons else part.site
 
-    def width(self, model: HookedGPT2) -> int:
+    def width(self, model: HookedModel) -> int:
         """How many dimensions has the value?"""
         cfg = model.cfg
         check(self.component, cfg)
@@ -79,7 +79,7 @@ class Subspace:
 class _Runs:
     """The pairs' two runs up to the site, ready for any swap there."""
 
-    def __init__(self, model: HookedGPT2, pairs: Pairs, at: Subspace) -> None:
+    def __init__(self, model: HookedModel, pairs: Pairs, at: Subspace) -> None:
         self.model, self.pairs, self.at = model, pairs, at
         prompts, layer = pairs.prompts, at.component.layer
         self.layer = None if at.component.kind in ("embed", "pos") else layer
@@ -128,7 +128,7 @@ class _Runs:
         return read_logits(self.model, at_end, tokens)
 
 
-def swapped(model: HookedGPT2, pairs: Pairs, at: Subspace, basis: Tensor | None = None) -> Tensor:
+def swapped(model: HookedModel, pairs: Pairs, at: Subspace, basis: Tensor | None = None) -> Tensor:
     """Does the model give the predicted answer after the swap? 1 or 0 for each pair [b].
 
     `basis` [d k] is orthonormal; None swaps the whole value.
@@ -143,7 +143,7 @@ def swapped(model: HookedGPT2, pairs: Pairs, at: Subspace, basis: Tensor | None 
 
 
 def learn(
-    model: HookedGPT2,
+    model: HookedModel,
     pairs: Pairs,
     at: Subspace,
     rank: int,
@@ -185,7 +185,7 @@ def learn(
     return learned
 
 
-def random_basis(model: HookedGPT2, at: Subspace, rank: int, seed: int = 0) -> Tensor:
+def random_basis(model: HookedModel, at: Subspace, rank: int, seed: int = 0) -> Tensor:
     """Some subspace [d k] of the site: where the search starts, and its control.
 
     Raises:
@@ -201,7 +201,7 @@ def random_basis(model: HookedGPT2, at: Subspace, rank: int, seed: int = 0) -> T
     return basis
 
 
-def read_space(model: HookedGPT2, at: Subspace, readers: Sequence[Component] = ()) -> Tensor:
+def read_space(model: HookedModel, at: Subspace, readers: Sequence[Component] = ()) -> Tensor:
     """Which directions of the site can be seen by what reads it? An orthonormal basis [d r].
 
     Readers are queries, keys and values of later heads, later MLPs and the unembedding, each
@@ -256,7 +256,7 @@ def _span(matrix: Tensor) -> Tensor:
     return basis
 
 
-def _readers(model: HookedGPT2, part: Component, readers: Sequence[Component]) -> Iterator[Tensor]:
+def _readers(model: HookedModel, part: Component, readers: Sequence[Component]) -> Iterator[Tensor]:
     """What later parts do to the stream, [d ..] each."""
     cfg = model.cfg
     every = [*all_heads(cfg), *all_mlps(cfg), Component("logits")]
@@ -291,7 +291,7 @@ def _comes_after(part: Component, reader: Component) -> bool:
     return True
 
 
-def _writes(model: HookedGPT2, at: Subspace) -> Tensor | None:
+def _writes(model: HookedModel, at: Subspace) -> Tensor | None:
     """What the site's value is multiplied by on its way into the stream, [d_site d]."""
     part = at.component
     weight: Tensor

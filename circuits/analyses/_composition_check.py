@@ -26,7 +26,7 @@ from circuits.analyses._prompts import chosen
 from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import MeasureOptions, Progress, RunOptions
 from circuits.result import Result
 from circuits.sweep import cell
@@ -51,7 +51,7 @@ MEANINGS = {
 
 
 def patched(
-    model: HookedGPT2,
+    model: HookedModel,
     pairs: pd.DataFrame,
     n: int,
     prompts: MeasureOptions,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuits.draws import COLUMN, Draws
 from circuits.errors import CircuitsError, nearest
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.precision import wide
 from circuits.result import AVERAGED, Result, mean_interval
 
@@ -179,7 +179,7 @@ def _change(
     }
 
 
-def parts_changed(model: HookedGPT2, other: HookedGPT2, names: Sequence[str]) -> pd.DataFrame:
+def parts_changed(model: HookedModel, other: HookedModel, names: Sequence[str]) -> pd.DataFrame:
     """By how much did each part's weights change? A row for each part that either has.
 
     What there is of each token or position is compared as far as both models have it; the rest has
@@ -243,7 +243,7 @@ def _shared(part: str, own: Tensors, new: Tensors) -> tuple[Tensors, Tensors, Re
 
 
 def _require_same_tokens(
-    part: str, model: HookedGPT2, other: HookedGPT2, names: Sequence[str]
+    part: str, model: HookedModel, other: HookedModel, names: Sequence[str]
 ) -> None:
     """Do the ids that both models have stand for the same tokens?
 
@@ -298,7 +298,7 @@ def _norm(tensors: Sequence[Tensor]) -> float:
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
-def _parts(model: HookedGPT2, untied: bool) -> Iterator[tuple[str, str, list[Tensor]]]:
+def _parts(model: HookedModel, untied: bool) -> Iterator[tuple[str, str, list[Tensor]]]:
     """All weights of a model, each once: layer, part, tensors; `untied`, with the unembedding."""
     yield "ends", "embed", [model.W_E]
     if model.cfg.positional_embedding_type == "standard":

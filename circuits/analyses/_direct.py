@@ -17,7 +17,7 @@ from torch import Tensor
 from circuits.decompose import accumulated_bias, center, through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import position_axis
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.precision import wide
 from circuits.prompts import Prompts
 
@@ -50,7 +50,7 @@ class Split:
     heads: frozenset[tuple[int, int]] = frozenset()
     neurons: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
-    def sites(self, model: HookedGPT2) -> list[str]:
+    def sites(self, model: HookedModel) -> list[str]:
         """What has to be known of a run."""
         inside = ["attn.hook_z" if self.what == "heads" else "hook_attn_out"]
         inside += [] if model.cfg.attn_only else ["hook_mlp_out"]
@@ -74,7 +74,7 @@ class Reading:
         stream: [r d], the final residual stream.
     """
 
-    model: HookedGPT2
+    model: HookedModel
     prompt: Tensor
     at: Tensor
     onto: Tensor
@@ -140,7 +140,7 @@ def scored(prompts: Prompts) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     return rows, at, prompts.targets[rows, at], None
 
 
-def decomposed(model: HookedGPT2, prompts: Prompts, split: Split) -> Iterator[dict[Part, Tensor]]:
+def decomposed(model: HookedModel, prompts: Prompts, split: Split) -> Iterator[dict[Part, Tensor]]:
     """What pushes the answers of these prompts? Numbers of each part, some prompts at a time.
 
     Yields for each part [3 b]: its push with LayerNorm's scale held, the logit difference less what
@@ -160,7 +160,7 @@ def decomposed(model: HookedGPT2, prompts: Prompts, split: Split) -> Iterator[di
         yield {part: read.per_prompt(numbers) for part, numbers in found.items()}
 
 
-def neuron_pushes(model: HookedGPT2, prompts: Prompts) -> Iterator[Tensor]:
+def neuron_pushes(model: HookedModel, prompts: Prompts) -> Iterator[Tensor]:
     """What does every neuron add? [layer neuron b], some prompts at a time."""
     for prompts_now, values in _runs(model, prompts, Split("neurons")):
         read = _reading(model, prompts_now, values)
@@ -174,7 +174,7 @@ def neuron_pushes(model: HookedGPT2, prompts: Prompts) -> Iterator[Tensor]:
 
 
 def _runs(
-    model: HookedGPT2, prompts: Prompts, split: Split
+    model: HookedModel, prompts: Prompts, split: Split
 ) -> Iterator[tuple[Prompts, Mapping[str, Tensor]]]:
     """Some of the prompts, as many as fit, with what passed the sites that are needed."""
     width = prompts.tokens.shape[1]
@@ -195,7 +195,7 @@ def _runs(
             yield some, cache
 
 
-def _reading(model: HookedGPT2, prompts: Prompts, values: Mapping[str, Tensor]) -> Reading:
+def _reading(model: HookedModel, prompts: Prompts, values: Mapping[str, Tensor]) -> Reading:
     rows, at, tokens, others = scored(prompts)
     W_U, b_U = wide(model.W_U), wide(model.b_U)
     other = W_U.mean(1)[:, None] if others is None else W_U[:, others]
@@ -212,7 +212,7 @@ def _taken(values: Mapping[str, Tensor], site: str, read: Reading) -> Tensor:
 
 
 def _parts(
-    model: HookedGPT2,
+    model: HookedModel,
     prompts: Prompts,
     values: Mapping[str, Tensor],
     read: Reading,
@@ -247,7 +247,7 @@ def _parts(
     yield [Part("bias", "bias")], _bias(model, split.what).expand_as(read.stream)[None]
 
 
-def _bias(model: HookedGPT2, what: str) -> Tensor:
+def _bias(model: HookedModel, what: str) -> Tensor:
     """The output biases that no other part has: attention's of heads, MLPs' of neurons. [d]"""
     of_attention = accumulated_bias(model, model.cfg.n_layers, mlp_biases=False)
     if what == "heads":
@@ -257,7 +257,7 @@ def _bias(model: HookedGPT2, what: str) -> Tensor:
 
 
 def _heads(
-    model: HookedGPT2,
+    model: HookedModel,
     values: Mapping[str, Tensor],
     read: Reading,
     split: Split,
@@ -297,7 +297,7 @@ def _sources(prompts: Prompts, read: Reading, places: Sequence[str | int]) -> Te
 
 
 def _neurons(
-    model: HookedGPT2,
+    model: HookedModel,
     values: Mapping[str, Tensor],
     read: Reading,
     layer: int,

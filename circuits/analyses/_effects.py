@@ -19,7 +19,7 @@ from circuits.analyses._templates import measured_over, population_of, require_t
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import PromptFile, Prompts
 from circuits.registry import Progress, RunOptions, TemplateOptions
 from circuits.result import Provenance, Result, provenance
@@ -138,7 +138,7 @@ def parts_of(component: Named) -> list[Component]:
 
 
 def measured(
-    model: HookedGPT2,
+    model: HookedModel,
     batches: Sequence[Batch],
     make: Callable[[Batch], MakeSweep],
     how: RunOptions,
@@ -191,7 +191,7 @@ def part_of(progress: Progress | None, before: float, size: float, total: float)
 
 
 def planned(
-    model: HookedGPT2,
+    model: HookedModel,
     name: str,
     batches: Sequence[Batch],
     make: Callable[[Batch], MakeSweep],
@@ -233,7 +233,7 @@ def planned(
 
 
 def source_of(
-    model: HookedGPT2,
+    model: HookedModel,
     name: str,
     batches: Sequence[Batch],
     counts: Sequence[int] = (),

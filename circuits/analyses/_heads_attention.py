@@ -19,7 +19,7 @@ from circuits.decompose import through_ln
 from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import make
@@ -61,7 +61,7 @@ class RandomTokens:
     lacking: str = ""
 
 
-def random_tokens(model: HookedGPT2, n: int, seed: int) -> RandomTokens:
+def random_tokens(model: HookedModel, n: int, seed: int) -> RandomTokens:
     """BOS + r + r and BOS + 2n unrepeated tokens, or whatever fits into a small model."""
     try:
         prompts = make("repeated", model, n, seed)
@@ -75,13 +75,13 @@ def random_tokens(model: HookedGPT2, n: int, seed: int) -> RandomTokens:
     return RandomTokens(prompts.tokens, prompts.corrupted)
 
 
-def start_tokens(model: HookedGPT2) -> list[int]:
+def start_tokens(model: HookedModel) -> list[int]:
     """What the model is used to before a text: the start token, or nothing."""
     bos = model.tokenizer.bos_id if model.tokenizer is not None else None
     return [bos] if bos is not None and model.cfg.default_prepend_bos else []
 
 
-def attention_scores(model: HookedGPT2, tokens: RandomTokens) -> dict[str, Scores]:
+def attention_scores(model: HookedModel, tokens: RandomTokens) -> dict[str, Scores]:
     """Previous-token, current-token, first-token, duplicate-token and induction scores.
 
     The control of a place (the previous token, say) is what a visible token gets on average; that
@@ -102,7 +102,7 @@ def attention_scores(model: HookedGPT2, tokens: RandomTokens) -> dict[str, Score
     return {name: Scores(found[name], base[name]) for name in found}
 
 
-def prefix_matching(model: HookedGPT2, n: int, seed: int) -> Scores | str:
+def prefix_matching(model: HookedModel, n: int, seed: int) -> Scores | str:
     """How much attention goes to what followed earlier copies, on BOS and 4 copies of 25 tokens?
 
     After Olsson et al. 2022, with two differences. They take the mean over all entries of the
@@ -138,7 +138,7 @@ def prefix_matching(model: HookedGPT2, n: int, seed: int) -> Scores | str:
 
 
 def _attention(
-    model: HookedGPT2, tokens: Tensor, targets: Mapping[str, Tensor]
+    model: HookedModel, tokens: Tensor, targets: Mapping[str, Tensor]
 ) -> dict[str, NDArray[np.float64]]:
     """How much of each head's attention goes to these targets: [l h b]. One run."""
     found: dict[str, list[Tensor]] = {name: [] for name in targets}
@@ -155,7 +155,7 @@ def _is_pattern(name: str) -> bool:
     return name.endswith("attn.hook_pattern")
 
 
-def copying(model: HookedGPT2, tokens: Tensor) -> Scores:
+def copying(model: HookedModel, tokens: Tensor) -> Scores:
     """Does the direct path raise the attended token's logit, and not those of the prompt's others?
 
     Olsson et al. 2022, "Head activation evaluators": on 25 random tokens, what a head writes goes
@@ -191,7 +191,7 @@ def copying(model: HookedGPT2, tokens: Tensor) -> Scores:
     return Scores(*(numbers(rearrange(x, "l b h -> l h b")) for x in (values, controls)))
 
 
-def eigenvalue_copying(model: HookedGPT2, seed: int) -> Scores:
+def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
     """Is what is written like what is read? Sum of eigenvalues over sum of their moduli.
 
     The matrix W_E W_V W_O W_U (Elhage et al. 2021), through the weights of both LayerNorms, is
@@ -223,7 +223,7 @@ def eigenvalue_copying(model: HookedGPT2, seed: int) -> Scores:
     return Scores(scores[0][..., None], scores[1:].mean(0)[..., None], null=null)
 
 
-def _reading(model: HookedGPT2, layer: int) -> Tensor:
+def _reading(model: HookedModel, layer: int) -> Tensor:
     """What each head of a layer reads from the stream into its values: [h d e]."""
     W_V = rearrange(model.blocks[layer].attn.W_V, "h d e -> d (h e)")
     read = through_ln(model, W_V, layer).double()
@@ -255,7 +255,7 @@ def _positivity(matrix: Tensor, least: Tensor) -> Tensor:
     return torch.where(moduli > least.clamp(min=1e-30), share, 0.0)
 
 
-def to_logits(model: HookedGPT2) -> Tensor:
+def to_logits(model: HookedModel) -> Tensor:
     """From the final stream to logits less their mean, but for LayerNorm's scale and biases: [d v].
 
     What all logits have in common changes no prediction.

@@ -22,7 +22,7 @@ from circuits.analyses._weights import ROUNDING, product_scales
 from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import Example, Prompts, assemble
@@ -76,7 +76,7 @@ class _Run:
     values: Tensor
 
     @classmethod
-    def of(cls, model: HookedGPT2, prompts: Prompts, tokens: Tensor) -> _Run:
+    def of(cls, model: HookedModel, prompts: Prompts, tokens: Tensor) -> _Run:
         _, cache = model.run_with_cache(
             tokens,
             attention_mask=prompts.mask,
@@ -89,14 +89,14 @@ class _Run:
         values = torch.stack([wide(cache["v", layer]) for layer in layers])
         return cls(cache, prompts, looks, values)
 
-    def wrote(self, model: HookedGPT2, role: str) -> Tensor:
+    def wrote(self, model: HookedModel, role: str) -> Tensor:
         """What the heads move from this role to END: [l b h d]."""
         rows, at = torch.arange(len(self.prompts)), self.prompts.roles[role]
         weight, values = self.looks[:, rows, :, at], self.values[:, rows, at]
         weight = rearrange(weight, "b l h -> l b h")  # two index tensors apart come first
         return weight[..., None] * _through_outputs(model, values)
 
-    def wrote_in_all(self, model: HookedGPT2) -> Tensor:
+    def wrote_in_all(self, model: HookedModel) -> Tensor:
         """What the heads write at END, from wherever they look: [l b h d]."""
         z = einsum(self.looks, self.values, "l b h k, l b k h e -> l b h e")
         return _through_outputs(model, z)
@@ -107,7 +107,7 @@ class _Run:
         return wide(self.cache[site][rows, end])
 
 
-def _through_outputs(model: HookedGPT2, values: Tensor) -> Tensor:
+def _through_outputs(model: HookedModel, values: Tensor) -> Tensor:
     """Each head's values, by way of its W_O: [l b h e] -> [l b h d]."""
     wrote = [
         einsum(value, wide(block.attn.W_O), "b h e, h e d -> b h d")
@@ -116,7 +116,7 @@ def _through_outputs(model: HookedGPT2, values: Tensor) -> Tensor:
     return torch.stack(wrote)
 
 
-def name_scores(model: HookedGPT2, prompts: Prompts) -> dict[str, Scores | str]:
+def name_scores(model: HookedModel, prompts: Prompts) -> dict[str, Scores | str]:
     """Name-mover, name-copier, S-inhibition and negative scores; `prompts` as `check_ioi` wants.
 
     name-mover: what all that a head writes at END directly adds to the logit difference IO - S;
@@ -152,7 +152,7 @@ def _scores(value: Tensor, control: Tensor, also: Tensor | None = None) -> Score
     return Scores(numbers(value), numbers(control), beside)
 
 
-def _of_io_over_s(model: HookedGPT2, run: _Run, role: str | None) -> Tensor:
+def _of_io_over_s(model: HookedModel, run: _Run, role: str | None) -> Tensor:
     """[l b h], in logits: what is moved from this role, or written in all, adds to IO - S.
 
     Of the clean prompts' names in either run.
@@ -166,7 +166,7 @@ def _of_io_over_s(model: HookedGPT2, run: _Run, role: str | None) -> Tensor:
     return einsum(wrote, direction, "l b h d, b d -> l b h") / run.end_scale(_LAST_SCALE)
 
 
-def _copied(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
+def _copied(model: HookedModel, run: _Run) -> tuple[Tensor, Tensor]:
     """[l b h], in logits: by how much the name that is raised less is; and the other one by that"""
     moved = {"IO": run.wrote(model, "IO"), "S1": run.wrote(model, "S1") + run.wrote(model, "S2")}
     (io, s), (s_by_io, io_by_s) = _on_names(model, run, moved)
@@ -175,7 +175,7 @@ def _copied(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
     return torch.where(io_less, io, s), torch.where(io_less, s_by_io, io_by_s)
 
 
-def _suppression(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
+def _suppression(model: HookedModel, run: _Run) -> tuple[Tensor, Tensor]:
     """[l b h], in logits: what the moved names lose; what the other name loses, as control"""
     moved = {role: run.wrote(model, role) for role in ("IO", "S1")}
     own, other = _on_names(model, run, moved)
@@ -183,7 +183,7 @@ def _suppression(model: HookedGPT2, run: _Run) -> tuple[Tensor, Tensor]:
 
 
 def _on_names(
-    model: HookedGPT2, run: _Run, moved: Mapping[str, Tensor]
+    model: HookedModel, run: _Run, moved: Mapping[str, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What is moved from IO and from S1 [l b h d] adds to that name's logit, and to the other's."""
     unembed, rows = to_logits(model).T, torch.arange(len(run.prompts))
@@ -197,12 +197,12 @@ def _on_names(
     return own, other
 
 
-def inhibition(model: HookedGPT2, runs: Sequence[_Run], weights: Tensor) -> Scores:
+def inhibition(model: HookedModel, runs: Sequence[_Run], weights: Tensor) -> Scores:
     """S-inhibition of the heads with these weights [l h]; `runs` are clean and corrupted."""
     return _scores(*(_inhibition(model, run, weights) for run in runs))
 
 
-def _inhibition(model: HookedGPT2, run: _Run, weights: Tensor) -> Tensor:
+def _inhibition(model: HookedModel, run: _Run, weights: Tensor) -> Tensor:
     """[l b h], in nats of attention score; not a number where scores are no products"""
     wrote, scales = run.wrote(model, "S2"), product_scales(model)
     if scales is None:
@@ -220,7 +220,7 @@ def _inhibition(model: HookedGPT2, run: _Run, weights: Tensor) -> Tensor:
     return total / weights.sum().clamp(min=1e-30)
 
 
-def name_copying(model: HookedGPT2, prompts: Prompts) -> Scores:
+def name_copying(model: HookedModel, prompts: Prompts) -> Scores:
     """Would the head write a name that it looked at? The share of names in the top 5.
 
     What enters layer 1 at IO and S1 (in layer 0: the embedding) goes through each head's values and
@@ -248,7 +248,7 @@ def name_copying(model: HookedGPT2, prompts: Prompts) -> Scores:
 
 
 def _among_top(
-    model: HookedGPT2, layer: int, stream: Tensor, tokens: Sequence[Tensor]
+    model: HookedModel, layer: int, stream: Tensor, tokens: Sequence[Tensor]
 ) -> list[Tensor]:
     """Are these tokens [b] among the top 5? Of streams [b d]: [b h] for each of the tokens.
 
@@ -265,7 +265,7 @@ def _among_top(
     return [torch.stack(each, 1) for each in zip(*found, strict=True)]
 
 
-def _through_heads(model: HookedGPT2, layer: int, stream: Tensor) -> Tensor:
+def _through_heads(model: HookedModel, layer: int, stream: Tensor) -> Tensor:
     """What each head writes where it looks at nothing but this stream: [b d] -> [b h d]."""
     block = model.blocks[layer]
     values = einsum(block.ln1.plain(stream), block.attn.W_V, "b d, h d e -> b h e") + block.attn.b_V
@@ -273,7 +273,7 @@ def _through_heads(model: HookedGPT2, layer: int, stream: Tensor) -> Tensor:
     return wrote
 
 
-def series(model: HookedGPT2) -> list[list[int]]:
+def series(model: HookedModel) -> list[list[int]]:
     """Which runs of days, months, numbers, letters ... are single tokens? Ids, two or more each."""
     tokenizer = model.tokenizer
     runs: list[list[int]] = []
@@ -299,7 +299,7 @@ def _token(tokenizer: Tokenizer, word: str) -> int | None:
     return None
 
 
-def successors(model: HookedGPT2, runs: Sequence[Sequence[int]]) -> Scores:
+def successors(model: HookedModel, runs: Sequence[Sequence[int]]) -> Scores:
     """Does the head write the next item of a series? The share of items where it is raised most.
 
     Each item is read alone, after the start token; what enters layer 1 goes through each head's
@@ -334,7 +334,7 @@ def successors(model: HookedGPT2, runs: Sequence[Sequence[int]]) -> Scores:
 
 
 def series_prompts(
-    model: HookedGPT2, runs: Sequence[Sequence[int]], n: int, seed: int
+    model: HookedModel, runs: Sequence[Sequence[int]], n: int, seed: int
 ) -> Prompts | None:
     """Three items of a series and the fourth as answer, at most n; None if no series is so long."""
     places = [(run, i) for run in runs for i in range(len(run) - SHOWN)]

@@ -28,7 +28,7 @@ from circuits.analyses._grid import Grid, grid, labels, per_head, what_of
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import MemoryOptions
 from circuits.sweep import Cell, Source, Sweep, cell, plan, run
@@ -118,7 +118,7 @@ class Swap:
 
 
 def swept(
-    model: HookedGPT2,
+    model: HookedModel,
     graph: CausalGraph,
     prompts: Prompts,
     variable: str,
@@ -214,7 +214,7 @@ def _accuracies(right: NDArray[np.float64], moved: NDArray[np.bool_]) -> dict[st
     }
 
 
-def _clean(model: HookedGPT2, pairs: Pairs) -> float:
+def _clean(model: HookedModel, pairs: Pairs) -> float:
     """How often does the model as it is answer as the graph does?"""
     prompts = replace(pairs.prompts, answers=pairs.base)
     asked = replace(pairs, prompts=prompts)
@@ -226,7 +226,7 @@ def _clean(model: HookedGPT2, pairs: Pairs) -> float:
 
 
 def searched(
-    model: HookedGPT2,
+    model: HookedModel,
     graph: CausalGraph,
     prompts: Prompts,
     variable: str,
@@ -273,7 +273,7 @@ def searched(
 
 
 def _subspaces(
-    model: HookedGPT2, pairs: Pairs, at: Subspace, bases: Mapping[str, Tensor | None]
+    model: HookedModel, pairs: Pairs, at: Subspace, bases: Mapping[str, Tensor | None]
 ) -> list[dict[str, Any]]:
     rows = []
     for name, basis in bases.items():

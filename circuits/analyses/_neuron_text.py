@@ -20,7 +20,7 @@ from torch import Tensor
 from circuits.analyses._text import TextFile, averaged
 from circuits.components import Component
 from circuits.intervals import SHARE
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.registry import Progress
 from circuits.sweep.moments import Moments
@@ -45,7 +45,7 @@ def class_of(text: str) -> str:
     return "digits" if bare[0].isnumeric() else "marks"
 
 
-def classes_of(model: HookedGPT2) -> Tensor:
+def classes_of(model: HookedModel) -> Tensor:
     """The class of every token of the vocabulary, as an index into CLASSES [v]."""
     tokenizer = model.require_tokenizer()
     names = [class_of(tokenizer.decode([i])) for i in range(model.cfg.d_vocab)]

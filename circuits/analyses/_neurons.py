@@ -14,13 +14,13 @@ from torch import Tensor
 from circuits import decompose
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.precision import wide
 
 ROWS = 4096  # tokens of the vocabulary at a time
 
 
-def value_logits(model: HookedGPT2, neuron: Component) -> Tensor:
+def value_logits(model: HookedModel, neuron: Component) -> Tensor:
     """What does one unit of the neuron's activation add to each logit, over the final scale? [v]
 
     (W_out[i] - its mean) ln_final.w W_U, less its mean over the vocabulary: a shift of all logits
@@ -46,7 +46,7 @@ def value_logits(model: HookedGPT2, neuron: Component) -> Tensor:
     return logits - logits.mean()
 
 
-def values(model: HookedGPT2, neuron: Component, top: int) -> pd.DataFrame:
+def values(model: HookedModel, neuron: Component, top: int) -> pd.DataFrame:
     """The tokens that the neuron raises most and lowers most."""
     logits = value_logits(model, neuron)
     rows = []
@@ -57,7 +57,7 @@ def values(model: HookedGPT2, neuron: Component, top: int) -> pd.DataFrame:
     return frame
 
 
-def triggers(model: HookedGPT2, neuron: Component, top: int) -> pd.DataFrame:
+def triggers(model: HookedModel, neuron: Component, top: int) -> pd.DataFrame:
     """The tokens that match the neuron's key best, by themselves.
 
     The match is W_in[:, i] . ln2(x) + b_in[i], where x is the token's embedding and, after layer 0,
@@ -95,7 +95,7 @@ def triggers(model: HookedGPT2, neuron: Component, top: int) -> pd.DataFrame:
 
 
 def _ranked(
-    model: HookedGPT2, neuron: Component, ids: Tensor, numbers: Tensor, about: dict[str, str]
+    model: HookedModel, neuron: Component, ids: Tensor, numbers: Tensor, about: dict[str, str]
 ) -> list[dict[str, Any]]:
     words = model.require_tokenizer().token_strings(ids.tolist())
     return [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from circuits.errors import CircuitsError
 from circuits.inputs import ModelInput
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import USUAL, Mark, PromptFile, Prompts, make, suitable_tasks
 from circuits.prompts.user import Row, from_rows, listed
 from circuits.registry import PairOptions, PromptOptions
@@ -27,7 +27,7 @@ class Batch:
     file: Path | None = None
 
 
-def chosen(model: HookedGPT2, options: PromptOptions) -> list[Batch]:
+def chosen(model: HookedModel, options: PromptOptions) -> list[Batch]:
     """The prompts that these options ask for.
 
     Without task, prompt and file they are those of the usual tasks that suit the model.
@@ -45,7 +45,7 @@ def chosen(model: HookedGPT2, options: PromptOptions) -> list[Batch]:
     return [Batch(prompts, [prompts]) for prompts in _whole(model, options)]
 
 
-def _whole(model: HookedGPT2, options: PromptOptions) -> list[Prompts]:
+def _whole(model: HookedModel, options: PromptOptions) -> list[Prompts]:
     if options.prompt is not None:
         return [_own(model, options.prompt, options)]
     if isinstance(options.task, Prompts):
@@ -59,7 +59,7 @@ def _whole(model: HookedGPT2, options: PromptOptions) -> list[Prompts]:
     return [make(name, model, options.n, options.seed) for name in names]
 
 
-def _own(model: HookedGPT2, prompt: ModelInput, options: PromptOptions) -> Prompts:
+def _own(model: HookedModel, prompt: ModelInput, options: PromptOptions) -> Prompts:
     """The prompts that were given as text or token ids, each with its twin if there are any."""
     texts, corrupted = listed(model, prompt), _corrupted(options)
     twins = () if corrupted is None else listed(model, corrupted)
@@ -86,7 +86,7 @@ def _corrupted(options: PromptOptions) -> ModelInput | None:
     return options.corrupted if isinstance(options, PairOptions) else None
 
 
-def _of_file(model: HookedGPT2, path: Path) -> Batch:
+def _of_file(model: HookedModel, path: Path) -> Batch:
     file = PromptFile(model, path)
     first, mark = next(file.after(Mark()))
     return Batch(first, file, min(1.0, mark.offset / file.n_bytes), path)

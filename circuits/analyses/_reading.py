@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.analyses._weights import centered, wide, writing
 from circuits.factored import FactoredMatrix
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 
 Reads = Literal["q", "k", "v"]
 SLOTS: tuple[Reads, ...] = ("q", "k", "v")
@@ -58,7 +58,7 @@ class Readings:
     strength: Tensor
 
 
-def readings(model: HookedGPT2) -> Iterator[Readings]:
+def readings(model: HookedModel) -> Iterator[Readings]:
     """What does each head read from each earlier one? By slot, and by the receiver's layer.
 
     LayerNorm's weights belong to the head that reads, and its centering to what is written.
@@ -71,21 +71,21 @@ def readings(model: HookedGPT2) -> Iterator[Readings]:
             yield _of_layer(model, slot, layer, written[:layer], read[layer])
 
 
-def _readers(model: HookedGPT2, slot: Reads, writers: FactoredMatrix) -> FactoredMatrix:
+def _readers(model: HookedModel, slot: Reads, writers: FactoredMatrix) -> FactoredMatrix:
     if slot == "v":
         return writers
     first, second = ("W_Q", "W_K") if slot == "q" else ("W_K", "W_Q")
     return FactoredMatrix(_folded(model, first), _folded(model, second).mT)
 
 
-def _folded(model: HookedGPT2, name: str) -> Tensor:
+def _folded(model: HookedModel, name: str) -> Tensor:
     """One kind of the weights that read [l h d e], multiplied by ln1's."""
     both = [(wide(block.ln1.w), wide(getattr(block.attn, name))) for block in model.blocks]
     return torch.stack([norm[:, None] * weight for norm, weight in both])
 
 
 def _of_layer(
-    model: HookedGPT2, slot: Reads, layer: int, written: Tensor, read: Tensor
+    model: HookedModel, slot: Reads, layer: int, written: Tensor, read: Tensor
 ) -> Readings:
     """`written` [l h i d] are the senders' directions, `read` [h d j] the receivers' ones."""
     met = torch.einsum("lhid,gdj->lhigj", written, read).double()

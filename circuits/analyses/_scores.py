@@ -18,7 +18,7 @@ from circuits.components import Component
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import position_axis
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.precision import wide
 from circuits.prompts import Prompts
 
@@ -42,7 +42,7 @@ class Side:
     through: Tensor
 
 
-def run(model: HookedGPT2, prompts: Prompts, head: Component, *, sources: bool) -> Cache:
+def run(model: HookedModel, prompts: Prompts, head: Component, *, sources: bool) -> Cache:
     """What passes the sites that the score of this head depends on?
 
     Raises:
@@ -132,7 +132,7 @@ def place_masks(
     return names, masks.to(like.dtype)
 
 
-def require_product(model: HookedGPT2, found: Tensor, expected: Tensor, size: Tensor) -> None:
+def require_product(model: HookedModel, found: Tensor, expected: Tensor, size: Tensor) -> None:
     """Is the run's own score what the parts sum to? `size` is what rounding errors grow with.
 
     Raises:
@@ -143,7 +143,7 @@ def require_product(model: HookedGPT2, found: Tensor, expected: Tensor, size: Te
         raise _no_product(model)
 
 
-def _no_product(model: HookedGPT2) -> CircuitsError:
+def _no_product(model: HookedModel) -> CircuitsError:
     return CircuitsError(
         f"the attention scores of {model.cfg.model_name} are more than queries times keys over "
         "a number (rotary positions, or a soft cap), so they cannot be taken apart"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuits.errors import CircuitsError, TokenError
 from circuits.intervals import REAL, Scale
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts.prompts import start_tokens
@@ -48,7 +48,7 @@ class TextFile:
             for a file that cannot be read, has no text, or has characters without a token.
     """
 
-    model: HookedGPT2
+    model: HookedModel
     path: Path
     context: int | None = None
     n: int | None = None
@@ -156,7 +156,7 @@ def read_from(source: Provenance, text: TextFile, n_windows: int | None = None) 
     )
 
 
-def losses(model: HookedGPT2, tokens: Tensor) -> NDArray[np.float64]:
+def losses(model: HookedModel, tokens: Tensor) -> NDArray[np.float64]:
     """How surprised is the model by each token but the first? [b p] -> [b p-1], in nats.
 
     The unembedding goes through the positions piece by piece: the logits of all at once may be

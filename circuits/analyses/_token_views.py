@@ -22,7 +22,7 @@ from circuits.analyses._weights import (
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.factored import FactoredMatrix
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.result import Result, provenance
 
 Show = Literal["pairs", "diagonal", "eigenvalues", "directions"]
@@ -97,7 +97,7 @@ class View:
     top: int
 
 
-def answer(model: HookedGPT2, kind: Kind, circuit: Circuit, view: View) -> Result:
+def answer(model: HookedModel, kind: Kind, circuit: Circuit, view: View) -> Result:
     """The view that was asked for, of one head or of all of them."""
     if view.head is None:
         frame = _heads(model, circuit)
@@ -117,7 +117,7 @@ def answer(model: HookedGPT2, kind: Kind, circuit: Circuit, view: View) -> Resul
 
 
 def view_of(
-    model: HookedGPT2,
+    model: HookedModel,
     head: str | Component | None,
     show: str | None,
     *,
@@ -156,7 +156,7 @@ def view_of(
     return View(show, part, effective, _token_ids(model, tokens), top)
 
 
-def _token_ids(model: HookedGPT2, tokens: str | Sequence[str] | None) -> Tensor | None:
+def _token_ids(model: HookedModel, tokens: str | Sequence[str] | None) -> Tensor | None:
     """The ids of these tokens, each once; None for all.
 
     Raises:
@@ -169,7 +169,7 @@ def _token_ids(model: HookedGPT2, tokens: str | Sequence[str] | None) -> Tensor 
     return torch.tensor(list(ids), device=model.cfg.device)
 
 
-def in_result(model: HookedGPT2, kind: Kind, view: View, frame: pd.DataFrame) -> Result:
+def in_result(model: HookedModel, kind: Kind, view: View, frame: pd.DataFrame) -> Result:
     """The table with its title, units, figure and provenance."""
     axes, figure = {
         "pairs": (("pair",), "bars"),
@@ -295,7 +295,7 @@ def _directions(
             yield row
 
 
-def _heads(model: HookedGPT2, circuit: Circuit) -> pd.DataFrame:
+def _heads(model: HookedModel, circuit: Circuit) -> pd.DataFrame:
     """One number for each head, and the same where it can only be chance."""
     scores = trace_share(circuit.eigenvalues()).flatten().tolist()
     order = _shuffled(len(circuit.right)).to(circuit.right.device)

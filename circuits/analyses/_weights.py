@@ -19,7 +19,7 @@ from circuits.adapter.scores import score_scales as adapted_scales
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 
 CHUNK = 2**24  # entries of a token-to-token matrix that are held at a time
@@ -56,7 +56,7 @@ class Circuit:
         return size / len(self.left)
 
 
-def ov_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
+def ov_circuit(model: HookedModel, *, effective: bool) -> Circuit:
     """What attending to a token adds to the logit of each: W_E W_V W_O W_U, norms folded in."""
     *scales, last = typical_scales(model)
     final = wide(model.ln_final.w) / last
@@ -73,12 +73,12 @@ def ov_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
     return Circuit(embedding(model, effective=effective), inner, unembed - unembed.mean(0))
 
 
-def qk_circuit(model: HookedGPT2, *, effective: bool) -> Circuit:
+def qk_circuit(model: HookedModel, *, effective: bool) -> Circuit:
     """How well each key token matches a query token: W_E W_Q W_K^T W_E^T, norms folded in."""
     return _matching(model, embedding(model, effective=effective))
 
 
-def position_circuit(model: HookedGPT2) -> Circuit:
+def position_circuit(model: HookedModel) -> Circuit:
     """How well each key position matches a query position: W_pos W_Q W_K^T W_pos^T.
 
     Raises:
@@ -87,7 +87,7 @@ def position_circuit(model: HookedGPT2) -> Circuit:
     return _matching(model, centered(model, wide(model.W_pos)))
 
 
-def _matching(model: HookedGPT2, stream: Tensor) -> Circuit:
+def _matching(model: HookedModel, stream: Tensor) -> Circuit:
     """Queries keep their bias, as a column of ones; keys are compared with their mean."""
     queries, keys = [], []
     norms = typical_scales(model)[:-1]
@@ -101,7 +101,7 @@ def _matching(model: HookedGPT2, stream: Tensor) -> Circuit:
     return Circuit(torch.cat([stream, ones], dim=1), inner, stream - stream.mean(0))
 
 
-def score_scales(model: HookedGPT2) -> list[float]:
+def score_scales(model: HookedModel) -> list[float]:
     """By what does each layer divide the product of a query and a key? GPT-2: the root of d_head.
 
     Raises:
@@ -113,7 +113,7 @@ def score_scales(model: HookedGPT2) -> list[float]:
     return [math.sqrt(model.cfg.d_head)] * model.cfg.n_layers
 
 
-def product_scales(model: HookedGPT2) -> list[float] | None:
+def product_scales(model: HookedModel) -> list[float] | None:
     """The same where a score is that quotient at any two positions, and nothing else; or None.
 
     Rotary positions turn queries and keys, and a soft cap bends what comes of them.
@@ -126,7 +126,7 @@ def product_scales(model: HookedGPT2) -> list[float] | None:
         return None
 
 
-def embedding(model: HookedGPT2, *, effective: bool) -> Tensor:
+def embedding(model: HookedModel, *, effective: bool) -> Tensor:
     """What a token alone puts into the stream [v d], as a norm sees it but for weight and scale.
 
     The effective embedding adds what MLP 0 makes of it: W_E + MLP0(ln2(W_E)), no attention.
@@ -139,13 +139,13 @@ def embedding(model: HookedGPT2, *, effective: bool) -> Tensor:
     return centered(model, wide(embed))
 
 
-def typical_scales(model: HookedGPT2) -> list[Tensor]:
+def typical_scales(model: HookedModel) -> list[Tensor]:
     """What do ln1 of each layer and ln_final divide by? Its median over random tokens."""
     sites = [f"blocks.{layer}.ln1.hook_scale" for layer in range(model.cfg.n_layers)]
     return _medians(model, [*sites, "ln_final.hook_scale"])
 
 
-def writing(model: HookedGPT2) -> Tensor:
+def writing(model: HookedModel) -> Tensor:
     """W_O of all layers [l h e d], as a later norm sees what is written, but for that norm's scale.
 
     Where a norm follows the attention layer (Gemma 2), it is folded in, its scale at its median.
@@ -160,7 +160,7 @@ def writing(model: HookedGPT2) -> Tensor:
     return centered(model, written * weights[:, None, None])
 
 
-def _medians(model: HookedGPT2, sites: list[str]) -> list[Tensor]:
+def _medians(model: HookedModel, sites: list[str]) -> list[Tensor]:
     """The median at each site over random tokens (seed 0).
 
     The first position, which many models fill with a constant, is left out if there are others.
@@ -174,7 +174,7 @@ def _medians(model: HookedGPT2, sites: list[str]) -> list[Tensor]:
     return [wide(cache[site])[:, first:].median() for site in sites]
 
 
-def centered(model: HookedGPT2, x: Tensor) -> Tensor:
+def centered(model: HookedModel, x: Tensor) -> Tensor:
     """What the model's norms see of vectors [... d]: LayerNorm subtracts their mean."""
     return x - x.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else x
 
@@ -184,7 +184,7 @@ def wide(x: Tensor) -> Tensor:
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
-def one_head(model: HookedGPT2, head: str | Component) -> Component:
+def one_head(model: HookedModel, head: str | Component) -> Component:
     """Which head is meant?
 
     Raises:

@@ -30,7 +30,7 @@ from circuits.analyses._grid import WORDS, Grid, Positions, axes, grid, labels, 
 from circuits.analyses._prompts import Batch, chosen
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import MemoryOptions, PairOptions, RunOptions, analysis
 from circuits.result import Result
 from circuits.sweep import Cell
@@ -51,7 +51,7 @@ OWN = {
 
 @analysis
 def approximate(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     what: Literal["resid_pre", "resid_mid", "resid_post", "attn", "mlp", "head"] | None = None,
     component: str | Component | Sequence[str | Component] | None = None,
@@ -111,7 +111,7 @@ class _Checks:
 
 
 def _estimated(
-    model: HookedGPT2,
+    model: HookedModel,
     wanted: Grid,
     patching: Patching,
     checks: _Checks,
@@ -154,7 +154,7 @@ def _estimated(
 
 
 def _exact(
-    model: HookedGPT2,
+    model: HookedModel,
     batch: Batch,
     cells: Sequence[Cell],
     patching: Patching,

@@ -18,7 +18,7 @@ from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.registry import analysis
 from circuits.result import Result, provenance
@@ -44,7 +44,7 @@ MEANINGS = {
 
 @analysis
 def attention(
-    model: HookedGPT2,
+    model: HookedModel,
     prompt: str,
     *,
     component: str | Component | Sequence[str | Component] | None = None,
@@ -134,7 +134,7 @@ def _heads(
 
 
 def _frame(
-    model: HookedGPT2, tokens: Tensor, heads: Sequence[Component], kept: _Kept
+    model: HookedModel, tokens: Tensor, heads: Sequence[Component], kept: _Kept
 ) -> pd.DataFrame:
     """The rows of all heads, without the tokens' texts."""
     layers = sorted({head.layer for head in heads if head.layer is not None})

@@ -24,7 +24,7 @@ from circuits.analyses._templates import (
 )
 from circuits.decompose import require_sums
 from circuits.errors import CircuitsError, nearest
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import PromptOptions, TemplateOptions, analysis
 from circuits.result import Result
@@ -62,7 +62,7 @@ WHOLE = dict.fromkeys(("layer", "head", "neuron"), "Int64")
 
 @analysis
 def attribute(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     what: What = "heads",
     positions: Positions | None = None,
@@ -122,7 +122,7 @@ class _Wanted:
 
 
 def _attributed(
-    model: HookedGPT2, wanted: _Wanted, batches: Sequence[Batch], templates: TemplateOptions
+    model: HookedModel, wanted: _Wanted, batches: Sequence[Batch], templates: TemplateOptions
 ) -> Result:
     """What the parts add, on all batches of prompts."""
     what, positions = wanted.what, wanted.positions
@@ -146,7 +146,7 @@ def _attributed(
     )
 
 
-def _check(model: HookedGPT2, what: What, positions: Positions | None, top: int | None) -> None:
+def _check(model: HookedModel, what: What, positions: Positions | None, top: int | None) -> None:
     if what not in WORDS:
         raise CircuitsError(f"what={what!r}: choose {', '.join(WORDS)}{nearest(str(what), WORDS)}")
     if what != "layers":
@@ -165,7 +165,7 @@ def _check(model: HookedGPT2, what: What, positions: Positions | None, top: int 
         )
 
 
-def _batches(model: HookedGPT2, options: PromptOptions) -> list[Batch]:
+def _batches(model: HookedModel, options: PromptOptions) -> list[Batch]:
     """The prompts, if they ask for tokens; of all tasks those that do."""
     batches = chosen(model, options)
     if len(batches) == 1:
@@ -176,7 +176,7 @@ def _batches(model: HookedGPT2, options: PromptOptions) -> list[Batch]:
 
 
 def _of_batch(
-    model: HookedGPT2, batch: Batch, wanted: _Wanted, templates: TemplateOptions
+    model: HookedModel, batch: Batch, wanted: _Wanted, templates: TemplateOptions
 ) -> tuple[pd.DataFrame, int]:
     """A row for each part, and how many prompts these are means over."""
     labels, averages = _averaged(model, batch, _split(model, batch, wanted))
@@ -211,7 +211,7 @@ def _table(prompts: Prompts, labels: Sequence[Part], averages: Moments) -> pd.Da
     return parts
 
 
-def _split(model: HookedGPT2, batch: Batch, wanted: _Wanted) -> Split:
+def _split(model: HookedModel, batch: Batch, wanted: _Wanted) -> Split:
     """The heads or neurons that are taken apart: those that add most on average, up or down."""
     what, top = wanted.what, wanted.top
     if what == "neurons":
@@ -232,7 +232,7 @@ def _split(model: HookedGPT2, batch: Batch, wanted: _Wanted) -> Split:
     return Split(what, tuple(where), heads)
 
 
-def _averaged(model: HookedGPT2, batch: Batch, split: Split) -> tuple[list[Part], Moments]:
+def _averaged(model: HookedModel, batch: Batch, split: Split) -> tuple[list[Part], Moments]:
     """The parts, the whole first, and statistics of [nothing, pushes, recomputed, errors]."""
     labels: list[Part] = []
     whole: Moments | None = None
@@ -247,7 +247,7 @@ def _averaged(model: HookedGPT2, batch: Batch, split: Split) -> tuple[list[Part]
 
 
 def _numbers(
-    model: HookedGPT2, batch: Batch, split: Split
+    model: HookedModel, batch: Batch, split: Split
 ) -> Iterator[tuple[dict[Part, NDArray[np.float64]], Sequence[str] | None]]:
     """Each part's numbers of some prompts at a time, and the templates of these."""
     for prompts in batch.blocks:

@@ -17,7 +17,7 @@ from circuits.analyses._weights import one_head
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.metrics import Metric
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import MeasureOptions, Progress, analysis
 from circuits.result import Result, provenance
@@ -25,7 +25,7 @@ from circuits.result import Result, provenance
 
 @analysis
 def composition(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     to: str | Component | Sequence[str | Component] | None = None,
     from_: str | Component | Sequence[str | Component] | None = None,
@@ -95,7 +95,7 @@ class _Wanted:
     top: int
 
 
-def _scores(model: HookedGPT2, wanted: _Wanted) -> pd.DataFrame:
+def _scores(model: HookedModel, wanted: _Wanted) -> pd.DataFrame:
     """A row for each pair; or, of those that stand out most, for each direction."""
     senders = [one_head(model, part) for part in wanted.senders]
     receivers = [components.check(part, model.cfg) for part in wanted.receivers]
@@ -109,7 +109,7 @@ def _scores(model: HookedGPT2, wanted: _Wanted) -> pd.DataFrame:
 
 
 def _table(
-    model: HookedGPT2, frame: pd.DataFrame, named: Mapping[str, InWords], *, taken_apart: bool
+    model: HookedModel, frame: pd.DataFrame, named: Mapping[str, InWords], *, taken_apart: bool
 ) -> Result:
     title = "Which heads read which heads?"
     if taken_apart:
@@ -126,7 +126,7 @@ def _table(
 
 
 def _require_fitting(
-    model: HookedGPT2, wanted: _Wanted, check: int | None, prompts: MeasureOptions
+    model: HookedModel, wanted: _Wanted, check: int | None, prompts: MeasureOptions
 ) -> None:
     """What would be ignored without a word is an error."""
     numbers = {

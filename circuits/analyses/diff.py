@@ -14,7 +14,7 @@ from circuits.analyses._options import parsed, required
 from circuits.checkpoints import checksum, load
 from circuits.draws import kept
 from circuits.errors import CircuitsError, nearest
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import Progress, Question, Recipe, analyses, analysis, find, question
 from circuits.result import Result, provenance
 
@@ -23,8 +23,8 @@ _OWN = ("memory", "engine", "parts", "resume", "plan")  # how a run is made; not
 
 @analysis
 def diff(
-    model: HookedGPT2,
-    other: str | HookedGPT2,
+    model: HookedModel,
+    other: str | HookedModel,
     *,
     analysis: str = WEIGHTS,
     set_: Sequence[str] | None = None,
@@ -81,8 +81,8 @@ def diff(
 class _Both:
     """The two models that are compared."""
 
-    model: HookedGPT2
-    other: HookedGPT2
+    model: HookedModel
+    other: HookedModel
 
     @property
     def names(self) -> tuple[str, str]:
@@ -94,11 +94,11 @@ class _Both:
         return (a, b) if sums[0] == sums[1] else (f"{a} ({sums[0]})", f"{b} ({sums[1]})")
 
 
-def _second(other: str | HookedGPT2, model: HookedGPT2) -> HookedGPT2:
+def _second(other: str | HookedModel, model: HookedModel) -> HookedModel:
     """The other model: loaded as this one was where its name is given, adapted where it is not."""
     if isinstance(other, str):
         return load(other, device=model.cfg.device, dtype=model.cfg.dtype)
-    return other if isinstance(other, HookedGPT2) else adapt(other)
+    return other if isinstance(other, HookedModel) else adapt(other)
 
 
 def _of_answers(

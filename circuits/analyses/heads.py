@@ -77,7 +77,7 @@ from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
 from circuits.registry import MemoryOptions, analysis
 from circuits.result import AVERAGED, Result, mean_interval, provenance
@@ -126,7 +126,7 @@ MEANINGS = {
 
 @analysis
 def heads(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     kind: str | Sequence[str] | None = None,
     component: str | Component | Sequence[str | Component] | None = None,
@@ -184,7 +184,7 @@ def heads(
     return _card(model, frame, tasks, grids=component is None or len(frame) > MOST_BARS)
 
 
-def _card(model: HookedGPT2, frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
+def _card(model: HookedModel, frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
     """The report card, as a picture of grids or of bars."""
     about = provenance(model, "heads")
     return Result(
@@ -214,7 +214,7 @@ def _wanted(
 class _Tasks:
     """The prompts of each behavior, drawn when they are first asked for; None if nothing suits."""
 
-    model: HookedGPT2
+    model: HookedModel
     n: int
     seed: int
     ioi: Prompts | None  # in place of the task's
@@ -252,7 +252,7 @@ class _Tasks:
         }
 
 
-def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:
+def _scores(model: HookedModel, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:
     """Each kind's scores, or why there are none."""
     n, seed = tasks.n, tasks.seed
     tokens = random_tokens(model, n, seed)
@@ -287,7 +287,7 @@ def _scores(model: HookedGPT2, tasks: _Tasks, names: Sequence[str]) -> dict[str,
     return scores
 
 
-def _successors(model: HookedGPT2) -> Scores | str:
+def _successors(model: HookedModel) -> Scores | str:
     if model.tokenizer is None:
         return NO_WORDS
     runs = series(model)

@@ -14,7 +14,7 @@ from circuits.analyses._interchange import MEANINGS, Swap, search_of, searched, 
 from circuits.analyses._prompts import Batch
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts, make, suitable_tasks
 from circuits.registry import MemoryOptions, analysis
 from circuits.result import Result
@@ -22,7 +22,7 @@ from circuits.result import Result
 
 @analysis
 def interchange(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     variable: str | None = None,
     component: str | Component | Sequence[str | Component] | None = None,
@@ -83,7 +83,7 @@ def interchange(
 
 
 def _swapped(
-    model: HookedGPT2,
+    model: HookedModel,
     swap: Swap,
     every: Sequence[Prompts],
     graph: CausalGraph | None,
@@ -115,7 +115,7 @@ def _swapped(
 
 
 def _prompts(
-    model: HookedGPT2,
+    model: HookedModel,
     task: str | Prompts | None,
     graph: CausalGraph | None,
     n: int | None,

@@ -18,7 +18,7 @@ from circuits.analyses._text import BATCH, TextFile, read_from
 from circuits.batch import pad_rows
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts.prompts import start_tokens
 from circuits.registry import Progress, analysis
 from circuits.result import Result, provenance
@@ -82,7 +82,7 @@ UNITS = {
 
 @analysis
 def neurons(
-    model: HookedGPT2,
+    model: HookedModel,
     neuron: str | Component | None = None,
     *,
     show: Show | None = None,
@@ -155,7 +155,7 @@ class _Look:
 
 
 def _seen(
-    model: HookedGPT2, look: _Look, text: TextFile | None, progress: Progress | None
+    model: HookedModel, look: _Look, text: TextFile | None, progress: Progress | None
 ) -> Result:
     """What the weights say, or the neurons do on the text."""
     source, neuron, show = provenance(model, "neurons"), look.neuron, look.show
@@ -189,7 +189,7 @@ def _named(**options: object) -> list[str]:
     return [name for name, value in options.items() if value is not None]
 
 
-def _neuron(model: HookedGPT2, name: str | Component) -> Component:
+def _neuron(model: HookedModel, name: str | Component) -> Component:
     part = components.parse(name) if isinstance(name, str) else name
     if part.kind != "neuron" or part.position is not None:
         hint = f"m{part.layer}.n0" if part.kind == "mlp" else "m5.n12"
@@ -240,14 +240,14 @@ def _shown(
     return show
 
 
-def _require_rows(model: HookedGPT2, look: _Look) -> None:
+def _require_rows(model: HookedModel, look: _Look) -> None:
     most = model.cfg.d_vocab if look.show in ("values", "triggers") else None
     if look.top < 1 or (most is not None and look.top > most):
         raise CircuitsError(f"top={look.top}: list 1 to {most or 'any number of'} rows")
 
 
 def _on_text(
-    model: HookedGPT2, text: TextFile, look: _Look, progress: Progress | None
+    model: HookedModel, text: TextFile, look: _Look, progress: Progress | None
 ) -> pd.DataFrame:
     """What the neuron, or each layer's neurons, do on the text."""
     neuron, layers = look.neuron, list(range(model.cfg.n_layers))
@@ -285,7 +285,7 @@ def _overview(
     return frame
 
 
-def _contexts(model: HookedGPT2, one: Component, kept: Contexts, top: int) -> pd.DataFrame:
+def _contexts(model: HookedModel, one: Component, kept: Contexts, top: int) -> pd.DataFrame:
     """A row for each place: its text, and what the neuron does to the logits there."""
     sample = sorted(kept.drawn, key=lambda place: place.activation)
     levels = np.array([place.activation for place in sample])
@@ -306,7 +306,7 @@ def _contexts(model: HookedGPT2, one: Component, kept: Contexts, top: int) -> pd
     return frame
 
 
-def _words(model: HookedGPT2, place: Context) -> dict[str, Any]:
+def _words(model: HookedModel, place: Context) -> dict[str, Any]:
     tokenizer, at, ids = model.require_tokenizer(), place.position, place.tokens
     n_start = len(start_tokens(model, None))
     before = tokenizer.decode(ids[max(n_start, at - BEFORE) : at])
@@ -323,7 +323,7 @@ def _words(model: HookedGPT2, place: Context) -> dict[str, Any]:
     }
 
 
-def _effects(model: HookedGPT2, one: Component, places: Sequence[Context]) -> list[dict[str, Any]]:
+def _effects(model: HookedModel, one: Component, places: Sequence[Context]) -> list[dict[str, Any]]:
     """What the neuron does to two logits at each place, with the final LayerNorm's scale there."""
     if model.cfg.post_norms:  # what a neuron writes is normalized together with all others'
         unknown = {"effect_next": float("nan"), "value_token": "", "effect_value": float("nan")}
@@ -345,7 +345,7 @@ def _effects(model: HookedGPT2, one: Component, places: Sequence[Context]) -> li
     return found
 
 
-def _final_scales(model: HookedGPT2, places: Sequence[Context]) -> list[float]:
+def _final_scales(model: HookedModel, places: Sequence[Context]) -> list[float]:
     """By what the final LayerNorm divides at each place."""
     together = max(1, BATCH // max(len(place.tokens) for place in places))
     scales: list[float] = []

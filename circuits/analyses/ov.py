@@ -9,7 +9,7 @@ import torch
 from circuits.analyses._token_views import Kind, Show, answer, view_of
 from circuits.analyses._weights import ov_circuit
 from circuits.components import Component
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import analysis
 from circuits.result import Result
 
@@ -18,7 +18,7 @@ KIND = Kind("ov", "What would {} write?", "source", "destination", "logits", "co
 
 @analysis
 def ov(
-    model: HookedGPT2,
+    model: HookedModel,
     head: str | Component | None = None,
     *,
     show: Show | None = None,

@@ -27,7 +27,7 @@ from circuits.analyses._prompts import Batch, chosen
 from circuits.analyses._templates import MEANINGS as TEMPLATES
 from circuits.analyses._templates import by_template, panels
 from circuits.components import Component
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import PairOptions, RunOptions, TemplateOptions, analysis
 from circuits.result import Result
 from circuits.sweep import Cell
@@ -35,7 +35,7 @@ from circuits.sweep import Cell
 
 @analysis
 def patch(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     what: What | None = None,
     component: str | Component | Sequence[str | Component] | None = None,
@@ -86,7 +86,7 @@ def patch(
 
 
 def _patched(
-    model: HookedGPT2,
+    model: HookedModel,
     wanted: Grid,
     patching: Patching,
     batches: Sequence[Batch],
@@ -120,10 +120,10 @@ def _patched(
     )
 
 
-def _cells(model: HookedGPT2, wanted: Grid, batch: Batch) -> tuple[Cell, ...]:
+def _cells(model: HookedModel, wanted: Grid, batch: Batch) -> tuple[Cell, ...]:
     return (BASE, WHOLE, *grid(model.cfg, batch.first, wanted))
 
 
-def _sweeps(model: HookedGPT2, wanted: Grid, patching: Patching, batch: Batch) -> MakeSweep:
+def _sweeps(model: HookedModel, wanted: Grid, patching: Patching, batch: Batch) -> MakeSweep:
     """What is asked of each block of these prompts."""
     return partial(pair, cells=_cells(model, wanted, batch), patching=patching)

@@ -33,7 +33,7 @@ from circuits.analyses._templates import by_template, panels
 from circuits.components import Component, Edge, Slot
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import PairOptions, RunOptions, TemplateOptions, analysis
 from circuits.result import Result
 from circuits.sweep import Cell, cell, check_cell, name
@@ -54,7 +54,7 @@ OWN = {
 
 @analysis
 def paths(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     to: str | Component | Sequence[str | Component] | None = None,
     from_: str | Component | Sequence[str | Component] | None = None,
@@ -133,7 +133,7 @@ class _Edges:
 
 
 def _traced(
-    model: HookedGPT2,
+    model: HookedModel,
     edges: _Edges,
     patching: Patching,
     batches: Sequence[Batch],

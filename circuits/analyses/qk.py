@@ -13,7 +13,7 @@ from circuits.analyses._token_views import Kind, View, answer, in_result, view_o
 from circuits.analyses._weights import position_circuit, qk_circuit
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import analysis
 from circuits.result import Result
 
@@ -24,7 +24,7 @@ KIND = Kind("qk", "What would {} match?", "query", "key", "attention score", "ma
 
 @analysis
 def qk(
-    model: HookedGPT2,
+    model: HookedModel,
     head: str | Component | None = None,
     *,
     show: Show | None = None,
@@ -83,14 +83,14 @@ def qk(
         return answer(model, kind, qk_circuit(model, effective=effective), view)
 
 
-def _kind(model: HookedGPT2) -> Kind:
+def _kind(model: HookedModel) -> Kind:
     """What the entries are called in this model."""
     if not model.cfg.scores_soft_cap:
         return KIND
     return replace(KIND, unit=f"{KIND.unit} before the cap of {model.cfg.scores_soft_cap:g}")
 
 
-def _offsets(model: HookedGPT2, view: View) -> pd.DataFrame:
+def _offsets(model: HookedModel, view: View) -> pd.DataFrame:
     """The score of the key so many positions back, against the query's other keys: a row each."""
     if view.effective:
         raise CircuitsError("positions have no effective embedding; leave out effective")

@@ -14,7 +14,7 @@ from circuits.analyses._text import TextFile
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.intervals import NOT_NEGATIVE
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.tuned_lens import (
@@ -44,7 +44,7 @@ MEANINGS = {
 
 @analysis
 def tune_lens(
-    model: HookedGPT2,
+    model: HookedModel,
     out: str | Path,
     *,
     file: str | Path | None = None,
@@ -105,7 +105,7 @@ def tune_lens(
     return _result(model, frame)
 
 
-def _compared(model: HookedGPT2, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
+def _compared(model: HookedModel, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
     """The KL of each stage before and after training, and the share that training took away."""
     before, after = (
         _table(model, name, read, tokens)
@@ -117,7 +117,7 @@ def _compared(model: HookedGPT2, lens: TunedLens, tokens: Tensor) -> pd.DataFram
     return both
 
 
-def _result(model: HookedGPT2, frame: pd.DataFrame) -> Result:
+def _result(model: HookedModel, frame: pd.DataFrame) -> Result:
     return Result(
         frame.astype({"layer": "Int64"}),
         unit="nats, KL(final || stage)",
@@ -129,7 +129,7 @@ def _result(model: HookedGPT2, frame: pd.DataFrame) -> Result:
     )
 
 
-def _table(model: HookedGPT2, name: str, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
+def _table(model: HookedModel, name: str, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
     """A row for each stage: its KL with its interval over windows."""
     far = divergence(model, tokens, lens).clamp(min=0)  # rounding may leave less than nothing
     places = {"stage": "name", "site": "site", "layer": "layer"}
@@ -149,7 +149,7 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def _read(model: HookedGPT2, file: str | Path, n: int, context: int | None) -> Tensor:
+def _read(model: HookedModel, file: str | Path, n: int, context: int | None) -> Tensor:
     """The file's first windows, all of the same length: [b p]"""
     windows = TextFile(model, Path(file), context, n)
     rows = [tokens for tokens, _ in windows]
@@ -162,7 +162,7 @@ def _read(model: HookedGPT2, file: str | Path, n: int, context: int | None) -> T
     return torch.cat(whole)
 
 
-def _sampled(model: HookedGPT2, n: int, context: int | None, seed: int) -> Tensor:
+def _sampled(model: HookedModel, n: int, context: int | None, seed: int) -> Tensor:
     """Text of the model's own: [b p], each row from a start token, or from any where none is."""
     width = context or model.cfg.n_ctx
     if not 2 <= width <= model.cfg.n_ctx:

@@ -20,7 +20,7 @@ from circuits.analyses._weights import score_scales
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import PromptOptions, analysis
 from circuits.result import Result, mean_interval, provenance
@@ -41,7 +41,7 @@ Against = Literal["mean"] | int | str
 
 @analysis
 def why(
-    model: HookedGPT2,
+    model: HookedModel,
     head: str | Component,
     prompt: str | Sequence[str] | None = None,
     *,
@@ -111,7 +111,7 @@ class _Look:
 
 
 def _taken_apart(
-    model: HookedGPT2, prompts: Prompts, look: _Look, positions: str | None, top: int
+    model: HookedModel, prompts: Prompts, look: _Look, positions: str | None, top: int
 ) -> Result:
     """The look's score, a row for each pair of parts."""
     where: list[str | int] = []
@@ -164,14 +164,14 @@ class _Ends:
     against: Tensor
 
 
-def _head(model: HookedGPT2, head: str | Component) -> Component:
+def _head(model: HookedModel, head: str | Component) -> Component:
     part = components.parse(head) if isinstance(head, str) else head
     if part.kind != "head" or part.slot is not None or part.position is not None:
         raise CircuitsError(f"{part} is no head; name one, such as a0.h0")
     return components.check(part, model.cfg)
 
 
-def _prompts(model: HookedGPT2, prompts: PromptOptions) -> Prompts:
+def _prompts(model: HookedModel, prompts: PromptOptions) -> Prompts:
     if prompts.prompt is None and prompts.task is None:
         raise CircuitsError("nothing to look at: give a prompt, or a task")
     return chosen(model, prompts)[0].first
@@ -289,7 +289,7 @@ def _really(cache: Cache, ends: _Ends) -> tuple[Tensor, Tensor, Tensor]:
     return scores[rows, ends.key], compared, weight
 
 
-def _title(model: HookedGPT2, prompts: Prompts, ends: _Ends, look: _Look) -> str:
+def _title(model: HookedModel, prompts: Prompts, ends: _Ends, look: _Look) -> str:
     """Who looks from where at what, in words."""
     task = f"{prompts.task}, " if len(prompts) > 1 or prompts.seed is not None else ""
     looks = [str(look.query), "where it looks most" if look.key is None else str(look.key)]

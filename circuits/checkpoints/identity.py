@@ -14,7 +14,7 @@ from circuits.checkpoints.bundled import FOLDER, bundled_models
 from circuits.checkpoints.hub import cached_models
 from circuits.checkpoints.loading import load
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.tokenizer import Roles
 
 
@@ -74,7 +74,7 @@ class AvailableModel:
     n_bytes: int
 
 
-def checksum(model: HookedGPT2) -> str:
+def checksum(model: HookedModel) -> str:
     """SHA-256 of the model's numbers: which weights exactly are these?
 
     It does not depend on the format the model was loaded from, the order of its tensors, their
@@ -100,7 +100,7 @@ def _numbers(tensor: Tensor) -> Tensor:
     return single if is_exact else tensor
 
 
-def describe(model: HookedGPT2 | str | Path) -> ModelInfo:
+def describe(model: HookedModel | str | Path) -> ModelInfo:
     """What is this model: shape, number of parameters, vocabulary, checksum, origin?
 
     Raises:
@@ -110,7 +110,7 @@ def describe(model: HookedGPT2 | str | Path) -> ModelInfo:
     >>> info.name, info.config.n_layers, info.tokenizer
     ('compiled', 6, 'compiled (27 tokens)')
     """
-    if not isinstance(model, HookedGPT2):
+    if not isinstance(model, HookedModel):
         model = load(model)
     tokenizer, roles = model.tokenizer, model.roles
     bos, pad = (

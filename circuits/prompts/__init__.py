@@ -18,7 +18,7 @@ from circuits.prompts.sorting import sorting
 from circuits.prompts.user import from_texts
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 __all__ = [
     "TASKS",
@@ -55,7 +55,7 @@ USUAL = ("repeated", "ioi", "sorting")  # those that are asked when nobody names
 
 
 def make(
-    task: str, model: HookedGPT2, n: int | None = None, seed: int = 0, **options: Any
+    task: str, model: HookedModel, n: int | None = None, seed: int = 0, **options: Any
 ) -> Prompts:
     """Which prompts does this task ask of this model?
 
@@ -81,7 +81,7 @@ def make(
     return TASKS[task](model, seed=seed, **options)
 
 
-def suitable_tasks(model: HookedGPT2, among: Iterable[str] = tuple(TASKS)) -> list[str]:
+def suitable_tasks(model: HookedModel, among: Iterable[str] = tuple(TASKS)) -> list[str]:
     """Which of these tasks can be asked of this model, given its vocabulary and context?
 
     That it can be asked does not mean that the model can do it: see `circuits.metrics`.

@@ -15,15 +15,15 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from circuits.attention_layer import mix
 from circuits.components import Component
-from circuits.sweep.cells import Hold, Sweep, Write
+from circuits.model import Places
+from circuits.sweep.cells import Hold, Write
 from circuits.sweep.sent import Sent, sites_between
-from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
-    from circuits.prompts import Prompts
+    from circuits.model import Transformer
+    from circuits.sweep.base_run import BaseRun
+    from circuits.sweep.cells import Sweep
 
 
 class Stage(IntEnum):
@@ -184,18 +184,14 @@ def frozen_sites(layers: Iterable[int]) -> set[str]:
 class Editor:
     """Which tensors do the writes put where? From the base run and the source's values."""
 
-    def __init__(
-        self,
-        model: HookedGPT2,
-        prompts: Prompts,
-        base: Runs,
-        source: Runs,
-        sweep: Sweep,
-    ) -> None:
-        self.model, self.prompts, self.base, self.source = model, prompts, base, source
-        self.n_layers, self.freeze = model.cfg.n_layers, sweep.freeze
-        self.sent = Sent(model, prompts, base, source, sweep.hold)
-        self._reads = sweep.metric.positions(prompts)
+    def __init__(self, model: Transformer, base: BaseRun) -> None:
+        self.model, self.prompts = model, base.prompts
+        self.base, self.source = base.values, base.source
+        self.n_layers, self.freeze = model.cfg.n_layers, base.sweep.freeze
+        self.sent = Sent(model, base.prompts, base.values, base.source, base.sweep.hold)
+        self._reads = base.reads
+        width, device = base.prompts.tokens.shape[1], base.prompts.tokens.device
+        self._places = Places.causal(width, device)
 
     def edit(self, write: Write) -> Edit:
         """What replaces what, for this write?"""
@@ -241,7 +237,7 @@ class Editor:
     ) -> Tensor:
         """What do these heads mix together? [b p h e]"""
         if self.freeze is None:
-            return mix(q, k, v)
+            return self.model.blocks[layer].attn.mix(q, k, v, self._places)
         pattern = self.base[CHANGES[Stage.PATTERN].format(layer=layer)][:, heads]
         return einsum(pattern, v, "b h q k, b k h e -> b q h e")
 

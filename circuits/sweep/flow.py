@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from circuits.sweep.values import Runs
 from circuits.sweep.writes import Group, Writes, added, picked
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import Transformer
 
 Entries = Mapping[Point, Sequence[Group]]  # who joins where: Stage.PRE or Stage.MID of a layer
 
@@ -42,7 +41,7 @@ class Flow:
 
     def __init__(
         self,
-        model: HookedGPT2,
+        model: Transformer,
         base: Runs,
         edits: Sequence[Sequence[Edit]],
         reads: Tensor,
@@ -168,8 +167,7 @@ class Flow:
                 old = at.take(self.base[CHANGES[Stage.NEURON].format(layer=layer)][..., one])
             else:
                 read = reads[torch.as_tensor(own, device=reads.device)]
-                pre = einsum(read, mlp.W_in[:, one], "n w d, d one -> n w one") + mlp.b_in[one]
-                old = F.gelu(pre, approximate=mlp.gelu)
+                old = mlp.neurons(read, one)
             new = old.clone()
             self.writes.write(at, new, (layer, Stage.NEURON), neuron)
             change = einsum(new - old, mlp.W_out[one], "n w one, one d -> n w d")

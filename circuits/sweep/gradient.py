@@ -19,20 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.adapter import AdaptedModel
-from circuits.attention_layer import mix
 from circuits.errors import CircuitsError
 from circuits.precision import wide
 from circuits.sweep.cells import Cell, Sweep, check_cell
+from circuits.sweep.engine import runner_of
 from circuits.sweep.execute import Progress
-from circuits.sweep.hooked import final_stream
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.planning import default_memory
 from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 TOKENS_AT_ONCE = 2048  # more needs more memory and is no faster
@@ -53,7 +51,7 @@ class Attributions:
 
 
 def attribute(
-    model: HookedGPT2,
+    model: HookedModel,
     sweep: Sweep,
     *,
     memory: int | str | None = None,
@@ -102,7 +100,7 @@ def attribute(
     return found
 
 
-def _at_once(model: HookedGPT2, width: int, memory: int | str | None) -> int:
+def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
     """How many prompts of this width may be computed together?"""
     budget = default_memory(model) if memory is None else parse_bytes(memory)
     cfg = model.cfg
@@ -117,7 +115,7 @@ def _at_once(model: HookedGPT2, width: int, memory: int | str | None) -> int:
     return max(1, min(budget // one, TOKENS_AT_ONCE // width))
 
 
-def _check(model: HookedGPT2, sweep: Sweep) -> None:
+def _check(model: HookedModel, sweep: Sweep) -> None:
     if sweep.source.method != "resample":
         raise CircuitsError(
             "a gradient estimates patching from another run (the method 'resample'), not "
@@ -140,7 +138,7 @@ def _check(model: HookedGPT2, sweep: Sweep) -> None:
 
 
 @contextmanager
-def _frozen(model: HookedGPT2) -> Iterator[None]:
+def _frozen(model: HookedModel) -> Iterator[None]:
     """No gradient of a parameter is computed, and nothing kept for one."""
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in learned:
@@ -155,7 +153,7 @@ def _frozen(model: HookedGPT2) -> Iterator[None]:
 class _Batch:
     """Some of the prompts, in both runs."""
 
-    def __init__(self, model: HookedGPT2, sweep: Sweep, rows: slice) -> None:
+    def __init__(self, model: HookedModel, sweep: Sweep, rows: slice) -> None:
         self.model, self.sweep, self.rows = model, sweep, rows
         self.prompts = sweep.prompts.part(rows)
         self.width = self.prompts.tokens.shape[1]
@@ -228,21 +226,8 @@ class _Batch:
                 kept[site] = value
             return value
 
-        model, last = self.model, self.model.cfg.n_layers - 1
-        if isinstance(model, AdaptedModel):
-            return final_stream(model, self.prompts, tokens, self.sites, keep)[self.reads]
-        positions = model.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1)
-        x = keep("hook_embed", model.W_E[tokens]) + keep("hook_pos_embed", positions)
-        for layer, block in enumerate(model.blocks):
-            at = f"blocks.{layer}."
-            x = keep(at + "hook_resid_pre", x)
-            q, k, v = block.attn.qkv(block.ln1.plain(x)).unbind(2)
-            z = keep(at + "attn.hook_z", mix(q, k, v))
-            z, x = (z[self.reads], x[self.reads]) if layer == last else (z, x)
-            x = keep(at + "hook_resid_mid", x + keep(at + "hook_attn_out", block.attn.out(z)))
-            written = keep(at + "hook_mlp_out", block.mlp.plain(block.ln2.plain(x)))
-            x = keep(at + "hook_resid_post", x + written)
-        return x
+        read_stream = runner_of(self.model).read_stream
+        return read_stream(self.model, self.prompts, tokens, self.sites, keep, self.reads)
 
 
 def _moved(change: Tensor, gradient: Tensor) -> Tensor:
@@ -251,7 +236,7 @@ def _moved(change: Tensor, gradient: Tensor) -> Tensor:
 
 
 def estimates(
-    model: HookedGPT2,
+    model: HookedModel,
     blocks: Iterable[Prompts],
     make_sweep: Callable[[Prompts], Sweep],
     *,

@@ -12,21 +12,21 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from circuits.attention_layer import mix
+from circuits.model import Places
 from circuits.sweep.cells import Freeze
 from circuits.sweep.edits import CHANGES, Stage
 from circuits.sweep.values import Runs
 from circuits.sweep.writes import Group, Index, Writes, added, picked
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import Transformer
 
 
 class Heads:
     """The heads of all layers. With `freeze` they attend as in the base run."""
 
     def __init__(
-        self, model: HookedGPT2, base: Runs, writes: Writes, freeze: Freeze | None
+        self, model: Transformer, base: Runs, writes: Writes, freeze: Freeze | None
     ) -> None:
         self.model, self.base, self.writes, self.freeze = model, base, writes, freeze
 
@@ -89,10 +89,11 @@ class Heads:
             return self._attend_as_before(group, v, layer, heads)
         k = self._from_start(group, k, "k", layer, heads)
         v = self._from_start(group, v, "v", layer, heads)
-        if q.shape[1] == k.shape[1]:
-            return mix(q, k, v)
         keys = torch.arange(k.shape[1], device=k.device)
-        return mix(q, k, v, keys <= rearrange(group.columns, "w -> w 1"))
+        mask = None
+        if q.shape[1] != k.shape[1]:
+            mask = keys <= rearrange(group.columns, "w -> w 1")
+        return self.model.blocks[layer].attn.mix(q, k, v, Places(group.columns, keys, mask))
 
     def _from_start(self, group: Group, new: Tensor, part: str, layer: int, heads: slice) -> Tensor:
         """Keys or values of all positions, [n . h e]: before the group's start the base run's."""

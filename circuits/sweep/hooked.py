@@ -9,9 +9,8 @@ Shapes: b prompts, p positions, n positions that the metric reads, d = d_model, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,14 +21,15 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.hooks import HookFn, HookPoint
 from circuits.interventions import Hook, write_hook
+from circuits.sweep.base_run import BaseRun, Bools, final_site
 from circuits.sweep.cells import Write
 from circuits.sweep.edits import needed_sites
-from circuits.sweep.part import Bools, Part
-from circuits.sweep.reading import read_logits
+from circuits.sweep.runner import CellRunner, Visit
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
+    from circuits.sweep.planning import Routes
 
 Site = tuple[str, tuple[slice | int, ...]]  # a hook site, and which part of what passes there
 
@@ -37,44 +37,62 @@ Site = tuple[str, tuple[slice | int, ...]]  # a hook site, and which part of wha
 class HookedPilot:
     """Plain passes over `width` positions, about `rows` in all: what a cell costs."""
 
-    def __init__(self, model: HookedGPT2, width: int, rows: int = 1) -> None:
+    def __init__(self, model: HookedModel, width: int, rows: int = 1) -> None:
         self.model, self.blocks = model, model.cfg.n_layers
         n = max(1, rows // width)
         self._tokens = torch.zeros(n, width, dtype=torch.long, device=model.W_E.device)
+        self.rows = self._tokens.numel()
 
     @torch.inference_mode()
     def run(self) -> None:
         """Run them."""
         self.model(self._tokens, stop_at_layer=self.blocks)
 
-    @property
-    def rows(self) -> int:
-        """How many rows are in it?"""
-        return self._tokens.numel()
 
+class HookedRunner(CellRunner):
+    """Plain passes, in which hooks write."""
 
-class HookedPart(Part):
-    """Some of the prompts, in which hooks write."""
+    passes_whole = True
 
-    def base_sites(self) -> set[str]:
+    def __init__(self, base: BaseRun) -> None:
+        super().__init__(base)
+        self.model = base.model
+        self._held = _patterns(base.model) if base.sweep.freeze else []
+
+    @classmethod
+    def base_sites(cls, model: HookedModel, routes: Routes) -> set[str]:
         """The final stream, what senders write, and the patterns and heads that are held."""
-        paths = [write for write in self.routes.writes if write.senders]
-        sites = {self.final_site, *self.patterns}
+        paths = [write for write in routes.writes if write.senders]
+        sites = {final_site(model), *(_patterns(model) if routes.sweep.freeze else ())}
         sites |= {sender.site for write in paths for sender in write.senders}
-        if paths and self.routes.sweep.hold == "heads":
-            sites |= {*self.mixed, *(self._stream(write.target) for write in paths)}
+        if paths and routes.sweep.hold == "heads":
+            sites |= {*_mixed(model), *(_stream(model, write.target) for write in paths)}
         return sites
 
-    @cached_property
-    def mixed(self) -> list[str]:
-        """The sites of what heads mix together."""
-        return [f"blocks.{layer}.attn.hook_z" for layer in range(self.model.cfg.n_layers)]
+    @classmethod
+    def pilot(cls, model: HookedModel, width: int, rows: int) -> HookedPilot:
+        """A few plain passes."""
+        return HookedPilot(model, width, rows)
 
-    @cached_property
-    def patterns(self) -> list[str]:
-        """The sites that stay as in the base run."""
-        layers = range(self.model.cfg.n_layers) if self.routes.sweep.freeze else ()
-        return [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
+    @classmethod
+    def read_stream(
+        cls,
+        model: HookedModel,
+        prompts: Prompts,
+        tokens: Tensor,
+        sites: Collection[str],
+        visit: Visit,
+        reads: Tensor,
+    ) -> Tensor:
+        """A plain pass with hooks."""
+        hooks = [(site, lambda value, hook: visit(hook.name, value)) for site in sites]
+        stream: Tensor = model.run_with_hooks(
+            tokens,
+            fwd_hooks=hooks,
+            attention_mask=prompts.mask,
+            stop_at_layer=model.cfg.n_layers,
+        )
+        return stream[reads]
 
     def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
         """The final stream where the metric reads, [s n d], of the cells that change anything.
@@ -88,52 +106,40 @@ class HookedPart(Part):
             noted: list[Tensor] = []  # whether each write changed something
             hooks = [
                 hook
-                for write in self.routes.routes[cell].writes
+                for write in self.base.routes.routes[cell].writes
                 for hook in self._hooks(write, noted)
             ]
             if not hooks:
                 continue
-            final = self._run(hooks, self.model.cfg.n_layers)[self.reads]
+            final = self._run(hooks, self.model.cfg.n_layers)[self.base.reads]
             changed[place] = any(map(bool, noted))
             if changed[place]:
                 places.append(place)
                 finals.append(final)
-        base = self.base[self.final_site][self.reads]
         changed |= self.arrives(cells, changed)
-        return places, torch.stack(finals) if finals else base[None][:0], changed
+        return places, torch.stack(finals) if finals else self.base.final[None][:0], changed
 
     def differs(self, senders: tuple[Component, ...]) -> Tensor:
-        """Where do any of these write something else? [b p], True or False."""
-        found = self.prompts.mask & False
+        """Where any of these write something else: [b p], True or False."""
+        differs = self.base.prompts.mask & False
         for sender in senders:
-            change = self._value(sender) - self.base[sender.site][sender.within]
-            found = found | (change != 0).any(-1) & self.prompts.where(sender.position)
-        return found
-
-    def logits(
-        self, cells: tuple[int, ...], places: list[int], finals: Tensor
-    ) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in some of these cells: pairs of place and logits."""
-        for place, final in zip(places, finals, strict=True):
-            yield place, self.read(final, held=self.held(cells, place))
-
-    def read(self, final: Tensor, *, held: bool = False) -> Tensor:
-        """The logits that the metric reads, of one cell: [n d] -> [n v] or [n t]."""
-        return read_logits(self.model, final, self.tokens, self.scale if held else None)
+            change = self._value(sender) - self.base.values[sender.site][sender.within]
+            differs = differs | (change != 0).any(-1) & self.base.prompts.where(sender.position)
+        return differs
 
     def _run(self, hooks: Sequence[Hook], stop_at_layer: int) -> Tensor:
         """The stream [b p d] that enters this layer, with patterns held where they are."""
-        held = [(site, self._holding(site)) for site in self.patterns]
+        held = [(site, self._holding(site)) for site in self._held]
         stream: Tensor = self.model.run_with_hooks(
-            self.prompts.tokens,
+            self.base.prompts.tokens,
             fwd_hooks=[*(hook for hook in held if _layer(hook[0]) < stop_at_layer), *hooks],
-            attention_mask=self.prompts.mask,
+            attention_mask=self.base.prompts.mask,
             stop_at_layer=stop_at_layer,
         )
         return stream
 
     def _holding(self, site: str) -> HookFn:
-        return lambda value, hook: self.base[site].to(value)
+        return lambda value, hook: self.base.values[site].to(value)
 
     def _hooks(self, write: Write, noted: list[Tensor]) -> Iterator[Hook]:
         """What has to be hooked for this write. Whether it changed anything goes to `noted`."""
@@ -142,11 +148,11 @@ class HookedPart(Part):
             name, function = write_hook(part, self._value(part), where)
             yield name, self._noting(function, part.within, noted)
             return
-        shift = self._sent(write.senders) if self.routes.sweep.hold == "all" else self._anew(write)
+        shift = self._sent(write.senders) if self.base.sweep.hold == "all" else self._anew(write)
         if part.position is not None:
-            shift = shift * self.prompts.where(part.position)[..., None]
+            shift = shift * self.base.prompts.where(part.position)[..., None]
         if part.kind == "logits":
-            yield self.final_site, self._noting(_adding((), shift), (), noted)
+            yield final_site(self.model), self._noting(_adding((), shift), (), noted)
             return
         # What the receiver makes of it while all else is as in the base run ...
         site, whole = part.site, replace(part, slot=None, position=None)
@@ -172,29 +178,29 @@ class HookedPart(Part):
             new = function(value, hook)
             assert new is not None
             differs = (new[within] != old).flatten(2).any(-1)
-            noted.append((differs & self.prompts.mask).any())
+            noted.append((differs & self.base.prompts.mask).any())
             return new
 
         return write
 
     def _where(self, part: Component) -> Tensor | None:
-        return None if part.position is None else self.prompts.where(part.position)
+        return None if part.position is None else self.base.prompts.where(part.position)
 
     def _value(self, part: Component) -> Tensor:
         """What the source gives for this part; a head's inputs are all the same stream."""
         (site,) = needed_sites([Write(part)], self.model.cfg.n_layers)[1]
-        value = self.source[site]
+        value = self.base.source[site]
         return value[part.within] if site == part.site else value
 
     def _sent(self, senders: Iterable[Component]) -> Tensor:
         """What the stream gains when these write the source's values: [b p d]."""
         total: Any = 0
         for sender in senders:
-            change = self._value(sender) - self.base[sender.site][sender.within]
+            change = self._value(sender) - self.base.values[sender.site][sender.within]
             if sender.layer is not None and sender.within:
                 change = change @ self._out(sender)
             if sender.position is not None:
-                change = change * self.prompts.where(sender.position)[..., None]
+                change = change * self.base.prompts.where(sender.position)[..., None]
             total = total + change
         shift: Tensor = total
         return shift
@@ -204,23 +210,21 @@ class HookedPart(Part):
 
         [b p d], from one pass in which the senders write the source's values.
         """
-        part, site = write.target, self._stream(write.target)
+        part, site = write.target, _stream(self.model, write.target)
         layer = self.model.cfg.n_layers if part.layer is None else part.layer
-        hooks = [(name, self._holding(name)) for name in self.mixed[: layer + (part.kind == "mlp")]]
-        hooks += [write_hook(one, self._value(one), self._where(one)) for one in write.senders]
+        hooks = [
+            (name, self._holding(name))
+            for name in _mixed(self.model)[: layer + (part.kind == "mlp")]
+        ]
+        hooks += [
+            write_hook(sender, self._value(sender), self._where(sender)) for sender in write.senders
+        ]
         seen: list[Tensor] = []
         hooks.append((site, lambda value, hook: seen.append(value.clone())))
         self._run(hooks, min(layer + 1, self.model.cfg.n_layers))
-        change = seen[0] - self.base[site]
+        change = seen[0] - self.base.values[site]
         # Where nothing was sent, rounding on another way through the model shall change nothing.
         return change * self.differs(write.senders)[..., None]
-
-    def _stream(self, receiver: Component) -> str:
-        """The site of the stream that this receiver reads."""
-        if receiver.layer is None:
-            return self.final_site
-        what = "hook_resid_mid" if receiver.kind == "mlp" else "hook_resid_pre"
-        return f"blocks.{receiver.layer}.{what}"
 
     def _out(self, sender: Component) -> Tensor:
         """A head's or neuron's way into the stream, [e d] or [1 d]."""
@@ -248,25 +252,22 @@ class HookedPart(Part):
         ]
 
 
-def final_stream(
-    model: HookedGPT2,
-    prompts: Prompts,
-    tokens: Tensor,
-    sites: Iterable[str],
-    keep: Callable[[str, Tensor], Tensor],
-) -> Tensor:
-    """The final stream [b p d] when these tokens stand in the prompts' places.
+def _mixed(model: HookedModel) -> list[str]:
+    """The sites of what heads mix together."""
+    return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
 
-    What passes the sites goes through `keep`, as it does in the pass for gradients.
-    """
-    hooks = [(site, lambda value, hook: keep(hook.name, value)) for site in sites]
-    stream: Tensor = model.run_with_hooks(
-        tokens,
-        fwd_hooks=hooks,
-        attention_mask=prompts.mask,
-        stop_at_layer=model.cfg.n_layers,
-    )
-    return stream
+
+def _patterns(model: HookedModel) -> list[str]:
+    """The sites of how heads attend."""
+    return [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
+
+
+def _stream(model: HookedModel, receiver: Component) -> str:
+    """The site of the stream that this receiver reads."""
+    if receiver.layer is None:
+        return final_site(model)
+    what = "hook_resid_mid" if receiver.kind == "mlp" else "hook_resid_pre"
+    return f"blocks.{receiver.layer}.{what}"
 
 
 def _adding(within: tuple[slice | int, ...], shift: Tensor) -> HookFn:

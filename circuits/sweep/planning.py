@@ -18,16 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.adapter import AdaptedModel
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import ROW_BY_ROW, Cell, Sweep, Write, check_cell
 from circuits.sweep.edits import Point, Stage, first_changes, frozen_sites, needed_sites, point
+from circuits.sweep.engine import runner_of
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.pilot import row_bytes, row_seconds
 
 if TYPE_CHECKING:
     from circuits.config import ModelConfig
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Int = NDArray[np.int64]
 DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
@@ -58,7 +58,7 @@ class Plan:
     """What will be done, and what will it cost?
 
     Attributes:
-        sweep: what was asked.
+        routes: how each cell goes through the model, and in `sweep` what was asked.
         tasks: in the order in which they are done.
         forwards: what a loop would need: one forward pass for each cell and prompt.
         work: what is needed after all savings, in the same unit.
@@ -66,12 +66,17 @@ class Plan:
         bytes: of tensors alive at the same time besides the weights, from a measured pilot.
     """
 
-    sweep: Sweep
+    routes: Routes
     tasks: tuple[Task, ...]
     forwards: int
     work: float
     rows: float
     bytes: int
+
+    @property
+    def sweep(self) -> Sweep:
+        """What was asked."""
+        return self.routes.sweep
 
     @property
     def n_cells(self) -> int:
@@ -100,7 +105,7 @@ class Route:
 class Routes:
     """How does each cell of a sweep go through the model?"""
 
-    def __init__(self, model: HookedGPT2, sweep: Sweep) -> None:
+    def __init__(self, model: HookedModel, sweep: Sweep) -> None:
         self.sweep, self.n_layers = sweep, model.cfg.n_layers
         for cell in sweep.cells:
             check_cell(cell, model.cfg)
@@ -188,7 +193,7 @@ def _only_there(write: Write, n_layers: int) -> bool:
     return target.kind not in ("head", "attn") or not write.senders  # which read keys, too
 
 
-def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) -> Plan:
+def plan(model: HookedModel, sweep: Sweep, *, memory: int | str | None = None) -> Plan:
     """What is the least work for this sweep, and what will it cost?
 
     `memory` bounds the tensors that are alive at the same time besides the weights: bytes, or a
@@ -222,7 +227,7 @@ def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) ->
     rows = sum(task.work for task in tasks) + cost.base_rows
     largest = max((_task_bytes(task, routes, cost, per_row) for task in tasks), default=0.0)
     return Plan(
-        sweep,
+        routes,
         tuple(tasks),
         forwards=len(sweep.cells) * len(sweep.prompts),
         work=rows / cost.forward_rows,
@@ -231,7 +236,7 @@ def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) ->
     )
 
 
-def estimate(model: HookedGPT2, plan: Plan) -> float:
+def estimate(model: HookedModel, plan: Plan) -> float:
     """How many seconds will it take? From the time that a block takes now."""
     return row_seconds(model, plan.sweep.prompts.tokens.shape[1]) * plan.rows
 
@@ -239,11 +244,11 @@ def estimate(model: HookedGPT2, plan: Plan) -> float:
 class _Cost:
     """What do cells and prompts cost? In rows through one block, and in bytes."""
 
-    def __init__(self, model: HookedGPT2, routes: Routes) -> None:
+    def __init__(self, model: HookedModel, routes: Routes) -> None:
         cfg, metric = model.cfg, routes.sweep.metric
         self.routes, self.n_layers, self.width = routes, cfg.n_layers, routes.width
         self.n_prompts = len(routes.sweep.prompts)
-        self.whole = isinstance(model, AdaptedModel)  # each cell is a plain pass
+        self.passes_whole = runner_of(model).passes_whole
         self.anew = routes.sweep.hold == "heads"  # MLPs between sender and receiver
         size = model.W_E.element_size()
         inner = cfg.n_heads * cfg.d_head
@@ -276,7 +281,7 @@ class _Cost:
         entry = self.routes.routes[cell].entry
         if entry is None:
             return 0.0
-        if self.whole:
+        if self.passes_whole:
             receivers = sum(bool(write.senders) for write in self.routes.routes[cell].writes)
             passes = 1.0 + receivers * (2 if self.anew else 1)
             return len(widths) * self.width * self.n_layers * passes
@@ -332,7 +337,7 @@ class _Limits:
     base_bytes: float
 
     @classmethod
-    def of(cls, model: HookedGPT2, cost: _Cost, per_row: float, memory: int | None) -> _Limits:
+    def of(cls, model: HookedModel, cost: _Cost, per_row: float, memory: int | None) -> _Limits:
         """The limits that a budget sets, or without one what is fastest.
 
         Raises:
@@ -355,7 +360,7 @@ class _Limits:
         return cls(prompts, rows, left, per_row, prompts * cost.width * per_row)
 
 
-def default_memory(model: HookedGPT2) -> int:
+def default_memory(model: HookedModel) -> int:
     """How many bytes may a sweep use when nobody says?"""
     if not model.W_E.is_cuda:
         return DEFAULT_MEMORY

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuits.errors import CircuitsError
-from circuits.linear import pays, settled
 from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, collect
 from circuits.sweep.planning import Plan
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 TRIES = 3  # how often a task may take its worker with it
 _REPORTS = "RAY_USAGE_STATS_ENABLED"
@@ -34,7 +33,7 @@ Execute = Callable[..., Scores]
 
 
 @contextmanager
-def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
+def workers(model: HookedModel, address: str | None = None) -> Iterator[Execute]:
     """A function that runs a `Plan` on a Ray cluster, as `circuits.sweep.run` does here.
 
     `address` is where the cluster is, as ``ray.init`` takes it: "host:port", "ray://host:port",
@@ -72,7 +71,7 @@ def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
 class Worker:
     """One process of the cluster: it holds the model, and runs tasks of one plan after another."""
 
-    def __init__(self, model: HookedGPT2, n_threads: int, precision: str, onednn: bool) -> None:
+    def __init__(self, model: HookedModel, n_threads: int, precision: str, onednn: bool) -> None:
         torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision(precision)
         self.model, self._onednn, self._number = model, onednn, 0
@@ -81,16 +80,16 @@ class Worker:
         """What comes of this task? `boxed` holds the reference to the plan of this `number`."""
         if number != self._number:
             self._plan: Plan = _ray().get(boxed[0])
-            self._executor = Executor(self.model, self._plan.sweep)
+            self._executor = Executor(self.model, self._plan)
             self._number = number
-        with settled(self._onednn):
+        with self.model.backend.using(onednn=self._onednn):
             return self._executor(self._plan.tasks[index])
 
 
 class _Pool:
     """The workers. They are started as they are needed, and outlive a plan."""
 
-    def __init__(self, ray: Any, model: HookedGPT2) -> None:
+    def __init__(self, ray: Any, model: HookedModel) -> None:
         self._ray, self._model = ray, ray.put(model)
         n_threads = torch.get_num_threads()
         on_gpu = model.W_E.is_cuda
@@ -106,7 +105,7 @@ class _Pool:
             what = "GPUs" if on_gpu else "cores"
             raise CircuitsError(f"the Ray cluster has no {what} to work with; add a machine to it")
         self._kind = ray.remote(**needs)(Worker)
-        self._arguments = n_threads, torch.get_float32_matmul_precision(), pays()
+        self._arguments = n_threads, torch.get_float32_matmul_precision(), model.backend.uses_onednn
         self.workers: list[Any] = []
         self._number = 0
 

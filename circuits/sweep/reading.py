@@ -7,25 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from einops import einsum
 from torch import Tensor
 
-from circuits.adapter import AdaptedModel
-from circuits.decompose import center
 from circuits.precision import wide
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 
-def norm_scale(model: HookedGPT2, final: Tensor) -> Tensor:
-    """What does the final norm divide these streams [n d] by? [n 1], in float32 at least."""
-    centered = center(model, wide(final))
-    return (centered.square().mean(-1, keepdim=True) + model.cfg.eps).sqrt()
+def norm_scale(model: HookedModel, final: Tensor) -> Tensor:
+    """What the final norm divides these streams [n d] by: [n 1], in float32 at least."""
+    return model.ln_final.scale(final)
 
 
 def read_logits(
-    model: HookedGPT2, final: Tensor, tokens: Tensor | None, scale: Tensor | None = None
+    model: HookedModel, final: Tensor, tokens: Tensor | None, scale: Tensor | None = None
 ) -> Tensor:
     """What does the model say of these tokens, in float32 at least?
 
@@ -34,17 +30,10 @@ def read_logits(
     Returns [n t] or [n v].
     """
     at = model.ln_final.plain(final) if scale is None else _normed(model, final, scale)
-    if isinstance(model, AdaptedModel):  # whose logits may be capped
-        logits: Tensor = model.unembed(at)
-        logits = logits if tokens is None else logits.gather(-1, tokens)
-    elif tokens is None:
-        logits = model.unembed(at[None])[0]
-    else:
-        logits = einsum(at, model.unembed.W_U.T[tokens], "n d, n t d -> n t") + model.b_U[tokens]
-    return wide(logits)
+    return wide(model.unembed.read(at, tokens))
 
 
-def _normed(model: HookedGPT2, final: Tensor, scale: Tensor) -> Tensor:
+def _normed(model: HookedModel, final: Tensor, scale: Tensor) -> Tensor:
     """What the final norm writes if it divides by this."""
-    centered = center(model, wide(final)) / scale
-    return (centered * model.ln_final.w + model.ln_final.b).to(final.dtype)
+    norm = model.ln_final
+    return (norm.center(final) / scale * norm.w + norm.b).to(final.dtype)

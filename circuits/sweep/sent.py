@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from circuits.sweep.cells import Hold
 from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import Transformer
     from circuits.prompts import Prompts
 
 Sending = dict[Component, Tensor]  # who sends, and where [b p]
@@ -39,7 +38,7 @@ class Sent:
     """
 
     def __init__(
-        self, model: HookedGPT2, prompts: Prompts, base: Runs, source: Runs, hold: Hold
+        self, model: Transformer, prompts: Prompts, base: Runs, source: Runs, hold: Hold
     ) -> None:
         self.model, self.prompts, self.base, self.source = model, prompts, base, source
         self.hold = hold
@@ -154,9 +153,8 @@ class Sent:
         written[reached] = block.mlp.plain(read) - self.base[site + "hook_mlp_out"][reached]
         for neuron, at in (neurons or {}).items():
             one = slice(neuron.neuron, (neuron.neuron or 0) + 1)
-            pre = einsum(read, block.mlp.W_in[:, one], "n d, d one -> n one") + block.mlp.b_in[one]
             now = self.base[neuron.site][neuron.within].clone()
-            now[reached] = F.gelu(pre, approximate=block.mlp.gelu)
+            now[reached] = block.mlp.neurons(read, one)
             change = (self.source[neuron.site][neuron.within] - now) * at[..., None]
             written = written + einsum(change, self._out(neuron), "b p one, one d -> b p d")
         return written

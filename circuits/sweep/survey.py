@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from circuits import __version__
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError, nearest
-from circuits.linear import pays, settled
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
 from circuits.sweep.execute import Progress, Scores, run
@@ -29,7 +28,7 @@ from circuits.sweep.planning import plan
 from circuits.sweep.ray_engine import workers
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Blocks = PromptFile | Sequence[Prompts]
 # Of a block: values [cells prompts], which cells changed anything, and the prompts' templates.
@@ -73,7 +72,7 @@ class How:
 
 
 def survey(
-    model: HookedGPT2,
+    model: HookedModel,
     blocks: Blocks,
     make_sweep: Callable[[Prompts], Sweep],
     how: How | None = None,
@@ -122,8 +121,9 @@ def survey(
     summary = partial(moments, differences=tuple(differences), **more)
     with ExitStack() as stack:
         parts = stack.enter_context(_store(model, blocks, sweep, how, question or {}))
-        # The beginning of a run decides for its end: see `settled`.
-        stack.enter_context(settled(parts.began["onednn"] if parts else pays()))
+        # The beginning of a run decides for its end: see `Backend.using`.
+        onednn = parts.began["onednn"] if parts else model.backend.uses_onednn
+        stack.enter_context(model.backend.using(onednn=onednn))
         engine = stack.enter_context(_engine(model, how))
         progress = _Whole(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
         known = _known(parts, blocks, first.templates is not None) if parts else ()
@@ -176,7 +176,7 @@ def _scales(sweep: Sweep) -> Scales:
 
 
 def _store(
-    model: HookedGPT2, blocks: Blocks, sweep: Sweep, how: How, question: Mapping[str, Any]
+    model: HookedModel, blocks: Blocks, sweep: Sweep, how: How, question: Mapping[str, Any]
 ) -> AbstractContextManager[Parts | None]:
     """The folder for the parts, if there shall be one, opened for this question."""
     if how.parts is None:
@@ -200,7 +200,9 @@ def _store(
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
         "first_block": _asked(sweep),
     }
-    return opened(how.parts, known_by, names, resume=how.resume, began={"onednn": pays()})
+    return opened(
+        how.parts, known_by, names, resume=how.resume, began={"onednn": model.backend.uses_onednn}
+    )
 
 
 def _asked(sweep: Sweep) -> str:
@@ -215,7 +217,7 @@ def _asked(sweep: Sweep) -> str:
 
 
 @contextmanager
-def _engine(model: HookedGPT2, how: How) -> Iterator[Engine]:
+def _engine(model: HookedModel, how: How) -> Iterator[Engine]:
     """What runs a sweep's tasks, here or on a cluster, for as long as the survey takes."""
 
     def with_plan(execute: Callable[..., Scores]) -> Engine:

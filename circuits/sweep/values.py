@@ -16,14 +16,14 @@ from circuits.precision import wide
 from circuits.sweep.cells import ROW_BY_ROW, Kind, Source
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 Runs = Mapping[str, Tensor]  # what passed the sites of a run, by site
 
 
 @torch.inference_mode()
-def run_sites(model: HookedGPT2, tokens: Tensor, mask: Tensor, sites: Iterable[str]) -> Runs:
+def run_sites(model: HookedModel, tokens: Tensor, mask: Tensor, sites: Iterable[str]) -> Runs:
     """What passes these sites when the model reads `tokens` [b p], real where `mask` says so?"""
     wanted = sorted(set(sites))
     if not wanted:
@@ -33,7 +33,7 @@ def run_sites(model: HookedGPT2, tokens: Tensor, mask: Tensor, sites: Iterable[s
 
 
 def pair_of_runs(
-    model: HookedGPT2, prompts: Prompts, other: Tensor, base: set[str], source: set[str]
+    model: HookedModel, prompts: Prompts, other: Tensor, base: set[str], source: set[str]
 ) -> tuple[Runs, Runs]:
     """The base run's values at its sites and those of the run on `other` [b p] at the source's.
 
@@ -52,7 +52,7 @@ class Reference:
     What is written is rounded to the precision of what it replaces.
     """
 
-    def __init__(self, model: HookedGPT2, source: Source, sites: Iterable[str]) -> None:
+    def __init__(self, model: HookedModel, source: Source, sites: Iterable[str]) -> None:
         self.source, self._model, self._sites = source, model, sorted(sites)
         self._at_once = max(1, 2**11 // source.tokens.shape[1])
         self._mean: dict[str, Tensor] = {}  # [1 1 ...]

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from circuits.linear import settled
+from circuits import HookedGPT2
 from experiments.benchmarks.peers import ours
 
 
 def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
-    def asked(*given: Any) -> Any:
-        with settled(False):
-            return function(*given)
+    def asked(model: HookedGPT2, *given: Any) -> Any:
+        with model.backend.using(onednn=False):
+            return function(model, *given)
 
     return asked
 

@@ -19,8 +19,8 @@ from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 import circuits
-from circuits import linear as module
-from circuits.linear import Pack, linear, onednn_is_faster, onednn_works, packed, settled
+from circuits.backend import Backend, onednn, onednn_is_faster, onednn_works, packed
+from circuits.backend import linear as module
 from circuits.model import HookedGPT2
 
 near = partial(assert_close, atol=2e-5, rtol=1e-5)
@@ -37,10 +37,10 @@ class Map(nn.Module):
         draw = partial(torch.randn, generator=generator)
         self.weight = nn.Parameter(draw(5, 6).to(dtype))
         self.bias = nn.Parameter(draw(6).to(dtype)) if bias else None
-        self.pack = Pack()
+        self.backend = Backend()
 
     def forward(self, x: Tensor, gelu: str | None = None) -> Tensor:
-        return linear(x, self.weight, self.bias, self.pack, gelu)
+        return self.backend.linear(x, self.weight, self.bias, gelu)
 
     def expected(self, x: Tensor, gelu: str | None = None) -> Tensor:
         out = x @ self.weight if self.bias is None else x @ self.weight + self.bias
@@ -67,10 +67,10 @@ def test_equals_the_plain_product(
     a_map, x = Map(bias=bias), numbers(*shape)
     with mode():
         near(a_map(x, gelu), a_map.expected(x, gelu))
-        assert not a_map.pack.copies
+        assert not a_map.backend.copies
         with packed(a_map):
             near(a_map(x, gelu), a_map.expected(x, gelu))
-            assert a_map.pack.copies
+            assert a_map.backend.copies
 
 
 @pytest.mark.usefixtures("always")
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_the_plain_product(gelu: str | None, bias: bool) 
     wanted = [x, *a_map.parameters()]
     with packed(a_map):
         ours = torch.autograd.grad(a_map(x, gelu).pow(2).sum(), wanted)
-        assert {*a_map.pack.copies} == {False, True}
+        assert {key[-1] for key in a_map.backend.copies} == {False, True}
         a_map.requires_grad_(False)
         near(torch.autograd.grad(a_map(x, gelu).pow(2).sum(), x)[0], ours[0])
     a_map.requires_grad_(True)
@@ -145,7 +145,7 @@ def test_gradients_after_the_block() -> None:
     with packed(a_map):
         out = a_map(x)
     near(torch.autograd.grad(out.sum(), x)[0], a_map.weight.sum(1).expand(4, 5))
-    assert not a_map.pack.copies
+    assert not a_map.backend.copies
 
 
 @pytest.mark.usefixtures("always")
@@ -183,12 +183,12 @@ def test_blocks_nest_and_leave_nothing() -> None:
     with packed(a_map):
         with packed(a_map):
             a_map(x)
-        assert a_map.pack.copies
+        assert a_map.backend.copies
         with pytest.raises(ValueError), packed(a_map):
             raise ValueError
         near(a_map(x), a_map.expected(x))
-    assert not a_map.pack.copies
-    assert not a_map.pack.users
+    assert not a_map.backend.copies
+    assert not a_map.backend._blocks
 
 
 @pytest.mark.usefixtures("always")
@@ -198,12 +198,13 @@ def test_copies_of_a_model_take_no_packed_weights_along(single: HookedGPT2) -> N
         twin = copy.deepcopy(single)
         file = io.BytesIO()
         torch.save(single, file)
-    packs = [p for m in twin.modules() for p in vars(m).values() if isinstance(p, Pack)]
-    assert len(packs) == 4 * TINY.n_layers + 1
-    assert not any(pack.users or pack.copies for pack in packs)
+        assert single.backend.copies
+    assert twin.backend is twin.blocks[1].mlp.backend is not single.backend
+    assert not twin.backend._blocks
+    assert not twin.backend.copies
     near(twin(TOKENS), expected)
     assert file.tell()
-    assert not [name for name in single.state_dict() if "pack" in name]
+    assert not [name for name in single.state_dict() if "backend" in name]
 
 
 @pytest.mark.usefixtures("always")
@@ -213,7 +214,7 @@ def test_other_precisions_are_not_packed(dtype: torch.dtype) -> None:
     expected = a_map(x)
     with packed(a_map):
         assert torch.equal(a_map(x), expected)
-        assert not a_map.pack.copies
+        assert not a_map.backend.copies
 
 
 @pytest.mark.usefixtures("always")
@@ -222,7 +223,7 @@ def test_weights_whose_edits_are_not_recorded_are_not_packed() -> None:
         a_map = Map()
         with packed(a_map):
             near(a_map(numbers(4, 5)), a_map.expected(numbers(4, 5)))
-            assert not a_map.pack.copies
+            assert not a_map.backend.copies
 
 
 @pytest.mark.usefixtures("always")
@@ -249,8 +250,7 @@ def test_the_model_says_the_same(act_fn: str, tied: bool) -> None:
     _, expected = model.run_with_cache(TOKENS, names_filter=list(model.hook_dict))
     with circuits.packed(model):
         assert_close(model(TOKENS), plain, atol=1e-4, rtol=1e-4)
-        used = [p for m in model.modules() for p in vars(m).values() if isinstance(p, Pack)]
-        assert all(pack.copies for pack in used)
+        assert len(model.backend.copies) == 4 * TINY.n_layers + 1
         logits, cache = model.run_with_cache(TOKENS, names_filter=list(model.hook_dict))
         assert_close(logits, plain, atol=1e-4, rtol=1e-4)
         for name, value in cache.items():
@@ -287,12 +287,12 @@ def test_parts_of_a_block_take_any_leading_axes(tiny: HookedGPT2) -> None:
 @pytest.mark.usefixtures("always")
 def test_which_way_is_taken_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     a_map, x = Map(), numbers(4, 5)
-    monkeypatch.setattr(module, "_product", lambda *_: "oneDNN")
+    monkeypatch.setattr(module, "product", lambda *_: "oneDNN")
     with torch.no_grad():
         assert a_map(x) == "oneDNN"
-        with settled(False):
+        with a_map.backend.using(onednn=False):
             assert torch.equal(a_map(x), torch.addmm(a_map.bias, x, a_map.weight))
-            with settled(True):
+            with a_map.backend.using(onednn=True):
                 assert a_map(x) == "oneDNN"
         assert a_map(x) == "oneDNN"
 
@@ -303,7 +303,7 @@ def test_other_machines_use_addmm(monkeypatch: pytest.MonkeyPatch) -> None:
     a_map, x = Map(), numbers(4, 5)
     with packed(a_map):
         assert torch.equal(a_map(x), torch.addmm(a_map.bias, x, a_map.weight))
-        assert not a_map.pack.copies
+        assert not a_map.backend.copies
 
 
 def test_small_products_use_addmm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +311,7 @@ def test_small_products_use_addmm(monkeypatch: pytest.MonkeyPatch) -> None:
     a_map, x = Map(), numbers(4, 5)
     with packed(a_map):
         assert torch.equal(a_map(x), torch.addmm(a_map.bias, x, a_map.weight))
-        assert not a_map.pack.copies
+        assert not a_map.backend.copies
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
@@ -321,12 +321,12 @@ def test_a_torch_without_the_operations(
     def missing(*_: object) -> Tensor:
         raise error
 
-    monkeypatch.setattr(module, "_packed_copy", missing)
+    monkeypatch.setattr(onednn, "pack", missing)
     assert not onednn_works()
 
 
 def test_a_torch_whose_operations_do_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_product", lambda x, *_: x @ torch.ones(3, 4))
+    monkeypatch.setattr(onednn, "product", lambda x, *_: x @ torch.ones(3, 4))
     assert not onednn_works()
 
 
@@ -342,8 +342,8 @@ def test_a_torch_whose_operations_do_something_else(monkeypatch: pytest.MonkeyPa
 def test_which_machines(
     monkeypatch: pytest.MonkeyPatch, vendor: str, capability: str, expected: bool
 ) -> None:
-    monkeypatch.setattr(module, "_vendor", lambda: vendor)
-    monkeypatch.setattr(module, "onednn_works", lambda: True)
+    monkeypatch.setattr(onednn, "_vendor", lambda: vendor)
+    monkeypatch.setattr(onednn, "onednn_works", lambda: True)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert onednn_is_faster.__wrapped__() is expected
@@ -352,7 +352,7 @@ def test_which_machines(
 
 
 def test_the_vendor_is_found() -> None:
-    assert module._vendor() in ("AuthenticAMD", "GenuineIntel", "")
+    assert onednn._vendor() in ("AuthenticAMD", "GenuineIntel", "")
 
 
 @pytest.mark.usefixtures("always")

@@ -1,0 +1,230 @@
+"""A model's products with its weight matrices, with the same numbers on every path.
+
+Everywhere they are `torch.addmm`, but on AMD's CPUs with AVX-512, where that is Intel's MKL, which
+does not use them: oneDNN, which torch has on board as well, multiplies the same float32 matrices
+more than twice as fast. Inside ``with packed(model)`` it reads copies in its own layout, which
+helps most with few rows.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
+
+from circuits.backend.onednn import onednn_is_faster, pack, product
+
+if TYPE_CHECKING:
+    from circuits.model import HookedModel
+
+# A call costs more: below this many multiplications (rows times weights) nothing is gained.
+LEAST_WORK = 2**19
+# A matrix's place in memory, and whether its copy is that of the transposed one.
+_Key = tuple[int, tuple[int, ...], tuple[int, ...], bool]
+
+
+class _Copy(NamedTuple):
+    weight: Tensor  # kept, so that its address is not given to another tensor
+    version: int
+    packed: Tensor
+
+
+class _Thread(threading.local):
+    """What one thread has asked for."""
+
+    blocks: frozenset[object] = frozenset()  # the `packed` blocks that it is in
+    onednn: bool | None = None  # what `using` says
+
+
+class Backend:
+    """The products of one model. Copies and pickles of a model get a new one.
+
+    `copies` are the packed weights while a `packed` block is active in any thread; a matrix has a
+    second copy, transposed, for gradients.
+    """
+
+    def __init__(self) -> None:
+        self.copies: dict[_Key, _Copy] = {}
+        self._blocks: set[object] = set()
+        self._thread = _Thread()
+
+    def __reduce__(self) -> tuple[type[Backend], tuple[()]]:
+        """Neither blocks nor copies belong to another model."""
+        return Backend, ()
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None = None
+    ) -> Tensor:
+        """x W + b, or with `gelu` its GELU.
+
+        `x` [... i], `weight` [i o], `bias` [o] give [... o]. `gelu` is torch's name of the form,
+        "tanh" or "none".
+        """
+        stored = self.stored(x, weight)
+        if stored is None:
+            rows = x.reshape(-1, x.shape[-1])
+            out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+            out = out.view(*x.shape[:-1], weight.shape[1])
+            return out if gelu is None else F.gelu(out, approximate=gelu)
+        learned = [t for t in (weight, bias) if t is not None and t.requires_grad]
+        if not (torch.is_grad_enabled() and (learned or x.requires_grad)):
+            return product(x, stored, bias, gelu)
+        tie = None
+        if learned:
+            tie = _WeightGradient.apply(x.detach(), weight, bias)  # type: ignore[no-untyped-call]
+        out = _Product.apply(x, tie, weight, bias, self)  # type: ignore[no-untyped-call]
+        return out if gelu is None else F.gelu(out, approximate=gelu)
+
+    @property
+    def uses_onednn(self) -> bool:
+        """Whether oneDNN multiplies here: as `using` says, else where this CPU is faster by it."""
+        said = self._thread.onednn
+        return onednn_is_faster() if said is None else said
+
+    @contextmanager
+    def using(self, *, onednn: bool) -> Iterator[None]:
+        """Use oneDNN in this block, or do not, whatever is faster on this machine.
+
+        The two ways differ in the last bits: what has to continue bit by bit, maybe on another
+        machine, says what its beginning has used.
+
+        >>> backend = Backend()
+        >>> with backend.using(onednn=False):
+        ...     backend.uses_onednn
+        False
+        """
+        before, self._thread.onednn = self._thread.onednn, onednn
+        try:
+            yield
+        finally:
+            self._thread.onednn = before
+
+    @contextmanager
+    def packed(self) -> Iterator[None]:
+        """Keep packed weights in this block: see `circuits.backend.packed`."""
+        block = object()
+        self._blocks.add(block)
+        self._thread.blocks |= {block}
+        try:
+            yield
+        finally:
+            self._thread.blocks -= {block}
+            self._blocks.remove(block)
+            if not self._blocks:
+                self.copies.clear()
+
+    def stored(self, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor | None:
+        """What oneDNN multiplies `x` [... i] with; None where torch's own product is to be used."""
+        if torch.compiler.is_compiling():  # the compiler chooses kernels itself
+            return None
+        work = x.numel() * weight.shape[0 if transposed else 1]
+        if work < LEAST_WORK or not self.uses_onednn or not _fits(x, weight):
+            return None
+        matrix = weight if transposed else weight.T
+        # The blocks of another thread are not ours, and edits of inference tensors not recorded.
+        if self._thread.blocks.isdisjoint(self._blocks) or weight.is_inference():
+            return matrix.detach()
+        key = weight.data_ptr(), tuple(weight.shape), weight.stride(), transposed
+        copy = self.copies.get(key)
+        if copy is None or copy.version != weight._version:
+            copy = self.copies[key] = _Copy(weight, weight._version, pack(matrix))
+        return copy.packed
+
+
+@contextmanager
+def packed(model: HookedModel) -> Iterator[None]:
+    """Let the model keep its weights in oneDNN's own layout in this block, where that is faster.
+
+    Everything stays as it is but for the speed: the same numbers within float noise, the same
+    hooks, gradients, errors. A weight is packed when it is first used; for GPT-2 small this takes
+    a third of a second and a second copy of 0.5 GB, backward passes a third. It is worth it where
+    few rows go through the model many times, as in generation; with hundreds of rows a pass the
+    gain is small. On machines where oneDNN is not used (see `circuits.backend.linear`), and for
+    anything but float32 on a CPU, nothing is packed. Copies are freed on leaving. Blocks may be
+    nested.
+
+    A weight that is edited inside the block, as torch records it, is packed again. What torch does
+    not record, writing through ``weight.data`` or ``weight.numpy()``, goes unnoticed until the
+    block ends. Other threads, and whatever else runs outside of the block, read the weights.
+
+    >>> import torch
+    >>> from circuits.config import ModelConfig
+    >>> from circuits.model import HookedGPT2
+    >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=4, d_vocab=9))
+    >>> with packed(model):
+    ...     logits = model([[1, 2, 3]])
+    >>> torch.allclose(logits, model([[1, 2, 3]]), atol=1e-6)
+    True
+    """
+    with model.backend.packed():
+        yield
+
+
+def _fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether this is a product that oneDNN can do here, and that nobody transforms."""
+    return (
+        type(x) is Tensor
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and not _is_transformed()
+    )
+
+
+def _is_transformed() -> bool:
+    """Inside `torch.func`'s transformations, or forward-mode differentiation? If in doubt, yes."""
+    active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+    return bool(active()) or getattr(forward_ad, "_current_level", 0) >= 0
+
+
+class _WeightGradient(torch.autograd.Function):
+    """Zeros, whose gradient is that of the product's weight and bias.
+
+    A node of its own, because torch runs a node for all of its inputs: gradients of activations
+    alone, which attribution asks for, would otherwise pay for those of the weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.new_zeros(()).expand(*x.shape[:-1], weight.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        (x,) = ctx.saved_tensors
+        rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        _, of_weight, of_bias = ctx.needs_input_grad
+        return None, rows.T @ grads if of_weight else None, grads.sum(0) if of_bias else None
+
+
+class _Product(torch.autograd.Function):
+    """The product, with the gradient of its input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, tie: Tensor | None, weight: Tensor, bias: Tensor | None, by: Backend
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.backend = by
+        stored = by.stored(x, weight)
+        assert stored is not None
+        return product(x, stored, bias, None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            stored = None
+            if not torch.is_grad_enabled():  # which it is for second gradients
+                stored = ctx.backend.stored(grad, weight, transposed=True)
+            of_x = grad @ weight.T if stored is None else product(grad, stored, None, None)
+        return of_x, grad if ctx.needs_input_grad[1] else None, None, None, None

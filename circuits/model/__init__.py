@@ -1,0 +1,33 @@
+"""The hooked model, from what any model offers to GPT-2 itself.
+
+Read in this order:
+
+- `hooked`: `HookedModel`, what analyses may ask of any model: sites, weights, text, a forward pass.
+- `norm`, `attention`, `mlp`, `block`: the pure steps that a block is made of, each hooked once.
+  An architecture fills in the steps; the hooked pass and the sweep engine both call them.
+- `transformer`: `Transformer`, the forward pass through blocks that are made of these steps.
+- `gpt2`: `HookedGPT2`, whose steps are those of the released checkpoints.
+"""
+
+from circuits.model.attention import Attention, Places, mix
+from circuits.model.block import Block, Unembed
+from circuits.model.gpt2 import HookedGPT2, LayerNorm
+from circuits.model.hooked import HookedModel
+from circuits.model.mlp import MLP
+from circuits.model.norm import Norm
+from circuits.model.transformer import Transformer, Visit
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "Block",
+    "HookedGPT2",
+    "HookedModel",
+    "LayerNorm",
+    "Norm",
+    "Places",
+    "Transformer",
+    "Unembed",
+    "Visit",
+    "mix",
+]

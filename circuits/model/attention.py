@@ -1,0 +1,148 @@
+"""Attention: which positions a head reads from (QK) and what it moves (OV), every step hooked.
+
+Shapes: b batch, p position, q query, k key, h head, d = d_model, e = d_head.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from circuits.factored import FactoredMatrix
+from circuits.generation import KeyValue
+from circuits.hooks import HookPoint
+
+if TYPE_CHECKING:
+    from circuits.model.contract import AttentionWeights
+else:  # a protocol's members would stand in the way of parameters of the same names
+    AttentionWeights = ABC
+
+PerHead = Float[Tensor, "b p h e"]
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where queries and keys stand in their prompts, and which keys a query sees.
+
+    `queries` [q] or [b q] and `keys` [k] or [b k] are positions. `mask` [q k] or [b 1 q k] is True
+    where a query sees a key; None is the causal mask of as many queries as keys.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor | None = None
+
+    @classmethod
+    def causal(cls, n: int, device: torch.device) -> Places:
+        """Prompts of n positions without padding before them: every query sees what is earlier."""
+        positions = torch.arange(n, device=device)
+        return cls(positions, positions)
+
+
+def mix(q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None = None) -> PerHead:
+    """What heads mix together, z [b q h e], by torch's fused attention. `mask` is that of `Places`.
+
+    >>> ones = torch.ones(1, 2, 1, 1)
+    >>> mix(ones, ones, torch.tensor([2.0, 4.0]).view(1, 2, 1, 1)).flatten()
+    tensor([2., 3.])
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
+    attention = F.scaled_dot_product_attention
+    if mask is None and q.shape[2] > 1:
+        return attention(q, k, v, is_causal=True).transpose(1, 2)
+    return attention(q, k, v, mask).transpose(1, 2)
+
+
+class Attention(nn.Module, AttentionWeights):
+    """Each head moves information between positions: which (QK) and what (OV).
+
+    An architecture gives the weights by head, and the steps `qkv`, `placed` and `out`. Heads that
+    share keys and values each show them.
+    """
+
+    def __init__(self, d_head: int) -> None:
+        super().__init__()
+        self.d_head = d_head
+        self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()  # [b p h e]
+        self.hook_attn_scores = HookPoint()  # [b h q k], scaled and masked
+        self.hook_pattern = HookPoint()  # [b h q k]
+        self.hook_z = HookPoint()  # [b q h e]
+        self.hook_result = HookPoint()  # [b q h d]
+
+    OV = property(lambda self: FactoredMatrix(self.W_V, self.W_O), doc="[h d d], what it moves")
+    QK = property(lambda self: FactoredMatrix(self.W_Q, self.W_K.mT), doc="[h d d], what it seeks")
+
+    @abstractmethod
+    def qkv(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any 3 h e"]:
+        """Queries, keys and values of what attention reads, for any leading axes."""
+
+    def placed(self, x: PerHead, positions: Tensor) -> PerHead:
+        """Queries or keys as they meet, at these positions [p] or [b p]: where positions act."""
+        return x
+
+    @abstractmethod
+    def out(self, z: Float[Tensor, "*any h e"]) -> Float[Tensor, "*any d"]:
+        """What all heads together write, b_O included, for any leading axes."""
+
+    def mix(self, q: PerHead, k: PerHead, v: PerHead, places: Places) -> PerHead:
+        """What heads mix together, z [b q h e], without hooks; of some of the heads, if given."""
+        return mix(self.placed(q, places.queries), self.placed(k, places.keys), v, places.mask)
+
+    def forward(
+        self, x: Float[Tensor, "b q d"], places: Places, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
+        """What the heads write, b_O included, and the keys and values of all positions so far."""
+        q, k, v = self.qkv(x).unbind(-3)
+        return self.attend(q, k, v, places, past)
+
+    def forward_split(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],  # each [b p h d]
+        places: Places,
+        past: KeyValue | None,
+    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
+        """The same with an input of its own for each head's query, key and value."""
+        weights = (self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V)
+        q, k, v = (
+            einsum(x, weight, "b p h d, h d e -> b p h e") + bias
+            for x, (weight, bias) in zip(inputs, weights, strict=True)
+        )
+        return self.attend(q, k, v, places, past)
+
+    def attend(
+        self, q: PerHead, k: PerHead, v: PerHead, places: Places, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
+        """Mix the values by the pattern, and write the mixture to the residual stream."""
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)  # [b p h e]
+        if past is not None:
+            k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
+        if self.hook_attn_scores.watched or self.hook_pattern.watched:
+            z = self._mix_explicitly(q, k, v, places)
+        else:
+            z = self.mix(q, k, v, places)
+        z = self.hook_z(z)  # [b q h e]
+        if self.hook_result.watched:
+            result = self.hook_result(einsum(z, self.W_O, "b q h e, h e d -> b q h d"))
+            return result.sum(2) + self.b_O, (k, v)
+        return self.out(z), (k, v)
+
+    def _mix_explicitly(self, q: PerHead, k: PerHead, v: PerHead, places: Places) -> PerHead:
+        """The same as `mix`, by way of scores and pattern."""
+        q, k, mask = self.placed(q, places.queries), self.placed(k, places.keys), places.mask
+        scores = einsum(q / math.sqrt(self.d_head), k, "b q h e, b k h e -> b h q k")
+        if mask is None:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
+            mask = mask.tril(scores.shape[-1] - scores.shape[-2])
+        # Adding -inf costs half of masked_fill, whose backward pass is a second pass over scores.
+        masked = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+        scores = self.hook_attn_scores(scores + masked)
+        pattern = self.hook_pattern(scores.softmax(-1))
+        return einsum(pattern, v, "b h q k, b k h e -> b q h e")

@@ -1,0 +1,96 @@
+"""A block, which adds what attention and the MLP write to the stream; and how logits are read.
+
+Shapes: b batch, p position, h head, d = d_model, n rows, t tokens, v = d_vocab.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from circuits.generation import KeyValue
+from circuits.hooks import HookPoint
+from circuits.model.attention import Attention, Places
+from circuits.model.mlp import MLP
+from circuits.model.norm import Norm
+
+if TYPE_CHECKING:
+    from circuits.model.contract import UnembedWeights
+else:  # a protocol's members would stand in the way of parameters of the same names
+    UnembedWeights = ABC
+
+
+class Block(nn.Module):
+    """x + attention(ln1(x)), then x + mlp(ln2(x))."""
+
+    def __init__(self, ln1: Norm, attn: Attention, ln2: Norm, mlp: MLP) -> None:
+        super().__init__()
+        self.ln1, self.attn, self.ln2, self.mlp = ln1, attn, ln2, mlp
+        self.hook_resid_pre = HookPoint()  # [b p d], as all below but for [b p h d]:
+        self.hook_attn_in = HookPoint()  # [b p h d]
+        self.hook_q_input, self.hook_k_input, self.hook_v_input = (HookPoint() for _ in range(3))
+        self.hook_attn_out = HookPoint()
+        self.hook_resid_mid = HookPoint()
+        self.hook_mlp_in = HookPoint()
+        self.hook_mlp_out = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+    def forward(
+        self, x: Float[Tensor, "b p d"], places: Places, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b p d"], KeyValue]:
+        """The residual stream after this block, and its keys and values."""
+        resid_pre = self.hook_resid_pre(x)
+        split = (self.hook_attn_in, self.hook_q_input, self.hook_k_input, self.hook_v_input)
+        if any(hook.watched for hook in split):
+            attn_out, kv = self._attn_split(resid_pre, places, past)
+        else:
+            attn_out, kv = self.attn(self.ln1(resid_pre), places, past)
+        resid_mid = self.hook_resid_mid(resid_pre + self.hook_attn_out(attn_out))
+        mlp_out = self.mlp(self.ln2(self.hook_mlp_in(resid_mid)))
+        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out)), kv
+
+    def _attn_split(
+        self, resid_pre: Float[Tensor, "b p d"], places: Places, past: KeyValue | None
+    ) -> tuple[Float[Tensor, "b p d"], KeyValue]:
+        """Attention whose heads each read a residual stream of their own, [b p h d]."""
+        normalized = self.ln1(resid_pre)
+        per_head = resid_pre.unsqueeze(2).expand(-1, -1, len(self.attn.W_Q), -1)
+        attn_in = self.hook_attn_in(per_head)
+        plain = self.ln1.plain
+        # ln1's own sites describe the shared stream; an edit there reaches every branch as a shift.
+        shift = (normalized - plain(resid_pre)).unsqueeze(2)
+        q, k, v = (
+            plain(hook(attn_in)) + shift
+            for hook in (self.hook_q_input, self.hook_k_input, self.hook_v_input)
+        )
+        return self.attn.forward_split((q, k, v), places, past)
+
+
+class Unembed(nn.Module, UnembedWeights):
+    """From what the final norm writes to logits, [.. d] to [.. v]: x W_U + b_U."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_in = HookPoint()  # [b p d]
+        self.hook_out = HookPoint()  # [b p v]
+
+    @abstractmethod
+    def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any v"]:
+        """Logits, without hooks."""
+
+    def read(
+        self, x: Float[Tensor, "n d"], tokens: Int[Tensor, "n t"] | None
+    ) -> Float[Tensor, "n v"]:
+        """The logits of these tokens, [n t], which may differ from row to row; None for all."""
+        if tokens is None:
+            return self.plain(x)
+        logits = einsum(x, self.W_U.T[tokens], "n d, n t d -> n t")
+        return logits if self.b_U is None else logits + self.b_U[tokens]
+
+    def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p v"]:
+        """Logits."""
+        return self.hook_out(self.plain(self.hook_in(x)))

@@ -1,0 +1,119 @@
+"""The forward pass of a decoder whose blocks are made of the steps of this room.
+
+Shapes: b batch, p position; d = d_model, v = d_vocab.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.batch import Batch, causal_mask, key_positions
+from circuits.config import ModelConfig
+from circuits.generation import KVCache
+from circuits.hooks import HookPoint, site_names
+from circuits.model.attention import Places
+from circuits.model.block import Block, Unembed
+from circuits.model.hooked import HookedModel
+from circuits.model.norm import Norm
+
+Visit = Callable[[str, Tensor], Tensor]  # from a site and the value there to the value that goes on
+
+
+class Transformer(HookedModel):
+    """A decoder: an embedding, blocks, a norm and an unembedding.
+
+    An architecture's ``__init__`` sets `hook_tokens`, `W_E`, `blocks`, `ln_final` and `unembed`
+    (and what `embed` needs), and then calls `name_sites`. It is run by the fast engine.
+    """
+
+    hook_tokens: HookPoint  # [b p]
+
+    if TYPE_CHECKING:
+
+        @property
+        def blocks(self) -> Sequence[Block]:
+            """The layers, made of steps."""
+
+        @property
+        def ln_final(self) -> Norm:
+            """The norm before the unembedding."""
+
+        @property
+        def unembed(self) -> Unembed:
+            """The way from what `ln_final` writes to the logits."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self._cfg = cfg
+
+    def name_sites(self) -> None:
+        """Tell every hook point of the model its site, and list them in the order of the pass."""
+        found = {
+            f"{path}.{name}".removeprefix("."): point
+            for path, module in self.named_modules()
+            for name, point in vars(module).items()
+            if isinstance(point, HookPoint)
+        }
+        order = {site: i for i, site in enumerate(site_names(self._cfg.n_layers))}
+        self.hook_dict = {
+            site: found[site] for site in sorted(found, key=lambda s: order.get(s, len(order)))
+        }
+        for site, point in self.hook_dict.items():
+            point.name, point.run = site, self.run
+
+    @property
+    def cfg(self) -> ModelConfig:
+        """The shape of the model, with the device and precision its weights have now."""
+        device, dtype = self.W_E.device, self.W_E.dtype
+        if (self._cfg.device, self._cfg.dtype) != (device, dtype):
+            self._cfg = replace(self._cfg, device=device, dtype=dtype)
+        return self._cfg
+
+    @abstractmethod
+    def embed(self, tokens: Tensor, where: slice | Tensor, visit: Visit) -> Float[Tensor, "b p d"]:
+        """What enters the first block: `tokens` [b p] stand at `where`, the same for all or [b p].
+
+        What passes a site goes through `visit`.
+        """
+
+    def pass_through(
+        self,
+        batch: Batch,
+        resid: Tensor | None,
+        layers: range,
+        *,
+        stop: bool,
+        logits: bool,
+        past: KVCache | None,
+    ) -> Tensor | None:
+        """One pass through these layers, past their sites: see `HookedModel.pass_through`."""
+        x = self._enter(batch) if resid is None else resid
+        before = KVCache() if past is None else past
+        before.check(layers, len(batch.tokens))
+        places = self._places(batch, before)
+        for i in layers:
+            x, keys_and_values = self.blocks[i](x, places, before.layers.get(i))
+            if past is not None:
+                past.layers[i] = keys_and_values
+        if stop:
+            return x
+        return self.unembed(self.ln_final(x)) if logits else None
+
+    def _enter(self, batch: Batch) -> Float[Tensor, "b p d"]:
+        """What enters the first block."""
+        tokens = self.hook_tokens(batch.tokens)
+        return self.embed(tokens, batch.where, lambda site, value: self.hook_dict[site](value))
+
+    def _places(self, batch: Batch, past: KVCache) -> Places:
+        """Where this pass's queries stand, and its keys after those of the past."""
+        n_query = batch.tokens.shape[1]
+        n_key, device = past.n_tokens + n_query, batch.tokens.device
+        real = past.extend_mask(batch.mask, batch.tokens)
+        mask = causal_mask(n_query, n_key, real, device)
+        return Places(batch.positions, key_positions(real, n_key, device), mask)

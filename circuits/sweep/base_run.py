@@ -1,0 +1,138 @@
+"""Some of the prompts of a sweep before anything is written: their runs, and what is read there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuits.sweep.edits import needed_sites, stream_site
+from circuits.sweep.reading import norm_scale, read_logits
+from circuits.sweep.values import Reference, Runs, pair_of_runs, run_sites
+
+if TYPE_CHECKING:
+    from circuits.metrics import Metric
+    from circuits.model import HookedModel
+    from circuits.prompts import Prompts
+    from circuits.sweep.cells import Sweep
+    from circuits.sweep.planning import Routes
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class BaseRun:
+    """Some of the prompts of a sweep, ready for cells to be run on them.
+
+    Shapes: b prompts, p positions, s cells, n positions that the metric reads, t tokens that it
+    reads there, d = d_model, v = d_vocab.
+
+    Attributes:
+        rows: which of the sweep's prompts these are.
+        prompts: the prompts themselves.
+        values: what passes the needed sites in the unedited run.
+        source: what is written instead.
+    """
+
+    model: HookedModel
+    routes: Routes
+    rows: slice
+    prompts: Prompts
+    values: Runs
+    source: Runs
+
+    @property
+    def sweep(self) -> Sweep:
+        """What is asked."""
+        return self.routes.sweep
+
+    @property
+    def metric(self) -> Metric:
+        """What is measured."""
+        return self.routes.sweep.metric
+
+    @cached_property
+    def reads(self) -> Tensor:
+        """Where the metric reads, True or False: [b p]."""
+        return self.metric.positions(self.prompts)
+
+    @cached_property
+    def tokens(self) -> Tensor | None:
+        """Which tokens the metric reads at each of its positions, [n t]; None for all."""
+        return None if self.metric.tokens is None else self.metric.tokens(self.prompts)
+
+    @cached_property
+    def final(self) -> Tensor:
+        """The final stream where the metric reads: [n d]."""
+        return self.values[final_site(self.model)][self.reads]
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """What the final norm divides by where the metric reads: [n 1]."""
+        return norm_scale(self.model, self.final)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """What the metric reads in the unedited run: [n v] or [n t]."""
+        with torch.inference_mode():
+            return self.read(self.final)
+
+    @cached_property
+    def clean_logits(self) -> Tensor:
+        """The same of the run that the metric compares with."""
+        clean = self.sweep.clean
+        if clean is None or "clean" not in self.metric.needs:
+            return self.logits
+        tokens = clean[self.rows, : self.prompts.tokens.shape[1]]
+        site = final_site(self.model)
+        with torch.inference_mode():
+            run = run_sites(self.model, tokens, self.prompts.mask, [site])
+            return self.read(run[site][self.reads])
+
+    def read(self, final: Tensor, *, held: bool = False) -> Tensor:
+        """The logits that the metric reads: [(s n) d] -> [(s n) v] or [(s n) t].
+
+        With `held` the final norm divides by what it does in the unedited run.
+        """
+        times = len(final) // max(1, int(self.reads.sum()))
+        tokens = None if self.tokens is None else self.tokens.repeat(times, 1)
+        scale = self.scale.repeat(times, 1) if held else None
+        return read_logits(self.model, final, tokens, scale)
+
+    def score(self, logits: Tensor) -> Floats:
+        """The metric of each prompt, [b], from what it reads."""
+        values = self.metric.score(logits, self.prompts, self.clean_logits)
+        scores: Floats = values.double().cpu().numpy()
+        return scores
+
+
+def base_run(
+    model: HookedModel,
+    routes: Routes,
+    rows: slice,
+    sites: Iterable[str],
+    reference: Reference | None,
+) -> BaseRun:
+    """Run these prompts, and keep what passes these sites. Another run needs no `reference`."""
+    sweep = routes.sweep
+    prompts, sites = sweep.prompts.part(rows), set(sites)
+    if reference is None:
+        of_source = needed_sites(routes.writes, model.cfg.n_layers)[1]
+        other = sweep.source.tokens[rows, : prompts.tokens.shape[1]]
+        values, source = pair_of_runs(model, prompts, other, sites, of_source)
+    else:
+        values = run_sites(model, prompts.tokens, prompts.mask, sites)
+        source = reference.values(prompts, rows)
+    return BaseRun(model, routes, rows, prompts, values, source)
+
+
+def final_site(model: HookedModel) -> str:
+    """The site of the stream behind the last block."""
+    return stream_site(model.cfg.n_layers, model.cfg.n_layers)
