@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Stage(IntEnum):
-    """Where in a layer is something written? In the order of computation."""
+    """Where in a layer something is written, in the order of computation."""
 
     EMBED = 0
     POS = 1
@@ -68,7 +68,7 @@ _SLOTS = {"q": 0, "k": 1, "v": 2}
 
 
 def point(write: Write, n_layers: int) -> Point:
-    """At which point of the pass does this act?
+    """The point of the pass at which this acts.
 
     >>> point(Write(Component("resid_post", 3)), n_layers=12)
     (4, <Stage.PRE: 2>)
@@ -83,7 +83,7 @@ def point(write: Write, n_layers: int) -> Point:
 
 
 def stream_site(layer: int, n_layers: int) -> str:
-    """Which site is the stream that enters this layer, the final one for `n_layers`?"""
+    """The site of the stream that enters this layer, the final one for `n_layers`."""
     return f"blocks.{layer}.hook_resid_pre" if layer < n_layers else _final_site(n_layers)
 
 
@@ -114,7 +114,7 @@ class Edit:
 
 
 def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
-    """From which position on can each write change anything in each prompt? [b]
+    """From which position on each write can change anything in each prompt: [b].
 
     Nothing changes before the position that is written, nor before the first token in which the
     source differs from the base; the number of positions stands for never.
@@ -126,14 +126,14 @@ def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
         differs = torch.where(other.any(1), other.long().argmax(1), never)
 
     def first(*parts: Component) -> Tensor:
-        """From where on does what these write, or send and read, differ?"""
+        """From where on what these write, or send and read, differs: [b]."""
         if sweep.source.method == "resample" and parts[0].kind == "pos":
             return torch.full_like(differs, never)  # the positions are the same
-        found, named = differs, [p.position for p in parts if p.position is not None]
+        start, named = differs, [p.position for p in parts if p.position is not None]
         places = [prompts.index(position) for position in named]
         for at in places:  # where two are named, nothing is sent unless they are one
-            found = torch.where((at >= differs) & (at == places[0]), at, never)
-        return found
+            start = torch.where((at >= differs) & (at == places[0]), at, never)
+        return start
 
     return {
         write: torch.stack([first(sender, write.target) for sender in write.senders]).amin(0)
@@ -146,7 +146,7 @@ def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
 def needed_sites(
     writes: Iterable[Write], n_layers: int, hold: Hold = "all"
 ) -> tuple[set[str], set[str]]:
-    """Which sites of the base run and of the source's run do these writes need?"""
+    """The sites of the base run and of the source's run that these writes need."""
     base, source = {_final_site(n_layers)}, set()
     for write in writes:
         layer, stage = point(write, n_layers)
@@ -177,12 +177,12 @@ def _value_site(part: Component) -> str:
 
 
 def frozen_sites(layers: Iterable[int]) -> set[str]:
-    """Which sites of the base run are needed where these layers' patterns are held?"""
+    """The sites of the base run that are needed where these layers' patterns are held."""
     return {f"blocks.{i}.attn.hook_{what}" for i in layers for what in ("pattern", "v", "z")}
 
 
 class Editor:
-    """Which tensors do the writes put where? From the base run and the source's values."""
+    """Makes edits of writes, from the base run and the source's values."""
 
     def __init__(self, model: Transformer, base: BaseRun) -> None:
         self.model, self.prompts = model, base.prompts
@@ -194,7 +194,7 @@ class Editor:
         self._places = Places.causal(width, device)
 
     def edit(self, write: Write) -> Edit:
-        """What replaces what, for this write?"""
+        """What this write replaces, and by what."""
         at, target = point(write, self.n_layers), write.target
         where = None if target.position is None else self.prompts.index(target.position)
         slot = _SLOTS.get(target.slot or "")
@@ -235,7 +235,7 @@ class Editor:
     def _mix(
         self, q: Tensor, k: Tensor, v: Tensor, layer: int, heads: slice = slice(None)
     ) -> Tensor:
-        """What do these heads mix together? [b p h e]"""
+        """What these heads mix together: [b p h e]."""
         if self.freeze is None:
             return self.model.blocks[layer].attn.mix(q, k, v, self._places)
         pattern = self.base[CHANGES[Stage.PATTERN].format(layer=layer)][:, heads]

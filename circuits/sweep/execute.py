@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class TaskScores:
-    """What came of a task? `values` [cells, prompts] of the task, `changed` [cells].
+    """What came of a task: `values` [cells, prompts] of the task, `changed` [cells].
 
     `changed` is whether any written value differs from the one it replaced, or anything arrives at
     the receiver of a path, whether or not that is read by anybody.
@@ -40,7 +40,7 @@ class TaskScores:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What came of a sweep? `values` [cells, prompts] in the metric's unit, `changed` [cells]."""
+    """What came of a sweep: `values` [cells, prompts] in the metric's unit, `changed` [cells]."""
 
     values: Floats
     changed: Bools
@@ -73,7 +73,7 @@ def run(model: HookedModel, plan: Plan, *, progress: Progress | None = None) -> 
 def collect(
     plan: Plan, results: Iterable[tuple[Task, TaskScores]], progress: Progress | None
 ) -> Scores:
-    """What do all tasks say together? They may come in any order."""
+    """What all tasks say together. They may come in any order."""
     values = np.full((plan.n_cells, plan.n_prompts), np.nan)
     changed = np.zeros(plan.n_cells, dtype=bool)
     total, done = sum(task.work for task in plan.tasks), 0.0

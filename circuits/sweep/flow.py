@@ -80,31 +80,31 @@ class Flow:
         ]
 
     def _edit(self, rows: Tensor, at: Point) -> None:
-        """Write into what everybody has computed here, in place."""
+        """Write into what all sequences have computed here, in place."""
         if at in self.writes:
             for group, view in zip(self.groups, self._views(rows), strict=True):
                 self.writes.write(group, view, at)
 
     def _join(self, newcomers: Sequence[Group], streams: Sequence[Tensor]) -> None:
         """Add sequences to the groups that start where they start."""
-        found: dict[int, list[tuple[Group, Tensor]]] = {}
+        by_start: dict[int, list[tuple[Group, Tensor]]] = {}
         for pair in zip(self.groups, self._views(self.x), strict=True):
-            found[pair[0].start] = [pair]
+            by_start[pair[0].start] = [pair]
         for pair in zip(newcomers, streams, strict=True):
-            found.setdefault(pair[0].start, []).append(pair)
+            by_start.setdefault(pair[0].start, []).append(pair)
         self.groups = [
             replace(
                 members[0][0],
                 cells=np.concatenate([group.cells for group, _ in members]),
                 prompts=torch.cat([group.prompts for group, _ in members]),
             )
-            for members in found.values()
+            for members in by_start.values()
         ]
-        every = [stream.flatten(0, 1) for members in found.values() for _, stream in members]
+        every = [stream.flatten(0, 1) for members in by_start.values() for _, stream in members]
         self.x = every[0] if len(every) == 1 else torch.cat(every)
 
     def _join_stream(self, layer: int, entries: Entries) -> None:
-        """Who begins with another stream into this layer?"""
+        """Let sequences in that begin with another stream into this layer."""
         newcomers = list(entries.get((layer, Stage.PRE), ()))
         if layer == self.n_layers:
             newcomers = [self._cut(group) for group in newcomers]
@@ -121,7 +121,7 @@ class Flow:
             self._join(newcomers, streams)
 
     def _join_mid(self, layer: int, entries: Entries) -> None:
-        """Who begins with another attention in this layer?"""
+        """Let sequences in that begin with another attention in this layer."""
         newcomers, streams = [], []
         for group in entries.get((layer, Stage.MID), ()):
             narrow = self._cut(group) if layer == self.n_layers - 1 else group
@@ -158,31 +158,31 @@ class Flow:
         """
         total = None
         for neuron, edits in sorted(self.writes.by_unit((layer, Stage.NEURON)).items()):
-            own = picked(group, edits)
-            if not len(own):
+            which = picked(group, edits)
+            if not len(which):
                 continue
-            at, mlp = group.members(own), self.model.blocks[layer].mlp
-            one = slice(neuron, neuron + 1)
+            at, mlp = group.members(which), self.model.blocks[layer].mlp
+            unit = slice(neuron, neuron + 1)
             if reads is None:
-                old = at.take(self.base[CHANGES[Stage.NEURON].format(layer=layer)][..., one])
+                old = at.take(self.base[CHANGES[Stage.NEURON].format(layer=layer)][..., unit])
             else:
-                read = reads[torch.as_tensor(own, device=reads.device)]
-                old = mlp.neurons(read, one)
+                read = reads[torch.as_tensor(which, device=reads.device)]
+                old = mlp.neurons(read, unit)
             new = old.clone()
             self.writes.write(at, new, (layer, Stage.NEURON), neuron)
-            change = einsum(new - old, mlp.W_out[one], "n w one, one d -> n w d")
-            total = added(total, len(group.cells), own, change)
+            change = einsum(new - old, mlp.W_out[unit], "n w unit, unit d -> n w d")
+            total = added(total, len(group.cells), which, change)
         return total
 
     def _mlp(self, layer: int) -> Tensor:
-        """What everybody's MLP writes, [N d]."""
+        """What the MLP writes in all sequences, [N d]."""
         block = self.model.blocks[layer]
         read = block.ln2.plain(self.x)
         written = block.mlp.plain(read)
         if (layer, Stage.NEURON) in self.writes:
             parts = zip(self.groups, self._views(read), self._views(written), strict=True)
-            for group, own, view in parts:
-                change = self._neurons_change(group, layer, own)
+            for group, group_read, view in parts:
+                change = self._neurons_change(group, layer, group_read)
                 if change is not None:
                     view += change
         self._edit(written, (layer, Stage.MLP))
@@ -194,7 +194,7 @@ class Flow:
         return replace(group, columns=read[read >= group.start])
 
     def _attention(self, layer: int) -> None:
-        """Everybody's attention: x + z W_O + b_O, in the last block only where the metric reads."""
+        """The attention of all: x + z W_O + b_O, in the last block only where the metric reads."""
         block = self.model.blocks[layer]
         qkv = block.attn.qkv(block.ln1.plain(self.x))  # [N 3 h e]
         self._edit(qkv, (layer, Stage.QKV))
@@ -205,8 +205,8 @@ class Flow:
             q, k, v = part.unbind(2)
             if last:
                 group = self._cut(group)
-                kept = group.columns - group.start
-                q, x = q[:, kept], x[:, kept]
+                at_reads = group.columns - group.start
+                q, x = q[:, at_reads], x[:, at_reads]
             z = self.heads.attend(group, q, k, v, layer)
             if (layer, Stage.PATTERN) in self.writes:
                 self.heads.write_patterns(group, z, v, layer)

@@ -86,33 +86,33 @@ def attribute(
             parts.append(_Batch(model, sweep, slice(first, last)).attributions())
             if progress is not None:
                 progress(last, n)
-    found = Attributions(
+    together = Attributions(
         *(
             np.concatenate([getattr(part, name) for part in parts], -1)
             for name in ("effects", "base", "source")
         )
     )
-    if found.effects.size and not found.effects.any():
+    if together.effects.size and not together.effects.any():
         raise CircuitsError(
             f"the gradient of {sweep.metric.name} is zero at every one of these parts, so it tells "
             "nothing about them; patch them instead"
         )
-    return found
+    return together
 
 
 def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
-    """How many prompts of this width may be computed together?"""
+    """How many prompts of this width may be computed together."""
     budget = default_memory(model) if memory is None else parse_bytes(memory)
     cfg = model.cfg
     inner = cfg.n_heads * cfg.d_head
-    kept = cfg.n_layers * (12 * cfg.d_model + 10 * inner + 4 * cfg.d_mlp) + 4 * cfg.d_vocab
-    one = kept * width * model.W_E.element_size()
-    if budget < one:
+    floats = cfg.n_layers * (12 * cfg.d_model + 10 * inner + 4 * cfg.d_mlp) + 4 * cfg.d_vocab
+    per_prompt = floats * width * model.W_E.element_size()
+    if budget < per_prompt:
         raise CircuitsError(
             f"memory={budget} bytes is too little: the gradient of one prompt of {width} tokens "
-            f"takes {one} bytes besides the weights; give at least that"
+            f"takes {per_prompt} bytes besides the weights; give at least that"
         )
-    return max(1, min(budget // one, TOKENS_AT_ONCE // width))
+    return max(1, min(budget // per_prompt, TOKENS_AT_ONCE // width))
 
 
 def _check(model: HookedModel, sweep: Sweep) -> None:
@@ -139,7 +139,7 @@ def _check(model: HookedModel, sweep: Sweep) -> None:
 
 @contextmanager
 def _frozen(model: HookedModel) -> Iterator[None]:
-    """No gradient of a parameter is computed, and nothing kept for one."""
+    """No gradient of a parameter is computed, and nothing is stored for one."""
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in learned:
         weight.requires_grad_(False)
@@ -213,8 +213,8 @@ class _Batch:
         tokens = self.sweep.metric.tokens
         return read_logits(self.model, final, None if tokens is None else tokens(self.prompts))
 
-    def _final(self, tokens: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        """The final stream where the metric reads, [n d]; the values at the sites, into `kept`.
+    def _final(self, tokens: Tensor, seen: dict[str, Tensor]) -> Tensor:
+        """The final stream where the metric reads, [n d]; the values at the sites, into `seen`.
 
         The last block's MLP runs only where the metric reads, and its sites are [n d].
         """
@@ -223,7 +223,7 @@ class _Batch:
             if site in self.sites:
                 if torch.is_grad_enabled() and not value.requires_grad:
                     value.requires_grad_()  # everything before needs no gradient
-                kept[site] = value
+                seen[site] = value
             return value
 
         read_stream = runner_of(self.model).read_stream
@@ -251,9 +251,9 @@ def estimates(
     """
     so_far: Moments | None = None
     for prompts in blocks:
-        found = attribute(model, make_sweep(prompts), memory=memory, progress=progress)
-        values = np.concatenate([[found.base, found.source], found.base + found.effects])
-        changed = np.concatenate([[False, True], found.effects.any(1)])
+        block = attribute(model, make_sweep(prompts), memory=memory, progress=progress)
+        values = np.concatenate([[block.base, block.source], block.base + block.effects])
+        changed = np.concatenate([[False, True], block.effects.any(1)])
         here = moments(values, changed, prompts.templates, full=1)
         so_far = here if so_far is None else so_far.merge(here)
     if so_far is None:

@@ -42,22 +42,22 @@ class Heads:
         site = CHANGES[Stage.Z].format(layer=layer)
         for head in sorted({*asking, *mixing, *mixed}):
             asks, mixes = asking.get(head, ()), mixing.get(head, ())
-            own = picked(group, [*asks, *mixes, *mixed.get(head, ())])
-            if not len(own):
+            which = picked(group, [*asks, *mixes, *mixed.get(head, ())])
+            if not len(which):
                 continue
-            part, at = group.members(own), narrow.members(own)
+            part, at = group.members(which), narrow.members(which)
             old = at.take(self.base[site][:, :, head])
             new = old.clone()
             self._shift_pattern(at, new, layer, head)
-            which = picked(part, asks)
-            if len(which):
-                index = torch.as_tensor(which, device=new.device)
-                members = part.members(which), at.members(which)
+            asked = picked(part, asks)
+            if len(asked):
+                index = torch.as_tensor(asked, device=new.device)
+                members = part.members(asked), at.members(asked)
                 new[index] = self._one_head(*members, layer, head)
             self.writes.write(at, new, (layer, Stage.Z), head)
             W_O = self.model.blocks[layer].attn.W_O[head]
             change = einsum(new - old, W_O, "n w e, e d -> n w d")
-            total = added(total, len(narrow.cells), own, change)
+            total = added(total, len(narrow.cells), which, change)
         return total
 
     def _one_head(self, group: Group, narrow: Group, layer: int, head: int) -> Tensor:
@@ -67,9 +67,9 @@ class Heads:
         self.writes.write(group, qkv, (layer, Stage.QKV), head)
         q, k, v = rearrange(qkv, "n w three e -> three n w 1 e")
         q = q[:, narrow.columns - group.start]
-        one = slice(head, head + 1)
-        z = self.attend(narrow, q, k, v, layer, one)
-        self.write_patterns(narrow, z, v, layer, one)
+        only = slice(head, head + 1)
+        z = self.attend(narrow, q, k, v, layer, only)
+        self.write_patterns(narrow, z, v, layer, only)
         return z.squeeze(2)
 
     def attend(
@@ -81,7 +81,7 @@ class Heads:
         layer: int,
         heads: slice = slice(None),
     ) -> Tensor:
-        """What do the heads mix together at the group's positions? [n w h e]
+        """What the heads mix together at the group's positions, [n w h e].
 
         Keys and values [n . h e] begin at the group's start; before stand the base run's.
         """
@@ -119,9 +119,9 @@ class Heads:
         """Into the base run's z [n w e] of a head, what other patterns make of the same values."""
         if head not in self.writes.by_unit((layer, Stage.PATTERN)):
             return
-        before, one = z.clone(), slice(head, head + 1)
+        before, only = z.clone(), slice(head, head + 1)
         v = self.base[f"blocks.{layer}.attn.hook_v"][:, :, head][group.prompts]  # [n k e]
-        held = self._patterns(group, layer, one).squeeze(1)  # [n w k]
+        held = self._patterns(group, layer, only).squeeze(1)  # [n w k]
 
         def make(pattern: Tensor, index: Index) -> Tensor:
             # As a difference, so that the same pattern makes the same z to the last bit.
@@ -134,14 +134,14 @@ class Heads:
         self, group: Group, z: Tensor, v: Tensor, layer: int, heads: slice = slice(None)
     ) -> None:
         """Into z [n w h e], what the patterns that are written make of the group's own values."""
-        whole = self._from_start(group, v, "v", layer, heads)
+        every_v = self._from_start(group, v, "v", layer, heads)
         for head in self.writes.by_unit((layer, Stage.PATTERN)):
             place = head - (heads.start or 0)
             if not 0 <= place < z.shape[2]:
                 continue
 
             def make(pattern: Tensor, index: Index, place: int = place) -> Tensor:
-                own = whole[index][:, :, place]
-                return einsum(pattern[..., : own.shape[1]], own, "n w k, n k e -> n w e")
+                values = every_v[index][:, :, place]
+                return einsum(pattern[..., : values.shape[1]], values, "n w k, n k e -> n w e")
 
             self.writes.write(group, z[:, :, place], (layer, Stage.PATTERN), head, make)

@@ -155,7 +155,7 @@ class HookedRunner(CellRunner):
             yield final_site(self.model), self._noting(_adding((), shift), (), noted)
             return
         # What the receiver makes of it while all else is as in the base run ...
-        site, whole = part.site, replace(part, slot=None, position=None)
+        site, receiver = part.site, replace(part, slot=None, position=None)
         if part.slot:
             site = f"blocks.{part.layer}.attn.hook_{part.slot}"
         elif part.kind != "mlp":  # a changed key or value is read at later positions, too
@@ -165,8 +165,8 @@ class HookedRunner(CellRunner):
         last = (site, lambda value, hook: seen.append(value))
         self._run([*reads, last], (part.layer or 0) + 1)
         # ... goes on from there.
-        _, function = write_hook(whole, seen[0][whole.within], where)
-        yield site, self._noting(function, whole.within, noted)
+        _, function = write_hook(receiver, seen[0][receiver.within], where)
+        yield site, self._noting(function, receiver.within, noted)
 
     def _noting(
         self, function: HookFn, within: tuple[slice | int, ...], noted: list[Tensor]
@@ -238,11 +238,11 @@ class HookedRunner(CellRunner):
         if sender.head is not None:
             weight: Tensor = block.attn.W_O[sender.head]
             return weight
-        one = slice(sender.neuron, (sender.neuron or 0) + 1)
-        return block.mlp.W_out[one]
+        unit = slice(sender.neuron, (sender.neuron or 0) + 1)
+        return block.mlp.W_out[unit]
 
     def _inputs(self, receiver: Component) -> list[Site]:
-        """Where does the receiver read the stream?"""
+        """Where the receiver reads the stream."""
         block = f"blocks.{receiver.layer}."
         if receiver.kind == "mlp":
             return [(block + "hook_mlp_in", ())]
@@ -272,8 +272,8 @@ def _stream(model: HookedModel, receiver: Component) -> str:
 
 def _adding(within: tuple[slice | int, ...], shift: Tensor) -> HookFn:
     def add(value: Tensor, hook: HookPoint) -> Tensor:
-        own = value[within]
-        own += shift if own.ndim == shift.ndim else shift.unsqueeze(2)  # the same for all heads
+        part = value[within]
+        part += shift if part.ndim == shift.ndim else shift.unsqueeze(2)  # the same for all heads
         return value
 
     return add

@@ -1,4 +1,4 @@
-"""How much memory may be used, and how much does something use? Measured by running it."""
+"""How much memory may be used, and how much something uses, measured by running it."""
 
 from __future__ import annotations
 

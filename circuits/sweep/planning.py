@@ -49,13 +49,13 @@ class Task:
 
     @property
     def prompts(self) -> slice:
-        """Which prompts?"""
+        """Which prompts they are."""
         return slice(self.first, self.last)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What will be done, and what will it cost?
+    """What will be done, and what it will cost.
 
     Attributes:
         routes: how each cell goes through the model, and in `sweep` what was asked.
@@ -80,18 +80,18 @@ class Plan:
 
     @property
     def n_cells(self) -> int:
-        """How many cells?"""
+        """How many cells there are."""
         return len(self.sweep.cells)
 
     @property
     def n_prompts(self) -> int:
-        """How many prompts?"""
+        """How many prompts there are."""
         return len(self.sweep.prompts)
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """Where does a cell enter, and from which position on in each prompt [b]?
+    """Where a cell enters, and from which position on in each prompt [b].
 
     `entry` is None, and `start` the number of positions, where nothing that is read can change.
     `writes` are those that can change anything.
@@ -103,7 +103,7 @@ class Route:
 
 
 class Routes:
-    """How does each cell of a sweep go through the model?"""
+    """How each cell of a sweep goes through the model."""
 
     def __init__(self, model: HookedModel, sweep: Sweep) -> None:
         self.sweep, self.n_layers = sweep, model.cfg.n_layers
@@ -120,22 +120,22 @@ class Routes:
 
     @property
     def width(self) -> int:
-        """How many positions have the prompts? It stands for never."""
+        """How many positions the prompts have; it also stands for never."""
         return int(self.reads.shape[1])
 
     def able(self, write: Write, rows: slice, mask: Tensor) -> Tensor:
-        """Where in these prompts can the write change anything, by the tokens alone? [b p]"""
+        """Where the write can change anything in these prompts, by the tokens alone: [b p]."""
         columns = torch.arange(mask.shape[1], device=mask.device)
         return mask & (columns >= self._begins[write][rows, None])
 
     def _seen(self, write: Write, first: Tensor) -> Int:
-        """From where on is it seen by what is measured? [b], never where nobody reads it."""
-        found = first.cpu().numpy()
-        found = np.where(found <= self.last_read, found, self.width)
+        """From where on the metric sees it: [b], never where it does not."""
+        starts = first.cpu().numpy()
+        starts = np.where(starts <= self.last_read, starts, self.width)
         if write.target.position is None or not _only_there(write, self.n_layers):
-            return found
+            return starts
         at = self.sweep.prompts.where(write.target.position) & self.reads
-        return np.where(at.any(1).cpu().numpy(), found, self.width)
+        return np.where(at.any(1).cpu().numpy(), starts, self.width)
 
     def _route(self, cell: Cell) -> Route:
         able = [write for write in cell if (self._first[write] < self.width).any()]
@@ -148,20 +148,20 @@ class Routes:
             entry = layer, Stage.PRE if stage <= Stage.PRE else Stage.MID
         start = np.minimum.reduce([self._first[write] for write in able])
         # A receiver to which nothing new is sent reads its base input, whatever else is written.
-        kept = [write for write in cell if write in able or write.senders]
-        kept.sort(key=lambda write: write.target.kind != "resid_post")  # that of the layer before
-        return Route(entry, start, tuple(kept))
+        writes = [write for write in cell if write in able or write.senders]
+        writes.sort(key=lambda write: write.target.kind != "resid_post")  # that of the layer before
+        return Route(entry, start, tuple(writes))
 
     @cached_property
     def prefix_layers(self) -> range:
-        """In which layers do sequences read keys and values of the base run?"""
+        """The layers in which sequences read keys and values of the base run."""
         late = [
             r.entry[0] for r in self.routes if r.entry and (r.start[r.start < self.width]).any()
         ]
         return range(min(late, default=self.n_layers), self.n_layers)
 
     def base_sites(self) -> set[str]:
-        """What has to be kept of the base run?"""
+        """The sites of the base run that are needed."""
         writes = [write for route in self.routes for write in route.writes]
         sites, _ = needed_sites(writes, self.n_layers, self.sweep.hold)
         sites |= {sender.site for write in self.writes for sender in write.senders}
@@ -175,14 +175,14 @@ class Routes:
         }
 
     def widths(self, cell: int, first: int, last: int) -> Int:
-        """How many positions run in each of these prompts? [b]"""
+        """How many positions run in each of these prompts: [b]."""
         start = self.routes[cell].start[first:last]
         stop = int(self.last_read[first:last].max()) + 1
         return np.where(start < self.width, np.maximum(stop - start, 0), 0)
 
 
 def _only_there(write: Write, n_layers: int) -> bool:
-    """Is what becomes of this write seen at its own position only? In the last layer, mostly."""
+    """Whether only its own position sees this write: in the last layer, mostly."""
     target, (layer, stage) = write.target, point(write, n_layers)
     if layer == n_layers:
         return True
@@ -208,8 +208,8 @@ def plan(model: HookedModel, sweep: Sweep, *, memory: int | str | None = None) -
     >>> prompts = make("sorting", model, 4)
     >>> cells = tuple(cell(head) for head in all_heads(model.cfg))
     >>> source = Source("mean", prompts.tokens, prompts.mask)
-    >>> found = plan(model, Sweep(prompts, get_metric("logit_diff"), cells, source))
-    >>> found.n_cells, found.forwards, found.work < found.forwards
+    >>> made = plan(model, Sweep(prompts, get_metric("logit_diff"), cells, source))
+    >>> made.n_cells, made.forwards, made.work < made.forwards
     (9, 36, True)
 
     Raises:
@@ -242,7 +242,7 @@ def estimate(model: HookedModel, plan: Plan) -> float:
 
 
 class _Cost:
-    """What do cells and prompts cost? In rows through one block, and in bytes."""
+    """What cells and prompts cost, in rows through one block and in bytes."""
 
     def __init__(self, model: HookedModel, routes: Routes) -> None:
         cfg, metric = model.cfg, routes.sweep.metric
@@ -269,10 +269,10 @@ class _Cost:
         # Queries, keys and values of a layer are parts of one tensor.
         sites, qkv = base | source, ("_q", "_k", "_v")
         shared = {site.rpartition("hook_")[0] for site in sites if site.endswith(qkv)}
-        own = sum(_numbers(site, cfg, self.width) for site in sites if not site.endswith(qkv))
-        kept = (own + 3 * len(shared) * inner) * self.width * size
-        kept *= 2 if routes.sweep.source.method in ROW_BY_ROW else 1
-        self.prompt_bytes = kept + logits
+        others = sum(_numbers(site, cfg, self.width) for site in sites if not site.endswith(qkv))
+        floats = (others + 3 * len(shared) * inner) * self.width * size
+        floats *= 2 if routes.sweep.source.method in ROW_BY_ROW else 1
+        self.prompt_bytes = floats + logits
         # Held patterns are taken out of the base run's for each row.
         self.pattern_bytes = cfg.n_heads * self.width * size if routes.sweep.freeze else 0
 
@@ -286,21 +286,24 @@ class _Cost:
             passes = 1.0 + receivers * (2 if self.anew else 1)
             return len(widths) * self.width * self.n_layers * passes
         layer, stage = entry
-        rows, kept = int(widths.sum()), int((widths > 0).sum()) * self.reads
+        rows, read_rows = int(widths.sum()), int((widths > 0).sum()) * self.reads
         blocks = self.n_layers - 1 - layer
-        between = self._between(self.routes.routes[cell].writes, rows, kept) if self.anew else 0.0
+        between = 0.0
+        if self.anew:
+            between = self._between(self.routes.routes[cell].writes, rows, read_rows)
         if blocks < 0 or (blocks == 0 and stage is Stage.MID):
-            return between + kept * (self.per_read + (self.after_mid if blocks == 0 else 0))
+            return between + read_rows * (self.per_read + (self.after_mid if blocks == 0 else 0))
         skipped = (1 - self.after_mid) if stage is Stage.MID else 0
-        return between + rows * (blocks - skipped + self.only_keys) + kept * (1 + self.per_read)
+        whole_rows = rows * (blocks - skipped + self.only_keys)
+        return between + whole_rows + read_rows * (1 + self.per_read)
 
-    def _between(self, writes: Iterable[Write], rows: int, kept: int) -> float:
+    def _between(self, writes: Iterable[Write], rows: int, read_rows: int) -> float:
         """Rows through one block that the MLPs between senders and receivers are worth."""
         mlps = 0
         for write in writes:
             first = min((sender.layer or 0 for sender in write.senders), default=self.n_layers)
             n = max(0, point(write, self.n_layers)[0] - first)
-            mlps += n * (kept if write.target.kind == "logits" else rows)
+            mlps += n * (read_rows if write.target.kind == "logits" else rows)
         return mlps * self.after_mid
 
     def cell_bytes(self, cell: int, widths: Int, per_row: float) -> float:
@@ -312,7 +315,7 @@ class _Cost:
 
 
 def _numbers(site: str, cfg: ModelConfig, width: int) -> int:
-    """How many numbers pass a site at each position? One of queries, keys or values apart."""
+    """How many numbers pass a site at each position, queries, keys or values alone."""
     if site.endswith("hook_pattern"):
         return cfg.n_heads * width
     return cfg.d_mlp if site.endswith("hook_post") else cfg.d_model
@@ -320,7 +323,7 @@ def _numbers(site: str, cfg: ModelConfig, width: int) -> int:
 
 def _task_bytes(task: Task, routes: Routes, cost: _Cost, per_row: float) -> float:
     widths = ((cell, routes.widths(cell, task.first, task.last)) for cell in task.cells)
-    return sum(cost.cell_bytes(cell, own, per_row) for cell, own in widths)
+    return sum(cost.cell_bytes(cell, width, per_row) for cell, width in widths)
 
 
 @dataclass(frozen=True)
@@ -346,8 +349,8 @@ class _Limits:
         cfg = model.cfg
         kind = "cuda" if model.W_E.is_cuda else "cpu"
         rows = max(1, _FASTEST[kind] // max(cfg.d_mlp, 3 * cfg.n_heads * cfg.d_head))
-        one = cost.width * (per_row + cost.pattern_bytes + cost.key_bytes)
-        least = int(cost.prompt_bytes + one) + 1
+        per_sequence = cost.width * (per_row + cost.pattern_bytes + cost.key_bytes)
+        least = int(cost.prompt_bytes + per_sequence) + 1
         if memory is not None and memory < least:
             raise CircuitsError(
                 f"memory={memory} bytes is too little: one prompt of {cost.width} tokens in one "
@@ -356,12 +359,12 @@ class _Limits:
         budget = max(memory or default_memory(model), least)
         per_prompt = max(cost.prompt_bytes, cost.width * per_row)
         prompts = max(1, min(int(budget / 2 / per_prompt), rows // cost.width, cost.n_prompts))
-        left = max(one, budget - prompts * cost.prompt_bytes)
+        left = max(per_sequence, budget - prompts * cost.prompt_bytes)
         return cls(prompts, rows, left, per_row, prompts * cost.width * per_row)
 
 
 def default_memory(model: HookedModel) -> int:
-    """How many bytes may a sweep use when nobody says?"""
+    """How many bytes a sweep may use if it is not told."""
     if not model.W_E.is_cuda:
         return DEFAULT_MEMORY
     free, _ = torch.cuda.mem_get_info(model.W_E.device)
@@ -377,14 +380,14 @@ def _pack(
     work, rows, used = 0.0, 0, 0.0
     for cell in order:
         widths = routes.widths(cell, first, last)
-        own = cost.cell_bytes(cell, widths, limits.row_bytes)
-        if cells and (rows + widths.sum() > limits.rows or used + own > limits.bytes):
+        size = cost.cell_bytes(cell, widths, limits.row_bytes)
+        if cells and (rows + widths.sum() > limits.rows or used + size > limits.bytes):
             tasks.append(Task(first, last, tuple(cells), work))
             cells, work, rows, used = [], 0.0, 0, 0.0
         cells.append(cell)
         work += cost.cell_work(cell, widths)
         rows += int(widths.sum())
-        used += own
+        used += size
     if cells:
         tasks.append(Task(first, last, tuple(cells), work))
     return tasks

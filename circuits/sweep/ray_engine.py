@@ -77,7 +77,7 @@ class Worker:
         self.model, self._onednn, self._number = model, onednn, 0
 
     def run(self, number: int, boxed: list[Any], index: int) -> TaskScores:
-        """What comes of this task? `boxed` holds the reference to the plan of this `number`."""
+        """What comes of this task. `boxed` holds the reference to the plan of this `number`."""
         if number != self._number:
             self._plan: Plan = _ray().get(boxed[0])
             self._executor = Executor(self.model, self._plan)

@@ -39,7 +39,7 @@ ENGINES = ("local", "ray", "ray=ADDRESS")
 
 @dataclass(frozen=True)
 class How:
-    """How shall a sweep run? None of it changes what comes out beyond float noise.
+    """How a sweep shall run. None of it changes what comes out beyond float noise.
 
     Attributes:
         memory: what tensors may take besides the weights: bytes, or a text such as "4G".
@@ -101,8 +101,8 @@ def survey(
     >>> def without_attention(block):
     ...     source = Source("zero", block.tokens, block.mask)
     ...     return Sweep(block, get_metric("logit_diff"), cells, source)
-    >>> found = survey(model, [make("sorting", model, 20)], without_attention)
-    >>> found.n, found.changed.tolist()
+    >>> moments = survey(model, [make("sorting", model, 20)], without_attention)
+    >>> moments.n, moments.changed.tolist()
     (20, [False, True])
 
     Raises:
@@ -125,7 +125,7 @@ def survey(
         onednn = parts.began["onednn"] if parts else model.backend.uses_onednn
         stack.enter_context(model.backend.using(onednn=onednn))
         engine = stack.enter_context(_engine(model, how))
-        progress = _Whole(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
+        progress = _Overall(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
         known = _known(parts, blocks, first.templates is not None) if parts else ()
         new = _answers(blocks, make_sweep, engine, parts, progress)
         return reduce(Moments.merge, starmap(summary, chain(known, new)))
@@ -145,9 +145,9 @@ def _answers(
     make_sweep: Callable[[Prompts], Sweep],
     engine: Engine,
     parts: Parts | None,
-    progress: _Whole,
+    progress: _Overall,
 ) -> Iterator[Answer]:
-    """The answer to each block that is not answered yet, kept as they come."""
+    """The answer to each block that is not answered yet, stored as they come."""
     cells = None
     for prompts, end in _after(blocks, parts.end if parts else Mark()):
         if parts is not None and parts.complete:
@@ -168,7 +168,7 @@ def _answers(
 
 
 def _scales(sweep: Sweep) -> Scales:
-    """Which numbers can effects on this metric be? Above a base of 0, the metric's own."""
+    """The numbers that effects on this metric can be: above a base of 0, the metric's own."""
     metric, mask = sweep.metric, sweep.prompts.mask
     is_clean = sweep.clean is None or torch.equal(sweep.clean[mask], sweep.prompts.tokens[mask])
     change = metric.scale.change
@@ -178,7 +178,7 @@ def _scales(sweep: Sweep) -> Scales:
 def _store(
     model: HookedModel, blocks: Blocks, sweep: Sweep, how: How, question: Mapping[str, Any]
 ) -> AbstractContextManager[Parts | None]:
-    """The folder for the parts, if there shall be one, opened for this question."""
+    """The folder for the parts, opened for this question, if one was given."""
     if how.parts is None:
         return nullcontext()
     names = [name(cell) or "base" for cell in sweep.cells]
@@ -251,7 +251,7 @@ def _after(blocks: Blocks, mark: Mark) -> Iterator[tuple[Prompts, Mark]]:
     yield from zip(blocks[start:], marks[start + 1 :], strict=True)
 
 
-class _Whole:
+class _Overall:
     """Progress over all blocks: each block's share of the whole, and within it that of its work."""
 
     def __init__(self, tell: Progress | None, blocks: Blocks, n_cells: int, done: Mark) -> None:

@@ -37,7 +37,7 @@ class Group:
 
     @property
     def n_rows(self) -> int:
-        """How many rows of the tall matrix are its own?"""
+        """How many rows of the tall matrix it has."""
         return len(self.cells) * len(self.columns)
 
     def take(self, base: Tensor) -> Tensor:
@@ -66,11 +66,11 @@ class Writes:
 
     def by_unit(self, at: Point) -> dict[int, list[Writers]]:
         """The edits of each head or neuron."""
-        found: dict[int, list[Writers]] = {}
+        by_unit: dict[int, list[Writers]] = {}
         for edit, has in self._at.get(at, ()):
             if edit.unit is not None:
-                found.setdefault(edit.unit, []).append((edit, has))
-        return found
+                by_unit.setdefault(edit.unit, []).append((edit, has))
+        return by_unit
 
     def write(
         self,
@@ -86,11 +86,11 @@ class Writes:
         of a neuron [n w 1]. `make` says what to write, from what an edit gives for which sequences.
         """
         for edit, has in self._at.get(at, ()):
-            own = np.flatnonzero(has[group.cells])
-            if not len(own) or (unit is not None and edit.unit != unit):
+            which = np.flatnonzero(has[group.cells])
+            if not len(which) or (unit is not None and edit.unit != unit):
                 continue
-            every = len(own) == len(group.cells)
-            index = slice(None) if every else torch.as_tensor(own, device=values.device)
+            every = len(which) == len(group.cells)
+            index = slice(None) if every else torch.as_tensor(which, device=values.device)
             prompts = group.prompts[index]
             target = values if edit.slot is None else values[:, :, edit.slot]
             target = target if edit.unit is None or unit is not None else target[:, :, edit.unit]
@@ -101,12 +101,12 @@ class Writes:
                 here = group.columns == rearrange(edit.where[prompts], "n -> n 1")
                 new = torch.where(rearrange(here, "n w -> n w 1"), new, old)
             differs = (new != old).any(-1) & self.real[prompts][:, group.columns]
-            self.changed[group.cells[own[differs.any(1).cpu().numpy()]]] = True
+            self.changed[group.cells[which[differs.any(1).cpu().numpy()]]] = True
             target[index] = new
 
 
 def picked(group: Group, edits: Iterable[Writers]) -> Int:
-    """Which sequences of the group have one of these edits?"""
+    """The sequences of the group that have one of these edits."""
     has = [cells for _, cells in edits]
     return np.flatnonzero(np.any(has, axis=0)[group.cells]) if has else np.zeros(0, np.int64)
 
@@ -119,20 +119,20 @@ def added(total: Tensor | None, n: int, which: Int, change: Tensor) -> Tensor:
 
 
 def _by_point(edits: Sequence[Sequence[Edit]]) -> dict[Point, list[Writers]]:
-    """Which edits act at each point, and which cells have them?
+    """The edits at each point, and which cells have them.
 
     Where a cell writes twice at the same place, the second write comes second.
     """
-    found: dict[Point, dict[tuple[int, Edit], Bools]] = {}
-    for cell, own in enumerate(edits):
+    by_point: dict[Point, dict[tuple[int, Edit], Bools]] = {}
+    for cell, cell_edits in enumerate(edits):
         earlier: list[tuple[Point, int | None, int | None]] = []
-        for edit in own:
+        for edit in cell_edits:
             place = (edit.point, edit.unit, edit.slot)
-            has = found.setdefault(edit.point, {})
+            has = by_point.setdefault(edit.point, {})
             key = (earlier.count(place), edit)
             has.setdefault(key, np.zeros(len(edits), dtype=bool))[cell] = True
             earlier.append(place)
     return {
         point: [(edit, has[turn, edit]) for turn, edit in sorted(has, key=lambda key: key[0])]
-        for point, has in found.items()
+        for point, has in by_point.items()
     }
