@@ -1,4 +1,4 @@
-"""A lens for each stage of the residual stream: what it says, read in its own basis.
+"""A lens for each stage of the residual stream, which reads it in its own basis.
 
 The logit lens reads every stage as if it were the last. A tuned lens first translates it, by an
 affine map that is trained so that the prediction comes closest to the model's final one (Belrose et
