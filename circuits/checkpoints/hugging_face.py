@@ -69,7 +69,7 @@ def load_folder(
     folder = Path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    read_settings(config, origin)  # raises what is wrong with it, before a vocabulary is looked for
+    read_settings(config, origin)  # raises what is wrong with it before the vocabulary is read
     tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
