@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The rooms of the package in reading order: a file imports only from rooms above its own.
 ORDER = (
     "errors",
+    "catalog",
     "files",
     "precision",
     "config",

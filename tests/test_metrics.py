@@ -138,7 +138,7 @@ def test_better_is_better(prompts: Prompts) -> None:
 
 def test_what_the_prompts_lack(prompts: Prompts, logits: torch.Tensor) -> None:
     bare = dataclasses.replace(prompts, answers=None, distractors=None)
-    with pytest.raises(CircuitsError, match=r"which 'by hand' does not have; .* prob, loss, kl$"):
+    with pytest.raises(CircuitsError, match=r"which 'by hand' does not have; .*: kl, loss, prob$"):
         get_metric("logit_diff")(logits, bare)
     unscored = dataclasses.replace(prompts, targets=torch.full((2, 4), UNSCORED))
     with pytest.raises(CircuitsError, match=r"loss needs scored tokens"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import single_pairs, single_tokens
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ NOUNS = (
 BETWEEN = ("near", "behind", "beside", "beyond", "by", "with", "under")
 
 
+@task()
 def agreement(
     model: HookedGPT2, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuits.errors import TokenError
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import refuse, single_tokens
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ CENTURIES = range(11, 18)
 LEAST, MOST, EARLIEST = 2, 98, 1  # the years that are asked about, and the twin's year
 
 
+@task()
 def greater_than(
     model: HookedGPT2, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:

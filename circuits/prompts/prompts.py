@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
 UNSCORED = -1
+Task = TypeVar("Task", bound="Callable[..., Prompts]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,3 +333,12 @@ def require_count(n: int) -> None:
     """
     if n < 1:
         raise CircuitsError(f"n={n} prompts: ask for at least 1")
+
+
+def task(*, usual: int | None = None) -> Callable[[Task], Task]:
+    """Mark a function of a file of its own as the task of its name, from Python and everywhere.
+
+    It takes a model, the number of prompts `n` and a `seed`, and returns `Prompts`; its docstring
+    begins with the question. Tasks that are `usual` are asked, in that order, when none is named.
+    """
+    return lambda function: function

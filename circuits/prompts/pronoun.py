@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import MEN, WOMEN, single_tokens
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ ADJECTIVES = "great good kind nice fine clever brave bad strange funny".split()
 NOUNS = "friend person neighbor teacher writer singer leader player doctor child cook".split()
 
 
+@task()
 def pronoun(
     model: HookedGPT2, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:

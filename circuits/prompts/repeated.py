@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 USUAL_LENGTH = 25
 
 
+@task(usual=1)
 def repeated(
     model: HookedGPT2,
     n: int = 20,

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from circuits.catalog import filled
 from circuits.errors import require_seed
 from circuits.registry import options
 from circuits.registry.options import CHANGE_NOTHING, ORDER
@@ -61,7 +62,7 @@ def analysis(function: Function) -> Function:
         )
     shared = [f"    {name}: {helps[name]}\n" for name in names[1:] if name not in explained]
     ask = _asked(function, call)
-    pieces = (docstring[: block.end()], "" if block[0].endswith("\n") else "\n", *shared)
+    pieces = (filled(docstring[: block.end()]), "" if block[0].endswith("\n") else "\n", *shared)
     ask.__doc__ = "".join(pieces) + docstring[block.end() :]
     return ask
 

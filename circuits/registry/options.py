@@ -2,7 +2,8 @@
 
 An analysis that takes a group has a parameter of its class, and its callers give the fields one by
 one: ``ablate(model, task="ioi", n=50)`` builds ``PromptOptions(task="ioi", n=50)``. A field's
-string below it is its help, in Python and on the command line. A field without one is no option.
+string below it is its help, in Python and on the command line, where names in braces stand for
+lists (`circuits.catalog`). A field without one is no option.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ class PromptOptions:
     """Which prompts are asked?"""
 
     task: str | Prompts | None = None
-    """Which prompts: repeated, ioi, greater-than, docstring, pronoun, agreement or sorting. Without
-    it, those of repeated, ioi and sorting that suit the model."""
+    """Which prompts: {tasks}. Without it, those of {usual tasks} that suit the model."""
     prompt: str | Sequence[str] | ModelInput | None = None
     """A prompt of your own instead of a task; repeat it for several."""
     file: str | Path | None = None
@@ -55,7 +55,7 @@ class MeasureOptions(PromptOptions):
     """Which prompts are asked, and what is measured of them?"""
 
     metric: str | Metric | None = None
-    """logit_diff, prob, prob_diff, accuracy, loss or kl. Without it, the task's own."""
+    """{metrics}. Without it, the task's own."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Any, Literal
 
+from circuits.catalog import filled
 from circuits.errors import CircuitsError, nearest
 from circuits.registry.options import ORDER
 
@@ -136,7 +137,7 @@ def read(module: str, function: str | None = None) -> Recipe:
         signature,
         question=text.question,
         about=text.about,
-        helps={**shared_helps(), **text.helps},
+        helps={**shared_helps(), **{name: filled(says) for name, says in text.helps.items()}},
         examples=text.examples,
         reports_progress="progress" in {option.name for option in options},
         default_model=ast.literal_eval(constants.get("DEFAULT_MODEL", ast.Constant(None))),
@@ -243,7 +244,7 @@ def _fields(node: ast.ClassDef) -> Iterator[Option]:
                 ast.AnnAssign(ast.Name(name), annotation, default),
                 ast.Expr(ast.Constant(str(text))),
             ):
-                yield Option(name, annotation, default, help=" ".join(text.split()))
+                yield Option(name, annotation, default, help=filled(" ".join(text.split())))
 
 
 @cache
