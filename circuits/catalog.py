@@ -1,8 +1,9 @@
 """What a folder of the package offers, one file each.
 
 It is known by its files and listed nowhere else. A metric is a file of `circuits/metrics/` with one
-function marked ``@metric``; tasks are made the same way. Names and meanings are read from the
-files' syntax trees, so that help can list them without importing the files, and with them torch.
+function marked ``@metric``; tasks and methods of ablation are made the same way. Names and meanings
+are read from the files' syntax trees, so that help can list them without importing the files, and
+with them torch.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Kind:
 
 METRIC = Kind("metrics", "metric", "metric", dashes=False)
 TASK = Kind("prompts", "task", "task")
+METHOD = Kind("interventions", "method", "ablation method")
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,20 @@ class Catalog(Mapping[str, Value], Generic[Value]):
 
 
 def filled(text: str) -> str:
-    """A help text with the lists that it asks for by {metrics}, {tasks}, {usual tasks}.
+    """A help text with the lists that it asks for by {metrics}, {tasks}, {usual tasks}, {methods}.
 
     >>> filled("One of {usual tasks}, by {metrics}.")[:51]
     'One of repeated, ioi and sorting, by accuracy, kl, '
     """
-    return re.sub(r"\{(metrics|tasks|usual tasks)\}", lambda m: _list(m[1]), text)
+    return re.sub(r"\{(metrics|tasks|usual tasks|methods)\}", lambda m: _list(m[1]), text)
 
 
 def _list(name: str) -> str:
     if name == "usual tasks":
         return _joined(usual(TASK), "and")
+    if name == "methods":
+        notes = {name: entry.said.get("note") for name, entry in entries(METHOD).items()}
+        return _joined([f"{n} ({note})" if note else n for n, note in notes.items()], "or")
     return _joined([*entries({"metrics": METRIC, "tasks": TASK}[name])], "or")
 
 

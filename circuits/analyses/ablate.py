@@ -112,8 +112,7 @@ def ablate(
         component: What to ablate, by name: a5.h3, a5 (attention layer), m7 (MLP), m7.n12 (neuron),
             embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
-        method: What to write instead: zero, mean (over all tokens), position-mean (at each
-            position, over prompts as long, of one template), resample (of another prompt), noise.
+        method: What to write instead: {methods}.
         freeze: Hold all attention patterns as they are without the ablation.
         effects: Split the total effect into direct and indirect, and say what is self-repair.
         rank: Say its place by damage among all of its kind, for which each of them is ablated.

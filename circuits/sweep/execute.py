@@ -152,7 +152,7 @@ class Executor:
 
     @cached_property
     def reference(self) -> Reference:
-        """What a method other than ``resample`` writes."""
+        """What the method writes."""
         _, sites = needed_sites(self.routes.writes, self.model.cfg.n_layers)
         return Reference(self.model, self.sweep.source, sites)
 

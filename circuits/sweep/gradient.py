@@ -118,7 +118,7 @@ def _at_once(model: HookedGPT2, width: int, memory: int | str | None) -> int:
 
 
 def _check(model: HookedGPT2, sweep: Sweep) -> None:
-    if sweep.source.method != "resample":
+    if not sweep.source.rule.copies:
         raise CircuitsError(
             "a gradient estimates patching from another run (the method 'resample'), not "
             f"{sweep.source.method!r}; sweep over these cells instead"

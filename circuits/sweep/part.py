@@ -16,7 +16,7 @@ from circuits.components import Component
 from circuits.sweep.cells import scale_held
 from circuits.sweep.edits import needed_sites, stream_site
 from circuits.sweep.reading import norm_scale
-from circuits.sweep.values import pair_of_runs, run_sites
+from circuits.sweep.values import Runs, pair_of_runs, run_sites
 
 if TYPE_CHECKING:
     from circuits.sweep.execute import Executor
@@ -48,12 +48,13 @@ class Part(ABC):
         mask, n_layers = self.prompts.mask, self.model.cfg.n_layers
         self.final_site, width = stream_site(n_layers, n_layers), self.prompts.tokens.shape[1]
         sites, of_source = self.base_sites(), needed_sites(self.routes.writes, n_layers)[1]
-        if sweep.source.method == "resample":
+        passed: Runs = {}
+        if sweep.source.rule.needs == "rows":
             other = sweep.source.tokens[rows, :width]
-            self.base, self.source = pair_of_runs(self.model, self.prompts, other, sites, of_source)
+            self.base, passed = pair_of_runs(self.model, self.prompts, other, sites, of_source)
         else:
             self.base = run_sites(self.model, self.prompts.tokens, mask, sites)
-            self.source = executor.reference.values(self.prompts, rows)
+        self.source = executor.reference.values(self.prompts, rows, passed)
         with torch.inference_mode():
             self.base_logits = self.read(self.base[self.final_site][self.reads])
             self.clean_logits = self.base_logits
