@@ -14,7 +14,7 @@ from torch import Tensor
 
 from circuits import decompose
 from circuits.errors import CircuitsError, SiteError, nearest
-from circuits.files import whole
+from circuits.files import replacing
 from circuits.hooks import (
     HookPoint,
     Hooks,
@@ -137,7 +137,7 @@ class Cache(Mapping[str, Tensor]):
             "model": self.model.cfg.model_name,
             "has_batch_dim": json.dumps(self.has_batch_dim),
         }
-        with whole(path, SafetensorError) as partial:
+        with replacing(path, SafetensorError) as partial:
             save_file(tensors, partial, metadata=about)
 
     @classmethod

@@ -12,9 +12,7 @@ import html
 import importlib.util
 import json
 import math
-import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +27,7 @@ import numpy as np
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.figures import save_figure
-from circuits.files import require_writable, utf8
+from circuits.files import replacing_folder, require_own, require_writable, utf8
 from circuits.result import SIGNIFICANT_DIGITS, Result, mean_interval, provenance
 
 if TYPE_CHECKING:
@@ -201,34 +199,18 @@ class Bundle:
     seconds: float
 
     def save(self, folder: str | Path) -> Path:
-        """Write manifest, tables and figures into `folder`, whole or not at all. Returns it.
+        """Write manifest, tables and figures into `folder`, all of them or none. Returns it.
 
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
         folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-            raise CircuitsError(
-                f"{folder} already holds other files; choose a new folder for the experiment"
-            )
-        partial = folder.parent / f".{folder.name}-{os.getpid()}"
-        earlier = folder.parent / f".{folder.name}-{os.getpid()}-earlier"
-        try:
-            partial.mkdir(parents=True)
+        require_own(folder, MANIFEST, "experiment")
+        with replacing_folder(folder) as partial:
             for name, table in self.finding.tables.items():
                 table.save(partial / name)
                 save_figure(table.plot(), partial / f"{name}.svg")
             (partial / MANIFEST).write_bytes(utf8(self._manifest()))
-            if folder.is_dir():
-                folder.replace(earlier)
-            partial.replace(folder)
-        except OSError as error:
-            raise CircuitsError(f"{folder} cannot be written: {error.strerror}") from error
-        finally:
-            if earlier.is_dir() and not folder.is_dir():
-                earlier.replace(folder)
-            for leftover in (partial, earlier):
-                shutil.rmtree(leftover, ignore_errors=True)
         return folder
 
     @classmethod

@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +22,7 @@ from circuits import intervals
 from circuits.checkpoints import checksum
 from circuits.draws import COLUMN, Behind, keeper
 from circuits.errors import CircuitsError, nearest
-from circuits.files import utf8
+from circuits.files import replacing_folder, require_own, utf8
 from circuits.intervals import REAL, Scale
 
 if TYPE_CHECKING:
@@ -227,32 +225,17 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write ``result.json`` and ``table.csv`` into a folder of their own. Returns the folder.
 
-        A new folder appears whole or not at all. An earlier result is replaced file by file, so
-        that there is one at every moment.
+        The folder holds the earlier result or the new one at every moment (`replacing_folder`).
+        Other files beside an earlier result stay.
 
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
         folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / _DATA).is_file():
-            raise CircuitsError(
-                f"{folder} already holds other files; choose a new folder for the result"
-            )
-        earlier = folder.is_dir()
-        partial = (folder if earlier else folder.parent) / f".{folder.name}-{os.getpid()}"
-        try:
-            partial.mkdir(parents=True)
+        require_own(folder, _DATA, "result")
+        with replacing_folder(folder, _DATA) as partial:
             (partial / _DATA).write_bytes(utf8(self.to_json()))
             (partial / _TABLE).write_bytes(utf8(self.to_csv()))
-            if earlier:
-                for name in (_TABLE, _DATA):
-                    (partial / name).replace(folder / name)
-            else:
-                partial.replace(folder)
-        except OSError as error:
-            raise CircuitsError(f"{folder} cannot be written: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     @classmethod

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from circuits.errors import CircuitsError
 from circuits.figures.style import STYLE
-from circuits.files import whole
+from circuits.files import replacing
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -28,7 +28,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     suffix = figure_format(path)
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with whole(path) as partial:
+    with replacing(path) as partial:
         figure.savefig(partial, dpi=200, metadata=metadata[suffix], facecolor="white")
     return path
 
