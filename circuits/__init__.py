@@ -28,10 +28,10 @@ _HOME = {
     "config": ["GPT2_SIZES", "ModelConfig"],
     "errors": ["CheckpointError", "CircuitsError", "SiteError", "TokenError"],
     "factored": ["FactoredMatrix"],
-    "hooks": ["get_act_name"],
     "linear": ["packed"],
     "model": ["HookedGPT2"],
     "result": ["Provenance", "Result"],
+    "sites": ["get_act_name"],
     "tokenizer": ["Tokenizer"],
 }
 

@@ -15,7 +15,6 @@ from circuits.errors import CircuitsError as CircuitsError
 from circuits.errors import SiteError as SiteError
 from circuits.errors import TokenError as TokenError
 from circuits.factored import FactoredMatrix as FactoredMatrix
-from circuits.hooks import get_act_name as get_act_name
 from circuits.inputs import ModelInput as ModelInput
 from circuits.linear import packed as packed
 from circuits.metrics import Metric as Metric
@@ -25,6 +24,7 @@ from circuits.registry import Progress as Progress
 from circuits.registry.options import Progress as Progress
 from circuits.result import Provenance as Provenance
 from circuits.result import Result as Result
+from circuits.sites import get_act_name as get_act_name
 from circuits.tokenizer import Tokenizer as Tokenizer
 from circuits.tuned_lens import TunedLens as TunedLens
 from collections.abc import Sequence as Sequence

@@ -20,11 +20,10 @@ from circuits.hooks import (
     Hooks,
     NamesFilter,
     WatchedBy,
-    get_act_name,
-    position_axis,
     take,
     watching,
 )
+from circuits.sites import full_name, position_axis
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -76,7 +75,7 @@ class Cache(Mapping[str, Tensor]):
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
         site = name.removesuffix("_grad")
-        return get_act_name(site, layer, layer_type) + name[len(site) :]
+        return full_name(site, layer, layer_type) + name[len(site) :]
 
     def __contains__(self, key: object) -> bool:
         return self._full_name(key) in self._values

@@ -24,6 +24,7 @@ ORDER = (
     "config",
     "tokenizer",
     "components",
+    "sites",
     "hooks",
     "inputs",
     "padding",
