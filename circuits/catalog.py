@@ -1,9 +1,9 @@
 """What a folder of the package offers, one file each.
 
 It is known by its files and listed nowhere else. A metric is a file of `circuits/metrics/` with one
-function marked ``@metric``; tasks and methods of ablation are made the same way. Names and meanings
-are read from the files' syntax trees, so that help can list them without importing the files, and
-with them torch.
+function marked ``@metric``; tasks, methods of ablation and views are made the same way. Names and
+meanings are read from the files' syntax trees, so that help can list them without importing the
+files, and with them torch.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Kind:
 METRIC = Kind("metrics", "metric", "metric", dashes=False)
 TASK = Kind("prompts", "task", "task")
 METHOD = Kind("interventions", "method", "ablation method")
+VIEW = Kind("figures/views", "view", "view")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _entry(kind: Kind, path: Path) -> Entry | None:
     }
     meaning = " ".join((ast.get_docstring(function) or "").split("\n\n")[0].split())
     name = function.name.replace("_", "-") if kind.dashes else function.name
-    module = f"{__package__}.{kind.room}.{path.stem}"
+    module = f"{__package__}.{kind.room.replace('/', '.')}.{path.stem}"
     return Entry(name, module, function.name, meaning, MappingProxyType(said))
 
 
@@ -138,13 +139,22 @@ class Catalog(Mapping[str, Value], Generic[Value]):
         Raises:
             CircuitsError: for an unknown name, with the nearest one.
         """
-        name = name.replace("_", "-") if self.kind.dashes else name
-        if name not in self:
-            raise CircuitsError(
-                f"there is no {self.kind.what} {name!r}; choose {', '.join(self)}"
-                f"{nearest(name, self)}"
-            )
-        return self[name]
+        return self[known(self.kind, name)]
+
+
+def known(kind: Kind, name: str) -> str:
+    """The name, if something of this kind has it; nothing is imported.
+
+    Raises:
+        CircuitsError: for an unknown name, with the nearest one.
+    """
+    name = name.replace("_", "-") if kind.dashes else name
+    names = entries(kind)
+    if name not in names:
+        raise CircuitsError(
+            f"there is no {kind.what} {name!r}; choose {', '.join(names)}{nearest(name, names)}"
+        )
+    return name
 
 
 def filled(text: str) -> str:

@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits import intervals
+from circuits import __version__, intervals
+from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
 from circuits.draws import COLUMN, Behind, keeper
 from circuits.errors import CircuitsError, nearest
@@ -43,7 +43,6 @@ AVERAGED = {
     "ci_high": f"upper end of the 95 % interval of the mean, {_INTERVAL}",
     "n": "number of prompts (or other independent draws) averaged over",
 }
-VIEWS = ("bars", "curves", "heatmap", "lens", "patterns", "plane", "scatter")
 _DATA, _TABLE = "result.json", "table.csv"
 
 
@@ -91,7 +90,7 @@ def provenance(
     shall read otherwise than they were given.
     """
     versions = {
-        "circuits": import_module(__package__).__version__,
+        "circuits": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -138,7 +137,7 @@ class Result:
             x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
             attention ``patterns``. More in front make several heatmaps, each in its rows'
             ``unit``, or several curves.
-        view: which figure shows it: one of `VIEWS`, which `circuits.figures` draws.
+        view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
 
     Raises:
@@ -165,11 +164,7 @@ class Result:
             )
         for axis in self.axes:
             self._require_column(axis)
-        if self.view not in VIEWS:
-            raise CircuitsError(
-                f"there is no view {self.view!r}; choose {', '.join(VIEWS)}"
-                f"{nearest(self.view, VIEWS)}"
-            )
+        known(VIEW, self.view)
         object.__setattr__(self, "frame", self.frame.reset_index(drop=True))
 
     def to_pandas(self) -> pd.DataFrame:
