@@ -25,6 +25,7 @@ ORDER = (
     "tokenizer",
     "components",
     "sites",
+    "steps",
     "hooks",
     "inputs",
     "padding",
