@@ -280,12 +280,6 @@ def experiments() -> Mapping[str, str]:
     return {path.stem: claim for path, claim in sorted(_scripts())}
 
 
-def as_command(file: str) -> None:
-    """Run this script of experiments/ as ``circuits run`` does, with the same options."""
-    sys.argv[1:1] = ["run", Path(file).stem]
-    importlib.import_module("circuits.cli").main()  # which stands above, and needs this file
-
-
 def _scripts() -> Iterator[tuple[Path, str]]:
     home = next((home for home in _HOMES if home.is_dir()), None)
     for path in home.glob("*.py") if home else ():

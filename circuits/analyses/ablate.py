@@ -31,7 +31,7 @@ from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.interventions import get_method
-from circuits.metrics import METRICS, Metric
+from circuits.metrics import METRICS, Metric, divergence
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
 from circuits.registry import MeasureOptions, RunOptions, TemplateOptions, analysis
@@ -378,7 +378,7 @@ def _changes(model: HookedGPT2, sweep: Sweep) -> pd.DataFrame:
     before, rows = log_probs.pop(0), []
     for _, after in sorted(log_probs.items()):
         change = after.exp() - before.exp()
-        row: dict[str, Any] = {"kl": float((before.exp() * (before - after)).sum())}
+        row: dict[str, Any] = {"kl": float(divergence(before, after))}
         top = change.abs().topk(min(MOST_CHANGED, len(change))).indices.tolist()
         for place, token in enumerate(top, start=1):
             row[f"token_{place}"] = tokenizer.token_strings([token])[0]

@@ -12,15 +12,14 @@ import shlex
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from circuits.catalog import filled
 from circuits.errors import require_seed
 from circuits.registry import options
-from circuits.registry.options import CHANGE_NOTHING, ORDER
-from circuits.registry.recipes import ARGS, find, flag, groups, sections, shared_helps
+from circuits.registry.options import CHANGE_NOTHING
+from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, shared_helps
 
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
@@ -81,28 +80,16 @@ class Call:
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Call:
         """Read from the function's own signature."""
-        own, shared, classes = [], [], {}
+        signature, classes = inspect.signature(function), {}
         rest: list[inspect.Parameter] = []
-        signature = inspect.signature(function)
+        named: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
+            is_rest = parameter.kind is inspect.Parameter.VAR_KEYWORD
+            (rest if is_rest else named).append(parameter)
             if parameter.annotation in groups():
-                group = classes[parameter.name] = getattr(options, parameter.annotation)
-                types_of = {field.name: field.type for field in dataclasses.fields(group)}
-                shared += [
-                    inspect.Parameter(
-                        option.name,
-                        inspect.Parameter.KEYWORD_ONLY,
-                        default=getattr(group, option.name),
-                        annotation=types_of[option.name],
-                    )
-                    for option in groups()[parameter.annotation]
-                ]
-            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                rest.append(parameter)
-            else:
-                own.append(parameter)
-        shared.sort(key=lambda parameter: ORDER.index(parameter.name))
-        return cls(function, signature.replace(parameters=[*own, *shared, *rest]), classes)
+                classes[parameter.name] = getattr(options, parameter.annotation)
+        parameters = flat(named, lambda p: _fields(classes[p.name]) if p.name in classes else None)
+        return cls(function, signature.replace(parameters=[*parameters, *rest]), classes)
 
     def __call__(self, model: Any, *given: Any, **named: Any) -> Any:
         """The answer, whose provenance says what was asked."""
@@ -134,6 +121,20 @@ class Call:
         if cls is options.RunOptions:
             given["question"] = asked.of_the_numbers()
         return cls(**given)
+
+
+def _fields(group: type[Any]) -> list[inspect.Parameter]:
+    """The options of a group, as parameters of a flat call."""
+    types_of = {field.name: field.type for field in dataclasses.fields(group)}
+    return [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(group, option.name),
+            annotation=types_of[option.name],
+        )
+        for option in groups()[group.__name__]
+    ]
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,9 @@ def _adapted(model: Any) -> Any:
     """The model in our words, if it is one of transformer_lens, which is not imported for it."""
     kinds = type(model).__mro__
     if any(kind.__module__.startswith("transformer_lens.") for kind in kinds):
-        return import_module("circuits.adapter").adapt(model)
+        from circuits.adapter import adapt  # and with it torch
+
+        return adapt(model)
     return model
 
 

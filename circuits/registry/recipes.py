@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 from circuits.catalog import filled
 from circuits.errors import CircuitsError, nearest
@@ -39,6 +39,14 @@ _OBJECTS = {
 }
 _OBJECT = object()
 ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Google's style
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Named)
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,17 @@ class _Spelled(ast.NodeTransformer):
         return value
 
 
+def members(annotation: Any) -> list[Any]:
+    """The types that a type is one of.
+
+    >>> members(int | str | None)
+    [<class 'int'>, <class 'str'>, <class 'NoneType'>]
+    """
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for part in get_args(annotation) for member in members(part)]
+    return [annotation]
+
+
 def flag(parameter: str) -> str:
     """Which option of the command line gives this parameter?
 
@@ -253,6 +272,24 @@ def shared_helps() -> Mapping[str, str]:
     return {option.name: option.help for group in groups().values() for option in group}
 
 
+def flat(
+    parameters: Iterable[Named], fields: Callable[[Named], Sequence[Named] | None]
+) -> list[Named]:
+    """The parameters of a call, those that stand for a group of options replaced by its `fields`.
+
+    Fields come last, in the `ORDER` of all options.
+    """
+    alone: list[Named] = []
+    shared: list[Named] = []
+    for parameter in parameters:
+        group = fields(parameter)
+        if group is None:
+            alone.append(parameter)
+        else:
+            shared += group
+    return [*alone, *sorted(shared, key=lambda option: ORDER.index(option.name))]
+
+
 def _options(node: ast.FunctionDef) -> list[Option]:
     """The parameters in their order, the fields of groups in place of these."""
     args = node.args
@@ -260,15 +297,14 @@ def _options(node: ast.FunctionDef) -> list[Option]:
     defaults = [*[None] * (len(plain) - len(args.defaults)), *args.defaults]
     rows = [(*pair, False) for pair in zip(plain, defaults, strict=True)]
     rows += [(*pair, True) for pair in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
-    own: list[Option] = []
-    shared: list[Option] = []
-    for arg, default, keyword_only in rows:
-        match arg.annotation:
-            case ast.Name(name) if name in groups():
-                shared += groups()[name]
-            case annotation:
-                own.append(Option(arg.arg, annotation, default, keyword_only))
-    return [*own, *sorted(shared, key=lambda option: ORDER.index(option.name))]
+
+    def fields(option: Option) -> Sequence[Option] | None:
+        match option.annotation:
+            case ast.Name(name):
+                return groups().get(name)
+        return None
+
+    return flat([Option(a.arg, a.annotation, default, k) for a, default, k in rows], fields)
 
 
 def _in_words(
