@@ -19,9 +19,9 @@ from circuits.inputs import ModelInput as ModelInput
 from circuits.linear import packed as packed
 from circuits.metrics import Metric as Metric
 from circuits.model import HookedGPT2 as HookedGPT2
+from circuits.progress import Progress as Progress
 from circuits.prompts import Prompts as Prompts
 from circuits.registry import Progress as Progress
-from circuits.registry.options import Progress as Progress
 from circuits.result import Provenance as Provenance
 from circuits.result import Result as Result
 from circuits.sites import get_act_name as get_act_name

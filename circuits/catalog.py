@@ -168,12 +168,17 @@ def filled(text: str) -> str:
 
 def _list(name: str) -> str:
     if name == "usual tasks":
-        return _joined(usual(TASK), "and")
+        return joined(usual(TASK), "and")
     if name == "methods":
         notes = {name: entry.said.get("note") for name, entry in entries(METHOD).items()}
-        return _joined([f"{n} ({note})" if note else n for n, note in notes.items()], "or")
-    return _joined([*entries({"metrics": METRIC, "tasks": TASK}[name])], "or")
+        return joined([f"{n} ({note})" if note else n for n, note in notes.items()], "or")
+    return joined([*entries({"metrics": METRIC, "tasks": TASK}[name])], "or")
 
 
-def _joined(words: Sequence[str], last: str) -> str:
+def joined(words: Sequence[str], last: str = "or") -> str:
+    """The words as a list in a sentence.
+
+    >>> joined(["a", "b", "c"])
+    'a, b or c'
+    """
     return f"{', '.join(words[:-1])} {last} {words[-1]}"

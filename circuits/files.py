@@ -14,6 +14,8 @@ from typing import Any
 
 from circuits.errors import CircuitsError
 
+FIGURE_FORMATS = (".png", ".svg", ".pdf")
+
 
 @contextmanager
 def replacing(path: Path, failure: type[Exception] = OSError) -> Iterator[Path]:
@@ -191,6 +193,15 @@ def _move_files(partial: Path, target: Path, main: str) -> None:
         raise
     for path in others:
         path.replace(target / path.name)
+
+
+def is_broken(text: str) -> bool:
+    r"""Whether the text holds half of a character (a lone surrogate), which UTF-8 cannot.
+
+    >>> is_broken("caf\u00e9"), is_broken("caf\ud83d")
+    (False, True)
+    """
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def utf8(text: str) -> bytes:

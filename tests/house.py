@@ -20,6 +20,7 @@ ORDER = (
     "errors",
     "catalog",
     "files",
+    "progress",
     "precision",
     "config",
     "tokenizer",

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from circuits.catalog import joined
 from circuits.errors import nearest
+from circuits.files import FIGURE_FORMATS
 from circuits.registry import Recipe, flag, members
 
 MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
@@ -51,7 +53,9 @@ Save = Annotated[
 FigureFile = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Draw the result: .png, .svg or .pdf.", rich_help_panel=OUTPUT_PANEL
+        metavar="FILE",
+        help=f"Draw the result: {joined(FIGURE_FORMATS)}.",
+        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 HtmlFile = Annotated[

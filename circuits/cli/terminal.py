@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from circuits.errors import CircuitsError
+from circuits.files import is_broken
 
 WRONG_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # as shells and Unix tools count
 PIPED_WIDTH = 120
@@ -123,6 +124,6 @@ def require_text(given: Any) -> None:
         CircuitsError: for bytes that are not UTF-8, which Python passes on in disguise.
     """
     for value in given if isinstance(given, list | tuple) else [given]:
-        if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        if isinstance(value, str) and is_broken(value):
             shown = value.encode("utf-8", "replace").decode()
             raise CircuitsError(f"{shown!r} is not UTF-8 text; give text in UTF-8")

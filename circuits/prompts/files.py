@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from circuits.errors import CircuitsError, nearest
+from circuits.files import is_broken
 from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 COLUMNS = ("clean", "corrupted", "answer", "distractor", "template")
 BLOCK = 500  # prompts
 _BOM = "\ufeff"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -360,7 +359,7 @@ def _row(place: str, record: Mapping[str, object]) -> Row:
             shown = json.dumps(value, ensure_ascii=False)
             shown = shown if len(shown) <= 40 else f"{shown[:39]}…"
             raise CircuitsError(f"{place}: {name} is {shown}; give a text in quotes")
-        if value is not None and _SURROGATE.search(value):
+        if value is not None and is_broken(value):
             raise CircuitsError(
                 f"{place}: {name} has half a character (a lone surrogate): {value!r}; mend the text"
             )

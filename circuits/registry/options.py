@@ -8,18 +8,18 @@ lists (`circuits.catalog`). A field without one is no option.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from circuits.progress import Progress
 
 if TYPE_CHECKING:
     from circuits.inputs import ModelInput
     from circuits.metrics import Metric
     from circuits.prompts import Prompts
 
-# How much of a long computation is done: called with (steps done, steps in all).
-Progress = Callable[[int, int], None]
 # In this order options of groups stand in help, signatures and commands.
 ORDER = (
     "task", "prompt", "corrupted", "file", "answer", "distractor", "metric", "n", "seed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from torch import Tensor
 from circuits.adapter import AdaptedModel
 from circuits.components import Component
 from circuits.errors import CircuitsError
+from circuits.progress import Progress
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import (
     Editor,
@@ -32,7 +33,6 @@ from circuits.sweep.writes import Group
 if TYPE_CHECKING:
     from circuits.model import HookedGPT2
 
-Progress = Callable[[int, int], None]
 _LOGITS_AT_ONCE = 2**23  # numbers
 
 

@@ -23,8 +23,8 @@ from circuits.adapter import AdaptedModel
 from circuits.attention_layer import mix
 from circuits.errors import CircuitsError
 from circuits.precision import wide
+from circuits.progress import Progress
 from circuits.sweep.cells import Cell, Sweep, check_cell
-from circuits.sweep.execute import Progress
 from circuits.sweep.hooked import final_stream
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments

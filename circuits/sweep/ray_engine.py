@@ -19,7 +19,8 @@ import torch
 
 from circuits.errors import CircuitsError
 from circuits.linear import pays, settled
-from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, collect
+from circuits.progress import Progress
+from circuits.sweep.execute import Executor, Scores, TaskScores, collect
 from circuits.sweep.planning import Plan
 
 if TYPE_CHECKING:
