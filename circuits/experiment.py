@@ -76,7 +76,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Is the number, with its whole interval, where the claim says?"""
+        """Whether the number, with all of its interval, is where the claim says."""
         ends = [self.value]
         ends += [end for end in (self.ci_low, self.ci_high) if end is not None]
         if not all(map(math.isfinite, ends)):
@@ -177,13 +177,13 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """Does the claim hold, evidence and control?"""
+        """Whether the claim holds, evidence and control."""
         return all(c.holds for c in self.checks)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was claimed, with which outcome, on which model, and how it can be had again?"""
+    """What was claimed, with which outcome, on which model, and how it can be had again."""
 
     experiment: str
     claim: str
@@ -225,8 +225,8 @@ class Bundle:
             content = json.loads(path.read_text(encoding="utf-8"))
             tables = {name: Result.load(path.parent / name) for name in content.pop("tables")}
             checks = tuple(
-                Check(**{key: value for key, value in one.items() if key != "holds"})
-                for one in content.pop("checks")
+                Check(**{key: value for key, value in told.items() if key != "holds"})
+                for told in content.pop("checks")
             )
             content.pop("holds")
             return cls(finding=Finding(checks, tables), **content)
@@ -273,7 +273,7 @@ def _rounded(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def experiments() -> Mapping[str, str]:
-    """Which experiments are there, and what does each claim? In alphabetical order.
+    """The experiments that there are and what each claims, in alphabetical order.
 
     They are read, not run. Without a clone or an installed package's experiments, there are none.
     """

@@ -99,7 +99,7 @@ def replacing_folder(
 
 
 def require_own(folder: Path, main: str, what: str) -> None:
-    """Is this folder new, empty, or one of ours, with its `main` file?
+    """Refuse a folder that is not new, empty, or one of ours, with its `main` file.
 
     Raises:
         CircuitsError: when it holds something else.
@@ -115,7 +115,7 @@ def _unwritten(path: Path, error: Exception) -> str:
 
 
 def _can_move(folder: Path) -> bool:
-    """Can another folder take this one's place, and nobody notice?"""
+    """Whether another folder can take this one's place without anybody noticing."""
     try:
         here = Path.cwd()
     except OSError:  # it was deleted
@@ -217,7 +217,7 @@ def utf8(text: str) -> bytes:
 
 
 def require_writable(path: Path, *, folder: bool = False) -> None:
-    """Can this file be written, or this folder be made? To be asked before the work, not after.
+    """Refuse a file that cannot be written, or a folder that cannot be made, before the work.
 
     Raises:
         CircuitsError: when it cannot, for all that can be told.

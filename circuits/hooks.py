@@ -101,7 +101,7 @@ class Run(threading.local):
 
 @dataclass(eq=False)
 class HookPoint:
-    """Which value passes here? The identity, with a name and the watchers of all threads.
+    """A place that a value passes: the identity, with a name and the watchers of all threads.
 
     Hooks are ``fn(value, hook) -> value | None``; None leaves the value as it is. An editing hook
     receives its own copy, so it may write in place without touching a cached tensor upstream.

@@ -48,7 +48,7 @@ _DATA, _TABLE = "result.json", "table.csv"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which model, which prompts, which settings, and how can it be had again?
+    """Which model, which prompts, which settings, and how it can be had again.
 
     `checksum` is of the weights, `prompts` of the tokens and what is asked about them; `bos_id` and
     `eos_ids` are the model's start token and the tokens that end its texts. `arguments` are the
@@ -83,7 +83,7 @@ def provenance(
     command: str = "",
     prompts: Prompts | None = None,
 ) -> Provenance:
-    """Where does this result come from?
+    """Where a result of this analysis comes from.
 
     `arguments` are what the analysis was called with (JSON values), `command` is the command line
     that does the same. Without a command, ``@analysis`` says both; `arguments` are then those that
@@ -123,7 +123,7 @@ def provenance(
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What was found, how sure is it, in which unit?
+    """What was found, how sure it is, and in which unit.
 
     Attributes:
         frame: one row per finding. Whatever is averaged has all the columns value, stderr, ci_low,
@@ -173,7 +173,7 @@ class Result:
         return copy
 
     def top(self, n: int, by: str = "value") -> Result:
-        """Which `n` rows are largest, positive or negative? In that order; ties as they stood.
+        """The `n` rows that are largest, positive or negative, in that order; ties as they stood.
 
         Raises:
             CircuitsError: when there is no such column.
@@ -253,7 +253,7 @@ class Result:
                 **content,
             )
         except OSError as error:
-            several = sorted(one.parent.name for one in path.parent.glob(f"*/{_DATA}"))
+            several = sorted(path.parent.name for path in path.parent.glob(f"*/{_DATA}"))
             hint = f"; {folder} holds several results: {', '.join(several)}" if several else ""
             raise CircuitsError(f"{path} cannot be read: {error.strerror}{hint}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:

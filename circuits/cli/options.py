@@ -104,8 +104,8 @@ def as_command(
     ]
 
     def command(**given: Any) -> None:
-        own = {name: _plain(given[name]) for name in recipe.signature.parameters}
-        run(recipe, own, {name: given[name] for name in common})
+        asked = {name: _plain(given[name]) for name in recipe.signature.parameters}
+        run(recipe, asked, {name: given[name] for name in common})
 
     command.__name__ = recipe.function
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

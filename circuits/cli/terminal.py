@@ -42,7 +42,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `politely`."""
+    """A console that leaves a closed pipe to `with_exit_codes`."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -54,7 +54,7 @@ def remark(text: str) -> None:
 
 
 def visible(token: str) -> str:
-    r"""How is a token shown in a table? With its spaces and line breaks visible.
+    r"""The token for a table: its spaces and line breaks are visible.
 
     >>> visible(" garden"), visible("\n"), visible("\x1b[31m")
     ('·garden', '\\n', '\\x1b[31m')
@@ -94,7 +94,7 @@ def bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
             progress.stop()
 
 
-def politely(command: Callable[..., None]) -> Callable[..., None]:
+def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """The command, with errors that the user can understand and exit codes that scripts can."""
 
     @wraps(command)
@@ -118,7 +118,7 @@ def politely(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def require_text(given: Any) -> None:
-    """Is everything that was typed text?
+    """Refuse what was typed and is no text.
 
     Raises:
         CircuitsError: for bytes that are not UTF-8, which Python passes on in disguise.

@@ -1,4 +1,4 @@
-"""Figures as files: whole or not at all, the same bytes for the same figure."""
+"""Figures as files: complete or not at all, the same bytes for the same figure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def figure_svg(figure: Figure) -> str:
 
 
 def figure_format(path: Path) -> str:
-    """Which kind of figure does this name ask for? One of `FORMATS`.
+    """The kind of figure that this name asks for, one of `FORMATS`.
 
     >>> figure_format(Path("Lens.PNG"))
     '.png'

@@ -43,7 +43,7 @@ Write = Callable[[Into], Runs]  # the values that are written, each broadcasts t
 
 @dataclass(frozen=True)
 class Method:
-    """What is written instead of what a component computes?
+    """What is written instead of what a component computes, and what that takes.
 
     Attributes:
         name: how it is asked for.

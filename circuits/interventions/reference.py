@@ -26,7 +26,7 @@ Kind = tuple[str | None, int]  # a prompt's template and number of tokens
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where do the values come from that are written?
+    """Where the values come from that are written.
 
     `method` is one of `circuits.interventions.METHODS`, asked about the run on `tokens` [b p], of
     which `mask` [b p] marks the real ones. Which prompts these have to be, the method says
@@ -78,7 +78,7 @@ class Source:
         return _kinds(prompts.templates, prompts.mask)
 
     def require_alike(self, kinds: Iterable[Kind]) -> None:
-        """Has the set several prompts of each of these kinds?
+        """Refuse kinds of which the set has not several prompts.
 
         Raises:
             CircuitsError: when it has fewer than two.

@@ -73,7 +73,7 @@ def _real(model: HookedGPT2, tokens: Tensor) -> Tensor:
 
 
 def write_hook(component: Component, value: Tensor, where: Tensor | None = None) -> Hook:
-    """Which hook writes this value at the component? For ``model.hooks`` or ``run_with_hooks``.
+    """The hook that writes this value at the component, for ``model.hooks`` or ``run_with_hooks``.
 
     `value` broadcasts to what the component writes: [b p d], or [b p e] for a head, [b p 1] for a
     neuron, [b q k] for a pattern. `where` [b p] is True at the tokens to write at; None means all.
@@ -108,7 +108,7 @@ def write_hook(component: Component, value: Tensor, where: Tensor | None = None)
 
 
 def partners(mask: Tensor, seed: int = 0) -> Tensor:
-    """Which other prompt shall each prompt take values from? Row indices [b], none its own.
+    """The other prompt that each prompt takes values from: row indices [b], none its own.
 
     Partners have the same number of real tokens, so that every position has a counterpart; within
     that, each prompt is taken from exactly once. `mask` [b p] marks the real tokens.
@@ -137,7 +137,7 @@ def partners(mask: Tensor, seed: int = 0) -> Tensor:
 
 
 def require_change(before: Tensor, after: Tensor, what: str) -> None:
-    """Did the intervention change anything at all? Silence is an error here.
+    """Refuse an intervention that changed nothing: silence is an error here.
 
     `what` names the intervention, for the message.
 

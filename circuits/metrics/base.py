@@ -33,7 +33,7 @@ Score = Callable[[Tensor, "Prompts", "Tensor | None"], Tensor]
 
 @dataclass(frozen=True)
 class Metric:
-    """What is measured, in which unit, from which logits?
+    """What is measured, in which unit, and from which logits.
 
     `needs` names what a `Prompts` must carry: ``targets`` (scored tokens), ``distractors`` (and
     answers), ``sets`` (of either; one token is a set, too), or ``clean`` (the logits of the
@@ -88,7 +88,7 @@ class Metric:
         return at if self.tokens is None else at.gather(1, self.tokens(prompts).to(at.device))
 
     def check(self, prompts: Prompts, clean: object = None) -> None:
-        """Can these prompts be measured by this metric?
+        """Refuse prompts that this metric cannot measure.
 
         Raises:
             CircuitsError: when they lack what the metric needs, or answer and distractor coincide.
@@ -109,7 +109,7 @@ class Metric:
                 f"metrics that fit: {', '.join(fitting)}"
             )
         if {"distractors", "sets"} & {*self.needs}:
-            _refuse_coinciding(prompts, *sets(prompts, one="sets" not in self.needs))
+            _refuse_coinciding(prompts, *sets(prompts, single="sets" not in self.needs))
 
 
 def _refuse_coinciding(prompts: Prompts, right: Tensor | None, wrong: Tensor | None) -> None:

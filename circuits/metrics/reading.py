@@ -38,10 +38,10 @@ def pair(prompts: Prompts) -> Tensor:
     return torch.stack([prompts.answers, prompts.distractors], 1)
 
 
-def sets(prompts: Prompts, *, one: bool = False) -> tuple[Tensor | None, Tensor | None]:
+def sets(prompts: Prompts, *, single: bool = False) -> tuple[Tensor | None, Tensor | None]:
     """The tokens that are right and those that are wrong after END [b t], filled up with -1.
 
-    Where a task has no sets, or `one` token of each is wanted, answer and distractor are sets.
+    Where a task has no sets, or a `single` token of each is wanted, answer and distractor are sets.
     """
     pairs = (
         (prompts.answer_sets, prompts.answers),
@@ -49,11 +49,11 @@ def sets(prompts: Prompts, *, one: bool = False) -> tuple[Tensor | None, Tensor 
     )
     right, wrong = (
         several
-        if several is not None and not one
+        if several is not None and not single
         else None
-        if single is None
-        else rearrange(single, "b -> b 1")
-        for several, single in pairs
+        if alone is None
+        else rearrange(alone, "b -> b 1")
+        for several, alone in pairs
     )
     return right, wrong
 

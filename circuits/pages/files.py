@@ -1,4 +1,4 @@
-"""Pages as files: whole or not at all."""
+"""Pages as files: complete or not at all."""
 
 from __future__ import annotations
 

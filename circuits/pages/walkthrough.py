@@ -24,14 +24,14 @@ def data(result: Result) -> dict[str, Any]:
     at = 0
     columns = ("step", "stage", "shape", "values", "labels")
     for step, stage, shape, text, labels in zip(*(frame[c] for c in columns), strict=True):
-        kept = np.array(json.loads(text), dtype=np.float64)  # null becomes NaN
+        array = np.array(json.loads(text), dtype=np.float64)  # null becomes NaN
         names = json.loads(labels) if labels else []
         if stage == "tokens":
             tokens += names
-        tensor = {"step": int(step), "stage": stage, "shape": list(kept.shape), "at": at}
+        tensor = {"step": int(step), "stage": stage, "shape": list(array.shape), "at": at}
         tensors.append(tensor | {"whole": _sizes(shape), "labels": names})
-        values.append(kept.ravel())
-        at += kept.size
+        values.append(array.ravel())
+        at += array.size
     last = tensors[-1]["labels"]
     return {
         "tokens": [*tokens, *last],
@@ -71,17 +71,17 @@ def _of(
 
 
 def _facts(result: Result, tensors: list[dict[str, Any]]) -> dict[str, Any]:
-    whole = {tensor["stage"]: tensor["whole"] for tensor in tensors}
-    heads, d_head = whole["q.0"][1:]
+    sizes = {tensor["stage"]: tensor["whole"] for tensor in tensors}
+    heads, d_head = sizes["q.0"][1:]
     temperature = result.provenance.arguments.get("temperature", 0.0)
     return {
         "model": result.provenance.model,
-        "n_layers": sum(stage.startswith("pattern.") for stage in whole),
+        "n_layers": sum(stage.startswith("pattern.") for stage in sizes),
         "n_heads": heads,
         "d_head": d_head,
-        "d_model": whole["resid_pre.0"][1],
-        "d_mlp": whole["pre.0"][1],
-        "d_vocab": whole["logits"][1],
+        "d_model": sizes["resid_pre.0"][1],
+        "d_mlp": sizes["pre.0"][1],
+        "d_vocab": sizes["logits"][1],
         "temperature": temperature,
     }
 

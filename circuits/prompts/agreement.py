@@ -82,8 +82,8 @@ def agreement(
         subject, attractor = (nouns[k] for k in rng.choice(len(nouns), 2, replace=False))
         link = str(rng.choice(between))
         text, twin = (
-            TEMPLATE.format(subject=one, between=link, attractor=attractor[1 - number])
-            for one in (subject[number], subject[1 - number])
+            TEMPLATE.format(subject=noun, between=link, attractor=attractor[1 - number])
+            for noun in (subject[number], subject[1 - number])
         )
         ids = start + tokenizer.encode(text)
         at = ids.index(tokenizer.single_token(f" {subject[number]}"))

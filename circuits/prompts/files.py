@@ -29,7 +29,7 @@ _BOM = "\ufeff"
 
 @dataclass(frozen=True)
 class Mark:
-    """Up to where has an input been read?
+    """The place up to which an input has been read.
 
     `n_prompts` prompts, which in a file are `line` lines and `offset` bytes; `sha256` is of what
     was read, by which it is known again.
@@ -43,7 +43,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class PromptFile:
-    r"""Which batches do the prompts in a file make, `block` prompts at a time?
+    r"""The prompts of a file in batches, `block` prompts at a time.
 
     The file is read as it is needed, so it may hold millions of prompts. Each block is padded for
     itself. Iterating starts at the file's beginning every time. The formats are `from_file`'s.
@@ -80,12 +80,12 @@ class PromptFile:
 
     @property
     def n_bytes(self) -> int:
-        """How long is the file?"""
+        """The file's size."""
         with _readable(self.path):
             return self.path.stat().st_size
 
     def count(self) -> int:
-        """How many prompts are in the file? All of it is read, and none of it made into tokens.
+        """The number of prompts in the file: all of it is read, and none of it made into tokens.
 
         Raises:
             CircuitsError: as iterating does, for what cannot be read.
@@ -126,7 +126,7 @@ class PromptFile:
 
 
 def from_file(model: HookedGPT2, path: str | Path, *, prepend_bos: bool | None = None) -> Prompts:
-    """Which batch do the prompts in this file make?
+    """The prompts of this file as one batch.
 
     ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have
     the fields clean, and if wanted corrupted, answer, distractor, template (a name for the sentence
@@ -225,7 +225,7 @@ def _read_csv(lines: _Lines) -> Iterator[Row]:
     taken: list[str] = []  # the lines of one record; several where a break is within quotes
     header: list[str] = []
     try:
-        for cells in csv.reader(_kept(lines, taken), strict=True):
+        for cells in csv.reader(_noting(lines, taken), strict=True):
             place, raw = lines.place(len(taken)), "".join(taken)
             taken.clear()
             if not raw.strip():
@@ -243,7 +243,7 @@ def _read_csv(lines: _Lines) -> Iterator[Row]:
         _csv_header(lines.name, [])
 
 
-def _kept(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
+def _noting(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
     for line in lines:
         taken.append(line)
         yield line

@@ -92,7 +92,7 @@ def greater_than(
 
 def _years(model: HookedGPT2, ids: list[int]) -> dict[int, list[int]]:
     """The years YY of each century XX that are written as the tokens XX and YY."""
-    tokenizer, found = model.require_tokenizer(), {}
+    tokenizer, years_of = model.require_tokenizer(), {}
     for century in CENTURIES:
         try:
             first = tokenizer.single_token(f" {century}")
@@ -104,10 +104,10 @@ def _years(model: HookedGPT2, ids: list[int]) -> dict[int, list[int]]:
 
         years = [year for year in range(LEAST, MOST + 1) if splits(year)]
         if years and splits(EARLIEST):
-            found[century] = years
-    if not found:
+            years_of[century] = years
+    if not years_of:
         shown = " | ".join(tokenizer.token_strings(tokenizer.encode(" 1732")))
         refuse(
             model, TASK, f"its vocabulary does not split years into XX and YY (' 1732': {shown})"
         )
-    return found
+    return years_of

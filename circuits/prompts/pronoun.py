@@ -54,8 +54,8 @@ def pronoun(
     rng = np.random.default_rng(seed)
     examples = []
     for i in range(n):
-        own, other = sides[i % 2], sides[1 - i % 2]
-        names = [str(rng.choice(names)) for names, _ in (own, other)]
+        side, other = sides[i % 2], sides[1 - i % 2]
+        names = [str(rng.choice(names)) for names, _ in (side, other)]
         setting = {"adjective": str(rng.choice(adjectives)), "noun": str(rng.choice(nouns))}
         text, twin = (TEMPLATE.format(name=name, **setting) for name in names)
         ids = start + tokenizer.encode(text)
@@ -65,7 +65,7 @@ def pronoun(
             Example(
                 text,
                 ids,
-                answer=tokenizer.single_token(f" {own[1]}"),
+                answer=tokenizer.single_token(f" {side[1]}"),
                 distractor=tokenizer.single_token(f" {other[1]}"),
                 corrupted=start + tokenizer.encode(twin),
                 roles=roles | {"END": len(ids) - 1},

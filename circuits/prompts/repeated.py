@@ -75,7 +75,7 @@ def repeated(
 
 
 def ordinary_tokens(model: HookedGPT2) -> NDArray[np.int64]:
-    """Which token ids may stand anywhere? All but special ones; without a tokenizer, all."""
+    """The token ids that may stand anywhere: all but special ones; without a tokenizer, all."""
     if model.tokenizer is None:
         return np.arange(model.cfg.d_vocab)
     return np.array(sorted(model.tokenizer.ranks.values()))

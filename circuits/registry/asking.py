@@ -68,7 +68,7 @@ def analysis(function: Function) -> Function:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """How is a function called whose parameters may be groups of options?
+    """A call of a function whose parameters may be groups of options.
 
     `signature` is the flat one. `groups` maps a parameter to the class that it is an object of.
     """
@@ -104,8 +104,8 @@ class Call:
         fields = {field for group in grouped.values() for field in vars(group)}
         extra = [p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         more = {key: value for name in extra for key, value in values.pop(name).items()}
-        own = {name: value for name, value in values.items() if name not in fields}
-        result = self.function(**own, **grouped, **more)
+        alone = {name: value for name, value in values.items() if name not in fields}
+        result = self.function(**alone, **grouped, **more)
         about = result.provenance
         if about.command:  # it has said so itself
             return result
@@ -154,7 +154,7 @@ class Question:
 
 
 def question(name: str, given: Mapping[str, Any]) -> Question:
-    """What was this analysis asked?
+    """What this analysis was asked.
 
     `given` maps parameters to what was given, the model among them. Objects that words cannot
     express are left out; what changes no number is as if it had not been given.

@@ -31,7 +31,7 @@ CHANGE_NOTHING = ("memory", "engine", "parts", "resume")
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Which prompts are asked?"""
+    """Which prompts are asked."""
 
     task: str | Prompts | None = None
     """Which prompts: {tasks}. Without it, those of {usual tasks} that suit the model."""
@@ -52,7 +52,7 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class MeasureOptions(PromptOptions):
-    """Which prompts are asked, and what is measured of them?"""
+    """Which prompts are asked, and what is measured of them."""
 
     metric: str | Metric | None = None
     """{metrics}. Without it, the task's own."""
@@ -60,7 +60,7 @@ class MeasureOptions(PromptOptions):
 
 @dataclass(frozen=True)
 class PairOptions(MeasureOptions):
-    """Which pairs of prompts are asked, and what is measured of them?"""
+    """Which pairs of prompts are asked, and what is measured of them."""
 
     corrupted: str | Sequence[str] | ModelInput | None = None
     """The corrupted twin of your prompt, token for token; repeat it for several."""
@@ -68,7 +68,7 @@ class PairOptions(MeasureOptions):
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """Are templates told apart, and over what are the intervals?"""
+    """Whether templates are told apart, and over what the intervals are."""
 
     by: Literal["template"] | None = None
     """Each template of the prompts by itself, and how much they differ (by=template)."""
@@ -78,7 +78,7 @@ class TemplateOptions:
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """What may a computation take, and who hears how far it is?"""
+    """What a computation may take, and who is told how far it is."""
 
     memory: str | None = None
     """What tensors may take besides the weights: 4G, 500M. Without it, 1G on a CPU."""
@@ -88,7 +88,7 @@ class MemoryOptions:
 
 @dataclass(frozen=True)
 class RunOptions(MemoryOptions):
-    """How is a sweep computed? `question` is what was asked, for the files of a long run."""
+    """How a sweep is computed. `question` is what was asked, for the files of a long run."""
 
     plan: bool = False
     """Only say what would be computed, and what it would cost."""

@@ -1,4 +1,4 @@
-"""What does a function ask for? Read from its file's syntax tree, without importing the file."""
+"""What a function asks for, read from its file's syntax tree, without importing the file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Named = TypeVar("Named", bound=_Named)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What does a function ask for, and what does it say about itself? Read from its source.
+    """What a function asks for and says about itself, read from its source.
 
     `signature` has the parameters that words can express; its annotations are types. `helps` maps
     parameters to what they mean; `examples` are the docstring's lines ``$ circuits ...``;
@@ -86,18 +86,18 @@ class Recipe:
 
 @cache
 def analyses() -> Mapping[str, Recipe]:
-    """Which questions can be asked? Command names and recipes, in alphabetical order.
+    """The questions that can be asked: command names and recipes, in alphabetical order.
 
     >>> "ablate" in analyses()
     True
     """
     names = sorted(file.stem for file in (PACKAGE / "analyses").glob("[!_]*.py"))
-    found = [read(f"circuits.analyses.{name}") for name in names]
-    return types.MappingProxyType({recipe.name: recipe for recipe in found})
+    recipes = [read(f"circuits.analyses.{name}") for name in names]
+    return types.MappingProxyType({recipe.name: recipe for recipe in recipes})
 
 
 def find(name: str) -> Recipe:
-    """Which analysis has this name? Dashes and underscores are the same.
+    """The analysis of this name; dashes and underscores are the same.
 
     Raises:
         CircuitsError: for an unknown name, with the nearest one.
@@ -123,13 +123,13 @@ def beside(analysis: str, package: str) -> types.ModuleType | None:
 
 
 def read(module: str, function: str | None = None) -> Recipe:
-    """What do signature and docstring of this function say, without importing its module?
+    """What signature and docstring of this function say, without importing its module.
 
     None stands for the module's analysis.
 
     >>> recipe = read("circuits.registry.recipes", "find")
     >>> str(recipe.signature), recipe.question
-    ('(name: str)', 'Which analysis has this name? Dashes and underscores are the same.')
+    ('(name: str)', 'The analysis of this name; dashes and underscores are the same.')
 
     Raises:
         TypeError: for a function that is not there, or a type that a command line cannot take.
@@ -199,7 +199,7 @@ def members(annotation: Any) -> list[Any]:
 
 
 def flag(parameter: str) -> str:
-    """Which option of the command line gives this parameter?
+    """The option of the command line that gives this parameter.
 
     >>> flag("all_heads"), flag("n"), flag("from_")
     ('--all-heads', '-n', '--from')
@@ -209,19 +209,21 @@ def flag(parameter: str) -> str:
 
 
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """What are the file's names for values and types, also those that analyses share?"""
-    found: dict[str, ast.expr] = {}
+    """The file's names for values and types, also those that analyses share."""
+    constants: dict[str, ast.expr] = {}
     for statement in tree.body:
         match statement:
             case ast.Assign(targets, value):
-                found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+                constants |= {
+                    target.id: value for target in targets if isinstance(target, ast.Name)
+                }
             case ast.ImportFrom(str(module), names) if module.startswith("circuits.analyses._"):
                 text = (
                     PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text("utf-8")
                 )
                 theirs = _constants(ast.parse(text))
-                found |= {n.name: theirs[n.name] for n in names if n.name in theirs}
-    return found
+                constants |= {n.name: theirs[n.name] for n in names if n.name in theirs}
+    return constants
 
 
 def _is_analysis(node: ast.FunctionDef) -> bool:
@@ -241,18 +243,20 @@ class Option:
 
 @cache
 def groups() -> Mapping[str, tuple[Option, ...]]:
-    """Which options has each class of `circuits.registry.options`, its bases' included?
+    """The options of each class of `circuits.registry.options`, its bases' included.
 
     >>> [option.name for option in groups()["MemoryOptions"]]
     ['memory', 'progress']
     """
     text = Path(__file__).with_name("options.py").read_text(encoding="utf-8")
-    found: dict[str, tuple[Option, ...]] = {}
+    groups_by_name: dict[str, tuple[Option, ...]] = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.ClassDef):
-            inherited = [o for base in node.bases for o in found.get(ast.unparse(base), ())]
-            found[node.name] = (*inherited, *_fields(node))
-    return found
+            inherited = [
+                o for base in node.bases for o in groups_by_name.get(ast.unparse(base), ())
+            ]
+            groups_by_name[node.name] = (*inherited, *_fields(node))
+    return groups_by_name
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Option]:
@@ -268,7 +272,7 @@ def _fields(node: ast.ClassDef) -> Iterator[Option]:
 
 @cache
 def shared_helps() -> Mapping[str, str]:
-    """What do options mean that several analyses have?"""
+    """What the options mean that several analyses have."""
     return {option.name: option.help for group in groups().values() for option in group}
 
 
@@ -311,7 +315,7 @@ def _in_words(
     options: Iterable[Option], constants: Mapping[str, ast.expr]
 ) -> list[inspect.Parameter]:
     """What can be asked for in words: parameters that take objects are left out."""
-    found = []
+    parameters = []
     for option in options:
         given = _type(option.annotation, constants)
         if given is not _OBJECT:
@@ -322,8 +326,8 @@ def _in_words(
                 if option.keyword_only
                 else inspect.Parameter.POSITIONAL_OR_KEYWORD
             )
-            found.append(inspect.Parameter(option.name, kind, default=value, annotation=given))
-    return found
+            parameters.append(inspect.Parameter(option.name, kind, default=value, annotation=given))
+    return parameters
 
 
 def _value(node: ast.expr, constants: Mapping[str, ast.expr]) -> Any:
@@ -371,7 +375,7 @@ class Sections:
 
 
 def sections(docstring: str) -> Sections:
-    """What does this docstring say, in which of its parts?"""
+    """What a docstring says, section by section."""
     first, _, rest = docstring.partition("\n\n")
     about = re.split(r"^(?:\w+:$|\s*\$ circuits |>>> )", rest, maxsplit=1, flags=re.M)[0]
     examples = tuple(re.findall(r"^ *\$ (circuits .*)$", docstring, flags=re.M))

@@ -26,7 +26,7 @@ HOLD: tuple[Hold, ...] = ("all", "heads")
 
 @dataclass(frozen=True)
 class Write:
-    """Which part is replaced in a run, and by what?
+    """Which part is replaced in a run, and by what.
 
     Without `senders` the target writes (a slot: reads) the source's value. With senders the target
     reads what it would if these wrote the source's values and what the sweep holds (`Sweep.hold`)
@@ -50,7 +50,7 @@ Cell = tuple[Write, ...]  # what is written together in one run; () is the base 
 
 
 def cell(*parts: str | Component | Edge) -> Cell:
-    """What is written together in one run? Edges into the same receiver become one write.
+    """What is written together in one run; edges into the same receiver become one write.
 
     >>> [str(write) for write in cell("m7", "a5.h3@END")]
     ['m7', 'a5.h3@END']
@@ -74,12 +74,12 @@ def cell(*parts: str | Component | Edge) -> Cell:
 
 
 def scale_held(cell: Cell) -> bool:
-    """Are the logits of this cell read with the final norm's scale of the base run?"""
+    """Whether the logits of this cell are read with the final norm's scale of the base run."""
     return any(write.scale_held for write in cell)
 
 
 def name(cell: Cell) -> str:
-    """What is a cell called in tables? Plus signs join what is written together.
+    """The name of a cell in tables: plus signs join what is written together.
 
     >>> name(cell_of_two := cell("m7", "a5.h3"))
     'm7+a5.h3'
@@ -169,7 +169,7 @@ class Sweep:
 
 
 def check_cell(cell: Cell, cfg: ModelConfig) -> None:
-    """Can these parts be written in this model?
+    """Refuse parts that cannot be written in this model.
 
     Raises:
         CircuitsError: for parts that do not exist, or that cannot be written or receive.

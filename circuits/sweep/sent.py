@@ -25,7 +25,7 @@ Sending = dict[Component, Tensor]  # who sends, and where [b p]
 
 
 def sites_between(senders: Iterable[Component], layer: int) -> set[str]:
-    """Which sites of the base run are needed where MLPs compute anew, for a receiver here?"""
+    """The sites of the base run that are needed where MLPs compute anew, for a receiver here."""
     first = min((sender.layer or 0 for sender in senders), default=layer + 1)
     whats = ("hook_resid_mid", "hook_mlp_out")
     return {f"blocks.{i}.{what}" for i in range(first, layer) for what in whats}
@@ -64,12 +64,12 @@ class Sent:
         return known[layer, mid]
 
     def differs(self, senders: Iterable[Component]) -> Tensor:
-        """Where do any of these write something else? [b p], True or False."""
-        found = self.prompts.mask & False
+        """[b p], True where any of these writes something else."""
+        differing = self.prompts.mask & False
         for sender in senders:
-            own = (self._change(sender) != 0).any(-1)
-            found = found | own & self.prompts.where(sender.position)
-        return found
+            changed = (self._change(sender) != 0).any(-1)
+            differing = differing | changed & self.prompts.where(sender.position)
+        return differing
 
     def _total(self, senders: Iterable[Component]) -> Tensor:
         """All at once, whatever stands between."""
@@ -125,9 +125,9 @@ class Sent:
         """Who sends at each place, each once, and where: [b p]."""
         by: dict[tuple[str, int], Sending] = {}
         for sender in senders:
-            own = by.setdefault((sender.kind, sender.layer or 0), {})
-            where, whole = self.prompts.where(sender.position), sender.at(None)
-            own[whole] = own[whole] | where if whole in own else where
+            sending = by.setdefault((sender.kind, sender.layer or 0), {})
+            where, everywhere = self.prompts.where(sender.position), sender.at(None)
+            sending[everywhere] = sending[everywhere] | where if everywhere in sending else where
         return by
 
     def _with(self, total: Tensor, sending: Sending | None) -> Tensor:
@@ -153,8 +153,11 @@ class Sent:
         read = block.ln2.plain((self.base[site + "hook_resid_mid"] + total)[reached])
         written[reached] = block.mlp.plain(read) - self.base[site + "hook_mlp_out"][reached]
         for neuron, at in (neurons or {}).items():
-            one = slice(neuron.neuron, (neuron.neuron or 0) + 1)
-            pre = einsum(read, block.mlp.W_in[:, one], "n d, d one -> n one") + block.mlp.b_in[one]
+            column = slice(neuron.neuron, (neuron.neuron or 0) + 1)
+            pre = (
+                einsum(read, block.mlp.W_in[:, column], "n d, d one -> n one")
+                + block.mlp.b_in[column]
+            )
             now = self.base[neuron.site][neuron.within].clone()
             now[reached] = F.gelu(pre, approximate=block.mlp.gelu)
             change = (self.source[neuron.site][neuron.within] - now) * at[..., None]
