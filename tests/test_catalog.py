@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from circuits import catalog
 from circuits.catalog import METRIC, TASK, Catalog, Entry, Kind, entries, filled, usual
 from circuits.errors import CircuitsError
+from circuits.interventions import METHODS
 from circuits.metrics import METRICS
 from circuits.prompts import TASKS, USUAL
 
@@ -100,6 +102,8 @@ def test_names_come_without_torch() -> None:
     assert done.stdout == "False\n"
 
 
-def test_a_metric_is_copied_and_sent_by_its_name() -> None:
-    for metric in METRICS.values():
-        assert copy.deepcopy(metric) is metric
+def test_metrics_and_methods_are_copied_and_sent_by_name() -> None:
+    for thing in (*METRICS.values(), *METHODS.values()):
+        assert copy.deepcopy(thing) is thing
+    changed = dataclasses.replace(METRICS["loss"], unit="bits")
+    assert copy.copy(changed) == changed

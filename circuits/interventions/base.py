@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from torch import Tensor
 
@@ -64,6 +64,12 @@ class Method:
     source: str
     drawn: bool = False
     copies: bool = False
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """A method with a file of its own goes to other processes by its name."""
+        if METHODS.get(self.name) is self:
+            return get_method, (self.name,)
+        return super().__reduce_ex__(protocol)
 
     @property
     def row_by_row(self) -> bool:

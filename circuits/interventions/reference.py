@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,7 +53,7 @@ class Source:
                 "values can be taken"
             )
 
-    @property
+    @cached_property
     def rule(self) -> Method:
         """The method itself."""
         return get_method(self.method)
