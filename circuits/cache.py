@@ -26,7 +26,7 @@ from circuits.hooks import (
 from circuits.sites import full_name, position_axis
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 COSTLY = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "attn.hook_result")
 _MASK = "__mask__"
@@ -46,7 +46,7 @@ class Cache(Mapping[str, Tensor]):
     def __init__(
         self,
         values: Mapping[str, Tensor],
-        model: HookedGPT2,
+        model: HookedModel,
         *,
         mask: Tensor | None = None,
         has_batch_dim: bool = True,
@@ -140,7 +140,7 @@ class Cache(Mapping[str, Tensor]):
             save_file(tensors, partial, metadata=about)
 
     @classmethod
-    def load(cls, path: str | Path, model: HookedGPT2) -> Cache:
+    def load(cls, path: str | Path, model: HookedModel) -> Cache:
         """Read a cache that `save` wrote; `model` is the model it came from.
 
         Raises:
@@ -212,7 +212,7 @@ class Cache(Mapping[str, Tensor]):
 
 
 def run_with_cache(
-    model: HookedGPT2,
+    model: HookedModel,
     given: Any,
     *,
     names_filter: NamesFilter = None,
@@ -265,7 +265,7 @@ def run_with_cache(
 
 
 def _run_for_gradients(
-    model: HookedGPT2,
+    model: HookedModel,
     given: Any,
     what: tuple[NamesFilter, list[WatchedBy], Any],
     options: dict[str, Any],

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 MANIFEST = "manifest.json"
 # Beside the package in a clone, inside it once it is installed.
@@ -133,7 +133,7 @@ def interval(values: ArrayLike) -> dict[str, float]:
     return {name: float(number) for name, number in mean_interval(np.asarray(values)).items()}
 
 
-def own_text(model: HookedGPT2, n: int, seed: int, length: int = 128) -> Tensor:
+def own_text(model: HookedModel, n: int, seed: int, length: int = 128) -> Tensor:
     """Text that the model writes after its start token, where no corpus is at hand: [n length].
 
     Rows are as long as the context, where that is shorter.
@@ -150,7 +150,7 @@ def own_text(model: HookedGPT2, n: int, seed: int, length: int = 128) -> Tensor:
 
 
 def table(
-    model: HookedGPT2,
+    model: HookedModel,
     experiment: str,
     frame: pd.DataFrame,
     unit: str,

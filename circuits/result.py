@@ -28,7 +28,7 @@ from circuits.intervals import REAL, Scale
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 SIGNIFICANT_DIGITS = 6  # of every number written to a file: float32 has about seven
@@ -76,7 +76,7 @@ class Provenance:
 
 
 def provenance(
-    model: HookedGPT2,
+    model: HookedModel,
     analysis: str,
     *,
     arguments: Mapping[str, Any] = MappingProxyType({}),

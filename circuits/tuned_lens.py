@@ -24,7 +24,7 @@ from torch import Tensor
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
 from circuits.files import replacing
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
 
@@ -40,7 +40,7 @@ class Stage(NamedTuple):
     layer: int | None
 
 
-def stages(model: HookedGPT2) -> list[Stage]:
+def stages(model: HookedModel) -> list[Stage]:
     """Which residual streams are there? After the embeddings, and after every part.
 
     >>> from circuits.checkpoints import load
@@ -78,7 +78,7 @@ class TunedLens:
         return stream + stream @ A + b
 
     @classmethod
-    def untrained(cls, model: HookedGPT2) -> TunedLens:
+    def untrained(cls, model: HookedModel) -> TunedLens:
         """The lens that changes nothing: the logit lens."""
         d, device = model.cfg.d_model, model.W_E.device
         dtype = torch.promote_types(model.cfg.dtype or torch.float32, torch.float32)
@@ -91,7 +91,7 @@ class TunedLens:
         }
         return cls(maps, model.cfg.model_name, checksum(model))
 
-    def check(self, model: HookedGPT2) -> None:
+    def check(self, model: HookedModel) -> None:
         """Was it trained for this model?
 
         Raises:
@@ -122,7 +122,7 @@ class TunedLens:
         return path
 
     @classmethod
-    def load(cls, path: str | Path, model: HookedGPT2) -> TunedLens:
+    def load(cls, path: str | Path, model: HookedModel) -> TunedLens:
         """Read the lens that `save` wrote, and that was trained for this model.
 
         Raises:
@@ -179,7 +179,7 @@ def require_training(steps: int, lr: float) -> None:
 
 
 def train_tuned_lens(
-    model: HookedGPT2,
+    model: HookedModel,
     tokens: Tensor,
     *,
     steps: int = 100,
@@ -221,7 +221,7 @@ def train_tuned_lens(
     return lens
 
 
-def lens_logits(model: HookedGPT2, stream: Tensor) -> Tensor:
+def lens_logits(model: HookedModel, stream: Tensor) -> Tensor:
     """What does the model say after this stream, as if it were the last? [... d] -> [... v]
 
     Half precision is raised to single: rounding would hide small probabilities.
@@ -229,7 +229,7 @@ def lens_logits(model: HookedGPT2, stream: Tensor) -> Tensor:
     return wide(model.unembed(model.ln_final(stream.to(model.W_E.dtype))))
 
 
-def divergence(model: HookedGPT2, tokens: Tensor, lens: TunedLens) -> Tensor:
+def divergence(model: HookedModel, tokens: Tensor, lens: TunedLens) -> Tensor:
     """How far is each stage's prediction from the final one? KL(final || stage) in nats, [s b].
 
     The mean over the positions of each row of `tokens` [b p], which has no padding.
@@ -248,7 +248,7 @@ def divergence(model: HookedGPT2, tokens: Tensor, lens: TunedLens) -> Tensor:
 
 
 def _drawn(
-    model: HookedGPT2, tokens: Tensor, generator: torch.Generator
+    model: HookedModel, tokens: Tensor, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The streams of some tokens, each [n d], and the final probabilities [n v]."""
     n_rows = min(len(tokens), max(4, -(-TOKENS // tokens.shape[1])))
@@ -260,7 +260,7 @@ def _drawn(
         return picked, lens_logits(model, list(picked.values())[-1]).softmax(-1)
 
 
-def _streams(model: HookedGPT2, tokens: Tensor) -> dict[str, Tensor]:
+def _streams(model: HookedModel, tokens: Tensor) -> dict[str, Tensor]:
     """Every stage's stream of these tokens, in single precision at least: [n d]"""
     sites = [stage.site for stage in stages(model)]
     options = {"attention_mask": all_real(tokens), "stop_at_layer": model.cfg.n_layers}

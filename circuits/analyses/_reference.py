@@ -8,13 +8,13 @@ from torch import Tensor
 
 from circuits.analyses._prompts import Batch
 from circuits.interventions import Source, get_method, partners
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import TASKS, Prompts, make
 from circuits.registry import PromptOptions
 
 
 def reference(
-    model: HookedGPT2, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
+    model: HookedModel, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
 ) -> tuple[Source, str]:
     """Where do the values come from that are written instead? Also in words.
 
@@ -42,7 +42,7 @@ def reference(
 
 
 def _of_others(
-    model: HookedGPT2, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
+    model: HookedModel, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
 ) -> tuple[Source, str]:
     """Other prompts of the task if they can be drawn, else the block's own in another order."""
     drawn_with, first, seed = prompts.seed, batch.first, options.seed

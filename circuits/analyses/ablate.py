@@ -32,7 +32,7 @@ from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.interventions import get_method
 from circuits.metrics import METRICS, Metric, divergence
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import MeasureOptions, RunOptions, TemplateOptions, analysis
 from circuits.result import Result
@@ -82,7 +82,7 @@ MEANINGS = {
 
 @analysis
 def ablate(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     layer: int | None = None,
     head: int | None = None,
@@ -178,7 +178,7 @@ class _Ablation:
 
 
 def _measured(
-    model: HookedGPT2,
+    model: HookedModel,
     ablation: _Ablation,
     batches: Sequence[Batch],
     how: RunOptions,
@@ -277,7 +277,7 @@ def _peers(cfg: ModelConfig, wanted: Sequence[Cell]) -> list[Cell]:
     return [cell(replace(peer, slot=part.slot, position=part.position)) for peer in peers]
 
 
-def _sweeps(model: HookedGPT2, ablation: _Ablation, batch: Batch) -> MakeSweep:
+def _sweeps(model: HookedModel, ablation: _Ablation, batch: Batch) -> MakeSweep:
     """What is asked of each block of these prompts."""
     options, cells = ablation.options, ablation.cells
 
@@ -289,7 +289,7 @@ def _sweeps(model: HookedGPT2, ablation: _Ablation, batch: Batch) -> MakeSweep:
     return sweep
 
 
-def _frame(model: HookedGPT2, ablation: _Ablation, batch: Batch, moments: Moments) -> pd.DataFrame:
+def _frame(model: HookedModel, ablation: _Ablation, batch: Batch, moments: Moments) -> pd.DataFrame:
     """One row for each set of parts: its effect, and its place among its peers."""
     prompts, cells = batch.first, ablation.cells
     metric = metric_of(prompts, ablation.options.metric)
@@ -371,7 +371,7 @@ def _straight(wanted: Sequence[Cell]) -> list[Cell]:
     return [*direct, *held]
 
 
-def _changes(model: HookedGPT2, sweep: Sweep) -> pd.DataFrame:
+def _changes(model: HookedModel, sweep: Sweep) -> pd.DataFrame:
     """The predictions after the only prompt that change most: a row for each cell but the first."""
     tokenizer = model.require_tokenizer()
     log_probs = {i: read[-1].double().log_softmax(-1) for i, _, read in logits(model, sweep)}

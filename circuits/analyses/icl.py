@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from circuits.analyses._text import TextFile, averaged, losses, read_from
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.prompts.repeated import repeated
 from circuits.registry import Progress, analysis
@@ -42,7 +42,7 @@ MEANINGS = {
 
 @analysis
 def icl(
-    model: HookedGPT2,
+    model: HookedModel,
     *,
     file: str | Path | None = None,
     context: int | None = None,
@@ -97,7 +97,7 @@ def icl(
 
 
 def _of_repeats(
-    model: HookedGPT2, copies: int, length: int | None, n: int | None, seed: int
+    model: HookedModel, copies: int, length: int | None, n: int | None, seed: int
 ) -> Result:
     """The loss in each copy of random tokens, and in the control."""
     if not 2 <= copies <= MOST_COPIES:
@@ -139,7 +139,7 @@ def _ends(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     return {column: float(interval[part]) for column, part in columns.items()}
 
 
-def _of_text(model: HookedGPT2, text: TextFile, progress: Progress | None) -> Result:
+def _of_text(model: HookedModel, text: TextFile, progress: Progress | None) -> Result:
     """The loss by position in the text's windows, and the score."""
     if text.width < LEAST_CONTEXT:
         raise CircuitsError(
@@ -158,7 +158,7 @@ def _of_text(model: HookedGPT2, text: TextFile, progress: Progress | None) -> Re
 
 
 def _over_windows(
-    model: HookedGPT2,
+    model: HookedModel,
     text: TextFile,
     compared: tuple[range, range],
     progress: Progress | None,
@@ -209,7 +209,7 @@ def _named(positions: range) -> str:
     return f"tokens {positions.start}-{positions.stop - 1}"
 
 
-def _result(model: HookedGPT2, frame: pd.DataFrame, what: str, data: Prompts | TextFile) -> Result:
+def _result(model: HookedModel, frame: pd.DataFrame, what: str, data: Prompts | TextFile) -> Result:
     prompts = data if isinstance(data, Prompts) else None
     source = provenance(model, "icl", prompts=prompts)
     if isinstance(data, TextFile):

@@ -14,7 +14,7 @@ from torch import Tensor
 from circuits.batch import one_prompt
 from circuits.errors import CircuitsError
 from circuits.metrics import divergence
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.registry import analysis
 from circuits.result import Result, provenance
@@ -43,7 +43,7 @@ MEANINGS = {
 
 @analysis
 def logit_lens(
-    model: HookedGPT2,
+    model: HookedModel,
     prompt: str,
     *,
     positions: Literal["last", "all"] | int = "last",
@@ -102,7 +102,7 @@ def logit_lens(
     )
 
 
-def _of_this_model(lens: str | Path | TunedLens, model: HookedGPT2) -> TunedLens:
+def _of_this_model(lens: str | Path | TunedLens, model: HookedModel) -> TunedLens:
     """The lens, read from its file where only that is given, and checked to fit the model."""
     if isinstance(lens, str | Path):
         return TunedLens.load(lens, model)
@@ -114,7 +114,7 @@ def _of_this_model(lens: str | Path | TunedLens, model: HookedGPT2) -> TunedLens
 class _Look:
     """What is looked at: which positions, how many tokens, and which in particular?"""
 
-    model: HookedGPT2
+    model: HookedModel
     chosen: Sequence[int]
     words: Sequence[str]
     top: int
@@ -122,7 +122,7 @@ class _Look:
 
 
 def _look(
-    model: HookedGPT2,
+    model: HookedModel,
     tokens: Tensor,
     positions: str | int,
     token: str | Sequence[str] | None,
@@ -134,7 +134,7 @@ def _look(
     return _Look(model, chosen, [words[i] for i in chosen], top, _targets(model, token))
 
 
-def _targets(model: HookedGPT2, token: str | Sequence[str] | None) -> list[int]:
+def _targets(model: HookedModel, token: str | Sequence[str] | None) -> list[int]:
     """The tokens to follow, each once."""
     texts = [token] if isinstance(token, str) else token or ()
     return list(dict.fromkeys(model.to_single_token(text) for text in texts))

@@ -17,7 +17,7 @@ from circuits.batch import one_prompt
 from circuits.cache import Cache
 from circuits.errors import CircuitsError
 from circuits.generation import stream
-from circuits.model import HookedGPT2
+from circuits.model import HookedModel
 from circuits.registry import analysis
 from circuits.result import Result, provenance
 from circuits.steps import BLOCK, STEPS
@@ -44,7 +44,7 @@ _ATTENTION = tuple(step.name for step in BLOCK if step.square)
 
 @analysis
 def walkthrough(
-    model: HookedGPT2,
+    model: HookedModel,
     prompt: str,
     *,
     steps: int = 6,
@@ -102,7 +102,7 @@ def walkthrough(
 
 
 def _write(
-    model: HookedGPT2, read: list[int], steps: int, temperature: float, seed: int
+    model: HookedModel, read: list[int], steps: int, temperature: float, seed: int
 ) -> list[int]:
     options: dict[str, Any] = {"temperature": temperature, "seed": seed}
     options["stop"] = model.require_tokenizer().eos_ids
@@ -114,7 +114,7 @@ def _write(
 class _Walk:
     """All that is told: one run over prompt and new tokens gives every pass, by causality."""
 
-    model: HookedGPT2
+    model: HookedModel
     cache: Cache
     logits: Tensor  # [p v]
     tokens: Sequence[int]  # those that were read, and the last one written
@@ -124,7 +124,7 @@ class _Walk:
 
     @classmethod
     def of(
-        cls, model: HookedGPT2, read: list[int], written: list[int], temperature: float
+        cls, model: HookedModel, read: list[int], written: list[int], temperature: float
     ) -> _Walk:
         tokens = [*read, *written]
         layers = range(model.cfg.n_layers)
@@ -142,7 +142,7 @@ class _Walk:
         return slice(0 if step == 0 else self.n_prompt + step - 1, self.n_prompt + step)
 
 
-def _width(model: HookedGPT2, n: int) -> int:
+def _width(model: HookedModel, n: int) -> int:
     """How many columns of a tensor can be kept of n positions?"""
     cfg, width = model.cfg, 1 << 14
     squares = 2 * cfg.n_layers * cfg.n_heads * n * (n + 1)

@@ -23,7 +23,7 @@ from circuits.files import require_writable
 from circuits.registry import Recipe, analyses
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.result import Result
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def main() -> None:
     app(prog_name="circuits")
 
 
-def _load(given: dict[str, Any]) -> HookedGPT2:
+def _load(given: dict[str, Any]) -> HookedModel:
     from circuits.checkpoints import load
 
     require_text(given["model"])

@@ -22,7 +22,7 @@ from circuits.registry import Recipe, read
 
 if TYPE_CHECKING:
     from circuits.generation import Step
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 GENERATE_HELPS = {
     "max_new_tokens": "How many tokens to write at most.",
@@ -90,7 +90,7 @@ def generation() -> Recipe:
     )
 
 
-def generate(model: HookedGPT2, asked: Mapping[str, Any], common: Mapping[str, Any]) -> None:
+def generate(model: HookedModel, asked: Mapping[str, Any], common: Mapping[str, Any]) -> None:
     """Write the prompt and what follows, or as JSON all that is known about it."""
     from circuits.checkpoints import checksum
     from circuits.generation import packed_for, stream

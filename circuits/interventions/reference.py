@@ -19,7 +19,7 @@ from circuits.interventions.base import Into, Method, Runs, get_method
 from circuits.precision import wide
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 Kind = tuple[str | None, int]  # a prompt's template and number of tokens
@@ -102,7 +102,7 @@ def _kinds(templates: Sequence[str] | None, mask: Tensor) -> list[Kind]:
 
 
 @torch.inference_mode()
-def run_sites(model: HookedGPT2, tokens: Tensor, mask: Tensor, sites: Iterable[str]) -> Runs:
+def run_sites(model: HookedModel, tokens: Tensor, mask: Tensor, sites: Iterable[str]) -> Runs:
     """What passes these sites when the model reads `tokens` [b p], real where `mask` says so."""
     wanted = sorted(set(sites))
     if not wanted:
@@ -123,7 +123,7 @@ class Reference:
         write: from the prompts that are written into to the values.
     """
 
-    def __init__(self, model: HookedGPT2, source: Source, sites: Iterable[str]) -> None:
+    def __init__(self, model: HookedModel, source: Source, sites: Iterable[str]) -> None:
         self.source, self.sites, self._model = source, sorted(sites), model
         self._at_once = max(1, 2**11 // source.tokens.shape[1])
         with torch.inference_mode():

@@ -18,13 +18,13 @@ from circuits.interventions.reference import Reference, Source, run_sites
 from circuits.padding import all_real
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Hook = tuple[str, HookFn]
 
 
 def replacements(
-    model: HookedGPT2,
+    model: HookedModel,
     components: Sequence[Component],
     method: str,
     tokens: Tensor,
@@ -62,7 +62,7 @@ def replacements(
     return [written[c.site][c.within].clone() for c in components]
 
 
-def _real(model: HookedGPT2, tokens: Tensor) -> Tensor:
+def _real(model: HookedModel, tokens: Tensor) -> Tensor:
     """Which tokens [b p] are real, as far as they tell by themselves."""
     if not tokens.numel():
         return all_real(tokens)

@@ -15,7 +15,7 @@ from circuits.prompts.prompts import UNSCORED, Example, Prompts, assemble
 from circuits.prompts.user import from_texts
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 __all__ = [
     "TASKS",
@@ -37,7 +37,7 @@ USUAL = usual(TASK)  # those that are asked when nobody names a task
 
 
 def make(
-    task: str, model: HookedGPT2, n: int | None = None, seed: int = 0, **options: Any
+    task: str, model: HookedModel, n: int | None = None, seed: int = 0, **options: Any
 ) -> Prompts:
     """The prompts that this task asks of this model.
 
@@ -59,7 +59,7 @@ def make(
     return ask(model, seed=seed, **options)
 
 
-def suitable_tasks(model: HookedGPT2, among: Iterable[str] = TASKS) -> list[str]:
+def suitable_tasks(model: HookedModel, among: Iterable[str] = TASKS) -> list[str]:
     """Those of these tasks that can be asked of this model, given its vocabulary and context.
 
     That it can be asked does not mean that the model can do it: see `circuits.metrics`.

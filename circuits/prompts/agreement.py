@@ -13,7 +13,7 @@ from circuits.prompts.prompts import Example, Prompts, assemble, require_count, 
 from circuits.prompts.words import single_pairs, single_tokens
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 TASK = "agreement"
 TEMPLATE = "The {subject} {between} the {attractor}"
@@ -50,7 +50,7 @@ BETWEEN = ("near", "behind", "beside", "beyond", "by", "with", "under")
 
 @task()
 def agreement(
-    model: HookedGPT2, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
+    model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:
     """Does the model make the verb agree with its subject, across another noun?
 

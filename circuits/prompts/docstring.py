@@ -15,7 +15,7 @@ from circuits.prompts.words import require_choice, single_tokens
 from circuits.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Corruption = Literal["random", "swap"]
 
@@ -37,7 +37,7 @@ WORDS = (
 
 @task()
 def docstring(
-    model: HookedGPT2,
+    model: HookedModel,
     n: int = 100,
     seed: int = 0,
     *,

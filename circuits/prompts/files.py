@@ -20,7 +20,7 @@ from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 COLUMNS = ("clean", "corrupted", "answer", "distractor", "template")
 BLOCK = 500  # prompts
@@ -62,7 +62,7 @@ class PromptFile:
     [2, 1]
     """
 
-    model: HookedGPT2
+    model: HookedModel
     path: Path
     block: int = BLOCK
     prepend_bos: bool | None = None
@@ -125,7 +125,7 @@ class PromptFile:
                 yield prompts, lines.mark(n_prompts)
 
 
-def from_file(model: HookedGPT2, path: str | Path, *, prepend_bos: bool | None = None) -> Prompts:
+def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None = None) -> Prompts:
     """The prompts of this file as one batch.
 
     ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have

@@ -14,7 +14,7 @@ from circuits.prompts.prompts import Example, Prompts, assemble, require_count, 
 from circuits.prompts.words import refuse, single_tokens
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 TASK = "greater-than"
 TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {century}"
@@ -29,7 +29,7 @@ LEAST, MOST, EARLIEST = 2, 98, 1  # the years that are asked about, and the twin
 
 @task()
 def greater_than(
-    model: HookedGPT2, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
+    model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:
     """Does the model know that an end comes after its beginning?
 
@@ -90,7 +90,7 @@ def greater_than(
     )
 
 
-def _years(model: HookedGPT2, ids: list[int]) -> dict[int, list[int]]:
+def _years(model: HookedModel, ids: list[int]) -> dict[int, list[int]]:
     """The years YY of each century XX that are written as the tokens XX and YY."""
     tokenizer, years_of = model.require_tokenizer(), {}
     for century in CENTURIES:

@@ -18,7 +18,7 @@ from circuits.prompts.words import require_choice, single_tokens
 from circuits.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Corruption = Literal["abc", "third", "io"]
 
@@ -50,7 +50,7 @@ OBJECTS = (
 
 @task(usual=2)
 def ioi(
-    model: HookedGPT2,
+    model: HookedModel,
     n: int = 100,
     seed: int = 0,
     *,

@@ -16,7 +16,7 @@ from circuits.batch import as_batch, pad_id, pad_rows, token_rows
 from circuits.errors import CircuitsError, nearest
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 UNSCORED = -1
 Task = TypeVar("Task", bound="Callable[..., Prompts]")
@@ -203,7 +203,7 @@ class Example:
 
 
 def assemble(
-    model: HookedGPT2,
+    model: HookedModel,
     examples: Sequence[Example],
     *,
     task: str,
@@ -312,7 +312,7 @@ def _twins(examples: Sequence[Example], like: Tensor) -> Tensor | None:
     return torch.where(columns < rearrange(lengths, "b -> b 1"), padded, like)
 
 
-def start_tokens(model: HookedGPT2, prepend_bos: bool | None) -> list[int]:
+def start_tokens(model: HookedModel, prepend_bos: bool | None) -> list[int]:
     """The tokens that stand before a prompt: the start token, or none.
 
     A model without a tokenizer has none that it knows of.

@@ -13,7 +13,7 @@ from circuits.prompts.prompts import Example, Prompts, assemble, require_count, 
 from circuits.prompts.words import MEN, WOMEN, single_tokens
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 TASK = "pronoun"
 TEMPLATE = "So {name} is a really {adjective} {noun}, isn't"
@@ -23,7 +23,7 @@ NOUNS = "friend person neighbor teacher writer singer leader player doctor child
 
 @task()
 def pronoun(
-    model: HookedGPT2, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
+    model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:
     """Does the model know whether a name is a woman's or a man's?
 

@@ -11,14 +11,14 @@ from circuits.errors import CircuitsError
 from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 USUAL_LENGTH = 25
 
 
 @task(usual=1)
 def repeated(
-    model: HookedGPT2,
+    model: HookedModel,
     n: int = 20,
     seed: int = 0,
     *,
@@ -74,14 +74,14 @@ def repeated(
     )
 
 
-def ordinary_tokens(model: HookedGPT2) -> NDArray[np.int64]:
+def ordinary_tokens(model: HookedModel) -> NDArray[np.int64]:
     """The token ids that may stand anywhere: all but special ones; without a tokenizer, all."""
     if model.tokenizer is None:
         return np.arange(model.cfg.d_vocab)
     return np.array(sorted(model.tokenizer.ranks.values()))
 
 
-def _length(model: HookedGPT2, n_start: int, n_tokens: int, length: int | None, copies: int) -> int:
+def _length(model: HookedModel, n_start: int, n_tokens: int, length: int | None, copies: int) -> int:
     """How long is one copy: as asked for if that is possible, else the usual, or what fits."""
     n_ctx = model.cfg.n_ctx
     room = {

@@ -10,7 +10,7 @@ from circuits.errors import CircuitsError
 from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 LETTERS = "ABC"
 N_LETTERS = 6
@@ -18,7 +18,7 @@ N_LETTERS = 6
 
 @task(usual=3)
 def sorting(
-    model: HookedGPT2, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
+    model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:
     """Does the model write six letters in alphabetical order?
 

@@ -13,7 +13,7 @@ from circuits.prompts.prompts import Example, Prompts, assemble, start_tokens
 from circuits.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 
 Given = str | tuple[int, ...]
@@ -32,7 +32,7 @@ class Row:
 
 
 def from_texts(
-    model: HookedGPT2,
+    model: HookedModel,
     texts: ModelInput,
     *,
     answer: str | None = None,
@@ -62,7 +62,7 @@ def from_texts(
     return from_rows(model, rows, "prompt", prepend_bos)
 
 
-def listed(model: HookedGPT2, given: ModelInput) -> Sequence[Given]:
+def listed(model: HookedModel, given: ModelInput) -> Sequence[Given]:
     """Each prompt by itself: its text, or its token ids without padding.
 
     Raises:
@@ -75,7 +75,7 @@ def listed(model: HookedGPT2, given: ModelInput) -> Sequence[Given]:
 
 
 def from_rows(
-    model: HookedGPT2,
+    model: HookedModel,
     rows: Sequence[Row],
     task: str,
     prepend_bos: bool | None = None,
@@ -106,7 +106,7 @@ def _require_alike(row: Row, first: Row) -> None:
             raise CircuitsError(f"{lacking.place} has no {name}, {having.place} has one; give all")
 
 
-def _example(model: HookedGPT2, start: list[int], row: Row) -> Example:
+def _example(model: HookedModel, start: list[int], row: Row) -> Example:
     tokenizer = model.require_tokenizer()
     for name in ("clean", "corrupted", "answer", "distractor"):
         value: object = getattr(row, name)

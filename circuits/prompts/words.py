@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from circuits.errors import CircuitsError, TokenError, nearest
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 _MOST_SHOWN = 3  # words whose splits an error spells out
 
@@ -23,7 +23,7 @@ MEN = (
 
 
 def single_tokens(
-    model: HookedGPT2, words: Sequence[str], *, task: str, what: str, at_least: int, lead: str = " "
+    model: HookedModel, words: Sequence[str], *, task: str, what: str, at_least: int, lead: str = " "
 ) -> list[str]:
     """Those of these words that are one token in the model's vocabulary, with `lead` before them.
 
@@ -56,7 +56,7 @@ def single_tokens(
 
 
 def single_pairs(
-    model: HookedGPT2,
+    model: HookedModel,
     pairs: Sequence[tuple[str, str]],
     *,
     task: str,
@@ -76,7 +76,7 @@ def single_pairs(
     return single
 
 
-def refuse(model: HookedGPT2, task: str, why: str) -> NoReturn:
+def refuse(model: HookedModel, task: str, why: str) -> NoReturn:
     """Say why this task cannot be asked of this model.
 
     Raises:

@@ -22,7 +22,7 @@ from circuits.registry.options import CHANGE_NOTHING
 from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, shared_helps
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -205,7 +205,7 @@ def _adapted(model: Any) -> Any:
     return model
 
 
-def _loaded_from(model: HookedGPT2) -> str:
+def _loaded_from(model: HookedModel) -> str:
     path = model.source.removeprefix("nanoGPT ")
     return path if Path(path).exists() else model.cfg.model_name
 

@@ -28,7 +28,7 @@ _OBJECTS = {
     "AnyMask",
     "CausalGraph",
     "Component",
-    "HookedGPT2",
+    "HookedModel",
     "Hooks",
     "Metric",
     "ModelInput",

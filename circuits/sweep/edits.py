@@ -22,7 +22,7 @@ from circuits.sweep.sent import Sent, sites_between
 from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 
@@ -186,7 +186,7 @@ class Editor:
 
     def __init__(
         self,
-        model: HookedGPT2,
+        model: HookedModel,
         prompts: Prompts,
         base: Runs,
         source: Runs,

@@ -31,7 +31,7 @@ from circuits.sweep.values import Reference
 from circuits.sweep.writes import Group
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 _LOGITS_AT_ONCE = 2**23  # numbers
 
@@ -56,7 +56,7 @@ class Scores:
     changed: Bools
 
 
-def run(model: HookedGPT2, plan: Plan, *, progress: Progress | None = None) -> Scores:
+def run(model: HookedModel, plan: Plan, *, progress: Progress | None = None) -> Scores:
     """What is the metric of every prompt in every cell?
 
     `progress` is called with the work done and the work in all.
@@ -97,7 +97,7 @@ def collect(
     return Scores(values, changed)
 
 
-def logits(model: HookedGPT2, sweep: Sweep) -> Iterator[tuple[int, slice, Tensor]]:
+def logits(model: HookedModel, sweep: Sweep) -> Iterator[tuple[int, slice, Tensor]]:
     """What does the metric read in each cell? The cell's index, which prompts, and their logits.
 
     Logits are [n v], or [n t] for a metric that names its tokens, in float32 at least: n positions
@@ -113,7 +113,7 @@ def logits(model: HookedGPT2, sweep: Sweep) -> Iterator[tuple[int, slice, Tensor
 class Executor:
     """Runs the tasks of one sweep. The base run of the last task's prompts is kept."""
 
-    def __init__(self, model: HookedGPT2, sweep: Sweep) -> None:
+    def __init__(self, model: HookedModel, sweep: Sweep) -> None:
         watched = [name for name, hook in model.hook_dict.items() if hook.watched]
         if watched:
             raise CircuitsError(

@@ -32,7 +32,7 @@ from circuits.sweep.planning import default_memory
 from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 TOKENS_AT_ONCE = 2048  # more needs more memory and is no faster
@@ -53,7 +53,7 @@ class Attributions:
 
 
 def attribute(
-    model: HookedGPT2,
+    model: HookedModel,
     sweep: Sweep,
     *,
     memory: int | str | None = None,
@@ -102,7 +102,7 @@ def attribute(
     return found
 
 
-def _at_once(model: HookedGPT2, width: int, memory: int | str | None) -> int:
+def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
     """How many prompts of this width may be computed together?"""
     budget = default_memory(model) if memory is None else parse_bytes(memory)
     cfg = model.cfg
@@ -117,7 +117,7 @@ def _at_once(model: HookedGPT2, width: int, memory: int | str | None) -> int:
     return max(1, min(budget // one, TOKENS_AT_ONCE // width))
 
 
-def _check(model: HookedGPT2, sweep: Sweep) -> None:
+def _check(model: HookedModel, sweep: Sweep) -> None:
     if not sweep.source.rule.copies:
         raise CircuitsError(
             "a gradient estimates patching from another run (the method 'resample'), not "
@@ -140,7 +140,7 @@ def _check(model: HookedGPT2, sweep: Sweep) -> None:
 
 
 @contextmanager
-def _frozen(model: HookedGPT2) -> Iterator[None]:
+def _frozen(model: HookedModel) -> Iterator[None]:
     """No gradient of a parameter is computed, and nothing kept for one."""
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in learned:
@@ -155,7 +155,7 @@ def _frozen(model: HookedGPT2) -> Iterator[None]:
 class _Batch:
     """Some of the prompts, in both runs."""
 
-    def __init__(self, model: HookedGPT2, sweep: Sweep, rows: slice) -> None:
+    def __init__(self, model: HookedModel, sweep: Sweep, rows: slice) -> None:
         self.model, self.sweep, self.rows = model, sweep, rows
         self.prompts = sweep.prompts.part(rows)
         self.width = self.prompts.tokens.shape[1]
@@ -251,7 +251,7 @@ def _moved(change: Tensor, gradient: Tensor) -> Tensor:
 
 
 def estimates(
-    model: HookedGPT2,
+    model: HookedModel,
     blocks: Iterable[Prompts],
     make_sweep: Callable[[Prompts], Sweep],
     *,

@@ -27,7 +27,7 @@ from circuits.sweep.pilot import row_bytes, row_seconds
 
 if TYPE_CHECKING:
     from circuits.config import ModelConfig
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Int = NDArray[np.int64]
 DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
@@ -100,7 +100,7 @@ class Route:
 class Routes:
     """How does each cell of a sweep go through the model?"""
 
-    def __init__(self, model: HookedGPT2, sweep: Sweep) -> None:
+    def __init__(self, model: HookedModel, sweep: Sweep) -> None:
         self.sweep, self.n_layers = sweep, model.cfg.n_layers
         for cell in sweep.cells:
             check_cell(cell, model.cfg)
@@ -188,7 +188,7 @@ def _only_there(write: Write, n_layers: int) -> bool:
     return target.kind not in ("head", "attn") or not write.senders  # which read keys, too
 
 
-def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) -> Plan:
+def plan(model: HookedModel, sweep: Sweep, *, memory: int | str | None = None) -> Plan:
     """What is the least work for this sweep, and what will it cost?
 
     `memory` bounds the tensors that are alive at the same time besides the weights: bytes, or a
@@ -231,7 +231,7 @@ def plan(model: HookedGPT2, sweep: Sweep, *, memory: int | str | None = None) ->
     )
 
 
-def estimate(model: HookedGPT2, plan: Plan) -> float:
+def estimate(model: HookedModel, plan: Plan) -> float:
     """How many seconds will it take? From the time that a block takes now."""
     return row_seconds(model, plan.sweep.prompts.tokens.shape[1]) * plan.rows
 
@@ -239,7 +239,7 @@ def estimate(model: HookedGPT2, plan: Plan) -> float:
 class _Cost:
     """What do cells and prompts cost? In rows through one block, and in bytes."""
 
-    def __init__(self, model: HookedGPT2, routes: Routes) -> None:
+    def __init__(self, model: HookedModel, routes: Routes) -> None:
         cfg, metric = model.cfg, routes.sweep.metric
         self.routes, self.n_layers, self.width = routes, cfg.n_layers, routes.width
         self.n_prompts = len(routes.sweep.prompts)
@@ -332,7 +332,7 @@ class _Limits:
     base_bytes: float
 
     @classmethod
-    def of(cls, model: HookedGPT2, cost: _Cost, per_row: float, memory: int | None) -> _Limits:
+    def of(cls, model: HookedModel, cost: _Cost, per_row: float, memory: int | None) -> _Limits:
         """The limits that a budget sets, or without one what is fastest.
 
         Raises:
@@ -355,7 +355,7 @@ class _Limits:
         return cls(prompts, rows, left, per_row, prompts * cost.width * per_row)
 
 
-def default_memory(model: HookedGPT2) -> int:
+def default_memory(model: HookedModel) -> int:
     """How many bytes may a sweep use when nobody says?"""
     if not model.W_E.is_cuda:
         return DEFAULT_MEMORY

@@ -24,7 +24,7 @@ from circuits.sweep.execute import Executor, Scores, TaskScores, collect
 from circuits.sweep.planning import Plan
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 TRIES = 3  # how often a task may take its worker with it
 _REPORTS = "RAY_USAGE_STATS_ENABLED"
@@ -35,7 +35,7 @@ Execute = Callable[..., Scores]
 
 
 @contextmanager
-def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
+def workers(model: HookedModel, address: str | None = None) -> Iterator[Execute]:
     """A function that runs a `Plan` on a Ray cluster, as `circuits.sweep.run` does here.
 
     `address` is where the cluster is, as ``ray.init`` takes it: "host:port", "ray://host:port",
@@ -73,7 +73,7 @@ def workers(model: HookedGPT2, address: str | None = None) -> Iterator[Execute]:
 class Worker:
     """One process of the cluster: it holds the model, and runs tasks of one plan after another."""
 
-    def __init__(self, model: HookedGPT2, n_threads: int, precision: str, onednn: bool) -> None:
+    def __init__(self, model: HookedModel, n_threads: int, precision: str, onednn: bool) -> None:
         torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision(precision)
         self.model, self._onednn, self._number = model, onednn, 0
@@ -91,7 +91,7 @@ class Worker:
 class _Pool:
     """The workers. They are started as they are needed, and outlive a plan."""
 
-    def __init__(self, ray: Any, model: HookedGPT2) -> None:
+    def __init__(self, ray: Any, model: HookedModel) -> None:
         self._ray, self._model = ray, ray.put(model)
         n_threads = torch.get_num_threads()
         on_gpu = model.W_E.is_cuda

@@ -18,7 +18,7 @@ from circuits.sweep.cells import Hold
 from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 Sending = dict[Component, Tensor]  # who sends, and where [b p]
@@ -39,7 +39,7 @@ class Sent:
     """
 
     def __init__(
-        self, model: HookedGPT2, prompts: Prompts, base: Runs, source: Runs, hold: Hold
+        self, model: HookedModel, prompts: Prompts, base: Runs, source: Runs, hold: Hold
     ) -> None:
         self.model, self.prompts, self.base, self.source = model, prompts, base, source
         self.hold = hold

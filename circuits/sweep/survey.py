@@ -30,7 +30,7 @@ from circuits.sweep.planning import plan
 from circuits.sweep.ray_engine import workers
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
 
 Blocks = PromptFile | Sequence[Prompts]
 # Of a block: values [cells prompts], which cells changed anything, and the prompts' templates.
@@ -74,7 +74,7 @@ class How:
 
 
 def survey(
-    model: HookedGPT2,
+    model: HookedModel,
     blocks: Blocks,
     make_sweep: Callable[[Prompts], Sweep],
     how: How | None = None,
@@ -177,7 +177,7 @@ def _scales(sweep: Sweep) -> Scales:
 
 
 def _store(
-    model: HookedGPT2, blocks: Blocks, sweep: Sweep, how: How, question: Mapping[str, Any]
+    model: HookedModel, blocks: Blocks, sweep: Sweep, how: How, question: Mapping[str, Any]
 ) -> AbstractContextManager[Parts | None]:
     """The folder for the parts, if there shall be one, opened for this question."""
     if how.parts is None:
@@ -216,7 +216,7 @@ def _asked(sweep: Sweep) -> str:
 
 
 @contextmanager
-def _engine(model: HookedGPT2, how: How) -> Iterator[Engine]:
+def _engine(model: HookedModel, how: How) -> Iterator[Engine]:
     """What runs a sweep's tasks, here or on a cluster, for as long as the survey takes."""
 
     def with_plan(execute: Callable[..., Scores]) -> Engine:

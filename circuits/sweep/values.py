@@ -13,14 +13,14 @@ from torch import Tensor
 from circuits.interventions import Reference, Runs, run_sites
 
 if TYPE_CHECKING:
-    from circuits.model import HookedGPT2
+    from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
 __all__ = ["Reference", "Runs", "pair_of_runs", "run_sites"]
 
 
 def pair_of_runs(
-    model: HookedGPT2, prompts: Prompts, other: Tensor, base: set[str], source: set[str]
+    model: HookedModel, prompts: Prompts, other: Tensor, base: set[str], source: set[str]
 ) -> tuple[Runs, Runs]:
     """The base run's values at its sites and those of the run on `other` [b p] at the source's.
 
