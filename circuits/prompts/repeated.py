@@ -81,7 +81,9 @@ def ordinary_tokens(model: HookedModel) -> NDArray[np.int64]:
     return np.array(sorted(model.tokenizer.ranks.values()))
 
 
-def _length(model: HookedModel, n_start: int, n_tokens: int, length: int | None, copies: int) -> int:
+def _length(
+    model: HookedModel, n_start: int, n_tokens: int, length: int | None, copies: int
+) -> int:
     """How long is one copy: as asked for if that is possible, else the usual, or what fits."""
     n_ctx = model.cfg.n_ctx
     room = {

@@ -23,7 +23,13 @@ MEN = (
 
 
 def single_tokens(
-    model: HookedModel, words: Sequence[str], *, task: str, what: str, at_least: int, lead: str = " "
+    model: HookedModel,
+    words: Sequence[str],
+    *,
+    task: str,
+    what: str,
+    at_least: int,
+    lead: str = " ",
 ) -> list[str]:
     """Those of these words that are one token in the model's vocabulary, with `lead` before them.
 
