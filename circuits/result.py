@@ -5,12 +5,9 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,11 +17,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits import intervals
+from circuits import __version__, intervals
+from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
 from circuits.draws import COLUMN, Behind, keeper
 from circuits.errors import CircuitsError, nearest
-from circuits.files import utf8
+from circuits.files import replacing_folder, require_own, utf8
 from circuits.intervals import REAL, Scale
 
 if TYPE_CHECKING:
@@ -45,13 +43,12 @@ AVERAGED = {
     "ci_high": f"upper end of the 95 % interval of the mean, {_INTERVAL}",
     "n": "number of prompts (or other independent draws) averaged over",
 }
-VIEWS = ("bars", "curves", "heatmap", "lens", "patterns", "plane", "scatter")
 _DATA, _TABLE = "result.json", "table.csv"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which model, which prompts, which settings, and how can it be had again?
+    """Which model, which prompts, which settings, and how it can be had again.
 
     `checksum` is of the weights, `prompts` of the tokens and what is asked about them; `bos_id` and
     `eos_ids` are the model's start token and the tokens that end its texts. `arguments` are the
@@ -86,14 +83,14 @@ def provenance(
     command: str = "",
     prompts: Prompts | None = None,
 ) -> Provenance:
-    """Where does this result come from?
+    """Where a result of this analysis comes from.
 
     `arguments` are what the analysis was called with (JSON values), `command` is the command line
     that does the same. Without a command, ``@analysis`` says both; `arguments` are then those that
     shall read otherwise than they were given.
     """
     versions = {
-        "circuits": import_module(__package__).__version__,
+        "circuits": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -126,7 +123,7 @@ def provenance(
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What was found, how sure is it, in which unit?
+    """What was found, how sure it is, and in which unit.
 
     Attributes:
         frame: one row per finding. Whatever is averaged has all the columns value, stderr, ci_low,
@@ -140,7 +137,7 @@ class Result:
             x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
             attention ``patterns``. More in front make several heatmaps, each in its rows'
             ``unit``, or several curves.
-        view: which figure shows it: one of `VIEWS`, which `circuits.figures` draws.
+        view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
 
     Raises:
@@ -167,11 +164,7 @@ class Result:
             )
         for axis in self.axes:
             self._require_column(axis)
-        if self.view not in VIEWS:
-            raise CircuitsError(
-                f"there is no view {self.view!r}; choose {', '.join(VIEWS)}"
-                f"{nearest(self.view, VIEWS)}"
-            )
+        known(VIEW, self.view)
         object.__setattr__(self, "frame", self.frame.reset_index(drop=True))
 
     def to_pandas(self) -> pd.DataFrame:
@@ -180,7 +173,7 @@ class Result:
         return copy
 
     def top(self, n: int, by: str = "value") -> Result:
-        """Which `n` rows are largest, positive or negative? In that order; ties as they stood.
+        """The `n` rows that are largest, positive or negative, in that order; ties as they stood.
 
         Raises:
             CircuitsError: when there is no such column.
@@ -227,32 +220,17 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write ``result.json`` and ``table.csv`` into a folder of their own. Returns the folder.
 
-        A new folder appears whole or not at all. An earlier result is replaced file by file, so
-        that there is one at every moment.
+        The folder holds the earlier result or the new one at every moment (`replacing_folder`).
+        Other files beside an earlier result stay.
 
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
         folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / _DATA).is_file():
-            raise CircuitsError(
-                f"{folder} already holds other files; choose a new folder for the result"
-            )
-        earlier = folder.is_dir()
-        partial = (folder if earlier else folder.parent) / f".{folder.name}-{os.getpid()}"
-        try:
-            partial.mkdir(parents=True)
+        require_own(folder, _DATA, "result")
+        with replacing_folder(folder, _DATA) as partial:
             (partial / _DATA).write_bytes(utf8(self.to_json()))
             (partial / _TABLE).write_bytes(utf8(self.to_csv()))
-            if earlier:
-                for name in (_TABLE, _DATA):
-                    (partial / name).replace(folder / name)
-            else:
-                partial.replace(folder)
-        except OSError as error:
-            raise CircuitsError(f"{folder} cannot be written: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     @classmethod
@@ -275,7 +253,7 @@ class Result:
                 **content,
             )
         except OSError as error:
-            several = sorted(one.parent.name for one in path.parent.glob(f"*/{_DATA}"))
+            several = sorted(path.parent.name for path in path.parent.glob(f"*/{_DATA}"))
             hint = f"; {folder} holds several results: {', '.join(several)}" if several else ""
             raise CircuitsError(f"{path} cannot be read: {error.strerror}{hint}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -18,11 +18,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # The rooms of the package in reading order: a file imports only from rooms above its own.
 ORDER = (
     "errors",
+    "catalog",
     "files",
+    "progress",
     "precision",
     "config",
     "tokenizer",
     "components",
+    "sites",
+    "steps",
     "hooks",
     "inputs",
     "padding",

@@ -22,7 +22,7 @@ from word_model import TOKENS, word_model
 import circuits
 from circuits import checkpoints
 from circuits.cli import app, commands, terminal
-from circuits.cli.terminal import bar, politely, visible
+from circuits.cli.terminal import bar, visible, with_exit_codes
 from circuits.errors import CircuitsError
 from circuits.registry import analyses
 from circuits.result import Result
@@ -319,7 +319,7 @@ def test_ctrl_c_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit) as stopped:
-        politely(interrupted)()
+        with_exit_codes(interrupted)()
     assert stopped.value.exit_code == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -351,7 +351,7 @@ def test_errors_keep_their_brackets(capsys: pytest.CaptureFixture[str]) -> None:
         raise CircuitsError("give tokens [b p],\n   not [red]")
 
     with pytest.raises(typer.Exit):
-        politely(failing)()
+        with_exit_codes(failing)()
     assert capsys.readouterr().err == "error: give tokens [b p], not [red]\n"
 
 

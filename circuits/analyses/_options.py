@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from circuits.errors import CircuitsError, nearest
-from circuits.registry import Recipe
+from circuits.registry import Recipe, members
 
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -72,23 +71,17 @@ def required(recipe: Recipe, given: Mapping[str, Any]) -> None:
         raise CircuitsError(f"{recipe.name} needs {', '.join(missing)}; set {missing[0]}=...")
 
 
-def _members(annotation: Any) -> list[Any]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [member for one in get_args(annotation) for member in _members(one)]
-    return [annotation]
-
-
 def _is_list(annotation: Any) -> bool:
-    return any(get_origin(member) not in (None, Literal) for member in _members(annotation))
+    return any(get_origin(member) not in (None, Literal) for member in members(annotation))
 
 
 def _value(recipe: Recipe, parameter: inspect.Parameter, text: str) -> Any:
     """The text as the first of the parameter's types that takes it."""
-    members = _members(parameter.annotation)
-    words = [w for m in members if get_origin(m) is Literal for w in get_args(m)]
+    types = members(parameter.annotation)
+    words = [w for m in types if get_origin(m) is Literal for w in get_args(m)]
     if text in words:
         return text
-    for member in members:
+    for member in types:
         if member is bool and text.lower() in _SWITCH:
             return _SWITCH[text.lower()]
         if member in (int, float):
@@ -96,10 +89,10 @@ def _value(recipe: Recipe, parameter: inspect.Parameter, text: str) -> Any:
                 return member(text)
             except ValueError:
                 continue
-    if {str, Path} & {*members} or _is_list(parameter.annotation):
+    if {str, Path} & {*types} or _is_list(parameter.annotation):
         return text
     kinds = {bool: "true or false", int: "a whole number", float: "a number"}
-    allowed = [*words, *(kinds[member] for member in members if member in kinds)]
+    allowed = [*words, *(kinds[member] for member in types if member in kinds)]
     raise CircuitsError(
         f"{parameter.name}={text!r}: {recipe.name} takes {', '.join(allowed)}{nearest(text, words)}"
     )

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from circuits.analyses._text import TextFile, averaged, losses, read_from
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
-from circuits.prompts import Prompts, repeated
+from circuits.prompts import Prompts
+from circuits.prompts.repeated import repeated
 from circuits.registry import Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.sweep.moments import Moments

@@ -6,12 +6,12 @@ command line can show its help without importing the files, and with them torch;
 several analyses take; `asking` calls an analysis, and tells its answer what was asked.
 """
 
+from circuits.progress import Progress
 from circuits.registry.asking import Question, analysis, question
 from circuits.registry.options import (
     MeasureOptions,
     MemoryOptions,
     PairOptions,
-    Progress,
     PromptOptions,
     RunOptions,
     TemplateOptions,
@@ -23,6 +23,7 @@ from circuits.registry.recipes import (
     find,
     flag,
     groups,
+    members,
     parameters,
     read,
     shared_helps,
@@ -44,6 +45,7 @@ __all__ = [
     "find",
     "flag",
     "groups",
+    "members",
     "parameters",
     "question",
     "read",

@@ -12,14 +12,14 @@ import shlex
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from circuits.catalog import filled
 from circuits.errors import require_seed
 from circuits.registry import options
-from circuits.registry.options import CHANGE_NOTHING, ORDER
-from circuits.registry.recipes import ARGS, find, flag, groups, sections, shared_helps
+from circuits.registry.options import CHANGE_NOTHING
+from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, shared_helps
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -61,14 +61,14 @@ def analysis(function: Function) -> Function:
         )
     shared = [f"    {name}: {helps[name]}\n" for name in names[1:] if name not in explained]
     ask = _asked(function, call)
-    pieces = (docstring[: block.end()], "" if block[0].endswith("\n") else "\n", *shared)
+    pieces = (filled(docstring[: block.end()]), "" if block[0].endswith("\n") else "\n", *shared)
     ask.__doc__ = "".join(pieces) + docstring[block.end() :]
     return ask
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """How is a function called whose parameters may be groups of options?
+    """A call of a function whose parameters may be groups of options.
 
     `signature` is the flat one. `groups` maps a parameter to the class that it is an object of.
     """
@@ -80,28 +80,16 @@ class Call:
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Call:
         """Read from the function's own signature."""
-        own, shared, classes = [], [], {}
+        signature, classes = inspect.signature(function), {}
         rest: list[inspect.Parameter] = []
-        signature = inspect.signature(function)
+        named: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
+            is_rest = parameter.kind is inspect.Parameter.VAR_KEYWORD
+            (rest if is_rest else named).append(parameter)
             if parameter.annotation in groups():
-                group = classes[parameter.name] = getattr(options, parameter.annotation)
-                types_of = {field.name: field.type for field in dataclasses.fields(group)}
-                shared += [
-                    inspect.Parameter(
-                        option.name,
-                        inspect.Parameter.KEYWORD_ONLY,
-                        default=getattr(group, option.name),
-                        annotation=types_of[option.name],
-                    )
-                    for option in groups()[parameter.annotation]
-                ]
-            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                rest.append(parameter)
-            else:
-                own.append(parameter)
-        shared.sort(key=lambda parameter: ORDER.index(parameter.name))
-        return cls(function, signature.replace(parameters=[*own, *shared, *rest]), classes)
+                classes[parameter.name] = getattr(options, parameter.annotation)
+        parameters = flat(named, lambda p: _fields(classes[p.name]) if p.name in classes else None)
+        return cls(function, signature.replace(parameters=[*parameters, *rest]), classes)
 
     def __call__(self, model: Any, *given: Any, **named: Any) -> Any:
         """The answer, whose provenance says what was asked."""
@@ -116,8 +104,8 @@ class Call:
         fields = {field for group in grouped.values() for field in vars(group)}
         extra = [p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         more = {key: value for name in extra for key, value in values.pop(name).items()}
-        own = {name: value for name, value in values.items() if name not in fields}
-        result = self.function(**own, **grouped, **more)
+        alone = {name: value for name, value in values.items() if name not in fields}
+        result = self.function(**alone, **grouped, **more)
         about = result.provenance
         if about.command:  # it has said so itself
             return result
@@ -133,6 +121,20 @@ class Call:
         if cls is options.RunOptions:
             given["question"] = asked.of_the_numbers()
         return cls(**given)
+
+
+def _fields(group: type[Any]) -> list[inspect.Parameter]:
+    """The options of a group, as parameters of a flat call."""
+    types_of = {field.name: field.type for field in dataclasses.fields(group)}
+    return [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(group, option.name),
+            annotation=types_of[option.name],
+        )
+        for option in groups()[group.__name__]
+    ]
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Question:
 
 
 def question(name: str, given: Mapping[str, Any]) -> Question:
-    """What was this analysis asked?
+    """What this analysis was asked.
 
     `given` maps parameters to what was given, the model among them. Objects that words cannot
     express are left out; what changes no number is as if it had not been given.
@@ -197,7 +199,9 @@ def _adapted(model: Any) -> Any:
     """The model in our words, if it is one of transformer_lens, which is not imported for it."""
     kinds = type(model).__mro__
     if any(kind.__module__.startswith("transformer_lens.") for kind in kinds):
-        return import_module("circuits.adapter").adapt(model)
+        from circuits.adapter import adapt  # and with it torch
+
+        return adapt(model)
     return model
 
 

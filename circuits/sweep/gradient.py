@@ -21,9 +21,9 @@ from torch import Tensor
 
 from circuits.errors import CircuitsError
 from circuits.precision import wide
+from circuits.progress import Progress
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.engine import runner_of
-from circuits.sweep.execute import Progress
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.planning import default_memory
@@ -116,7 +116,7 @@ def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
 
 
 def _check(model: HookedModel, sweep: Sweep) -> None:
-    if sweep.source.method != "resample":
+    if not sweep.source.rule.copies:
         raise CircuitsError(
             "a gradient estimates patching from another run (the method 'resample'), not "
             f"{sweep.source.method!r}; sweep over these cells instead"

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from circuits import __version__
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError, nearest
+from circuits.progress import Progress
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
-from circuits.sweep.execute import Progress, Scores, run
+from circuits.sweep.execute import Scores, run
 from circuits.sweep.moments import Differences, Moments, Scales, moments
 from circuits.sweep.parts import Parts, opened
 from circuits.sweep.planning import plan
