@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -60,6 +60,29 @@ REAL = Scale()
 NOT_NEGATIVE = Scale(low=0)
 SHARE = Scale(0, 1)
 RIGHT_OR_WRONG = Scale(0, 1, whole=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The numbers that means are of: `values` [... n] on a `scale`, n of them to each mean.
+
+    Where not draws but groups of them are independent, `groups` [n] says which group each is of.
+    """
+
+    values: NDArray[np.floating[Any]]
+    scale: Scale = REAL
+    groups: tuple[str, ...] | None = None
+
+    def of_each(self) -> NDArray[np.object_]:
+        """Those of each mean by itself: an array [...] of `Draws`.
+
+        >>> [draws.values.tolist() for draws in Draws(np.array([[1, 3], [2, 4]])).of_each()]
+        [[1, 3], [2, 4]]
+        """
+        each = np.empty(self.values.shape[:-1], dtype=object)
+        for place in np.ndindex(each.shape):
+            each[place] = replace(self, values=self.values[place])
+        return each
 
 
 def ends(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from circuits.errors import nearest
-from circuits.registry import Recipe, flag
+from circuits.registry import Recipe, flag, members_of
 
 MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
 
@@ -127,7 +126,7 @@ def _parameter(recipe: Recipe, parameter: inspect.Parameter) -> inspect.Paramete
 
 def _words(annotation: Any) -> tuple[Any, dict[str, Any]]:
     """What typer shall read for this type, and how."""
-    members = _members(annotation)
+    members = members_of(annotation)
     optional = type(None) in members
     members = [member for member in members if member is not type(None)]
     if any(get_origin(member) not in (None, Literal) for member in members):
@@ -139,12 +138,6 @@ def _words(annotation: Any) -> tuple[Any, dict[str, Any]]:
     choices = [_members_text(member) for member in members]
     parser = _parser_of(members)
     return (str | None if optional else str), {"parser": parser, "metavar": "|".join(choices)}
-
-
-def _members(annotation: Any) -> list[Any]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [member for one in get_args(annotation) for member in _members(one)]
-    return [annotation]
 
 
 def _members_text(member: Any) -> str:

@@ -3,11 +3,13 @@
 An analysis is a file of `circuits/analyses/` with one function marked ``@analysis``. The mark is
 the registration. `recipes` reads signatures and docstrings from the files' syntax trees, so the
 command line can show its help without importing the files, and with them torch; `options` are what
-several analyses take; `asking` calls an analysis, and tells its answer what was asked.
+several analyses take; `words` are arguments as a command line has them; `asking` calls an analysis,
+and tells its answer what was asked.
 """
 
-from circuits.registry.asking import Question, analysis, question
+from circuits.registry.asking import Question, analysis, question, with_draws
 from circuits.registry.options import (
+    MeanOptions,
     MeasureOptions,
     MemoryOptions,
     PairOptions,
@@ -27,8 +29,10 @@ from circuits.registry.recipes import (
     read,
     shared_helps,
 )
+from circuits.registry.words import arguments, in_words, members_of, parsed
 
 __all__ = [
+    "MeanOptions",
     "MeasureOptions",
     "MemoryOptions",
     "PairOptions",
@@ -40,12 +44,17 @@ __all__ = [
     "TemplateOptions",
     "analyses",
     "analysis",
+    "arguments",
     "beside",
     "find",
     "flag",
     "groups",
+    "in_words",
+    "members_of",
     "parameters",
+    "parsed",
     "question",
     "read",
     "shared_helps",
+    "with_draws",
 ]
