@@ -21,9 +21,9 @@ from circuits.model import HookedModel
 
 
 class AdaptedModel(HookedModel):
-    """Their model, where one of ours is wanted.
+    """Their model, with the methods of ours.
 
-    Whatever reads or edits a `HookedModel` by its sites, weights and text takes one of these; only
+    All that reads or edits a `HookedModel` by its sites, weights and text takes one of these; only
     the forward pass is theirs. `theirs` is the model itself, and `cfg` says how it differs.
     """
 
@@ -34,8 +34,8 @@ class AdaptedModel(HookedModel):
         self._scale = _embedding_scale(theirs)
         self._cfg = config_of(theirs, tied=self._scale == 1 and _is_tied(theirs))
         self.source = f"transformer_lens {class_of(theirs)}"
-        given = getattr(theirs, "tokenizer", None)
-        self.tokenizer = given and TheirTokenizer(given, name=self._cfg.model_name)
+        tokenizer = getattr(theirs, "tokenizer", None)
+        self.tokenizer = tokenizer and TheirTokenizer(tokenizer, name=self._cfg.model_name)
         self._points = points_of(theirs, self._cfg)
         self.hook_dict = {name: HookPoint(name, run=self.run) for name in self._points}
 
@@ -57,7 +57,7 @@ class AdaptedModel(HookedModel):
         logits: bool,
         past: KVCache | None,
     ) -> Tensor | None:
-        """One pass of their model, past our sites: see `HookedModel.pass_through`.
+        """One pass of their model through our sites: see `HookedModel.pass_through`.
 
         Raises:
             CircuitsError: for sites that the model cannot show, and for a key-value cache.
@@ -68,13 +68,13 @@ class AdaptedModel(HookedModel):
             )
         if resid is not None:
             self._require_start()
-        enters, start = (batch.tokens, None) if resid is None else (resid, layers.start)
+        entry, start = (batch.tokens, None) if resid is None else (resid, layers.start)
         real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
         with listening(self.theirs, self.cfg, self._points, self.hook_dict):
             if stop and layers.stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
-                return self._final_stream(enters, real, start)
+                return self._final_stream(entry, real, start)
             out: Tensor | None = self.theirs(
-                enters,
+                entry,
                 return_type="logits" if logits else None,
                 attention_mask=real,
                 start_at_layer=start,
@@ -82,17 +82,17 @@ class AdaptedModel(HookedModel):
             )
         return out
 
-    def _final_stream(self, enters: Tensor, real: Tensor, start: int | None) -> Tensor:
+    def _final_stream(self, entry: Tensor, real: Tensor, start: int | None) -> Tensor:
         """The stream behind the last block, where a `TransformerBridge` never stops."""
-        seen: list[Tensor] = []
+        streams: list[Tensor] = []
 
-        def keep(stream: Tensor) -> Tensor:
-            seen.append(stream)
+        def record(stream: Tensor) -> Tensor:
+            streams.append(stream)
             return stream
 
-        with hooked(self._points[f"blocks.{self.cfg.n_layers - 1}.hook_resid_post"], keep):
-            self.theirs(enters, return_type=None, attention_mask=real, start_at_layer=start)
-        return seen[0]
+        with hooked(self._points[f"blocks.{self.cfg.n_layers - 1}.hook_resid_post"], record):
+            self.theirs(entry, return_type=None, attention_mask=real, start_at_layer=start)
+        return streams[0]
 
     def _require_start(self) -> None:
         if class_of(self.theirs) == BRIDGE and not hasattr(self.theirs, "_setup_start_at_layer"):
@@ -152,7 +152,7 @@ def _is_tied(theirs: Any) -> bool:
 
 @torch.no_grad()
 def _embedding_scale(theirs: Any) -> float:
-    """By what is a row of W_E multiplied on its way into the stream? Gemma's are, in a bridge."""
+    """What rows of W_E are multiplied by on the way into the stream; not 1 for Gemma's bridge."""
     weight = theirs.W_E[:64]  # a single row may be zeros, as a padding token's
     tokens = torch.arange(len(weight), device=weight.device)
     row, column = divmod(int(weight.abs().argmax()), weight.shape[1])

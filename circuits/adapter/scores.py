@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from circuits.adapter.model import AdaptedModel
 
 N_TOKENS = 64  # random tokens, each a prompt of its own
-_FLAT = 0.9  # of a soft cap: beyond it a score says little of what it was before
+_FLAT = 0.9  # of a soft cap: a score beyond it hardly depends on what it was before the cap
 _READ = ("q", "k", "attn_scores")
 _ROUNDING = 1e4  # times the precision's epsilon: how far a quotient may be off
 
 
 def score_scales(model: AdaptedModel) -> list[float]:
-    """By what does each layer divide the product of a query and a key to get their score?
+    """What each layer divides the product of a query and a key by to get their score.
 
     A ``HookedTransformer`` says it (`attn_scale`: the root of d_head, another number, 1, times the
     layer's number). A ``TransformerBridge`` does not, so it is measured: as the product over the
@@ -42,12 +42,12 @@ def score_scales(model: AdaptedModel) -> list[float]:
         _, cache = model.run_with_cache(
             tokens.to(model.cfg.device), names_filter=sites, return_type=None, prepend_bos=False
         )
-    found = []
+    scales = []
     for layer, block in enumerate(model.theirs.blocks):
         q, k, scores = (cache[f"blocks.{layer}.attn.hook_{what}"].double() for what in _READ)
         product = einsum(q, k, "b one h e, b one h e -> b h")
-        found.append(_scale(model, layer, block, product, rearrange(scores, "b h 1 1 -> b h")))
-    return found
+        scales.append(_scale(model, layer, block, product, rearrange(scores, "b h 1 1 -> b h")))
+    return scales
 
 
 def _scale(model: AdaptedModel, layer: int, block: Any, product: Tensor, scores: Tensor) -> float:
@@ -58,17 +58,17 @@ def _scale(model: AdaptedModel, layer: int, block: Any, product: Tensor, scores:
         product, scores = product[steep], cap * torch.atanh(scores[steep] / cap)
     else:  # what a position adds to all of a head's scores (ALiBi) is no part of the product
         product, scores = product - product.mean(0), scores - scores.mean(0)
-    said = getattr(block.attn, "attn_scale", None)
+    declared = getattr(block.attn, "attn_scale", None)
     energy = float((scores * product).sum())
-    if said is None and not energy:
+    if declared is None and not energy:
         raise CircuitsError(
             f"the scores of layer {layer} of {model.cfg.model_name} do not show what they are "
             "divided by; give the model as a HookedTransformer, which says it"
         )
-    scale = float(said) if said is not None else float(product.square().sum()) / energy
+    scale = float(declared) if declared is not None else float(product.square().sum()) / energy
     slack = _ROUNDING * torch.finfo(model.cfg.dtype or torch.float32).eps
-    off = (product / scale - scores).abs()
-    if bool((off > slack * (1 + scores.abs())).any()):
+    error = (product / scale - scores).abs()
+    if bool((error > slack * (1 + scores.abs())).any()):
         raise CircuitsError(
             f"the attention scores of layer {layer} of {model.cfg.model_name} are no products of "
             "its queries and keys (it normalizes or clips them first), so weights alone do not "
