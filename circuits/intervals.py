@@ -28,7 +28,7 @@ Ends = tuple[Numbers, Numbers, Numbers]  # standard error, lower and upper end o
 
 @dataclass(frozen=True)
 class Scale:
-    """Which numbers can a draw (a prompt, say) be? From `low` to `high`; `whole` ones alone?
+    """The numbers that a draw (a prompt, say) can be: from `low` to `high`, or `whole` ones alone.
 
     >>> RIGHT_OR_WRONG.change
     Scale(low=-1, high=1, whole=True)
@@ -40,11 +40,11 @@ class Scale:
 
     @property
     def change(self) -> Scale:
-        """What can the difference between two of them be?"""
+        """The numbers that the difference between two of them can be."""
         return Scale(self.low - self.high, self.high - self.low, self.whole)
 
     def require(self, values: NDArray[Any]) -> None:
-        """Are these numbers of the scale's kind?
+        """Refuse numbers that are not of the scale's kind.
 
         Raises:
             CircuitsError: for broken numbers on a scale of whole ones.

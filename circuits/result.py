@@ -329,7 +329,7 @@ def mean_interval(
     groups: tuple[str, ...] | None = None,
     draws: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """What is the mean, and how far may it be from the truth? The last axis goes: [... n] -> [...].
+    """The mean, and how far it may be from the truth. The last axis goes: [... n] -> [...].
 
     Returns the columns value, stderr, ci_low, ci_high and n. The interval is for the mean of
     independent draws (prompts) on a `scale`, see `circuits.intervals`; with `groups` [n], of draws

@@ -175,6 +175,7 @@ def _of_weights(both: _Both, ignored: Sequence[str], column: str) -> Result:
 
 
 def _recipe(name: str) -> Recipe:
+    """The analysis that both models are asked."""
     known = [each for each in analyses() if each != "diff"]
     if name not in known:
         raise CircuitsError(
@@ -185,10 +186,10 @@ def _recipe(name: str) -> Recipe:
 
 
 def _half(progress: Progress | None, half: int) -> Progress | None:
+    """Progress in thousandths of both halves, where this is only one of them."""
     if progress is None:
         return None
-    whole = progress
-    return lambda done, total: whole(round(500 * (half + done / max(total, 1))), 1000)
+    return lambda done, total: progress(round(500 * (half + done / max(total, 1))), 1000)
 
 
 def _asked(result: Result, both: _Both, asked: Question) -> Result:

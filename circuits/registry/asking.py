@@ -69,7 +69,7 @@ def analysis(function: Function) -> Function:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """How is a function called whose parameters may be groups of options?
+    """How a function is called whose parameters may be groups of options.
 
     `signature` is the flat one. `groups` maps a parameter to the class that it is an object of.
     """
@@ -80,8 +80,8 @@ class Call:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Call:
-        """Read from the function's own signature."""
-        own, shared, classes = [], [], {}
+        """Read from the function's signature, as its source has it."""
+        single, shared, classes = [], [], {}
         rest: list[inspect.Parameter] = []
         signature = inspect.signature(function)
         for parameter in signature.parameters.values():
@@ -100,9 +100,9 @@ class Call:
             elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 rest.append(parameter)
             else:
-                own.append(parameter)
+                single.append(parameter)
         shared.sort(key=lambda parameter: ORDER.index(parameter.name))
-        return cls(function, signature.replace(parameters=[*own, *shared, *rest]), classes)
+        return cls(function, signature.replace(parameters=[*single, *shared, *rest]), classes)
 
     def answer(self, given: tuple[Any, ...], named: Mapping[str, Any], *, draws: bool) -> Any:
         """The answer, whose provenance says what was asked; with or without `Result.draws`."""
@@ -116,11 +116,11 @@ class Call:
         grouped = {
             name: self._group(cls, values, asked, draws) for name, cls in self.groups.items()
         }
-        fields = {field for group in grouped.values() for field in vars(group)}
+        in_groups = {o.name for cls in self.groups.values() for o in groups()[cls.__name__]}
         extra = [p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         more = {key: value for name in extra for key, value in values.pop(name).items()}
-        own = {name: value for name, value in values.items() if name not in fields}
-        result = self.function(**own, **grouped, **more)
+        single = {name: value for name, value in values.items() if name not in in_groups}
+        result = self.function(**single, **grouped, **more)
         about = result.provenance
         if about.command:  # it has said so itself
             return result
@@ -160,7 +160,7 @@ class Question:
 
 
 def question(name: str, given: Mapping[str, Any]) -> Question:
-    """What was this analysis asked?
+    """What this analysis was asked.
 
     `given` maps parameters to what was given, the model among them. Objects that words cannot
     express are left out; what changes no number is as if it had not been given.

@@ -23,7 +23,7 @@ Differences = Sequence[tuple[int, int]]  # of cells
 
 
 class Scales(NamedTuple):
-    """Which numbers can a prompt's effect be, and which the difference between two effects?"""
+    """The numbers that a prompt's effect can be, and those of a difference between two effects."""
 
     effect: Scale = REAL
     difference: Scale = REAL
@@ -34,7 +34,7 @@ ANY = Scales()
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What does each cell do, on average over the prompts so far, and how sure is it?
+    """What each cell does, on average over the prompts so far, and how sure that is.
 
     Everything an interval needs, and no prompt's own number (but for `draws`): the size does not
     depend on n. Made by `moments`; `merge` is exact up to rounding (Chan, Golub & LeVeque
@@ -71,10 +71,10 @@ class Moments:
     draws: Draws | None = None
 
     def at(self, cell: int, other: int) -> int:
-        """Where stand the numbers of the difference between these two cells?
+        """The place of the numbers of the difference between these two cells.
 
-        >>> found = moments(np.eye(3), np.ones(3, dtype=bool), differences=[(1, 2)])
-        >>> found.at(1, 2), found.effect[3].item()
+        >>> averages = moments(np.eye(3), np.ones(3, dtype=bool), differences=[(1, 2)])
+        >>> averages.at(1, 2), averages.effect[3].item()
         (3, 0.0)
         """
         return self.n_cells + self.differences.index((cell, other))
@@ -143,8 +143,9 @@ class Moments:
     def interval(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
         """The mean effect [c] with its uncertainty: the columns of `mean_interval`.
 
-        >>> found = moments(np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]), np.array([False, True]))
-        >>> {name: round(float(column[1]), 3) for name, column in found.interval().items()}
+        >>> values = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+        >>> columns = moments(values, np.array([False, True])).interval()
+        >>> {name: round(float(column[1]), 3) for name, column in columns.items()}
         {'value': 2.0, 'stderr': 0.577, 'ci_low': -0.484, 'ci_high': 4.484, 'n': 3.0}
         """
         effects = self._ends(slice(self.n_cells), self.scales.effect, confidence)
@@ -156,7 +157,7 @@ class Moments:
         return averaged(self.effect, (both[0], both[1], both[2]), self.n, draws)
 
     def ratio(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
-        """Which share of the full effect has each cell [c]? Mean effect over mean full effect.
+        """The share of the full effect that each cell has [c]: mean effect over mean full effect.
 
         The standard error is the ratio estimator's (see `circuits.intervals.ratio_ends`): that of
         the mean of effect - ratio x full effect, over the full effect's mean. A share may be below
@@ -215,7 +216,7 @@ def moments(
     differences: Differences = (),
     scales: Scales = ANY,
 ) -> Moments:
-    """What does each cell do on these prompts? `values` [c n], `changed` [c].
+    """What each cell does on these prompts: `values` [c n], `changed` [c].
 
     `base` is the cell that effects are measured from, `full` one whose effect is the whole. A pair
     of `differences` adds a row: how much larger is the effect of the one cell than the other's on
