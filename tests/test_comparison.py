@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from every_analysis import question, write_files
 
 from circuits.analyses.ablate import ablate
 from circuits.comparison import answers_compared, weights_compared
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
-from circuits.registry import with_draws
+from circuits.registry import analyses, find, with_draws
 from circuits.result import Provenance, Result, mean_interval
 
 NAMES = ("a", "b")
@@ -95,6 +98,33 @@ def test_an_answer_has_draws_only_if_asked_for_them(words: HookedGPT2) -> None:
         assert draws.values.mean() == pytest.approx(value)
     with pytest.raises(TypeError, match="unexpected keyword argument 'draws'"):
         ablate(words, all_heads=True, draws=True)  # type: ignore[call-arg]
+
+
+MORE: dict[str, dict[str, Any]] = {
+    "composition": {"check": 2, "task": "repeated", "n": 3},
+    "neurons": {"file": "text.txt", "show": "classes", "context": 8},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in analyses() if name != "diff"])
+def test_every_mean_has_its_draws(
+    name: str, mini: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An analysis that takes means also passes on whether their numbers are asked for."""
+    monkeypatch.chdir(tmp_path)
+    write_files()
+    given, options = question(name)
+    result = with_draws(find(name).load())(mini, *given, **{**options, **MORE.get(name, {})})
+    if "n" not in result.frame:
+        assert result.draws is None
+        return
+    assert result.draws is not None
+    for row, draws in zip(result.frame.to_dict("records"), result.draws, strict=True):
+        if draws is None:  # there was nothing to take the mean of
+            assert np.isnan(row["value"])
+            continue
+        assert draws.values.shape == (row["n"],)
+        assert draws.values.mean() == pytest.approx(row["value"], abs=1e-12)
 
 
 def test_weights_are_compared_part_by_part(words: HookedGPT2) -> None:
