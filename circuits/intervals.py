@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -28,7 +28,7 @@ Ends = tuple[Numbers, Numbers, Numbers]  # standard error, lower and upper end o
 
 @dataclass(frozen=True)
 class Scale:
-    """Which numbers can a draw (a prompt, say) be? From `low` to `high`; `whole` ones alone?
+    """The numbers that a draw (a prompt, say) can be: from `low` to `high`, or `whole` ones alone.
 
     >>> RIGHT_OR_WRONG.change
     Scale(low=-1, high=1, whole=True)
@@ -40,11 +40,11 @@ class Scale:
 
     @property
     def change(self) -> Scale:
-        """What can the difference between two of them be?"""
+        """The numbers that the difference between two of them can be."""
         return Scale(self.low - self.high, self.high - self.low, self.whole)
 
     def require(self, values: NDArray[Any]) -> None:
-        """Are these numbers of the scale's kind?
+        """Refuse numbers that are not of the scale's kind.
 
         Raises:
             CircuitsError: for broken numbers on a scale of whole ones.
@@ -60,6 +60,29 @@ REAL = Scale()
 NOT_NEGATIVE = Scale(low=0)
 SHARE = Scale(0, 1)
 RIGHT_OR_WRONG = Scale(0, 1, whole=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The numbers that means are of: `values` [... n] on a `scale`, n of them to each mean.
+
+    Where not draws but groups of them are independent, `groups` [n] says which group each is of.
+    """
+
+    values: NDArray[np.floating[Any]]
+    scale: Scale = REAL
+    groups: tuple[str, ...] | None = None
+
+    def of_each(self) -> NDArray[np.object_]:
+        """Those of each mean by itself: an array [...] of `Draws`.
+
+        >>> [draws.values.tolist() for draws in Draws(np.array([[1, 3], [2, 4]])).of_each()]
+        [[1, 3], [2, 4]]
+        """
+        each = np.empty(self.values.shape[:-1], dtype=object)
+        for place in np.ndindex(each.shape):
+            each[place] = replace(self, values=self.values[place])
+        return each
 
 
 def ends(

@@ -6,7 +6,7 @@ import html
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from circuits import __version__, intervals
 from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
-from circuits.draws import COLUMN, Behind, keeper
 from circuits.errors import CircuitsError, nearest
 from circuits.files import replacing_folder, require_own, utf8
-from circuits.intervals import REAL, Scale
+from circuits.intervals import REAL, Draws, Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +42,7 @@ AVERAGED = {
     "ci_high": f"upper end of the 95 % interval of the mean, {_INTERVAL}",
     "n": "number of prompts (or other independent draws) averaged over",
 }
+BEHIND = "draws behind"  # the column that brings a `Result` its draws
 _DATA, _TABLE = "result.json", "table.csv"
 
 
@@ -139,10 +139,12 @@ class Result:
             ``unit``, or several curves.
         view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
+        draws: of each row the numbers that its value is the mean of, if the analysis was asked for
+            them (a column `BEHIND` of the frame, from `mean_interval`); no file has them.
 
     Raises:
-        CircuitsError: when a mean comes without its uncertainty, an axis is no column, or the view
-            is unknown.
+        CircuitsError: when a mean comes without its uncertainty, an axis is no column, the view is
+            unknown, or draws are not of these rows.
     """
 
     frame: pd.DataFrame
@@ -152,6 +154,7 @@ class Result:
     axes: tuple[str, ...]
     view: str = "bars"
     meanings: Mapping[str, str] = field(default_factory=dict)
+    draws: Sequence[Draws | None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         columns = [str(column) for column in self.frame.columns]
@@ -165,7 +168,13 @@ class Result:
         for axis in self.axes:
             self._require_column(axis)
         known(VIEW, self.view)
-        object.__setattr__(self, "frame", self.frame.reset_index(drop=True))
+        frame = self.frame.reset_index(drop=True)
+        if BEHIND in frame:
+            draws = [each if isinstance(each, Draws) else None for each in frame.pop(BEHIND)]
+            object.__setattr__(self, "draws", draws)
+        if self.draws is not None and len(self.draws) != len(frame):
+            raise CircuitsError(f"draws of {len(self.draws)} means, but {len(frame)} rows")
+        object.__setattr__(self, "frame", frame)
 
     def to_pandas(self) -> pd.DataFrame:
         """The table, as a copy to do anything with."""
@@ -180,7 +189,8 @@ class Result:
         """
         self._require_column(by)
         order = self.frame[by].abs().sort_values(ascending=False, kind="stable").index
-        shorter = replace(self, frame=self.frame.loc[order[:n]])
+        draws = None if self.draws is None else [self.draws[row] for row in order[:n]]
+        shorter = replace(self, frame=self.frame.loc[order[:n]], draws=draws)
         if self.view != "heatmap":
             return shorter
         # A few cells make no grid.
@@ -295,12 +305,14 @@ def mean_interval(
     *,
     scale: Scale = REAL,
     groups: tuple[str, ...] | None = None,
+    draws: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """What is the mean, and how far may it be from the truth? The last axis goes: [... n] -> [...].
+    """The mean, and how far it may be from the truth. The last axis goes: [... n] -> [...].
 
     Returns the columns value, stderr, ci_low, ci_high and n. The interval is for the mean of
     independent draws (prompts) on a `scale`, see `circuits.intervals`; with `groups` [n], of draws
     in independent groups. One draw has no spread: its stderr is NaN, and so is Student's interval.
+    With `draws`, a column `BEHIND` has the values themselves, for the `Result`.
 
     Raises:
         CircuitsError: for no values, values that are not finite, or a single group.
@@ -316,25 +328,20 @@ def mean_interval(
     scale.require(values)
     mean = np.asarray(values.mean(-1))
     squares = np.square(values - mean[..., None]).sum(-1)
-    found = intervals.ends(mean, squares, n, scale, confidence)
+    ends = intervals.ends(mean, squares, n, scale, confidence)
     if groups is not None:
         sums = intervals.group_sums(values, groups)
-        found = intervals.grouped(mean, sums, n, scale, found, confidence)
-    behind = Behind(values, scale, groups)
-    return averaged(mean, found, n, behind)
+        ends = intervals.grouped(mean, sums, n, scale, ends, confidence)
+    return averaged(mean, ends, n, Draws(values, scale, groups) if draws else None)
 
 
 def averaged(
-    mean: NDArray[np.float64], found: intervals.Ends, n: int, behind: Behind | None = None
+    mean: NDArray[np.float64], ends: intervals.Ends, n: int, draws: Draws | None = None
 ) -> dict[str, NDArray[Any]]:
-    """The columns of means [...] with their standard errors and intervals.
-
-    `behind` are the numbers that they are of; while somebody keeps these, a column says which.
-    """
-    stderr, low, high = found
-    columns = dict(zip(AVERAGED, (mean, stderr, low, high, np.full(mean.shape, n)), strict=True))
-    if behind is not None and (draws := keeper()) is not None:
-        columns[COLUMN] = draws.keep(mean, stderr, behind)
+    """The columns of means [...] with their standard errors and intervals, and with their draws."""
+    columns = dict(zip(AVERAGED, (mean, *ends, np.full(mean.shape, n)), strict=True))
+    if draws is not None:
+        columns[BEHIND] = draws.of_each()
     return columns
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -120,6 +121,28 @@ def test_a_mean_without_its_uncertainty_is_refused(result: Result) -> None:
         replace(result, frame=heads_frame().drop(columns=["ci_low", "ci_high"]))
     with pytest.raises(CircuitsError, match=r"no column 'layr'; .* did you mean 'layer'"):
         replace(result, axes=("layr", "head"))
+
+
+def test_draws_stand_beside_the_table(tmp_path: Path) -> None:
+    values = np.array([[1.0, 3.0], [5.0, 9.0], [-9.0, -7.0]])
+    about: dict[str, Any] = {"unit": "logits", "title": "", "provenance": ABOUT, "axes": ("layer",)}
+    plain, asked = (
+        Result(pd.DataFrame({"layer": range(3), **mean_interval(values, draws=draws)}), **about)
+        for draws in (False, True)
+    )
+    assert plain.draws is None
+    assert asked.draws is not None
+    assert [draws and draws.values.tolist() for draws in asked.draws] == values.tolist()
+    pd.testing.assert_frame_equal(asked.frame, plain.frame)
+    assert (repr(asked), asked.to_json(), asked.to_csv()) == (
+        *(repr(plain), plain.to_json(), plain.to_csv()),
+    )
+    assert Result.load(asked.save(tmp_path / "saved")).draws is None
+    first = asked.top(2).draws
+    assert first is not None
+    assert [draws and draws.values.tolist() for draws in first] == [[-9, -7], [5, 9]]
+    with pytest.raises(CircuitsError, match="draws of 3 means, but 1 rows"):
+        replace(asked, frame=asked.frame[:1])
 
 
 def test_the_table_is_a_copy(result: Result) -> None:

@@ -23,6 +23,7 @@ from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, 
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
+    from circuits.result import Result
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -91,19 +92,21 @@ class Call:
         parameters = flat(named, lambda p: _fields(classes[p.name]) if p.name in classes else None)
         return cls(function, signature.replace(parameters=[*parameters, *rest]), classes)
 
-    def __call__(self, model: Any, *given: Any, **named: Any) -> Any:
-        """The answer, whose provenance says what was asked."""
-        bound = self.signature.bind(model, *given, **named)
+    def answer(self, given: tuple[Any, ...], named: Mapping[str, Any], *, draws: bool) -> Any:
+        """The answer, whose provenance says what was asked; with or without `Result.draws`."""
+        bound = self.signature.bind(*given, **named)
         bound.apply_defaults()
         values = dict(bound.arguments)
         if values.get("seed") is not None:
             require_seed(values["seed"])
-        values["model"] = model = _adapted(model)
+        values["model"] = _adapted(values["model"])
         asked = question(self.function.__name__, values)
-        grouped = {name: self._group(cls, values, asked) for name, cls in self.groups.items()}
-        fields = {field for group in grouped.values() for field in vars(group)}
+        grouped = {
+            name: self._group(cls, values, asked, draws) for name, cls in self.groups.items()
+        }
         extra = [p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         more = {key: value for name in extra for key, value in values.pop(name).items()}
+        fields = {field for group in grouped.values() for field in vars(group)}
         alone = {name: value for name, value in values.items() if name not in fields}
         result = self.function(**alone, **grouped, **more)
         about = result.provenance
@@ -116,8 +119,13 @@ class Call:
         )
         return replace(result, provenance=about)
 
-    def _group(self, cls: type[Any], values: Mapping[str, Any], asked: Question) -> Any:
+    def _group(
+        self, cls: type[Any], values: Mapping[str, Any], asked: Question, draws: bool
+    ) -> Any:
+        """An object of a group of options, with what is no option besides."""
         given = {option.name: values[option.name] for option in groups()[cls.__name__]}
+        if issubclass(cls, options.MeanOptions):
+            given["draws"] = draws
         if cls is options.RunOptions:
             given["question"] = asked.of_the_numbers()
         return cls(**given)
@@ -181,17 +189,30 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
     return Question(recipe.function, arguments, shlex.join(words))
 
 
+def with_draws(analysis: Callable[..., Result]) -> Callable[..., Result]:
+    """The same analysis, whose answer has the numbers behind each row's mean: `Result.draws`.
+
+    >>> import circuits
+    >>> asked = {"component": "a2.h0", "task": "repeated", "n": 3}
+    >>> with_draws(circuits.ablate)(circuits.load("compiled"), **asked).draws[0].values.shape
+    (3,)
+    """
+    call = Call.of(inspect.unwrap(analysis))
+    return lambda *given, **named: call.answer(given, named, draws=True)
+
+
 def _asked(function: Function, call: Call) -> Function:
     """The same function by way of `call`, in its own module, where doctest finds its examples."""
 
     def ask(model: Any, *given: Any, **named: Any) -> Any:
-        return call(model, *given, **named)
+        return call.answer((model, *given), named, draws=False)
 
     home = cast(types.FunctionType, function).__globals__
     asked = types.FunctionType(ask.__code__, home, closure=ask.__closure__)
     for name in ("__module__", "__name__", "__qualname__"):
         setattr(asked, name, getattr(function, name))
     asked.__signature__ = call.signature  # type: ignore[attr-defined]
+    asked.__wrapped__ = function  # type: ignore[attr-defined]
     return cast(Function, asked)
 
 

@@ -77,7 +77,14 @@ class TemplateOptions:
 
 
 @dataclass(frozen=True)
-class MemoryOptions:
+class MeanOptions:
+    """How means are taken. With `draws`, each row has the numbers that its mean is of, too."""
+
+    draws: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryOptions(MeanOptions):
     """What a computation may take, and who is told how far it is."""
 
     memory: str | None = None
