@@ -62,6 +62,7 @@ def loss(model: Any, tokenizer: Any) -> float:
         return float(model(tokens, labels=tokens).loss)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_checkpoints_own_start_token(
     theirs: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:

@@ -242,6 +242,7 @@ def test_a_prompt_that_begins_with_a_dash(tiny: str) -> None:
     assert run("logit-lens", "--model", tiny, "-5 degrees").exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 200])
 def test_tables_fit_the_terminal(tiny: str, width: int) -> None:
     asked = [
@@ -324,6 +325,7 @@ def test_ctrl_c_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a signal of Unix")
 def test_an_interrupted_process_says_so(tiny: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
@@ -336,6 +338,7 @@ def test_an_interrupted_process_says_so(tiny: str, tmp_path: Path) -> None:
     assert (err, process.returncode) == ("interrupted\n", 130)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_silent() -> None:
     for args in (["info", "compiled"], ["info", "compiled", "--json"]):
         with in_shell(*args) as process:

@@ -177,6 +177,7 @@ def test_what_a_token_looks_like(token: str, shown: str) -> None:
     assert visible(token) == shown
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=10)
 @given(st.lists(st.text(max_size=14), min_size=4, max_size=4), st.text(max_size=30))
 def test_any_text_can_be_drawn(

@@ -21,7 +21,7 @@ from circuits.prompts import make
 from circuits.tokenizer import Tokenizer
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("d_head", [1, 2, 4, 8])
 def test_heads_of_random_models_have_no_names(d_head: int, seed: int) -> None:
     tokenizer = word_tokenizer()
@@ -81,6 +81,7 @@ def test_a_single_eigenvalue_is_never_clear() -> None:
     assert not (judged(KINDS["ov-copying"], scores)["excess"] > 0).any()
 
 
+@pytest.mark.slow
 def test_one_prompt_calls_no_head_anything(mini: HookedGPT2) -> None:
     kinds = [name for name in KINDS if name not in ("induction", "previous-token")]  # their costs
     result = heads(mini, kind=kinds, n=1, component=["a5.h5", "a1.h0", "a0.h6", "a6.h3"])

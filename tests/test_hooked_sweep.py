@@ -63,6 +63,7 @@ def check(model: AdaptedModel, sweep: Sweep) -> None:
     assert_array_equal(still, np.broadcast_to(found.values[0], still.shape))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.data())
 def test_a_gpt_2_gives_what_the_engine_gives(data: st.DataObject) -> None:

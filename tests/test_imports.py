@@ -53,6 +53,7 @@ def test_help_is_light(command: tuple[str, ...]) -> None:
     assert not loaded & HEAVY
 
 
+@pytest.mark.slow
 def test_a_sweep_draws_and_compiles_nothing() -> None:
     loaded = loaded_by(
         "import circuits; from circuits.analyses.ablate import ablate\n"

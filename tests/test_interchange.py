@@ -242,6 +242,7 @@ def test_a_subspace_is_orthonormal_and_the_same_for_a_seed(words: HookedGPT2) ->
     assert not torch.equal(basis, learn(words, pairs, at, 3, steps=3, seed=1))
 
 
+@pytest.mark.slow
 def test_the_soft_compiled_model_has_names_in_a_subspace(gifts: Prompts) -> None:
     soft = build(n_layers=3, beta=4.0)
     asked: dict[str, Any] = {"task": gifts, "variable": "s", "component": "a1.h1@END"}
@@ -338,6 +339,7 @@ def test_prompts_and_graph_have_to_fit(words: HookedGPT2) -> None:
         interchange(words, task=prompts, n=3)
 
 
+@pytest.mark.slow
 def test_the_command_line() -> None:
     base = ["interchange", "--model", "compiled", "--task", "repeated", "-n", "8"]
     shown = CliRunner().invoke(app, [*base, "--variable", "previous", "--what", "head"])

@@ -254,6 +254,7 @@ def test_mini_has_a_neuron_for_times_of_day(mini: HookedGPT2) -> None:
     assert frame["value"].abs().min() > 0.5
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     model = word_model(n_ctx=16)
     file = tmp_path / "long.txt"

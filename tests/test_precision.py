@@ -57,6 +57,7 @@ def test_half_precision_at_every_site(mini: HookedGPT2, dtype: str) -> None:
         assert error < SITE_ERROR[dtype], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("cached", [True, False])
 def test_half_precision_generates(mini: HookedGPT2, dtype: str, cached: bool) -> None:

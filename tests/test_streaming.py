@@ -139,6 +139,7 @@ def test_what_makes_no_blocks(model: HookedGPT2, tmp_path: Path) -> None:
         _ = PromptFile(model, tmp_path / "a.txt").n_bytes
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     model = load("sort-abc")
 

@@ -68,6 +68,7 @@ def check(model: HookedGPT2, sweep: Sweep, tolerance: float = 1e-9, memory: Any 
     assert_array_equal(still, np.broadcast_to(found.values[0], still.shape), err_msg=about)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150)
 def test_equals_one_plain_forward_per_cell(data: st.DataObject) -> None:
@@ -75,6 +76,7 @@ def test_equals_one_plain_forward_per_cell(data: st.DataObject) -> None:
     check(model, data.draw(sweeps(model.cfg)))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=40)
 def test_equals_it_in_single_precision(data: st.DataObject) -> None:
@@ -85,6 +87,7 @@ def test_equals_it_in_single_precision(data: st.DataObject) -> None:
     check(model, sweep, 1e-4)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(["50K", "200K", "1M"]))
 @settings(max_examples=40)
 def test_any_memory_budget_gives_the_same(data: st.DataObject, memory: str) -> None:
