@@ -191,6 +191,7 @@ def test_csv_is_a_table() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_results_and_figures_are_written(tmp_path: Path) -> None:
     folder, figure = tmp_path / "result", tmp_path / "lens.svg"
     args = ["logit-lens", "aAbBcdeBfg.", "--model", "compiled", "--positions", "all"]

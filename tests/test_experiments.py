@@ -190,6 +190,7 @@ def test_causal_graphs_are_found_where_they_are() -> None:
     assert found.tables["neurons"].frame["illusion"].all()
 
 
+@pytest.mark.slow
 def test_both_graphs_sort_every_word() -> None:
     module = script("causal_graph")
     for word in itertools.product(range(3), repeat=6):
@@ -333,6 +334,7 @@ def test_words_take_over_where_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found.tables["followed"].frame["target"]) == {" has", " a", " two", " four"}
 
 
+@pytest.mark.slow
 def test_the_lens_of_an_experiment_is_that_of_the_analysis() -> None:
     module, model = script("forward_pass"), load("mini")
     tokens = model.to_tokens(module.STORY)

@@ -82,6 +82,7 @@ def test_a_site_that_only_breaks_the_answer_does_not_keep_it(
     assert row["both"] < 0.6
 
 
+@pytest.mark.slow
 def test_induction_is_previous_then_copied(compiled: HookedGPT2) -> None:
     found = interchange(compiled, what="head", n=8).frame
     assert found["variable"].unique().tolist() == ["current", "previous", "copied"]

@@ -362,6 +362,7 @@ def test_on_the_command_line(
         assert word in done.output
 
 
+@pytest.mark.slow
 def test_as_json(path: Path) -> None:
     words_ = ["neurons", "m1.n5", "--file", str(path), "-n", "2", "--json", "--quiet"]
     done = CliRunner().invoke(app, words_)

@@ -272,6 +272,7 @@ def test_every_analysis_of_effects_tells_templates_apart(
     assert each.plot().axes
 
 
+@pytest.mark.slow
 def test_differences_between_models_are_over_templates_too(mini: HookedGPT2) -> None:
     other = copy.deepcopy(mini)
     with torch.no_grad():
@@ -350,6 +351,7 @@ def test_what_has_no_spread_over_templates(
         attribute(mini, **asked)
 
 
+@pytest.mark.slow
 def test_a_mean_by_position_is_of_one_template(mini: HookedGPT2) -> None:
     # Two of the six templates have 19 tokens, and at the same place other words.
     prompts = make("ioi", mini, 24)

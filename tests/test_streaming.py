@@ -68,6 +68,7 @@ def test_every_mark_leads_to_the_rest(model: HookedGPT2, tmp_path: Path, name: s
 lines = st.lists(st.sampled_from(["x", "", "x and", "  ", "é", "\u2028"]), max_size=12)
 
 
+@pytest.mark.slow
 @given(lines, st.sampled_from(["\n", "\r\n", "\r"]), st.integers(1, 4))
 def test_any_text_can_be_resumed(
     tmp_path_factory: pytest.TempPathFactory, words: list[str], ending: str, block: int
