@@ -1,4 +1,4 @@
-"""What does a function ask for? Read from its file's syntax tree, without importing the file."""
+"""What a function asks for, read from its file's syntax tree, without importing the file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Goog
 
 @dataclass(frozen=True)
 class Recipe:
-    """What does a function ask for, and what does it say about itself? Read from its source.
+    """What a function asks for, and what it says about itself, read from its source.
 
     `signature` has the parameters that words can express; its annotations are types. `helps` maps
     parameters to what they mean; `examples` are the docstring's lines ``$ circuits ...``;
@@ -77,18 +77,18 @@ class Recipe:
 
 @cache
 def analyses() -> Mapping[str, Recipe]:
-    """Which questions can be asked? Command names and recipes, in alphabetical order.
+    """The questions that can be asked: command names and recipes, in alphabetical order.
 
     >>> "ablate" in analyses()
     True
     """
     names = sorted(file.stem for file in (PACKAGE / "analyses").glob("[!_]*.py"))
-    found = [read(f"circuits.analyses.{name}") for name in names]
-    return types.MappingProxyType({recipe.name: recipe for recipe in found})
+    recipes = [read(f"circuits.analyses.{name}") for name in names]
+    return types.MappingProxyType({recipe.name: recipe for recipe in recipes})
 
 
 def find(name: str) -> Recipe:
-    """Which analysis has this name? Dashes and underscores are the same.
+    """The analysis of this name; dashes and underscores are the same.
 
     Raises:
         CircuitsError: for an unknown name, with the nearest one.
@@ -114,13 +114,13 @@ def beside(analysis: str, package: str) -> types.ModuleType | None:
 
 
 def read(module: str, function: str | None = None) -> Recipe:
-    """What do signature and docstring of this function say, without importing its module?
+    """What signature and docstring of a function say, without importing its module.
 
     None stands for the module's analysis.
 
     >>> recipe = read("circuits.registry.recipes", "find")
     >>> str(recipe.signature), recipe.question
-    ('(name: str)', 'Which analysis has this name? Dashes and underscores are the same.')
+    ('(name: str)', 'The analysis of this name; dashes and underscores are the same.')
 
     Raises:
         TypeError: for a function that is not there, or a type that a command line cannot take.
@@ -179,7 +179,7 @@ class _Spelled(ast.NodeTransformer):
 
 
 def flag(parameter: str) -> str:
-    """Which option of the command line gives this parameter?
+    """The option of the command line that gives this parameter.
 
     >>> flag("all_heads"), flag("n"), flag("from_")
     ('--all-heads', '-n', '--from')
@@ -189,19 +189,19 @@ def flag(parameter: str) -> str:
 
 
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """What are the file's names for values and types, also those that analyses share?"""
-    found: dict[str, ast.expr] = {}
+    """The file's names for values and types, also those that analyses share."""
+    named: dict[str, ast.expr] = {}
     for statement in tree.body:
         match statement:
             case ast.Assign(targets, value):
-                found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+                named |= {target.id: value for target in targets if isinstance(target, ast.Name)}
             case ast.ImportFrom(str(module), names) if module.startswith("circuits.analyses._"):
                 text = (
                     PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text("utf-8")
                 )
                 theirs = _constants(ast.parse(text))
-                found |= {n.name: theirs[n.name] for n in names if n.name in theirs}
-    return found
+                named |= {n.name: theirs[n.name] for n in names if n.name in theirs}
+    return named
 
 
 def _is_analysis(node: ast.FunctionDef) -> bool:
@@ -221,18 +221,18 @@ class Option:
 
 @cache
 def groups() -> Mapping[str, tuple[Option, ...]]:
-    """Which options has each class of `circuits.registry.options`, its bases' included?
+    """The options of each class of `circuits.registry.options`, its bases' included.
 
     >>> [option.name for option in groups()["MemoryOptions"]]
     ['memory', 'progress']
     """
     text = Path(__file__).with_name("options.py").read_text(encoding="utf-8")
-    found: dict[str, tuple[Option, ...]] = {}
+    by_class: dict[str, tuple[Option, ...]] = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.ClassDef):
-            inherited = [o for base in node.bases for o in found.get(ast.unparse(base), ())]
-            found[node.name] = (*inherited, *_fields(node))
-    return found
+            inherited = [o for base in node.bases for o in by_class.get(ast.unparse(base), ())]
+            by_class[node.name] = (*inherited, *_fields(node))
+    return by_class
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Option]:
@@ -248,7 +248,7 @@ def _fields(node: ast.ClassDef) -> Iterator[Option]:
 
 @cache
 def shared_helps() -> Mapping[str, str]:
-    """What do options mean that several analyses have?"""
+    """What the options mean that several analyses have."""
     return {option.name: option.help for group in groups().values() for option in group}
 
 
@@ -259,22 +259,22 @@ def _options(node: ast.FunctionDef) -> list[Option]:
     defaults = [*[None] * (len(plain) - len(args.defaults)), *args.defaults]
     rows = [(*pair, False) for pair in zip(plain, defaults, strict=True)]
     rows += [(*pair, True) for pair in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
-    own: list[Option] = []
+    single: list[Option] = []
     shared: list[Option] = []
     for arg, default, keyword_only in rows:
         match arg.annotation:
             case ast.Name(name) if name in groups():
                 shared += groups()[name]
             case annotation:
-                own.append(Option(arg.arg, annotation, default, keyword_only))
-    return [*own, *sorted(shared, key=lambda option: ORDER.index(option.name))]
+                single.append(Option(arg.arg, annotation, default, keyword_only))
+    return [*single, *sorted(shared, key=lambda option: ORDER.index(option.name))]
 
 
 def _in_words(
     options: Iterable[Option], constants: Mapping[str, ast.expr]
 ) -> list[inspect.Parameter]:
     """What can be asked for in words: parameters that take objects are left out."""
-    found = []
+    taken = []
     for option in options:
         given = _type(option.annotation, constants)
         if given is not _OBJECT:
@@ -285,8 +285,8 @@ def _in_words(
                 if option.keyword_only
                 else inspect.Parameter.POSITIONAL_OR_KEYWORD
             )
-            found.append(inspect.Parameter(option.name, kind, default=value, annotation=given))
-    return found
+            taken.append(inspect.Parameter(option.name, kind, default=value, annotation=given))
+    return taken
 
 
 def _value(node: ast.expr, constants: Mapping[str, ast.expr]) -> Any:
@@ -334,7 +334,7 @@ class Sections:
 
 
 def sections(docstring: str) -> Sections:
-    """What does this docstring say, in which of its parts?"""
+    """A docstring's sections."""
     first, _, rest = docstring.partition("\n\n")
     about = re.split(r"^(?:\w+:$|\s*\$ circuits |>>> )", rest, maxsplit=1, flags=re.M)[0]
     examples = tuple(re.findall(r"^ *\$ (circuits .*)$", docstring, flags=re.M))

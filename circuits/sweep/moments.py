@@ -156,14 +156,14 @@ class Moments:
         ratio = self.effect / whole
         # Rounding may leave a little less than nothing of a difference.
         left = self.squares - 2 * ratio * self.products + ratio**2 * self.squares[self.full]
-        left, counted = np.maximum(left, 0), self.scales.effect.whole
+        left, counted = np.maximum(left, 0), self.scales.effect.counted
         found = intervals.ratio_ends(
             ratio, left, whole, self.n, counted=counted, confidence=confidence
         )
         if self.clustered:
             groups = [(part.n, part.effect, part.effect[self.full]) for part in self._groups]
             sums = np.stack([n * (own - ratio * all_) / whole for n, own, all_ in groups], 1)
-            scale = Scale(whole=counted)
+            scale = Scale(counted=counted)
             found = intervals.grouped(ratio, sums, self.n, scale, found, confidence)
         return averaged(ratio, found, self.n)
 
