@@ -346,9 +346,19 @@ def test_a_neuron_that_does_nothing() -> None:
         (["m5.n290", "--top", "3"], ["promoted", "·evening", "suppressed"]),
         (["m5.n290", "--show", "triggers"], ["embedding alone"]),
         (["m5.n290", "--file", "text.txt"], ["top contexts", "random contexts", "·evening:"]),
-        (["m5.n290", "--file", "text.txt", "--show", "classes"], ["windows", "digits"]),
-        (["--file", "text.txt", "--layer", "5"], ["stands out on", "m5.n"]),
-        (["--file", "text.txt", "--show", "classes"], ["layer", "inside"]),
+        pytest.param(
+            ["m5.n290", "--file", "text.txt", "--show", "classes"],
+            ["windows", "digits"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--file", "text.txt", "--layer", "5"],
+            ["stands out on", "m5.n"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--file", "text.txt", "--show", "classes"], ["layer", "inside"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_on_the_command_line(

@@ -243,7 +243,11 @@ def test_shares_over_templates_are_those_of_ratios(mini: HookedGPT2) -> None:
 @pytest.mark.parametrize(
     ("ask", "axes"),
     [
-        (lambda model, **asked: paths(model, to="logits", **asked), ("template", "stage", "part")),
+        pytest.param(
+            lambda model, **asked: paths(model, to="logits", **asked),
+            ("template", "stage", "part"),
+            marks=pytest.mark.slow,
+        ),
         (lambda model, **asked: attribute(model, **asked), ("template", "layer", "part")),
         (
             lambda model, **asked: patch(model, component="a5.h3", **asked),
