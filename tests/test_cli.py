@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+from quick import only
 from rich.console import Console
 from typer.testing import CliRunner
 from word_model import TOKENS, word_model
@@ -191,6 +192,7 @@ def test_csv_is_a_table() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_results_and_figures_are_written(tmp_path: Path) -> None:
     folder, figure = tmp_path / "result", tmp_path / "lens.svg"
     args = ["logit-lens", "aAbBcdeBfg.", "--model", "compiled", "--positions", "all"]
@@ -223,7 +225,7 @@ def test_another_kind_of_figure_is_an_error(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", only(("emoji", "markup", "newline"), ODD))
 def test_any_text_is_a_prompt(tiny: str, kind: str) -> None:
     for positions in ("last", "all"):
         args = ["--model", tiny, "--positions", positions]
@@ -242,6 +244,7 @@ def test_a_prompt_that_begins_with_a_dash(tiny: str) -> None:
     assert run("logit-lens", "--model", tiny, "-5 degrees").exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 200])
 def test_tables_fit_the_terminal(tiny: str, width: int) -> None:
     asked = [
@@ -324,6 +327,7 @@ def test_ctrl_c_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a signal of Unix")
 def test_an_interrupted_process_says_so(tiny: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
@@ -336,6 +340,7 @@ def test_an_interrupted_process_says_so(tiny: str, tmp_path: Path) -> None:
     assert (err, process.returncode) == ("interrupted\n", 130)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_silent() -> None:
     for args in (["info", "compiled"], ["info", "compiled", "--json"]):
         with in_shell(*args) as process:

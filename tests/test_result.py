@@ -367,6 +367,7 @@ def test_provenance_of_a_run() -> None:
     assert bare.checksum != about.checksum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [chr(0xD83D), chr(0xDCFF)])  # of an emoji; of a file name's bytes
 def test_halves_of_characters_are_written_and_read_back(tmp_path: Path, half: str) -> None:
     """Tokenizers take them, so every writer does; the files are UTF-8 and say what was given."""

@@ -177,14 +177,14 @@ class Moments:
         ratio = self.effect / full
         # Rounding may leave a little less than nothing of a difference.
         left = self.squares - 2 * ratio * self.products + ratio**2 * self.squares[self.full]
-        left, counted = np.maximum(left, 0), self.scales.effect.whole
+        left, counted = np.maximum(left, 0), self.scales.effect.counted
         ends = intervals.ratio_ends(
             ratio, left, full, self.n, counted=counted, confidence=confidence
         )
         if self.clustered:
             groups = [(group.n, group.effect, group.effect[self.full]) for group in self._groups]
             sums = np.stack([n * (part - ratio * all_) / full for n, part, all_ in groups], 1)
-            scale = Scale(whole=counted)
+            scale = Scale(counted=counted)
             ends = intervals.grouped(ratio, sums, self.n, scale, ends, confidence)
         return averaged(ratio, ends, self.n)
 
