@@ -84,7 +84,10 @@ def usual(kind: Kind) -> tuple[str, ...]:
 
 def _entry(kind: Kind, path: Path) -> Entry | None:
     """What is marked in this file; None for a file that only helps others."""
-    marked = list(_marked(ast.parse(path.read_text(encoding="utf-8")), kind.mark))
+    text = path.read_text(encoding="utf-8")
+    if f"\n@{kind.mark}" not in text:  # most files that only help are long
+        return None
+    marked = list(_marked(ast.parse(text), kind.mark))
     if not marked:
         return None
     function, mark = marked[0]
