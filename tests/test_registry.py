@@ -36,7 +36,7 @@ HEADER = '"""A question."""\n\nDEFAULT = 3\nKind = str | None\n'
 FUNCTION = '''
 
 @analysis
-def question(model: HookedGPT2, text: str, *, {parameters}):
+def question(model: HookedModel, text: str, *, {parameters}):
     """What is it?
 
     It is this,
@@ -141,8 +141,11 @@ def test_objects_are_left_out(package: Path, annotation: str, default: str, kept
 
 
 def test_types_that_analyses_share_are_found(package: Path) -> None:
-    (package / "_shared.py").write_text('Kind = Literal["x", "y"]\nOTHER = 1\n')
-    imports = '"""A question."""\nfrom circuits.analyses._shared import Kind\nDEFAULT = 3\n'
+    room = package.parent / "room"
+    room.mkdir()
+    (room / "__init__.py").write_text("from circuits.room.kinds import Kind as Kind\n")
+    (room / "kinds.py").write_text('Kind = Literal["x", "y"]\nOTHER = 1\n')
+    imports = '"""A question."""\nfrom circuits.room import Kind\nDEFAULT = 3\n'
     body = FUNCTION.format(parameters="kind: Kind | None = None, n: int = DEFAULT, extra: int = 1")
     (package / "question.py").write_text(imports + body)
     parameters = read("circuits.analyses.question").signature.parameters
