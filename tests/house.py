@@ -47,6 +47,8 @@ ORDER = (
     "draws",
     "result",
     "experiment",
+    "attribution",
+    "qk_ov",
     "sweep",
     "alignment",
     "registry",

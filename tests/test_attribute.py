@@ -14,8 +14,8 @@ from random_models import random_tokens, randomized, seeds, tiny_configs
 from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
-from circuits.analyses import _direct
 from circuits.analyses.attribute import attribute
+from circuits.attribution import direct as _direct
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app

@@ -23,10 +23,10 @@ from circuits.analyses._effects import (
 )
 from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
 from circuits.analyses._prompts import chosen
-from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
+from circuits.qk_ov import COMPOSITION_MEANINGS as SCORE_MEANINGS
 from circuits.registry import MeasureOptions, Progress, RunOptions
 from circuits.result import Result
 from circuits.sweep import cell

@@ -14,7 +14,6 @@ from einops import einsum, rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.analyses._weights import ROUNDING, centered
 from circuits.decompose import through_ln
 from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
@@ -24,6 +23,7 @@ from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import make
 from circuits.prompts.repeated import ordinary_tokens
+from circuits.qk_ov import ROUNDING, centered
 
 POSITIONAL = ("previous-token", "current-token", "first-token")
 REPEATING = ("duplicate-token", "induction")

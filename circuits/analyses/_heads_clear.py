@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from circuits.analyses._heads_attention import Scores
 from circuits.analyses._heads_kinds import Kind
-from circuits.analyses._weights import ROUNDING
+from circuits.qk_ov import ROUNDING
 from circuits.result import mean_interval
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]

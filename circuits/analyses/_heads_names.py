@@ -18,7 +18,6 @@ from torch import Tensor
 from circuits.analyses._heads_attention import Scores, numbers, start_tokens, to_logits
 from circuits.analyses._heads_clear import are_clear
 from circuits.analyses._heads_kinds import KINDS
-from circuits.analyses._weights import ROUNDING, product_scales
 from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
@@ -26,6 +25,7 @@ from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import Example, Prompts, assemble
+from circuits.qk_ov import ROUNDING, product_scales
 from circuits.tokenizer import Tokenizer
 
 TOP = 5  # a head that copies a name has it among so many tokens (Wang et al. 2022)

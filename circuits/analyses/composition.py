@@ -12,13 +12,13 @@ import torch
 from circuits import components
 from circuits.analyses._composition_check import InWords, patched
 from circuits.analyses._effects import Named, parts_of
-from circuits.analyses._reading import MEANINGS, SLOTS, Readings, Reads, readings
-from circuits.analyses._weights import one_head
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.metrics import Metric
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
+from circuits.qk_ov import COMPOSITION_MEANINGS as MEANINGS
+from circuits.qk_ov import SLOTS, CompositionScores, Reads, composition_scores
 from circuits.registry import MeasureOptions, Progress, analysis
 from circuits.result import Result, provenance
 
@@ -97,10 +97,10 @@ class _Wanted:
 
 def _scores(model: HookedModel, wanted: _Wanted) -> pd.DataFrame:
     """A row for each pair; or, of those that stand out most, for each direction."""
-    senders = [one_head(model, part) for part in wanted.senders]
+    senders = [components.one_head(part, model.cfg) for part in wanted.senders]
     receivers = [components.check(part, model.cfg) for part in wanted.receivers]
     with torch.inference_mode():
-        every = list(readings(model))
+        every = list(composition_scores(model))
         frame = pd.concat(map(_pairs, every), ignore_index=True)
         frame = _kept(frame, senders, receivers, wanted.slot)
         if wanted.subspaces is not None:
@@ -156,7 +156,7 @@ def _require_fitting(
             raise CircuitsError(f"{part} is no head: name a reader, such as a1.h0 or a1.h0<k>")
 
 
-def _pairs(read: Readings) -> pd.DataFrame:
+def _pairs(read: CompositionScores) -> pd.DataFrame:
     """A row for each pair of heads."""
     layers, heads, readers = read.score.shape
     senders = [f"a{layer}.h{head}" for layer in range(layers) for head in range(heads)]
@@ -209,7 +209,9 @@ def _standing_out(frame: pd.DataFrame, n: int) -> pd.DataFrame:
     return best
 
 
-def _taken_apart(pairs: pd.DataFrame, every: Sequence[Readings], subspaces: int) -> pd.DataFrame:
+def _taken_apart(
+    pairs: pd.DataFrame, every: Sequence[CompositionScores], subspaces: int
+) -> pd.DataFrame:
     """A row for each of these pairs and singular directions of the sender."""
     by_place = {(read.slot, read.layer): read for read in every}
 

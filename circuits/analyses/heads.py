@@ -72,13 +72,13 @@ from circuits.analyses._heads_names import (
     series_prompts,
     successors,
 )
-from circuits.analyses._weights import product_scales
 from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
+from circuits.qk_ov import product_scales
 from circuits.registry import MemoryOptions, analysis
 from circuits.result import AVERAGED, Result, mean_interval, provenance
 from circuits.sweep import Source, Sweep, cell, plan, run

@@ -15,17 +15,16 @@ from torch import Tensor
 from circuits import components
 from circuits.analyses._grid import places
 from circuits.analyses._prompts import chosen
-from circuits.analyses._scores import Side, apart, place_masks, require_product, run, side
-from circuits.analyses._weights import score_scales
+from circuits.attribution import OTHER
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
+from circuits.qk_ov import Side, apart, place_masks, require_product, side, watched
 from circuits.registry import PromptOptions, analysis
 from circuits.result import Result, mean_interval, provenance
 
-OTHERS = "other"
 MEANINGS = {
     "query_part": "what asks: a part of the residual stream at the query; other sums up the rest",
     "key_part": "what answers: a part of the residual stream at the key; other sums up the rest",
@@ -118,7 +117,7 @@ def _taken_apart(
     if positions is not None:
         where = [place for place in places(prompts, positions) if place is not None]
     with torch.inference_mode():
-        cache = run(model, prompts, look.head, sources=bool(where))
+        cache = watched(model, prompts, look.head, sources=bool(where))
         ends = _ends(cache, prompts, look)
         queries, keys, values = _pairs(cache, prompts, ends, where, top)
     total = values.sum((0, 1))
@@ -234,19 +233,19 @@ def _pairs(
     at_query[rows, ends.query] = 1
     at_key[rows, ends.key] += 1
     sides = side(cache, ends.head, "q", at_query), side(cache, ends.head, "k", at_key)
-    both: list[tuple[list[str], Tensor]] = [(one.names, one.parts) for one in sides]
+    both: list[tuple[list[str], Tensor]] = [(each.names, each.terms) for each in sides]
     if where:
         masks = place_masks(prompts, where, at_query)
         both = [
-            _split(cache, one, picked, masks)
-            for one, picked in zip(sides, _largest(both, top), strict=True)
+            _split(cache, each, picked, masks)
+            for each, picked in zip(sides, _largest(both, top), strict=True)
         ]
     listed = [
         _listed(names, parts, picked)
         for (names, parts), picked in zip(both, _largest(both, top), strict=True)
     ]
     (queries, asking), (keys, answering) = listed
-    scale = score_scales(cache.model)[ends.head.layer or 0]
+    scale = cache.model.score_scales()[ends.head.layer or 0]
     return queries, keys, einsum(asking / scale, answering, "i b e, j b e -> i j b")
 
 
@@ -256,18 +255,18 @@ def _largest(both: Sequence[tuple[list[str], Tensor]], top: int) -> list[list[in
     found = []
     for axis, (names, _) in enumerate(both):
         size = mean.sum(1 - axis)
-        size[[i for i, name in enumerate(names) if name == OTHERS]] = -1
+        size[[i for i, name in enumerate(names) if name == OTHER]] = -1
         found.append(size.sort(descending=True, stable=True).indices[:top].tolist())
     return found
 
 
 def _split(
-    cache: Cache, one: Side, picked: list[int], masks: tuple[list[str], Tensor]
+    cache: Cache, whole: Side, picked: list[int], masks: tuple[list[str], Tensor]
 ) -> tuple[list[str], Tensor]:
     """The picked parts taken apart, and the rest as one part."""
-    names, parts = apart(cache, one, picked, masks)
-    rest = one.parts.sum(0) - one.parts[picked].sum(0)
-    return [*names, OTHERS], torch.cat([parts, rest[None]])
+    names, parts = apart(cache, whole, picked, masks)
+    rest = whole.terms.sum(0) - whole.terms[picked].sum(0)
+    return [*names, OTHER], torch.cat([parts, rest[None]])
 
 
 def _listed(names: list[str], parts: Tensor, picked: list[int]) -> tuple[list[str], Tensor]:
@@ -276,7 +275,7 @@ def _listed(names: list[str], parts: Tensor, picked: list[int]) -> tuple[list[st
         return [names[i] for i in picked], parts[picked]
     rest = [i for i in range(len(names)) if i not in set(picked)]
     stack = torch.cat([parts[picked], parts[rest].sum(0)[None]])
-    return [*(names[i] for i in picked), OTHERS], stack
+    return [*(names[i] for i in picked), OTHER], stack
 
 
 def _really(cache: Cache, ends: _Ends) -> tuple[Tensor, Tensor, Tensor]:
