@@ -15,12 +15,13 @@ from random_sweeps import random_prompts
 from typer.testing import CliRunner
 from word_model import letter_model
 
-from circuits.analyses._composition_check import _chosen, _correlation, agreement
 from circuits.analyses.composition import composition
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.components import parse, parse_edge
 from circuits.config import ModelConfig
+from circuits.effects import agreement
+from circuits.effects.composition_check import _chosen, _correlation
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
-from circuits.analyses._text import PIECE, TextFile, losses
 from circuits.analyses.icl import icl
 from circuits.checkpoints import checksum
 from circuits.cli import app
@@ -26,6 +25,7 @@ from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.result import mean_interval
+from circuits.text_windows import PIECE, TextFile, losses
 
 CHANCE, KNOWN = math.log(27), 0.0012  # the compiled model's losses, on the first and second copy
 
@@ -146,7 +146,7 @@ def test_windows_are_the_text_in_pieces(
     model = word_model(n_ctx=32)
     path = write(tmp_path_factory.mktemp("any"), text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("circuits.analyses._text.PIECE", 7)
+        patch.setattr("circuits.text_windows.PIECE", 7)
         windows = [rows for rows, _ in TextFile(model, path, context)]
     bos = model.to_tokens("")[0]
     assert all(torch.equal(row[:1], bos) for rows in windows for row in rows)

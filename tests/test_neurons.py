@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 from word_model import word_model
 
-from circuits.analyses import _neuron_text
-from circuits.analyses._neuron_text import CLASSES, Contexts, class_of, classes_of
-from circuits.analyses._text import TextFile
 from circuits.analyses.neurons import neurons
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.components import parse
 from circuits.errors import CircuitsError
+from circuits.mlp_neurons import CLASSES, Contexts, class_of, classes_of
+from circuits.mlp_neurons import on_text as _neuron_text
 from circuits.model import HookedGPT2
+from circuits.text_windows import TextFile
 
 TEXT = "x and Mary gave 17 the y to John, Tom!\n" * 30 + "the end é"
 NEURON = "m1.n5"

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from circuits import components
-from circuits.analyses._effects import parts_of
 from circuits.batch import one_prompt
 from circuits.components import Component
 from circuits.config import ModelConfig
+from circuits.effects import components_of
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model import HookedModel
@@ -123,7 +123,7 @@ def _heads(
 ) -> list[Component]:
     """Which heads are asked for? In the order of computation."""
     wanted: list[Component] = []
-    for part in parts_of(component):
+    for part in components_of(component):
         components.check(part, cfg)
         if part.kind not in ("head", "attn") or part.slot or part.position is not None:
             raise CircuitsError(f"{part} has no pattern; name heads (a5.h3) or layers (a5)")

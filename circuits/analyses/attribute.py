@@ -11,22 +11,23 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits.analyses._effects import source_of, unit_of
-from circuits.analyses._grid import places
-from circuits.analyses._prompts import Batch, chosen
-from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import (
+from circuits.attribution import Split, Term, decomposed, neuron_pushes, scored, unit
+from circuits.decompose import require_sums
+from circuits.effects import (
+    TEMPLATE_MEANINGS,
     by_template,
     measured_over,
     panels,
+    places,
     require_templates,
+    source_of,
+    unit_of,
 )
-from circuits.attribution import Split, Term, decomposed, neuron_pushes, scored, unit
-from circuits.decompose import require_sums
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import PromptOptions, TemplateOptions, analysis
+from circuits.registry.asked_prompts import Batch, asked_prompts
 from circuits.result import Result
 from circuits.sweep.moments import Moments, moments
 
@@ -142,7 +143,7 @@ def _attributed(
         provenance=source_of(model, "attribute", batches, [n for _, n in tables], templates),
         axes=panels((*tasks, *axes), templates),
         view="heatmap" if what == "heads" else "bars" if not tasks else "curves",
-        meanings=MEANINGS | TEMPLATES,
+        meanings=MEANINGS | TEMPLATE_MEANINGS,
     )
 
 
@@ -167,7 +168,7 @@ def _check(model: HookedModel, what: What, positions: Positions | None, top: int
 
 def _batches(model: HookedModel, options: PromptOptions) -> list[Batch]:
     """The prompts, if they ask for tokens; of all tasks those that do."""
-    batches = chosen(model, options)
+    batches = asked_prompts(model, options)
     if len(batches) == 1:
         scored(batches[0].first)
         return batches

@@ -10,15 +10,13 @@ import pandas as pd
 import torch
 
 from circuits import components
-from circuits.analyses._composition_check import InWords, patched
-from circuits.analyses._effects import Named, parts_of
 from circuits.components import Component
+from circuits.effects import InWords, Named, components_of, patched_pairs
 from circuits.errors import CircuitsError
 from circuits.metrics import Metric
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
-from circuits.qk_ov import COMPOSITION_MEANINGS as MEANINGS
-from circuits.qk_ov import SLOTS, CompositionScores, Reads, composition_scores
+from circuits.qk_ov import COMPOSITION_MEANINGS, SLOTS, CompositionScores, Reads, composition_scores
 from circuits.registry import MeasureOptions, Progress, analysis
 from circuits.result import Result, provenance
 
@@ -74,13 +72,13 @@ def composition(
     >>> found.top(2).frame[["edge", "score"]].round(3).values.tolist()
     [['a0.h1->a1.h1<k>', 0.707], ['a0.h0->a1.h0<k>', 0.136]]
     """
-    wanted = _Wanted(parts_of(from_), parts_of(to), slot, subspaces, top)
+    wanted = _Wanted(components_of(from_), components_of(to), slot, subspaces, top)
     prompts = MeasureOptions(task=task, metric=metric, n=n, seed=seed)
     _require_fitting(model, wanted, check, prompts)
     frame = _scores(model, wanted)
     named = {"to": _in_words(to), "from_": _in_words(from_)}
     if check is not None:
-        return patched(model, frame, check, prompts, named, progress)
+        return patched_pairs(model, frame, check, prompts, named, progress)
     return _table(model, frame, named, taken_apart=subspaces is not None)
 
 
@@ -121,7 +119,7 @@ def _table(
         provenance=provenance(model, "composition", arguments=named),
         axes=("edge", "direction") if taken_apart else ("slot", "sender", "receiver"),
         view="heatmap",
-        meanings=MEANINGS,
+        meanings=COMPOSITION_MEANINGS,
     )
 
 

@@ -50,31 +50,32 @@ import pandas as pd
 import torch
 
 from circuits import components
-from circuits.analyses._effects import BASE, part_of, parts_of
-from circuits.analyses._heads_attention import (
-    POSITIONAL,
-    REPEATING,
+from circuits.components import Component
+from circuits.config import ModelConfig
+from circuits.effects import BASE, components_of, share_of_progress
+from circuits.errors import CircuitsError
+from circuits.head_kinds import (
+    LEAST_PAIRS,
+    NAMES,
+    WRITING,
+    Kind,
     Scores,
     attention_scores,
-    copying,
-    eigenvalue_copying,
-    prefix_matching,
-    random_tokens,
-)
-from circuits.analyses._heads_clear import judged
-from circuits.analyses._heads_kinds import NAMES, WRITING, Kind, chosen_kinds, name_of
-from circuits.analyses._heads_names import (
-    LEAST_PAIRS,
     check_ioi,
+    chosen_kinds,
+    copying,
+    draw_tokens,
+    eigenvalue_copying,
+    judged,
     name_copying,
+    name_of,
     name_scores,
+    prefix_matching,
     series,
     series_prompts,
     successors,
 )
-from circuits.components import Component
-from circuits.config import ModelConfig
-from circuits.errors import CircuitsError
+from circuits.head_kinds.random_tokens import POSITIONAL, REPEATING
 from circuits.metrics import METRICS
 from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
@@ -202,7 +203,7 @@ def _wanted(
     cfg: ModelConfig, component: str | Component | Sequence[str | Component] | None
 ) -> list[Component]:
     """Which heads are asked for?"""
-    parts = parts_of(component)
+    parts = components_of(component)
     for part in parts:
         components.check(part, cfg)
         if part.kind != "head" or part.slot is not None or part.position is not None:
@@ -255,7 +256,7 @@ class _Tasks:
 def _scores(model: HookedModel, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:
     """Each kind's scores, or why there are none."""
     n, seed = tasks.n, tasks.seed
-    tokens = random_tokens(model, n, seed)
+    tokens = draw_tokens(model, n, seed)
     scores: dict[str, Scores | str] = {}
     if model.cfg.post_norms:
         scores = dict.fromkeys(WRITING, NO_WRITING)
@@ -313,7 +314,7 @@ def _costs(
         source = Source(method, prompts.tokens, prompts.mask)
         cells = (BASE, *(cell(head) for head in wanted))
         planned = plan(model, Sweep(prompts, metric, cells, source), memory=how.memory)
-        step = part_of(how.progress, done, size, sum(sizes))
+        step = share_of_progress(how.progress, done, size, sum(sizes))
         values, done = run(model, planned, progress=step).values, done + size
         worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
         columns = mean_interval(worse, scale=metric.scale.change)

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.analyses._text import TextFile, averaged, losses, read_from
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts, repeated
 from circuits.registry import Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.sweep.moments import Moments
+from circuits.text_windows import TextFile, averaged, losses, read_from
 
 MOST_COPIES = 6  # with the control, as many curves as colors tell apart
 SEQUENCES = 20  # of random tokens, if nobody says how many

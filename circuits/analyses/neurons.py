@@ -12,16 +12,24 @@ import pandas as pd
 import torch
 
 from circuits import components, decompose
-from circuits.analyses._neuron_text import Context, Contexts, by_class, contexts, overview
-from circuits.analyses._neurons import triggers, value_logits, values
-from circuits.analyses._text import BATCH, TextFile, read_from
 from circuits.batch import pad_rows
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
+from circuits.mlp_neurons import (
+    Context,
+    Contexts,
+    by_class,
+    contexts,
+    overview,
+    triggers,
+    value_logits,
+    values,
+)
 from circuits.model import HookedModel
 from circuits.prompts.prompts import start_tokens
 from circuits.registry import Progress, analysis
 from circuits.result import Result, provenance
+from circuits.text_windows import BATCH, TextFile, read_from
 
 Show = Literal["contexts", "values", "triggers", "classes", "overview"]
 Order = Literal["peaked", "contrast", "active"]

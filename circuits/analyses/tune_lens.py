@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.analyses._text import TextFile
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.intervals import NOT_NEGATIVE
 from circuits.model import HookedModel
 from circuits.registry import Progress, analysis
 from circuits.result import Result, mean_interval, provenance
+from circuits.text_windows import TextFile
 from circuits.tuned_lens import (
     TunedLens,
     divergence,

@@ -13,16 +13,16 @@ from einops import einsum
 from torch import Tensor
 
 from circuits import components
-from circuits.analyses._grid import places
-from circuits.analyses._prompts import chosen
 from circuits.attribution import OTHER
 from circuits.cache import Cache
 from circuits.components import Component
+from circuits.effects import places
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.qk_ov import Side, apart, place_masks, require_product, side, watched
 from circuits.registry import PromptOptions, analysis
+from circuits.registry.asked_prompts import asked_prompts
 from circuits.result import Result, mean_interval, provenance
 
 MEANINGS = {
@@ -173,7 +173,7 @@ def _head(model: HookedModel, head: str | Component) -> Component:
 def _prompts(model: HookedModel, prompts: PromptOptions) -> Prompts:
     if prompts.prompt is None and prompts.task is None:
         raise CircuitsError("nothing to look at: give a prompt, or a task")
-    return chosen(model, prompts)[0].first
+    return asked_prompts(model, prompts)[0].first
 
 
 def _ends(cache: Cache, prompts: Prompts, look: _Look) -> _Ends:

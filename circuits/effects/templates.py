@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import pandas as pd
 
-from circuits.analyses._prompts import Batch
 from circuits.errors import CircuitsError
 from circuits.prompts.prompts import population
 from circuits.registry import TemplateOptions
+from circuits.registry.asked_prompts import Batch
 from circuits.sweep.moments import Moments
 
-MEANINGS = {
+TEMPLATE_MEANINGS = {
     "template": "the sentence that the prompts were made of",
     "spread": "standard deviation of value over the templates",
 }

@@ -14,14 +14,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits.analyses._prompts import Batch
-from circuits.analyses._templates import measured_over, population_of, require_templates
 from circuits.components import Component
+from circuits.effects.templates import measured_over, population_of, require_templates
 from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
 from circuits.model import HookedModel
 from circuits.prompts import PromptFile, Prompts
 from circuits.registry import Progress, RunOptions, TemplateOptions
+from circuits.registry.asked_prompts import Batch
 from circuits.result import Provenance, Result, provenance
 from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
 from circuits.sweep.cells import Hold
@@ -126,7 +126,7 @@ def every_pair(cells: Sequence[Cell], patching: Patching) -> Callable[[Batch], M
     return lambda batch: partial(pair, cells=cells, patching=patching)
 
 
-def parts_of(component: Named) -> list[Component]:
+def components_of(component: Named) -> list[Component]:
     """The components that were named, one or several, as words or as such."""
     named = [component] if isinstance(component, str | Component) else list(component or ())
     writes = cell(*named)
@@ -165,7 +165,7 @@ def measured(
             parts=folder,
             # A run that ended amid one task has not begun the next.
             resume=how.resume and (begun[i] or not any(begun)),
-            progress=part_of(how.progress, sum(sizes[:i]), sizes[i], sum(sizes)),
+            progress=share_of_progress(how.progress, sum(sizes[:i]), sizes[i], sum(sizes)),
         )
         moments = survey(
             model,
@@ -179,7 +179,9 @@ def measured(
         yield batch, measured_over(moments, batch, templates)
 
 
-def part_of(progress: Progress | None, before: float, size: float, total: float) -> Progress | None:
+def share_of_progress(
+    progress: Progress | None, before: float, size: float, total: float
+) -> Progress | None:
     """Progress in thousandths of the whole, where this is only a part of it."""
     if progress is None:
         return None

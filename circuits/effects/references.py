@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuits.analyses._prompts import Batch
 from circuits.interventions import partners
 from circuits.model import HookedModel
 from circuits.prompts import TASKS, Prompts, make
 from circuits.registry import PromptOptions
+from circuits.registry.asked_prompts import Batch
 from circuits.sweep import Source
 
 

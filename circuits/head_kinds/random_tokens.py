@@ -61,7 +61,7 @@ class RandomTokens:
     lacking: str = ""
 
 
-def random_tokens(model: HookedModel, n: int, seed: int) -> RandomTokens:
+def draw_tokens(model: HookedModel, n: int, seed: int) -> RandomTokens:
     """BOS + r + r and BOS + 2n unrepeated tokens, or whatever fits into a small model."""
     try:
         prompts = make("repeated", model, n, seed)

@@ -27,7 +27,7 @@ class Batch:
     file: Path | None = None
 
 
-def chosen(model: HookedModel, options: PromptOptions) -> list[Batch]:
+def asked_prompts(model: HookedModel, options: PromptOptions) -> list[Batch]:
     """The prompts that these options ask for.
 
     Without task, prompt and file they are those of the usual tasks that suit the model.

@@ -23,10 +23,9 @@ from circuits.alignment import (
     split,
     swapped,
 )
-from circuits.analyses._effects import BASE, Named, parts_of
-from circuits.analyses._grid import Grid, grid, labels, per_head, what_of
 from circuits.components import Component
 from circuits.config import ModelConfig
+from circuits.effects import BASE, Grid, Named, cells_of, components_of, labels, per_head, what_of
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
@@ -161,7 +160,7 @@ def _sites(cfg: ModelConfig, prompts: Prompts, swap: Swap) -> list[Cell]:
     wanted = swap.where
     if wanted.component is None and not per_head(what_of(wanted)):
         wanted = replace(wanted, positions=wanted.positions or "roles")
-    return grid(cfg, prompts, wanted)
+    return cells_of(cfg, prompts, wanted)
 
 
 def _elsewhere(cfg: ModelConfig, prompts: Prompts, site: Cell, seed: int) -> list[Cell]:
@@ -234,13 +233,13 @@ def searched(
     how: MemoryOptions,
 ) -> pd.DataFrame:
     """The variable's value swapped in subspaces of one site: a row for each subspace."""
-    parts, search = parts_of(swap.where.component), swap.search
+    parts, search = components_of(swap.where.component), swap.search
     assert search is not None
     if len(parts) > 1:
         raise CircuitsError(f"a subspace is of one site; {len(parts)} components were given")
     at = Subspace(parts[0], search.neurons)
     random = random_basis(model, at, search.rank, swap.seed + 1)
-    space = read_space(model, at, parts_of(search.reader))
+    space = read_space(model, at, components_of(search.reader))
     if len(prompts) < 2:
         raise CircuitsError("a subspace is learned on some prompts and tested on others; give more")
     pairs = draw(graph, prompts, variable, swap.seed)

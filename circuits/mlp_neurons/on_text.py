@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.analyses._text import TextFile, averaged
 from circuits.components import Component
 from circuits.intervals import SHARE
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.registry import Progress
 from circuits.sweep.moments import Moments
+from circuits.text_windows import TextFile, averaged
 
 CLASSES = ("word", "inside", "digits", "marks", "space", "special", "part")
 SAMPLED = 1000  # tokens drawn from the text, for control and quantiles

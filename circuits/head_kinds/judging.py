@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.analyses._heads_attention import Scores
-from circuits.analyses._heads_kinds import Kind
+from circuits.head_kinds.kinds import Kind
+from circuits.head_kinds.random_tokens import Scores
 from circuits.qk_ov import ROUNDING
 from circuits.result import mean_interval
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.analyses._effects import (
+from circuits.components import parse, parse_edge
+from circuits.effects.measuring import (
     BASE,
     WHOLE,
     Patching,
@@ -21,20 +22,19 @@ from circuits.analyses._effects import (
     source_of,
     unit_of,
 )
-from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
-from circuits.analyses._prompts import chosen
-from circuits.components import parse, parse_edge
+from circuits.effects.measuring import MEANINGS as EFFECT_MEANINGS
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
-from circuits.qk_ov import COMPOSITION_MEANINGS as SCORE_MEANINGS
+from circuits.qk_ov import COMPOSITION_MEANINGS
 from circuits.registry import MeasureOptions, Progress, RunOptions
+from circuits.registry.asked_prompts import asked_prompts
 from circuits.result import Result
 from circuits.sweep import cell
 
 SHUFFLES = 10_000
 InWords = str | list[str] | None  # components by their names, as they were given
 MEANINGS = {
-    **SCORE_MEANINGS,
+    **COMPOSITION_MEANINGS,
     **EFFECT_MEANINGS,
     "edge": "who reads whom: sender->receiver<slot>; patched was this edge alone",
     "chosen": "whether the pair stands out by z (top) or was drawn from the others (random), of "
@@ -50,7 +50,7 @@ MEANINGS = {
 }
 
 
-def patched(
+def patched_pairs(
     model: HookedModel,
     pairs: pd.DataFrame,
     n: int,
@@ -67,7 +67,7 @@ def patched(
     """
     rows, patching = _chosen(pairs, n, prompts.seed), Patching("noise", prompts.metric)
     cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
-    batches, ask = chosen(model, prompts), every_pair(cells, patching)
+    batches, ask = asked_prompts(model, prompts), every_pair(cells, patching)
     how = RunOptions(progress=progress)
     frames, counts = [], []
     for batch, moments in measured(model, batches, ask, how, full=1):

@@ -15,12 +15,12 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from circuits.analyses._heads_attention import Scores, numbers, start_tokens, to_logits
-from circuits.analyses._heads_clear import are_clear
-from circuits.analyses._heads_kinds import KINDS
 from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
+from circuits.head_kinds.judging import are_clear
+from circuits.head_kinds.kinds import KINDS
+from circuits.head_kinds.random_tokens import Scores, numbers, start_tokens, to_logits
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
