@@ -326,3 +326,10 @@ def test_building_the_command_line_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+def test_no_room_has_the_name_of_a_question() -> None:
+    """Importing the room would put it where the front door has the question: `circuits.neurons`."""
+    package = recipes.PACKAGE
+    rooms = {path.stem for path in package.iterdir() if path.suffix in ("", ".py")}
+    assert not rooms & {recipe.function for recipe in analyses().values()}

@@ -96,7 +96,7 @@ def search_of(rank: int | None, neurons: bool, reader: Named, steps: int | None)
 
 @dataclass(frozen=True)
 class Swap:
-    """At which sites is a variable's value swapped: at whole ones, or in a subspace of one?
+    """Where a variable's value is swapped: at sites, or in a subspace of one.
 
     Raises:
         CircuitsError: when a subspace is searched for at more than one site.
@@ -166,14 +166,14 @@ def _sites(cfg: ModelConfig, prompts: Prompts, swap: Swap) -> list[Cell]:
 def _elsewhere(cfg: ModelConfig, prompts: Prompts, site: Cell, seed: int) -> list[Cell]:
     """The same kinds of parts in other layers, of other heads, at other roles: the control."""
     rng = np.random.default_rng(seed)
-    found: dict[Cell, None] = {}
+    others: dict[Cell, None] = {}
     for _ in range(20 * OTHER_PLACES):
         moved = cell(*(_moved(cfg, prompts, write.target, rng) for write in site))
         if len(moved) == len(site) and not {*moved} & {*site}:
-            found[moved] = None
-        if len(found) == OTHER_PLACES:
+            others[moved] = None
+        if len(others) == OTHER_PLACES:
             break
-    return list(found)
+    return list(others)
 
 
 def _moved(
@@ -204,17 +204,17 @@ def _require_change(
 
 def _accuracies(right: NDArray[np.float64], moved: NDArray[np.bool_]) -> dict[str, Any]:
     """The columns value to both of one site, from each pair's 1 or 0."""
-    kept = right[~moved]
+    unmoved = right[~moved]
     return {
         **share_interval(right[moved]),
-        "kept": float(kept.mean()) if len(kept) else np.nan,
-        "n_kept": len(kept),
+        "kept": float(unmoved.mean()) if len(unmoved) else np.nan,
+        "n_kept": len(unmoved),
         "both": float(right.mean()),
     }
 
 
 def _clean(model: HookedModel, pairs: Pairs) -> float:
-    """How often does the model as it is answer as the graph does?"""
+    """How often the model, as it is, answers as the graph does."""
     prompts = replace(pairs.prompts, answers=pairs.base)
     asked = replace(pairs, prompts=prompts)
     source = Source("resample", pairs.sources, prompts.mask)
@@ -267,8 +267,8 @@ def searched(
     frame["clean"] = _clean(model, test)
     frame["illusion"] = _is_illusion(frame)
     frame["trained"] = len(train)
-    whole: pd.DataFrame = frame.astype(WHOLE_NUMBERS)
-    return whole
+    typed: pd.DataFrame = frame.astype(WHOLE_NUMBERS)
+    return typed
 
 
 def _subspaces(
@@ -283,7 +283,7 @@ def _subspaces(
 
 
 def _is_illusion(frame: pd.DataFrame) -> bool:
-    """Does the learned subspace work, and what is read of it clearly less? By their intervals."""
+    """Whether the learned subspace works, and what is read of it less, by their intervals."""
     by = frame.set_index("subspace")
     works = by.loc[LEARNED, "ci_low"] > by.loc[RANDOM, "ci_high"]
     return bool(works and by.loc[READ, "ci_high"] < by.loc[LEARNED, "ci_low"])

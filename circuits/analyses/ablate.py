@@ -321,8 +321,8 @@ def _frame(model: HookedModel, ablation: _Ablation, batch: Batch, moments: Momen
                 "ranked": len(damage) or None,
             }
         )
-    whole = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
-    frame: pd.DataFrame = pd.DataFrame(rows).astype(whole)
+    numbers = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
+    frame: pd.DataFrame = pd.DataFrame(rows).astype(numbers)
     if prompts.seed is None and len(prompts) == moments.n == 1 and model.tokenizer is not None:
         listed = (BASE, *ablation.wanted)
         sweep = Sweep(prompts, METRICS["kl"], listed, source, freeze=ablation.freeze)

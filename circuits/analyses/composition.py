@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -84,7 +83,7 @@ def composition(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which pairs of heads, and in how many directions are which of them taken apart?"""
+    """Which pairs of heads, and in how many directions the first of them are taken apart."""
 
     senders: Sequence[Component]
     receivers: Sequence[Component]
@@ -100,7 +99,7 @@ def _scores(model: HookedModel, wanted: _Wanted) -> pd.DataFrame:
     with torch.inference_mode():
         every = list(composition_scores(model))
         frame = pd.concat(map(_pairs, every), ignore_index=True)
-        frame = _kept(frame, senders, receivers, wanted.slot)
+        frame = _asked_for(frame, senders, receivers, wanted.slot)
         if wanted.subspaces is not None:
             frame = _taken_apart(_standing_out(frame, wanted.top), every, wanted.subspaces)
     return frame
@@ -178,7 +177,7 @@ def _pairs(read: CompositionScores) -> pd.DataFrame:
     return frame
 
 
-def _kept(
+def _asked_for(
     frame: pd.DataFrame,
     senders: Sequence[Component],
     receivers: Sequence[Component],
@@ -191,14 +190,16 @@ def _kept(
         frame = frame[frame["sender"].isin([str(head) for head in senders])]
     if receivers:
         slots = {str(part): [part.slot] if part.slot else SLOTS for part in receivers}
-        names = {f"{name.split('<')[0]}<{one}>" for name, each in slots.items() for one in each}
+        names = {
+            f"{name.split('<')[0]}<{letter}>" for name, each in slots.items() for letter in each
+        }
         frame = frame[(frame["receiver"] + "<" + frame["slot"] + ">").isin(names)]
     if frame.empty:
         raise CircuitsError(
             "there is no such pair: a head reads the heads of earlier layers; choose other heads"
         )
-    kept: pd.DataFrame = frame.reset_index(drop=True)
-    return kept
+    chosen: pd.DataFrame = frame.reset_index(drop=True)
+    return chosen
 
 
 def _standing_out(frame: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -213,7 +214,7 @@ def _taken_apart(
     """A row for each of these pairs and singular directions of the sender."""
     by_place = {(read.slot, read.layer): read for read in every}
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[dict[str, str | int | float]]:
         for _, pair in pairs.iterrows():
             sender, receiver = map(components.parse, (pair["sender"], pair["receiver"]))
             read = by_place[pair["slot"], receiver.layer or 0]
@@ -236,8 +237,8 @@ def _taken_apart(
     return frame
 
 
-def _in_words(parts: Named) -> InWords:
+def _in_words(heads: Named) -> InWords:
     """The same heads as names, for the record."""
-    if parts is None or isinstance(parts, str):
-        return parts
-    return str(parts) if isinstance(parts, Component) else [str(part) for part in parts]
+    if heads is None or isinstance(heads, str):
+        return heads
+    return str(heads) if isinstance(heads, Component) else [str(head) for head in heads]

@@ -81,7 +81,7 @@ from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
 from circuits.qk_ov import product_scales
 from circuits.registry import MemoryOptions, analysis
-from circuits.result import AVERAGED, Result, mean_interval, provenance
+from circuits.result import AVERAGED, Provenance, Result, mean_interval, provenance
 from circuits.sweep import Source, Sweep, cell, plan, run
 
 Method = Literal["zero", "mean"]
@@ -182,17 +182,17 @@ def heads(
         scores = _scores(model, tasks, [each.name for each in kinds])
     costs = _costs(tasks, kinds, wanted, method, how)
     frame = _named(pd.concat([_rows(each, scores, costs, tasks, wanted) for each in kinds]))
-    return _card(model, frame, tasks, grids=component is None or len(frame) > MOST_BARS)
+    return _card(frame, tasks, grids=component is None or len(frame) > MOST_BARS)
 
 
-def _card(model: HookedModel, frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
+def _card(frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
     """The report card, as a picture of grids or of bars."""
-    about = provenance(model, "heads")
+    source = tasks.source()
     return Result(
         frame.astype({"layer": "Int64", "head": "Int64", "n": "Int64", "cost_n": "Int64"}),
         unit=", ".join(dict.fromkeys(frame["unit"])),
-        title=f"What kind of head is each? ({about.model})",
-        provenance=replace(about, seed=tasks.seed, **tasks.about()),
+        title=f"What kind of head is each? ({source.model})",
+        provenance=source,
         axes=("kind", "layer", "head") if grids else ("component", "kind"),
         view="heatmap" if grids else "bars",
         meanings=MEANINGS,
@@ -202,7 +202,7 @@ def _card(model: HookedModel, frame: pd.DataFrame, tasks: _Tasks, *, grids: bool
 def _wanted(
     cfg: ModelConfig, component: str | Component | Sequence[str | Component] | None
 ) -> list[Component]:
-    """Which heads are asked for?"""
+    """The heads that are asked for."""
     parts = components_of(component)
     for part in parts:
         components.check(part, cfg)
@@ -242,15 +242,17 @@ class _Tasks:
             self.lacking[behavior] = str(error)
             return None
 
-    def about(self) -> dict[str, Any]:
-        """What provenance says of them."""
+    def source(self) -> Provenance:
+        """Where the scores and costs come from."""
         drawn = ((name, self.drawn.get(name)) for name in BEHAVIORS)
         used = {name: prompts for name, prompts in drawn if prompts is not None}
-        return {
-            "task": ", ".join(used) or None,
-            "prompts": ", ".join(prompts.checksum for prompts in used.values()) or None,
-            "n_prompts": sum(map(len, used.values())),
-        }
+        return replace(
+            provenance(self.model, "heads"),
+            task=", ".join(used) or None,
+            prompts=", ".join(prompts.checksum for prompts in used.values()) or None,
+            n_prompts=sum(map(len, used.values())),
+            seed=self.seed,
+        )
 
 
 def _scores(model: HookedModel, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:

@@ -164,26 +164,26 @@ def _over_windows(
 ) -> Moments:
     """Of all whole windows: the score, the mean loss, and the loss of each token."""
     early, late = map(_slots, compared)
-    whole, longest, size = None, 0, text.n_bytes
+    averages, longest, size = None, 0, text.n_bytes
     for tokens, done in text:
         longest = max(longest, tokens.shape[1])
         if tokens.shape[1] == text.width:
             lost = losses(model, tokens)
             score = lost[:, late].mean(1) - lost[:, early].mean(1)
             block = averaged(np.vstack([score, lost.mean(1), lost.T]))
-            whole = block if whole is None else whole.merge(block)
+            averages = block if averages is None else averages.merge(block)
         if progress is not None:
             progress(done, size)
-    if whole is None:
+    if averages is None:
         raise CircuitsError(
             f"{text.path} has {longest} tokens (with the start token), and a window {text.width}; "
             f"give a longer text, or a context of at most {longest}"
         )
-    return whole
+    return averages
 
 
 def stretches(context: int) -> tuple[range, range]:
-    """Which positions are early, and which late, in windows of this length?
+    """The positions that are early, and those that are late, in windows of this length.
 
     Token 50 and token 500 (Olsson et al.); in less than 512 tokens the same two parts of the window
     as 21-70 and 201-250 are of 256.

@@ -155,12 +155,12 @@ class _Walk:
         return cls(model, cache, logits[0], tokens, len(read), temperature, width)
 
     def positions(self, step: int) -> slice:
-        """Which positions does this pass read?"""
+        """The positions that this pass reads."""
         return slice(0 if step == 0 else self.n_prompt + step - 1, self.n_prompt + step)
 
 
 def _width(model: HookedModel, n: int) -> int:
-    """How many columns of a tensor can be kept of n positions?"""
+    """How many columns of each tensor there is room for, of n positions."""
     cfg, width = model.cfg, 1 << 14
     squares = 2 * cfg.n_layers * cfg.n_heads * n * (n + 1)
     while True:
@@ -241,14 +241,14 @@ def _ends(walk: _Walk, step: int) -> Iterator[dict[str, Any]]:
     best = logits.topk(min(TOP, len(logits))).indices
     chosen = torch.tensor([walk.tokens[walk.n_prompt + step]])
     names = walk.model.require_tokenizer().token_strings
-    for name, site, values, kept in (
+    for name, site, values, tokens in (
         ("logits", "unembed.hook_out", logits, best),
         ("probabilities", "softmax", probs, best),
         ("next", "choice", probs, chosen),
     ):
-        whole = values.cpu().numpy()[None]
-        told = {"values": _text(whole[0, kept.cpu()]), "labels": _json(names(kept.tolist()))}
-        yield _named(step, name, None, site) | _measured(name, whole) | told
+        every = values.cpu().numpy()[None]
+        told = {"values": _text(every[0, tokens.cpu()]), "labels": _json(names(tokens.tolist()))}
+        yield _named(step, name, None, site) | _measured(name, every) | told
 
 
 def _json(labels: Sequence[str]) -> str:

@@ -101,7 +101,7 @@ def why(
 
 @dataclass(frozen=True)
 class _Look:
-    """Which head looks from where, at what, rather than at what else? As it was asked."""
+    """Which head looks from where, at what, rather than at what else, as it was asked."""
 
     head: Component
     query: int | str
@@ -250,22 +250,22 @@ def _pairs(
 
 
 def _largest(both: Sequence[tuple[list[str], Tensor]], top: int) -> list[list[int]]:
-    """Which parts of each side add most, up or down, to the mean score? Largest first."""
+    """The parts of each side that add most to the mean score, up or down; largest first."""
     mean = einsum(both[0][1], both[1][1], "i b e, j b e -> i j").abs()
-    found = []
+    largest = []
     for axis, (names, _) in enumerate(both):
         size = mean.sum(1 - axis)
         size[[i for i, name in enumerate(names) if name == OTHER]] = -1
-        found.append(size.sort(descending=True, stable=True).indices[:top].tolist())
-    return found
+        largest.append(size.sort(descending=True, stable=True).indices[:top].tolist())
+    return largest
 
 
 def _split(
-    cache: Cache, whole: Side, picked: list[int], masks: tuple[list[str], Tensor]
+    cache: Cache, ends: Side, picked: list[int], masks: tuple[list[str], Tensor]
 ) -> tuple[list[str], Tensor]:
     """The picked parts taken apart, and the rest as one part."""
-    names, parts = apart(cache, whole, picked, masks)
-    rest = whole.terms.sum(0) - whole.terms[picked].sum(0)
+    names, parts = apart(cache, ends, picked, masks)
+    rest = ends.terms.sum(0) - ends.terms[picked].sum(0)
     return [*names, OTHER], torch.cat([parts, rest[None]])
 
 

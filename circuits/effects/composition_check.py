@@ -123,12 +123,12 @@ def _with_agreement(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     receivers = table["receiver"] + "<" + table["slot"] + ">"
     repeated = bool(table["sender"].duplicated().any())
     codes = pd.factorize(table["sender"] if repeated else receivers)[0]
-    found, p_value = agreement(
+    correlation, p_value = agreement(
         table["z"].to_numpy(float), size.to_numpy(float), codes, np.random.default_rng(seed)
     )
     blocks = "sender" if repeated else "receiver"
     compared: pd.DataFrame = table.assign(
-        size=size, agreement=found, p_value=p_value, blocks=blocks
+        size=size, agreement=correlation, p_value=p_value, blocks=blocks
     )
     return compared
 
@@ -140,7 +140,7 @@ def agreement(
     rng: np.random.Generator,
     shuffles: int = SHUFFLES,
 ) -> tuple[float, float]:
-    """How well does z [n] order effects [n], and how often would chance do as well?
+    """How well z [n] orders effects [n], and how often chance would do as well.
 
     Spearman's rank correlation, and the share of orders that agree at least as well when effects
     change places within each block [n] only. A sender of much has large effects on whoever reads
@@ -148,15 +148,15 @@ def agreement(
     each other where z does not tell who reads it. NaN where nothing can change places.
     """
     x, y = (pd.Series(column).rank().to_numpy(float) for column in (z, size))
-    found = float(_correlation(x, y[None])[0])
+    correlation = float(_correlation(x, y[None])[0])
     by_block = np.argsort(blocks, kind="stable")
-    if not np.isfinite(found) or len(np.unique(blocks)) == len(blocks):
-        return found, np.nan
+    if not np.isfinite(correlation) or len(np.unique(blocks)) == len(blocks):
+        return correlation, np.nan
     keys = blocks[by_block] + rng.random((shuffles, len(y)))  # sorts within blocks
     shuffled = np.empty_like(keys)
     shuffled[:, by_block] = y[by_block[np.argsort(keys, axis=1)]]
-    as_good = _correlation(x, shuffled) >= found - 1e-12
-    return found, (int(as_good.sum()) + 1) / (shuffles + 1)
+    as_good = _correlation(x, shuffled) >= correlation - 1e-12
+    return correlation, (int(as_good.sum()) + 1) / (shuffles + 1)
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,5 +164,5 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.f
     x, y = x - x.mean(), y - y.mean(1, keepdims=True)
     size = np.sqrt((x**2).sum() * (y**2).sum(1))
     safe = np.where(size > 0, size, np.nan)
-    found: NDArray[np.float64] = (y @ x) / safe
-    return found
+    correlations: NDArray[np.float64] = (y @ x) / safe
+    return correlations

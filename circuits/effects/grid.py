@@ -78,7 +78,7 @@ def what_of(wanted: Grid) -> str:
 
 
 def per_head(what: str) -> bool:
-    """Has each head one of it?"""
+    """Whether each head has one of it."""
     return what in ("head", "q", "k", "v", "pattern")
 
 

@@ -78,7 +78,7 @@ def metric_of(prompts: Prompts, metric: str | Metric | None) -> Metric:
 
 @dataclass(frozen=True)
 class Patching:
-    """How is one run of each pair patched into the other, and what is measured?
+    """How one run of each pair is patched into the other, and what is measured.
 
     `direction` is denoise, clean values into the corrupted run, or noise, corrupted values into the
     clean run; for `hold` see `circuits.sweep.Sweep`.
@@ -182,7 +182,7 @@ def measured(
 def share_of_progress(
     progress: Progress | None, before: float, size: float, total: float
 ) -> Progress | None:
-    """Progress in thousandths of the whole, where this is only a part of it."""
+    """Progress in thousandths of all that is to be done, of which this is a share."""
     if progress is None:
         return None
 
@@ -200,7 +200,7 @@ def planned(
     how: RunOptions,
     templates: TemplateOptions = ALL_ALIKE,
 ) -> Result:
-    """What would be computed, and what would it cost? One row a batch; nothing is run.
+    """What would be computed, and at what cost: a row for each batch; nothing is run.
 
     A file is read to its end, so that its prompts are counted and its lines known to be sound; what
     they cost is estimated from its first block.
@@ -258,7 +258,7 @@ def source_of(
 def _populations(
     batches: Sequence[Batch], templates: TemplateOptions, counts: Sequence[int]
 ) -> str | None:
-    """Over which prompts are the means and intervals? Of several tasks, said of each."""
+    """Over which prompts means and intervals are, in words; of several tasks, of each."""
     said = [population_of(batch, templates, n) for batch, n in zip(batches, counts, strict=True)]
     if len(set(said)) == 1:
         return said[0]
@@ -340,7 +340,7 @@ def pair_table(
 
 
 def require_change(moments: Moments, cells: Sequence[int], what: str, hint: str) -> None:
-    """Did any of these cells change anything? Silence is an error here.
+    """Refuse a sweep in which none of these cells changed anything.
 
     Raises:
         CircuitsError: when none did.

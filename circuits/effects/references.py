@@ -17,7 +17,7 @@ from circuits.sweep import Source
 def reference(
     model: HookedModel, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
 ) -> tuple[Source, str]:
-    """Where do the values come from that are written instead? Also in words.
+    """Where the values come from that are written instead; also in words.
 
     `prompts` are one block of the batch, which these options asked for.
 

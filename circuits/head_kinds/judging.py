@@ -43,6 +43,6 @@ def judged(kind: Kind, scores: Scores) -> Columns:
 
 
 def are_clear(kind: Kind, scores: Scores) -> NDArray[np.bool_]:
-    """Which heads are clearly of this kind? [l h]"""
+    """The heads that are clearly of this kind: [l h], true or false."""
     clear: NDArray[np.bool_] = judged(kind, scores)["excess"] > kind.margin
     return clear

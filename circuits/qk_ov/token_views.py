@@ -143,17 +143,17 @@ def view_of(
             f"{'tokens' if tokens is not None else show} belongs to one head; name it (a1.h0), or "
             "leave this out to compare all heads by their eigenvalues"
         )
-    one = None if head is None else components.one_head(head, model.cfg)
-    if effective and (model.cfg.n_layers == 1 or (one is not None and one.layer == 0)):
+    part = None if head is None else components.one_head(head, model.cfg)
+    if effective and (model.cfg.n_layers == 1 or (part is not None and part.layer == 0)):
         raise CircuitsError(
             "the heads of layer 0 read the embedding before MLP 0 does; leave out effective"
         )
-    if one is None:
+    if part is None:
         return View("heads", None, effective, None, top)
     show = show or "pairs"
     if tokens is not None and show not in ("pairs", "diagonal"):
         raise CircuitsError(f"{show} are of the whole matrix; leave out tokens")
-    return View(show, one, effective, _token_ids(model, tokens), top)
+    return View(show, part, effective, _token_ids(model, tokens), top)
 
 
 def _token_ids(model: HookedModel, tokens: str | Sequence[str] | None) -> Tensor | None:
@@ -235,7 +235,7 @@ def _pairs(
 
 
 def _diagonal(matrix: FactoredMatrix, rows: Tensor | None) -> pd.DataFrame:
-    """In which share of rows is the token's own entry among the k highest?"""
+    """In which share of rows the token's own entry is among the k highest, and by chance."""
     n = matrix.rdim
     rows = torch.arange(n, device=matrix.A.device) if rows is None else rows
     ranks = diagonal_ranks(matrix, rows)
