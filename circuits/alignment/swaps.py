@@ -202,7 +202,7 @@ def _require_change(
         )
 
 
-def _accuracies(right: NDArray[np.float64], moved: NDArray[np.bool_]) -> dict[str, Any]:
+def _accuracies(right: NDArray[np.float64], moved: NDArray[np.bool_]) -> dict[str, float]:
     """The columns value to both of one site, from each pair's 1 or 0."""
     unmoved = right[~moved]
     return {
@@ -273,8 +273,9 @@ def searched(
 
 def _subspaces(
     model: HookedModel, pairs: Pairs, at: Subspace, bases: Mapping[str, Tensor | None]
-) -> list[dict[str, Any]]:
-    rows = []
+) -> list[dict[str, str | float]]:
+    """A row for each of these subspaces; None stands for the site itself."""
+    rows: list[dict[str, str | float]] = []
     for name, basis in bases.items():
         right = swapped(model, pairs, at, basis).double().cpu().numpy()
         width = at.width(model) if basis is None else basis.shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ Show = Literal["contexts", "values", "triggers", "classes", "overview"]
 Order = Literal["peaked", "contrast", "active"]
 BEFORE, AFTER = 12, 5  # tokens of a context that are shown
 QUANTILES = (0.99, 0.9, 0.5, 0.1)
+Row = dict[str, str | int | float]
 MEANINGS = {
     "component": "the neuron",
     "layer": "of the neuron",
@@ -314,7 +315,7 @@ def _contexts(model: HookedModel, neuron: Component, places: Contexts, top: int)
     return frame
 
 
-def _words(model: HookedModel, place: Context) -> dict[str, Any]:
+def _words(model: HookedModel, place: Context) -> Row:
     tokenizer, at, ids = model.require_tokenizer(), place.position, place.tokens
     n_start = len(start_tokens(model, None))
     before = tokenizer.decode(ids[max(n_start, at - BEFORE) : at])
@@ -331,17 +332,19 @@ def _words(model: HookedModel, place: Context) -> dict[str, Any]:
     }
 
 
-def _effects(
-    model: HookedModel, neuron: Component, places: Sequence[Context]
-) -> list[dict[str, Any]]:
+def _effects(model: HookedModel, neuron: Component, places: Sequence[Context]) -> list[Row]:
     """What the neuron does to two logits at each place, with the final LayerNorm's scale there."""
     if model.cfg.post_norms:  # what a neuron writes is normalized together with all others'
-        unknown = {"effect_next": float("nan"), "value_token": "", "effect_value": float("nan")}
+        unknown: Row = {
+            "effect_next": float("nan"),
+            "value_token": "",
+            "effect_value": float("nan"),
+        }
         return [unknown for _ in places]
     logits = value_logits(model, neuron)
     best = int(logits.argmax())
     name = model.require_tokenizer().token_strings([best])[0]
-    rows = []
+    rows: list[Row] = []
     for place, scale in zip(places, _final_scales(model, places), strict=True):
         factor = place.activation / scale
         after = place.tokens[place.position + 1 : place.position + 2]

@@ -110,7 +110,7 @@ def _chosen(pairs: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     return both
 
 
-def _label(row: pd.Series[Any]) -> dict[str, Any]:
+def _label(row: pd.Series[Any]) -> dict[str, str | int | float | None]:
     sender = parse(row["sender"])
     names = ("edge", "slot", "sender", "receiver", "chosen", "score", "baseline", "z")
     label = {name: row[name] for name in names}

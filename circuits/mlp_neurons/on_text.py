@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from circuits.text_windows import TextFile, averaged
 
 CLASSES = ("word", "inside", "digits", "marks", "space", "special", "part")
 SAMPLED = 1000  # tokens drawn from the text, for control and quantiles
+Row = dict[str, str | int | float]
 
 
 def class_of(text: str) -> str:
@@ -155,12 +155,12 @@ class ByClass:
             self.active[name] = self.active.get(name, 0.0) + share
             self.tokens[name] = self.tokens.get(name, 0) + int(counts.sum())
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """A row for each class that occurs, and one for all tokens."""
         rows = []
         for name in (*CLASSES, "all"):
             if name in self.value:
-                row: dict[str, Any] = {"class": name}
+                row: Row = {"class": name}
                 row |= {k: v[1].item() for k, v in self.value[name].interval().items()}
                 row |= {"active": self.active[name] / self.tokens[name]}
                 rows.append(row | {"tokens": self.tokens[name]})
@@ -169,7 +169,7 @@ class ByClass:
 
 def by_class(
     text: TextFile, layers: Sequence[int], neuron: int | None, progress: Progress | None
-) -> list[list[dict[str, Any]]]:
+) -> list[list[Row]]:
     """Activation by class of token, for each layer: of one neuron, or the mean over all."""
     kinds = classes_of(text.model)
     classes = [ByClass(kinds) for _ in layers]
@@ -211,7 +211,7 @@ class Overview:
         self.most[new] = values[new]
         self.most_at[new] = ids[best.indices].cpu().numpy()[new]
 
-    def columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self) -> dict[str, NDArray[np.generic]]:
         """Everything that is known of each neuron, [m] each."""
         assert self.active is not None
         n = self.counts.sum()
@@ -236,7 +236,7 @@ class Overview:
 
 def overview(
     text: TextFile, layers: Sequence[int], progress: Progress | None
-) -> list[dict[str, NDArray[Any]]]:
+) -> list[dict[str, NDArray[np.generic]]]:
     """The columns of all neurons, layer by layer."""
     model = text.model
     kinds = classes_of(model)

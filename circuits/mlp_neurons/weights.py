@@ -5,8 +5,6 @@ Geva et al. 2021 (arXiv 2012.14913): row i of W_out is the neuron's value, colum
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import torch
 from torch import Tensor
@@ -96,7 +94,7 @@ def triggers(model: HookedModel, neuron: Component, top: int) -> pd.DataFrame:
 
 def _ranked(
     model: HookedModel, neuron: Component, ids: Tensor, numbers: Tensor, about: dict[str, str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str | int | float]]:
     words = model.require_tokenizer().token_strings(ids.tolist())
     return [
         {"component": str(neuron), **about, "rank": rank, "token": word, "value": float(numbers[i])}
