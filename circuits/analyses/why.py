@@ -149,7 +149,7 @@ def _taken_apart(
 
 @dataclass(frozen=True, eq=False)
 class _Ends:
-    """Which head looks from where, at what, compared with what?
+    """Which head looks from where, at what, compared with what.
 
     Attributes:
         query: [b], the position that looks; `key` [b], the one looked at.
