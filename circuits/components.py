@@ -273,6 +273,24 @@ def check(component: Component, cfg: ModelConfig) -> Component:
     return component
 
 
+def one_head(head: str | Component, cfg: ModelConfig) -> Component:
+    """The head of this name: neither another kind of part, nor an input or position of a head.
+
+    Raises:
+        CircuitsError: for a name that is no head, or a head that is not there.
+
+    >>> from circuits.config import GPT2_SIZES
+    >>> one_head("a5.h3", GPT2_SIZES["gpt2"]).layer
+    5
+    """
+    component = parse(head) if isinstance(head, str) else head
+    if component.kind != "head" or component.slot is not None or component.position is not None:
+        raise CircuitsError(
+            f"{component} is no head: name one, such as a1.h0, without input or position"
+        )
+    return check(component, cfg)
+
+
 def all_heads(cfg: ModelConfig) -> list[Component]:
     """Which heads does the model have? In the order of computation.
 

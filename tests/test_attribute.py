@@ -14,8 +14,8 @@ from random_models import random_tokens, randomized, seeds, tiny_configs
 from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
-from circuits.analyses import _direct
 from circuits.analyses.attribute import attribute
+from circuits.attribution import direct
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
@@ -177,7 +177,7 @@ def test_in_blocks_as_at_once(words: HookedGPT2, monkeypatch: pytest.MonkeyPatch
     prompts = make("ioi", words, 7)
     for kind in KINDS:
         whole = attribute(words, task=prompts, **kind).frame
-        monkeypatch.setattr(_direct, "MOST_FLOATS", 1)
+        monkeypatch.setattr(direct, "MOST_FLOATS", 1)
         parts = attribute(words, task=prompts, **kind).frame
         monkeypatch.undo()
         assert parts["component"].tolist() == whole["component"].tolist()

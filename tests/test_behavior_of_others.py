@@ -11,10 +11,10 @@ from lens_models import SHAPES, lens_model
 from lens_twin import IGNORE_DEPRECATION
 
 from circuits.adapter import AdaptedModel, adapt
-from circuits.analyses._text import TextFile
 from circuits.analyses.icl import icl
 from circuits.analyses.neurons import neurons
 from circuits.errors import CircuitsError
+from circuits.text_windows import TextFile
 
 pytest.importorskip("transformer_lens.HookedTransformer")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)

@@ -16,17 +16,18 @@ from random_sweeps import random_prompts
 from typer.testing import CliRunner
 from word_model import letter_model
 
-from circuits.analyses._composition_check import _chosen, _correlation, agreement
-from circuits.analyses._reading import readings
 from circuits.analyses.composition import composition
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.components import parse, parse_edge
 from circuits.config import ModelConfig
+from circuits.effects import agreement
+from circuits.effects.composition_check import _chosen, _correlation
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts.user import Row, from_rows
+from circuits.qk_ov import composition_scores
 from circuits.weights import center_writing_weights
 
 IOI = Row("the prompt", "aAbBcdeBfg.", "aAbBcdeCfg.", "A", "B")
@@ -85,7 +86,7 @@ def test_random_matrices_compose_by_chance(normalization: str) -> None:
             for block in model.blocks:
                 for weight in (block.attn.W_QKV, block.attn.W_O_flat):
                     weight.normal_(generator=generator)
-            for found in readings(model):
+            for found in composition_scores(model):
                 z.append(found.z.flatten())
                 direction_z.append(found.direction_z.flatten())
                 square.append(found.score.square().flatten())
@@ -103,7 +104,7 @@ def test_random_matrices_compose_by_chance(normalization: str) -> None:
 def test_chance_is_that_of_random_turns() -> None:
     """Against the definition: turn what one head writes, many times, and score again."""
     model = randomized(TINY)
-    found = next(iter(readings(model)))
+    found = next(iter(composition_scores(model)))
     d, rng = TINY.d_model, np.random.default_rng(0)
     with torch.no_grad():
         w = model.blocks[1].ln1.w[:, None]

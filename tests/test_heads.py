@@ -15,14 +15,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 from word_model import word_model
 
-from circuits.analyses import _heads_attention as attention
-from circuits.analyses import _heads_names as names
-from circuits.analyses._heads_kinds import KINDS, WRITING, name_of
 from circuits.analyses.heads import heads
 from circuits.checkpoints import checksum, load
 from circuits.cli import app
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
+from circuits.head_kinds import KINDS, WRITING, name_of
+from circuits.head_kinds import names as names
+from circuits.head_kinds import random_tokens as attention
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.tokenizer import Tokenizer

@@ -12,22 +12,18 @@ import pandas as pd
 import pytest
 import torch
 from ground_truth import SMALL
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 from word_model import word_model
 
-from circuits.analyses import _neuron_text
-from circuits.analyses._neuron_text import CLASSES, Contexts, class_of, classes_of
-from circuits.analyses._text import TextFile
 from circuits.analyses.neurons import neurons
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.components import parse
 from circuits.errors import CircuitsError
+from circuits.mlp_neurons import CLASSES, classes_of, on_text
 from circuits.model import HookedGPT2
+from circuits.text_windows import TextFile
 
 TEXT = "x and Mary gave 17 the y to John, Tom!\n" * 30 + "the end é"
 NEURON = "m1.n5"
@@ -133,7 +129,7 @@ def test_quantiles_and_control_come_from_places_drawn_evenly(words: HookedGPT2, 
     """The text has fewer tokens than are sampled, so the sample is all of it."""
     frame = neurons(words, NEURON, file=path, top=5).frame
     levels = np.sort(torch.cat([acts[:, 5] for _, acts in everywhere(words, path, 1)]).numpy())
-    assert len(levels) < _neuron_text.SAMPLED
+    assert len(levels) < on_text.SAMPLED
     for row in frame.to_dict("records"):
         below = np.searchsorted(levels, row["value"] - 1e-9) / len(levels)
         assert row["share_below"] == pytest.approx(below, abs=0.05)
@@ -145,24 +141,6 @@ def test_quantiles_and_control_come_from_places_drawn_evenly(words: HookedGPT2, 
     assert len(random) == len(random.drop_duplicates(["window", "position"])) == 5
     other = neurons(words, NEURON, file=path, top=5, seed=1).frame
     assert other[other["group"] == "random"]["window"].tolist() != random["window"].tolist()
-
-
-@hypothesis_settings(max_examples=30)
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 9))
-def test_what_is_kept_does_not_depend_on_the_batches(sizes: list[int], seed: int) -> None:
-    n = sum(sizes)
-    found = np.random.default_rng(seed).normal(size=(n, 5)).astype(np.float32)
-    tokens = torch.arange(6 * n).view(n, 6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_neuron_text, "SAMPLED", 7)
-        whole, parts = (Contexts(3, np.random.default_rng(seed)) for _ in range(2))
-        whole.add(tokens, found, 1)
-        for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
-            parts.add(tokens[start : start + size], found[start : start + size], 1)
-    assert whole.best == parts.best
-    assert whole.drawn == parts.drawn
-    assert (whole.n_tokens, whole.n_windows) == (parts.n_tokens, parts.n_windows) == (5 * n, n)
-    assert len(whole.drawn) == min(7, 5 * n)
 
 
 def test_classes_are_means_over_windows(words: HookedGPT2, path: Path) -> None:
@@ -186,27 +164,6 @@ def test_classes_are_means_over_windows(words: HookedGPT2, path: Path) -> None:
         assert layers.loc[(1, name), "value"] == pytest.approx(np.mean(every), abs=1e-6)
     acts = torch.cat([acts[:, 5] for _, acts in windows])
     assert frame.loc["all", "active"] == pytest.approx(float((acts > 0).double().mean()))
-
-
-@pytest.mark.parametrize(
-    ("token", "kind"),
-    [
-        (" Mary", "word"),
-        ("ary", "inside"),
-        ("é", "inside"),
-        (" שלום", "word"),
-        ("17", "digits"),
-        (" 17", "digits"),
-        (",", "marks"),
-        (" (", "marks"),
-        ("😀", "marks"),
-        ("\n\n", "space"),
-        ("", "space"),
-        ("\ufffd", "part"),
-    ],
-)
-def test_classes_of_tokens(token: str, kind: str) -> None:
-    assert class_of(token) == kind
 
 
 def test_the_overview_is_of_all_neurons(words: HookedGPT2, path: Path) -> None:

@@ -13,16 +13,16 @@ from torch import Tensor
 from typer.testing import CliRunner
 from word_model import letter_model
 
-from circuits.analyses import _weights
-from circuits.analyses._heads_attention import eigenvalue_copying
-from circuits.analyses._weights import eigenvalues, ov_circuit, trace_share, typical_scales
 from circuits.analyses.ov import ov
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.components import Component
 from circuits.errors import CircuitsError, TokenError
 from circuits.factored import FactoredMatrix
+from circuits.head_kinds import eigenvalue_copying
 from circuits.model import HookedGPT2
+from circuits.qk_ov import eigenvalues, ov_circuit, trace_share, typical_scales
+from circuits.qk_ov import token_circuits as _weights
 from circuits.weights import process
 
 close = partial(torch.testing.assert_close, atol=1e-9, rtol=1e-9)

@@ -11,18 +11,13 @@ from random_models import TINY, random_tokens, randomized
 from torch import Tensor
 from typer.testing import CliRunner
 
-from circuits.analyses._weights import (
-    position_circuit,
-    qk_circuit,
-    trace_share,
-    typical_scales,
-)
 from circuits.analyses.qk import VIEWS, qk
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.components import Component
 from circuits.errors import CircuitsError, TokenError
 from circuits.model import HookedGPT2
+from circuits.qk_ov import position_circuit, qk_circuit, trace_share, typical_scales
 from circuits.weights import process
 
 close = partial(torch.testing.assert_close, atol=1e-9, rtol=1e-9)

@@ -141,8 +141,11 @@ def test_objects_are_left_out(package: Path, annotation: str, default: str, kept
 
 
 def test_types_that_analyses_share_are_found(package: Path) -> None:
-    (package / "_shared.py").write_text('Kind = Literal["x", "y"]\nOTHER = 1\n')
-    imports = '"""A question."""\nfrom circuits.analyses._shared import Kind\nDEFAULT = 3\n'
+    room = package.parent / "room"
+    room.mkdir()
+    (room / "__init__.py").write_text("from circuits.room.kinds import Kind as Kind\n")
+    (room / "kinds.py").write_text('Kind = Literal["x", "y"]\nOTHER = 1\n')
+    imports = '"""A question."""\nfrom circuits.room import Kind\nDEFAULT = 3\n'
     body = FUNCTION.format(parameters="kind: Kind | None = None, n: int = DEFAULT, extra: int = 1")
     (package / "question.py").write_text(imports + body)
     parameters = read("circuits.analyses.question").signature.parameters
@@ -323,3 +326,10 @@ def test_building_the_command_line_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+def test_no_room_has_the_name_of_a_question() -> None:
+    """Importing the room would put it where the front door has the question: `circuits.neurons`."""
+    package = recipes.PACKAGE
+    rooms = {path.stem for path in package.iterdir() if path.suffix in ("", ".py")}
+    assert not rooms & {recipe.function for recipe in analyses().values()}

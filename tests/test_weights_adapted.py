@@ -10,12 +10,12 @@ from lens_models import SHAPES, lens_model, state
 from lens_twin import IGNORE_DEPRECATION
 
 from circuits.adapter import adapt
-from circuits.analyses._weights import ov_circuit
 from circuits.analyses.composition import composition
 from circuits.analyses.ov import ov
 from circuits.analyses.qk import qk
 from circuits.components import Component
 from circuits.errors import CircuitsError
+from circuits.qk_ov import ov_circuit
 
 pytest.importorskip("transformer_lens")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)

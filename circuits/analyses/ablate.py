@@ -10,31 +10,32 @@ from typing import Any, Literal
 import pandas as pd
 
 from circuits import components
-from circuits.analyses._effects import (
+from circuits.components import Component, Edge
+from circuits.config import ModelConfig
+from circuits.effects import (
     BASE,
+    TEMPLATE_MEANINGS,
     MakeSweep,
     Named,
+    by_template,
+    components_of,
     effect,
     measured,
     metric_of,
-    parts_of,
+    panels,
     planned,
+    reference,
     require_change,
     source_of,
     unit_of,
 )
-from circuits.analyses._prompts import Batch, chosen
-from circuits.analyses._reference import reference
-from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import by_template, panels
-from circuits.components import Component, Edge
-from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.interventions import get_method
 from circuits.metrics import METRICS, Metric, divergence
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import MeasureOptions, RunOptions, TemplateOptions, analysis
+from circuits.registry.asked_prompts import Batch, asked_prompts
 from circuits.result import Result
 from circuits.sweep import Cell, Sweep, cell, check_cell, logits, name
 from circuits.sweep.moments import Moments
@@ -131,7 +132,7 @@ def ablate(
     straight = _straight(wanted) if effects else ()
     peers = _peers(model.cfg, wanted) if rank or all_heads else ()
     ablation = _Ablation(method, freeze, wanted, peers, straight, prompts, all_heads)
-    batches = chosen(model, prompts)
+    batches = asked_prompts(model, prompts)
     ask = partial(_sweeps, model, ablation)
     if how.plan:
         return planned(model, "ablate", batches, ask, how, templates)
@@ -206,7 +207,7 @@ def _measured(
         provenance=source,
         axes=panels(axes, templates),
         view=view,
-        meanings=MEANINGS | TEMPLATES,
+        meanings=MEANINGS | TEMPLATE_MEANINGS,
     )
 
 
@@ -232,7 +233,7 @@ def _wanted(
     cfg: ModelConfig, layer: int | None, head: int | None, component: Named, all_heads: bool
 ) -> list[Cell]:
     """What shall be ablated: every head by itself, or some parts together."""
-    parts = parts_of(component)
+    parts = components_of(component)
     if all_heads:
         if parts or layer is not None or head is not None:
             raise CircuitsError(
@@ -319,8 +320,8 @@ def _frame(model: HookedModel, ablation: _Ablation, batch: Batch, moments: Momen
                 "ranked": len(damage) or None,
             }
         )
-    whole = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
-    frame: pd.DataFrame = pd.DataFrame(rows).astype(whole)
+    numbers = dict.fromkeys(("layer", "head", "rank", "ranked"), "Int64")
+    frame: pd.DataFrame = pd.DataFrame(rows).astype(numbers)
     if prompts.seed is None and len(prompts) == moments.n == 1 and model.tokenizer is not None:
         listed = (BASE, *ablation.wanted)
         sweep = Sweep(prompts, METRICS["kl"], listed, source, freeze=ablation.freeze)

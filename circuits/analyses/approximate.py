@@ -10,28 +10,34 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from circuits.analyses._effects import (
+from circuits.components import Component
+from circuits.effects import (
     BASE,
-    MEANINGS,
+    EFFECT_MEANINGS,
     WHOLE,
+    WORDS,
     Direction,
+    Grid,
     Patching,
+    Positions,
+    axes,
+    cells_of,
     effect,
     every_pair,
+    labels,
     measured,
     pair,
     pair_table,
-    part_of,
     require_change,
+    share_of_progress,
     source_of,
     unit_of,
+    what_of,
 )
-from circuits.analyses._grid import WORDS, Grid, Positions, axes, grid, labels, what_of
-from circuits.analyses._prompts import Batch, chosen
-from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.registry import MemoryOptions, PairOptions, RunOptions, analysis
+from circuits.registry.asked_prompts import Batch, asked_prompts
 from circuits.result import Result
 from circuits.sweep import Cell
 from circuits.sweep.gradient import estimates
@@ -99,7 +105,7 @@ def approximate(
     if check != "all" and (isinstance(check, str) or check < 0):
         raise CircuitsError(f"check={check}: check 0 or more of the estimates, or all")
     checks = _Checks(check, prompts.seed)
-    return _estimated(model, wanted, patching, checks, chosen(model, prompts), how)
+    return _estimated(model, wanted, patching, checks, asked_prompts(model, prompts), how)
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,9 @@ def _estimated(
     frames, counts = [], []
     sizes = [len(batch.first) / batch.share for batch in batches]
     for i, batch in enumerate(batches):
-        cells = grid(model.cfg, batch.first, wanted)
+        cells = cells_of(model.cfg, batch.first, wanted)
         ask = partial(pair, cells=cells, patching=patching)
-        step = part_of(how.progress, sum(sizes[:i]), sizes[i], sum(sizes))
+        step = share_of_progress(how.progress, sum(sizes[:i]), sizes[i], sum(sizes))
         moments = estimates(
             model, batch.blocks, ask, memory=how.memory, progress=step, draws=how.draws
         )
@@ -151,7 +157,7 @@ def _estimated(
         provenance=source,
         axes=columns,
         view=view,
-        meanings=MEANINGS | OWN,
+        meanings=EFFECT_MEANINGS | OWN,
     )
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from circuits import components
-from circuits.analyses._effects import parts_of
 from circuits.batch import one_prompt
 from circuits.components import Component
 from circuits.config import ModelConfig
+from circuits.effects import components_of
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model import HookedModel
@@ -87,7 +87,7 @@ def attention(
     tokens = one_prompt(model, prompt)
     words = np.array(model.require_tokenizer().token_strings(tokens[0].tolist()), dtype=object)
     with torch.inference_mode():
-        frame = _frame(model, tokens, heads, _Kept(sink, least, top))
+        frame = _frame(model, tokens, heads, _Limits(sink, least, top))
     for i, place in enumerate(("query", "key")):
         frame.insert(5 + i, f"{place}_token", words[frame[place]])
     whose = f"{len(heads)} heads" if len(heads) > 1 else str(heads[0])
@@ -103,7 +103,7 @@ def attention(
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Limits:
     """Which weights have a row: with the first token's or without, from `least`, `top` a query."""
 
     sink: Sink
@@ -112,41 +112,41 @@ class _Kept:
 
 
 def _shown(frame: pd.DataFrame, sink: str) -> str:
-    """What has to be said of attention that is not shown?"""
-    kept = 1 - float(frame.drop_duplicates(["component", "query"])["left_out"].mean())
-    some = "" if kept > 1 - 1e-6 else f", the largest weights: {kept:.0%} of all attention"
+    """What has to be said of attention that is not shown."""
+    share = 1 - float(frame.drop_duplicates(["component", "query"])["left_out"].mean())
+    some = "" if share > 1 - 1e-6 else f", the largest weights: {share:.0%} of all attention"
     return (", without the first token" if sink == "drop" else "") + some
 
 
 def _heads(
     cfg: ModelConfig, component: str | Component | Sequence[str | Component] | None
 ) -> list[Component]:
-    """Which heads are asked for? In the order of computation."""
+    """The heads that are asked for, in the order of computation."""
     wanted: list[Component] = []
-    for part in parts_of(component):
+    for part in components_of(component):
         components.check(part, cfg)
         if part.kind not in ("head", "attn") or part.slot or part.position is not None:
             raise CircuitsError(f"{part} has no pattern; name heads (a5.h3) or layers (a5)")
-        whole = [head for head in components.all_heads(cfg) if head.layer == part.layer]
-        wanted += [part] if part.kind == "head" else whole
+        of_layer = [head for head in components.all_heads(cfg) if head.layer == part.layer]
+        wanted += [part] if part.kind == "head" else of_layer
     every = components.all_heads(cfg)
     return [head for head in every if head in wanted] if wanted else every
 
 
 def _frame(
-    model: HookedModel, tokens: Tensor, heads: Sequence[Component], kept: _Kept
+    model: HookedModel, tokens: Tensor, heads: Sequence[Component], limits: _Limits
 ) -> pd.DataFrame:
     """The rows of all heads, without the tokens' texts."""
     layers = sorted({head.layer for head in heads if head.layer is not None})
     n = tokens.shape[1]
-    if kept.top is None and len(heads) * n * (n + 1) // 2 > MOST_ROWS:
-        kept = replace(kept, top=max(FEWEST_KEYS, MOST_ROWS // (len(heads) * n)))
+    if limits.top is None and len(heads) * n * (n + 1) // 2 > MOST_ROWS:
+        limits = replace(limits, top=max(FEWEST_KEYS, MOST_ROWS // (len(heads) * n)))
     parts: list[pd.DataFrame] = []
 
     def read(pattern: Tensor, hook: HookPoint) -> None:
         layer = layers[len(parts)]
         numbers = [head.head for head in heads if head.layer == layer]
-        parts.append(_rows(pattern[0, numbers], kept).assign(layer=layer))
+        parts.append(_rows(pattern[0, numbers], limits).assign(layer=layer))
         parts[-1]["head"] = np.array(numbers)[parts[-1].pop("row")]
 
     sites = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
@@ -167,7 +167,7 @@ def _frame(
     return typed
 
 
-def _rows(pattern: Tensor, kept: _Kept) -> pd.DataFrame:
+def _rows(pattern: Tensor, limits: _Limits) -> pd.DataFrame:
     """The rows of one layer's heads: pattern [h q k] -> columns row (the head's), query, key ..."""
     pattern = pattern.double()
     rest = pattern.clone()
@@ -176,17 +176,17 @@ def _rows(pattern: Tensor, kept: _Kept) -> pd.DataFrame:
     corrected = torch.where(left > NOTHING_LEFT, rest / left.clamp(min=1e-30), torch.nan)
     seen = torch.ones_like(pattern, dtype=torch.bool).tril()
     shown = pattern
-    if kept.sink == "drop":
+    if limits.sink == "drop":
         shown, seen = corrected, seen & ~corrected.isnan()
         seen[..., 0] = False
     shown = shown.nan_to_num()
     # Ranks settle ties, so that equal weights are kept from the left.
     rank = shown.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    large = shown >= kept.least
-    if kept.top is not None:
-        large &= rank < kept.top
+    large = shown >= limits.least
+    if limits.top is not None:
+        large &= rank < limits.top
     where = seen & (large | (rank == 0))
-    entropy, share = _entropy(shown, 1 if kept.sink == "drop" else 0)
+    entropy, share = _entropy(shown, 1 if limits.sink == "drop" else 0)
     out = shown.sum(-1) - (shown * where).sum(-1)
     row, query, key = (axis.cpu().numpy() for axis in where.nonzero(as_tuple=True))
     columns = {

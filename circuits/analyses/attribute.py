@@ -11,22 +11,23 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits.analyses._direct import Part, Split, decomposed, neuron_pushes, scored, unit
-from circuits.analyses._effects import source_of, unit_of
-from circuits.analyses._grid import places
-from circuits.analyses._prompts import Batch, chosen
-from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import (
+from circuits.attribution import Split, Term, decomposed, neuron_pushes, scored, unit
+from circuits.decompose import require_sums
+from circuits.effects import (
+    TEMPLATE_MEANINGS,
     by_template,
     measured_over,
     panels,
+    places,
     require_templates,
+    source_of,
+    unit_of,
 )
-from circuits.decompose import require_sums
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import MeanOptions, PromptOptions, TemplateOptions, analysis
+from circuits.registry.asked_prompts import Batch, asked_prompts
 from circuits.result import Result
 from circuits.sweep.moments import Moments, moments
 
@@ -57,7 +58,7 @@ MEANINGS = {
     "error": "of holding the scale: value less recomputed",
     "total": "the whole difference of logits, mean over n; the values sum to it",
 }
-WHOLE = dict.fromkeys(("layer", "head", "neuron"), "Int64")
+WHOLE_NUMBERS = dict.fromkeys(("layer", "head", "neuron"), "Int64")
 
 
 @analysis
@@ -132,7 +133,7 @@ def _attributed(
     """What the parts add, on all batches of prompts."""
     what, positions = wanted.what, wanted.positions
     tables = [_of_batch(model, batch, wanted, templates) for batch in batches]
-    frame = pd.concat([rows for rows, _ in tables]).astype(WHOLE)
+    frame = pd.concat([rows for rows, _ in tables]).astype(WHOLE_NUMBERS)
     unused = {"neuron": what != "neurons", "part": what != "heads"}
     unused |= dict.fromkeys(("writer", "source"), positions is None)
     frame = frame.drop(columns=[name for name, is_unused in unused.items() if is_unused])
@@ -147,7 +148,7 @@ def _attributed(
         provenance=source_of(model, "attribute", batches, [n for _, n in tables], templates),
         axes=panels((*tasks, *axes), templates),
         view="heatmap" if what == "heads" else "bars" if not tasks else "curves",
-        meanings=MEANINGS | TEMPLATES,
+        meanings=MEANINGS | TEMPLATE_MEANINGS,
     )
 
 
@@ -172,7 +173,7 @@ def _check(model: HookedModel, what: What, positions: Positions | None, top: int
 
 def _batches(model: HookedModel, options: PromptOptions) -> list[Batch]:
     """The prompts, if they ask for tokens; of all tasks those that do."""
-    batches = chosen(model, options)
+    batches = asked_prompts(model, options)
     if len(batches) == 1:
         scored(batches[0].first)
         return batches
@@ -183,16 +184,16 @@ def _batches(model: HookedModel, options: PromptOptions) -> list[Batch]:
 def _of_batch(
     model: HookedModel, batch: Batch, wanted: _Wanted, templates: TemplateOptions
 ) -> tuple[pd.DataFrame, int]:
-    """A row for each part, and how many prompts these are means over."""
+    """A row for each term, and how many prompts these are means over."""
     split = _split(model, batch, wanted)
     labels, averages = _averaged(model, batch, split, draws=wanted.draws)
     averages = measured_over(averages, batch, templates)
-    whole = by_template(averages, templates, lambda some: _table(batch.first, labels, some))
-    return whole, averages.n
+    table = by_template(averages, templates, lambda some: _table(batch.first, labels, some))
+    return table, averages.n
 
 
-def _table(prompts: Prompts, labels: Sequence[Part], averages: Moments) -> pd.DataFrame:
-    """A row for each part but the whole, whose statistics come first."""
+def _table(prompts: Prompts, labels: Sequence[Term], averages: Moments) -> pd.DataFrame:
+    """A row for each term but the total, whose statistics come first."""
     n = len(labels)
     columns = averages.interval()
     held = {name: column[1 : n + 1] for name, column in columns.items()}
@@ -201,8 +202,8 @@ def _table(prompts: Prompts, labels: Sequence[Part], averages: Moments) -> pd.Da
     frame = pd.DataFrame(
         {
             "task": prompts.task,
-            **pd.DataFrame(labels)[list(Part._fields)],
-            "part": [_in_layer(part) for part in labels],
+            **pd.DataFrame(labels)[list(Term._fields)],
+            "part": [_in_layer(term) for term in labels],
             "unit": unit(prompts),
             **held,
             "share": held["value"] / total if total else np.nan,
@@ -213,8 +214,8 @@ def _table(prompts: Prompts, labels: Sequence[Part], averages: Moments) -> pd.Da
             "total": total,
         }
     )
-    parts: pd.DataFrame = frame.iloc[1:]
-    return parts
+    terms: pd.DataFrame = frame.iloc[1:]
+    return terms
 
 
 def _split(model: HookedModel, batch: Batch, wanted: _Wanted) -> Split:
@@ -234,37 +235,37 @@ def _split(model: HookedModel, batch: Batch, wanted: _Wanted) -> Split:
     labels, averages = _averaged(model, batch, Split(what))
     size = np.abs(averages.effect[1 : len(labels) + 1])
     ranked = [labels[i] for i in np.argsort(-size, kind="stable") if labels[i].head is not None]
-    heads = frozenset((part.layer or 0, part.head or 0) for part in ranked[:top])
+    heads = frozenset((term.layer or 0, term.head or 0) for term in ranked[:top])
     return Split(what, tuple(where), heads)
 
 
 def _averaged(
     model: HookedModel, batch: Batch, split: Split, *, draws: bool = False
-) -> tuple[list[Part], Moments]:
-    """The parts, the whole first, and statistics of [nothing, pushes, recomputed, errors]."""
-    labels: list[Part] = []
-    whole: Moments | None = None
+) -> tuple[list[Term], Moments]:
+    """The terms, the total first, and statistics of [nothing, pushes, recomputed, errors]."""
+    labels: list[Term] = []
+    averages: Moments | None = None
     for numbers, templates in _numbers(model, batch, split):
         labels = list(numbers)
         values = np.concatenate(list(numbers.values()), 1).reshape(3 * len(labels), -1)
         values = np.concatenate([np.zeros_like(values[:1]), values])
         some = moments(values, np.zeros(len(values), bool), templates)
         some = some.drawn_from(values, templates) if draws else some
-        whole = some if whole is None else whole.merge(some)
-    assert whole is not None
-    return labels, whole
+        averages = some if averages is None else averages.merge(some)
+    assert averages is not None
+    return labels, averages
 
 
 def _numbers(
     model: HookedModel, batch: Batch, split: Split
-) -> Iterator[tuple[dict[Part, NDArray[np.float64]], Sequence[str] | None]]:
-    """Each part's numbers of some prompts at a time, and the templates of these."""
+) -> Iterator[tuple[dict[Term, NDArray[np.float64]], Sequence[str] | None]]:
+    """Each term's numbers of some prompts at a time, and the templates of these."""
     for prompts in batch.blocks:
         if split.places and isinstance(split.places[0], int):
             _require_lengths(prompts, len(split.places))
         done = 0
         for some in decomposed(model, prompts, split):
-            rows = {part: numbers.double().cpu().numpy()[:, None] for part, numbers in some.items()}
+            rows = {term: numbers.double().cpu().numpy()[:, None] for term, numbers in some.items()}
             n = next(iter(rows.values())).shape[-1]
             templates = prompts.templates and prompts.templates[done : done + n]
             done += n
@@ -280,7 +281,8 @@ def _require_lengths(prompts: Prompts, length: int) -> None:
         )
 
 
-def _in_layer(part: Part) -> str | None:
-    if part.head is not None:
-        return f"h{part.head}"
-    return None if part.layer is None else "mlp"
+def _in_layer(term: Term) -> str | None:
+    """What it is within its layer, as the column part says it."""
+    if term.head is not None:
+        return f"h{term.head}"
+    return None if term.layer is None else "mlp"

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
 
 from circuits import components
-from circuits.analyses._composition_check import InWords, patched
-from circuits.analyses._effects import Named, parts_of
-from circuits.analyses._reading import MEANINGS, SLOTS, Readings, Reads, readings
-from circuits.analyses._weights import one_head
 from circuits.components import Component
+from circuits.effects import InWords, Named, components_of, patched_pairs
 from circuits.errors import CircuitsError
 from circuits.metrics import Metric
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
+from circuits.qk_ov import COMPOSITION_MEANINGS, SLOTS, CompositionScores, Reads, composition_scores
 from circuits.registry import MeanOptions, MeasureOptions, Progress, RunOptions, analysis
 from circuits.result import Result, provenance
 
@@ -75,20 +72,20 @@ def composition(
     >>> found.top(2).frame[["edge", "score"]].round(3).values.tolist()
     [['a0.h1->a1.h1<k>', 0.707], ['a0.h0->a1.h0<k>', 0.136]]
     """
-    wanted = _Wanted(parts_of(from_), parts_of(to), slot, subspaces, top)
+    wanted = _Wanted(components_of(from_), components_of(to), slot, subspaces, top)
     prompts = MeasureOptions(task=task, metric=metric, n=n, seed=seed)
     _require_fitting(model, wanted, check, prompts)
     frame = _scores(model, wanted)
     named = {"to": _in_words(to), "from_": _in_words(from_)}
     if check is not None:
         how = RunOptions(progress=progress, draws=means.draws)
-        return patched(model, frame, check, prompts, named, how)
+        return patched_pairs(model, frame, check, prompts, named, how)
     return _table(model, frame, named, taken_apart=subspaces is not None)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which pairs of heads, and in how many directions are which of them taken apart?"""
+    """Which pairs of heads, and in how many directions the first of them are taken apart."""
 
     senders: Sequence[Component]
     receivers: Sequence[Component]
@@ -99,12 +96,12 @@ class _Wanted:
 
 def _scores(model: HookedModel, wanted: _Wanted) -> pd.DataFrame:
     """A row for each pair; or, of those that stand out most, for each direction."""
-    senders = [one_head(model, part) for part in wanted.senders]
+    senders = [components.one_head(part, model.cfg) for part in wanted.senders]
     receivers = [components.check(part, model.cfg) for part in wanted.receivers]
     with torch.inference_mode():
-        every = list(readings(model))
+        every = list(composition_scores(model))
         frame = pd.concat(map(_pairs, every), ignore_index=True)
-        frame = _kept(frame, senders, receivers, wanted.slot)
+        frame = _asked_for(frame, senders, receivers, wanted.slot)
         if wanted.subspaces is not None:
             frame = _taken_apart(_standing_out(frame, wanted.top), every, wanted.subspaces)
     return frame
@@ -123,7 +120,7 @@ def _table(
         provenance=provenance(model, "composition", arguments=named),
         axes=("edge", "direction") if taken_apart else ("slot", "sender", "receiver"),
         view="heatmap",
-        meanings=MEANINGS,
+        meanings=COMPOSITION_MEANINGS,
     )
 
 
@@ -158,7 +155,7 @@ def _require_fitting(
             raise CircuitsError(f"{part} is no head: name a reader, such as a1.h0 or a1.h0<k>")
 
 
-def _pairs(read: Readings) -> pd.DataFrame:
+def _pairs(read: CompositionScores) -> pd.DataFrame:
     """A row for each pair of heads."""
     layers, heads, readers = read.score.shape
     senders = [f"a{layer}.h{head}" for layer in range(layers) for head in range(heads)]
@@ -182,7 +179,7 @@ def _pairs(read: Readings) -> pd.DataFrame:
     return frame
 
 
-def _kept(
+def _asked_for(
     frame: pd.DataFrame,
     senders: Sequence[Component],
     receivers: Sequence[Component],
@@ -195,14 +192,16 @@ def _kept(
         frame = frame[frame["sender"].isin([str(head) for head in senders])]
     if receivers:
         slots = {str(part): [part.slot] if part.slot else SLOTS for part in receivers}
-        names = {f"{name.split('<')[0]}<{one}>" for name, each in slots.items() for one in each}
+        names = {
+            f"{name.split('<')[0]}<{letter}>" for name, each in slots.items() for letter in each
+        }
         frame = frame[(frame["receiver"] + "<" + frame["slot"] + ">").isin(names)]
     if frame.empty:
         raise CircuitsError(
             "there is no such pair: a head reads the heads of earlier layers; choose other heads"
         )
-    kept: pd.DataFrame = frame.reset_index(drop=True)
-    return kept
+    chosen: pd.DataFrame = frame.reset_index(drop=True)
+    return chosen
 
 
 def _standing_out(frame: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -211,11 +210,13 @@ def _standing_out(frame: pd.DataFrame, n: int) -> pd.DataFrame:
     return best
 
 
-def _taken_apart(pairs: pd.DataFrame, every: Sequence[Readings], subspaces: int) -> pd.DataFrame:
+def _taken_apart(
+    pairs: pd.DataFrame, every: Sequence[CompositionScores], subspaces: int
+) -> pd.DataFrame:
     """A row for each of these pairs and singular directions of the sender."""
     by_place = {(read.slot, read.layer): read for read in every}
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[dict[str, str | int | float]]:
         for _, pair in pairs.iterrows():
             sender, receiver = map(components.parse, (pair["sender"], pair["receiver"]))
             read = by_place[pair["slot"], receiver.layer or 0]
@@ -238,8 +239,8 @@ def _taken_apart(pairs: pd.DataFrame, every: Sequence[Readings], subspaces: int)
     return frame
 
 
-def _in_words(parts: Named) -> InWords:
+def _in_words(heads: Named) -> InWords:
     """The same heads as names, for the record."""
-    if parts is None or isinstance(parts, str):
-        return parts
-    return str(parts) if isinstance(parts, Component) else [str(part) for part in parts]
+    if heads is None or isinstance(heads, str):
+        return heads
+    return str(heads) if isinstance(heads, Component) else [str(head) for head in heads]

@@ -50,37 +50,38 @@ import pandas as pd
 import torch
 
 from circuits import components
-from circuits.analyses._effects import BASE, part_of, parts_of
-from circuits.analyses._heads_attention import (
-    POSITIONAL,
-    REPEATING,
+from circuits.components import Component
+from circuits.config import ModelConfig
+from circuits.effects import BASE, components_of, share_of_progress
+from circuits.errors import CircuitsError
+from circuits.head_kinds import (
+    LEAST_PAIRS,
+    NAMES,
+    WRITING,
+    Kind,
     Scores,
     attention_scores,
-    copying,
-    eigenvalue_copying,
-    prefix_matching,
-    random_tokens,
-)
-from circuits.analyses._heads_clear import judged
-from circuits.analyses._heads_kinds import NAMES, WRITING, Kind, chosen_kinds, name_of
-from circuits.analyses._heads_names import (
-    LEAST_PAIRS,
     check_ioi,
+    chosen_kinds,
+    copying,
+    draw_tokens,
+    eigenvalue_copying,
+    judged,
     name_copying,
+    name_of,
     name_scores,
+    prefix_matching,
     series,
     series_prompts,
     successors,
 )
-from circuits.analyses._weights import product_scales
-from circuits.components import Component
-from circuits.config import ModelConfig
-from circuits.errors import CircuitsError
+from circuits.head_kinds.random_tokens import POSITIONAL, REPEATING
 from circuits.metrics import METRICS
 from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
+from circuits.qk_ov import product_scales
 from circuits.registry import MemoryOptions, analysis
-from circuits.result import AVERAGED, Result, mean_interval, provenance
+from circuits.result import AVERAGED, Provenance, Result, mean_interval, provenance
 from circuits.sweep import Source, Sweep, cell, plan, run
 
 Method = Literal["zero", "mean"]
@@ -183,17 +184,17 @@ def heads(
     frame = _named(
         pd.concat([_rows(each, scores, costs, tasks, wanted, how.draws) for each in kinds])
     )
-    return _card(model, frame, tasks, grids=component is None or len(frame) > MOST_BARS)
+    return _card(frame, tasks, grids=component is None or len(frame) > MOST_BARS)
 
 
-def _card(model: HookedModel, frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
+def _card(frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
     """The report card, as a picture of grids or of bars."""
-    about = provenance(model, "heads")
+    source = tasks.source()
     return Result(
         frame.astype({"layer": "Int64", "head": "Int64", "n": "Int64", "cost_n": "Int64"}),
         unit=", ".join(dict.fromkeys(frame["unit"])),
-        title=f"What kind of head is each? ({about.model})",
-        provenance=replace(about, seed=tasks.seed, **tasks.about()),
+        title=f"What kind of head is each? ({source.model})",
+        provenance=source,
         axes=("kind", "layer", "head") if grids else ("component", "kind"),
         view="heatmap" if grids else "bars",
         meanings=MEANINGS,
@@ -203,8 +204,8 @@ def _card(model: HookedModel, frame: pd.DataFrame, tasks: _Tasks, *, grids: bool
 def _wanted(
     cfg: ModelConfig, component: str | Component | Sequence[str | Component] | None
 ) -> list[Component]:
-    """Which heads are asked for?"""
-    parts = parts_of(component)
+    """The heads that are asked for."""
+    parts = components_of(component)
     for part in parts:
         components.check(part, cfg)
         if part.kind != "head" or part.slot is not None or part.position is not None:
@@ -243,21 +244,23 @@ class _Tasks:
             self.lacking[behavior] = str(error)
             return None
 
-    def about(self) -> dict[str, Any]:
-        """What provenance says of them."""
+    def source(self) -> Provenance:
+        """Where the scores and costs come from."""
         drawn = ((name, self.drawn.get(name)) for name in BEHAVIORS)
         used = {name: prompts for name, prompts in drawn if prompts is not None}
-        return {
-            "task": ", ".join(used) or None,
-            "prompts": ", ".join(prompts.checksum for prompts in used.values()) or None,
-            "n_prompts": sum(map(len, used.values())),
-        }
+        return replace(
+            provenance(self.model, "heads"),
+            task=", ".join(used) or None,
+            prompts=", ".join(prompts.checksum for prompts in used.values()) or None,
+            n_prompts=sum(map(len, used.values())),
+            seed=self.seed,
+        )
 
 
 def _scores(model: HookedModel, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:
     """Each kind's scores, or why there are none."""
     n, seed = tasks.n, tasks.seed
-    tokens = random_tokens(model, n, seed)
+    tokens = draw_tokens(model, n, seed)
     scores: dict[str, Scores | str] = {}
     if model.cfg.post_norms:
         scores = dict.fromkeys(WRITING, NO_WRITING)
@@ -315,7 +318,7 @@ def _costs(
         source = Source(method, prompts.tokens, prompts.mask)
         cells = (BASE, *(cell(head) for head in wanted))
         planned = plan(model, Sweep(prompts, metric, cells, source), memory=how.memory)
-        step = part_of(how.progress, done, size, sum(sizes))
+        step = share_of_progress(how.progress, done, size, sum(sizes))
         values, done = run(model, planned, progress=step).values, done + size
         worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
         columns = mean_interval(worse, scale=metric.scale.change)

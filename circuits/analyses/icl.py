@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.analyses._text import TextFile, averaged, losses, read_from
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
@@ -18,6 +17,7 @@ from circuits.prompts.repeated import repeated
 from circuits.registry import MeanOptions, Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.sweep.moments import Moments
+from circuits.text_windows import TextFile, averaged, losses, read_from
 
 MOST_COPIES = 6  # with the control, as many curves as colors tell apart
 SEQUENCES = 20  # of random tokens, if nobody says how many
@@ -179,26 +179,26 @@ def _over_windows(
 ) -> Moments:
     """Of all whole windows: the score, the mean loss, and the loss of each token."""
     early, late = map(_slots, compared)
-    whole, longest, size = None, 0, text.n_bytes
+    averages, longest, size = None, 0, text.n_bytes
     for tokens, done in text:
         longest = max(longest, tokens.shape[1])
         if tokens.shape[1] == text.width:
             lost = losses(model, tokens)
             score = lost[:, late].mean(1) - lost[:, early].mean(1)
             block = averaged(np.vstack([score, lost.mean(1), lost.T]), draws=means.draws)
-            whole = block if whole is None else whole.merge(block)
+            averages = block if averages is None else averages.merge(block)
         if progress is not None:
             progress(done, size)
-    if whole is None:
+    if averages is None:
         raise CircuitsError(
             f"{text.path} has {longest} tokens (with the start token), and a window {text.width}; "
             f"give a longer text, or a context of at most {longest}"
         )
-    return whole
+    return averages
 
 
 def stretches(context: int) -> tuple[range, range]:
-    """Which positions are early, and which late, in windows of this length?
+    """The positions that are early, and those that are late, in windows of this length.
 
     Token 50 and token 500 (Olsson et al.); in less than 512 tokens the same two parts of the window
     as 21-70 and 201-250 are of 256.

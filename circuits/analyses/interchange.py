@@ -7,16 +7,22 @@ from dataclasses import replace
 
 import pandas as pd
 
-from circuits.alignment import CausalGraph, graph_of
-from circuits.analyses._effects import part_of, source_of
-from circuits.analyses._grid import Grid, Positions, What
-from circuits.analyses._interchange import MEANINGS, Swap, search_of, searched, swept
-from circuits.analyses._prompts import Batch
+from circuits.alignment import (
+    SWAP_MEANINGS,
+    CausalGraph,
+    Swap,
+    graph_of,
+    search_of,
+    searched,
+    swept,
+)
 from circuits.components import Component
+from circuits.effects import Grid, Positions, What, share_of_progress, source_of
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts, make, suitable_tasks
 from circuits.registry import MemoryOptions, analysis
+from circuits.registry.asked_prompts import Batch
 from circuits.result import Result
 
 
@@ -96,7 +102,7 @@ def _swapped(
         explained = graph or graph_of(prompts.task)
         names = [variable] if variable else list(explained.variables)
         for j, name in enumerate(names):
-            step = part_of(how.progress, i * len(names) + j, 1, len(every) * len(names))
+            step = share_of_progress(how.progress, i * len(names) + j, 1, len(every) * len(names))
             look = swept if swap.search is None else searched
             run = replace(how, progress=step)
             frames.append(look(model, explained, prompts, explained.require(name), swap, run))
@@ -110,7 +116,7 @@ def _swapped(
         provenance=about,
         axes=axes,
         view="heatmap" if swap.where.component is None and len(axes) > 1 else "bars",
-        meanings=MEANINGS,
+        meanings=SWAP_MEANINGS,
     )
 
 

@@ -112,7 +112,7 @@ def _of_this_model(lens: str | Path | TunedLens, model: HookedModel) -> TunedLen
 
 @dataclass(frozen=True)
 class _Look:
-    """What is looked at: which positions, how many tokens, and which in particular?"""
+    """What is looked at: these positions, so many tokens, and these in particular."""
 
     model: HookedModel
     chosen: Sequence[int]
@@ -190,8 +190,8 @@ def _stage_rows(look: _Look, stage: Stage, logits: Tensor, final: Tensor) -> lis
             row |= {_column("probability", place): float(best.values[i, place].exp())}
         if followed:
             row["targets"] = [
-                {name: x if isinstance(x, str) else x[i].item() for name, x in one.items()}
-                for one in followed
+                {name: x if isinstance(x, str) else x[i].item() for name, x in each.items()}
+                for each in followed
             ]
         rows.append(row)
     return rows
@@ -221,10 +221,10 @@ def _numbers(log_probs: Tensor, final: Tensor, answers: Tensor) -> Mapping[str, 
 
 def _ranks(log_probs: Tensor, ids: Tensor) -> Tensor:
     """The place of one token at each position: [p v], [p] -> [p]; 1 is the most likely."""
-    own = log_probs.gather(1, ids[:, None])
+    of_token = log_probs.gather(1, ids[:, None])
     # Equal probabilities are ordered by token id, as argmax orders them.
     before = torch.arange(log_probs.shape[1], device=ids.device) < ids[:, None]
-    return ((log_probs > own) | ((log_probs == own) & before)).sum(-1) + 1
+    return ((log_probs > of_token) | ((log_probs == of_token) & before)).sum(-1) + 1
 
 
 def _mark_takeover(rows: list[dict[str, Any]], n_positions: int) -> list[dict[str, Any]]:

@@ -5,28 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
 from circuits import components, decompose
-from circuits.analyses._neuron_text import Context, Contexts, by_class, contexts, overview
-from circuits.analyses._neurons import triggers, value_logits, values
-from circuits.analyses._text import BATCH, TextFile, read_from
 from circuits.batch import pad_rows
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
+from circuits.mlp_neurons import (
+    Context,
+    Contexts,
+    by_class,
+    contexts,
+    overview,
+    triggers,
+    value_logits,
+    values,
+)
 from circuits.model import HookedModel
 from circuits.prompts.prompts import start_tokens
 from circuits.registry import MeanOptions, Progress, analysis
 from circuits.result import Result, provenance
+from circuits.text_windows import BATCH, TextFile, read_from
 
 Show = Literal["contexts", "values", "triggers", "classes", "overview"]
 Order = Literal["peaked", "contrast", "active"]
 BEFORE, AFTER = 12, 5  # tokens of a context that are shown
 QUANTILES = (0.99, 0.9, 0.5, 0.1)
+Row = dict[str, str | int | float]
 MEANINGS = {
     "component": "the neuron",
     "layer": "of the neuron",
@@ -145,7 +154,7 @@ def neurons(
 
 @dataclass(frozen=True)
 class _Look:
-    """Which neurons, all of them or all of a layer where none is named; and what is shown?
+    """Which neurons, all of them or all of a layer where none is named; and what is shown.
 
     With `draws`, each row has the numbers that its mean is of, too.
     """
@@ -292,28 +301,28 @@ def _overview(
     return frame
 
 
-def _contexts(model: HookedModel, one: Component, kept: Contexts, top: int) -> pd.DataFrame:
+def _contexts(model: HookedModel, neuron: Component, places: Contexts, top: int) -> pd.DataFrame:
     """A row for each place: its text, and what the neuron does to the logits there."""
-    sample = sorted(kept.drawn, key=lambda place: place.activation)
+    sample = sorted(places.drawn, key=lambda place: place.activation)
     levels = np.array([place.activation for place in sample])
-    chosen = [("top", place) for place in kept.best]
+    chosen = [("top", place) for place in places.best]
     chosen += [
         ("quantile", sample[min(int(share * len(sample)), len(sample) - 1)]) for share in QUANTILES
     ]
-    chosen += [("random", place) for place in kept.drawn[:top]]
-    effects = _effects(model, one, [place for _, place in chosen])
+    chosen += [("random", place) for place in places.drawn[:top]]
+    effects = _effects(model, neuron, [place for _, place in chosen])
     rows, ranks = [], {"top": 0, "quantile": 0, "random": 0}
     for (group, place), effect in zip(chosen, effects, strict=True):
         ranks[group] += 1
         below = float(np.searchsorted(levels, place.activation)) / len(levels)
-        row = {"component": str(one), "group": group, "rank": ranks[group]}
+        row = {"component": str(neuron), "group": group, "rank": ranks[group]}
         row |= {"value": place.activation, "share_below": below}
         rows.append(row | _words(model, place) | effect)
     frame: pd.DataFrame = pd.DataFrame(rows)
     return frame
 
 
-def _words(model: HookedModel, place: Context) -> dict[str, Any]:
+def _words(model: HookedModel, place: Context) -> Row:
     tokenizer, at, ids = model.require_tokenizer(), place.position, place.tokens
     n_start = len(start_tokens(model, None))
     before = tokenizer.decode(ids[max(n_start, at - BEFORE) : at])
@@ -330,26 +339,30 @@ def _words(model: HookedModel, place: Context) -> dict[str, Any]:
     }
 
 
-def _effects(model: HookedModel, one: Component, places: Sequence[Context]) -> list[dict[str, Any]]:
+def _effects(model: HookedModel, neuron: Component, places: Sequence[Context]) -> list[Row]:
     """What the neuron does to two logits at each place, with the final LayerNorm's scale there."""
     if model.cfg.post_norms:  # what a neuron writes is normalized together with all others'
-        unknown = {"effect_next": float("nan"), "value_token": "", "effect_value": float("nan")}
+        unknown: Row = {
+            "effect_next": float("nan"),
+            "value_token": "",
+            "effect_value": float("nan"),
+        }
         return [unknown for _ in places]
-    logits = value_logits(model, one)
+    logits = value_logits(model, neuron)
     best = int(logits.argmax())
     name = model.require_tokenizer().token_strings([best])[0]
-    found = []
+    rows: list[Row] = []
     for place, scale in zip(places, _final_scales(model, places), strict=True):
         factor = place.activation / scale
         after = place.tokens[place.position + 1 : place.position + 2]
-        found.append(
+        rows.append(
             {
                 "effect_next": factor * float(logits[after[0]]) if after else float("nan"),
                 "value_token": name,
                 "effect_value": factor * float(logits[best]),
             }
         )
-    return found
+    return rows
 
 
 def _final_scales(model: HookedModel, places: Sequence[Context]) -> list[float]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from circuits.analyses._token_views import Kind, Show, answer, view_of
-from circuits.analyses._weights import ov_circuit
 from circuits.components import Component
 from circuits.model import HookedModel
+from circuits.qk_ov import Kind, Show, answer, ov_circuit, view_of
 from circuits.registry import analysis
 from circuits.result import Result
 

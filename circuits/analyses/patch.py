@@ -7,28 +7,36 @@ from functools import partial
 
 import pandas as pd
 
-from circuits.analyses._effects import (
+from circuits.components import Component
+from circuits.effects import (
     BASE,
-    MEANINGS,
+    EFFECT_MEANINGS,
+    TEMPLATE_MEANINGS,
     WHOLE,
+    WORDS,
     Direction,
+    Grid,
     MakeSweep,
     Patching,
+    Positions,
+    What,
+    axes,
+    by_template,
+    cells_of,
+    labels,
     measured,
     pair,
     pair_table,
+    panels,
     planned,
     require_change,
     source_of,
     unit_of,
+    what_of,
 )
-from circuits.analyses._grid import WORDS, Grid, Positions, What, axes, grid, labels, what_of
-from circuits.analyses._prompts import Batch, chosen
-from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import by_template, panels
-from circuits.components import Component
 from circuits.model import HookedModel
 from circuits.registry import PairOptions, RunOptions, TemplateOptions, analysis
+from circuits.registry.asked_prompts import Batch, asked_prompts
 from circuits.result import Result
 from circuits.sweep import Cell
 
@@ -78,7 +86,7 @@ def patch(
     """
     wanted, patching = Grid(what, component, positions), Patching(direction, prompts.metric)
     what_of(wanted)  # an unknown kind is refused before prompts are drawn
-    batches = chosen(model, prompts)
+    batches = asked_prompts(model, prompts)
     if how.plan:
         ask = partial(_sweeps, model, wanted, patching)
         return planned(model, "patch", batches, ask, how, templates)
@@ -116,12 +124,12 @@ def _patched(
         provenance=source,
         axes=columns,
         view="bars" if len(columns) == 1 else "heatmap",
-        meanings=MEANINGS | TEMPLATES,
+        meanings=EFFECT_MEANINGS | TEMPLATE_MEANINGS,
     )
 
 
 def _cells(model: HookedModel, wanted: Grid, batch: Batch) -> tuple[Cell, ...]:
-    return (BASE, WHOLE, *grid(model.cfg, batch.first, wanted))
+    return (BASE, WHOLE, *cells_of(model.cfg, batch.first, wanted))
 
 
 def _sweeps(model: HookedModel, wanted: Grid, patching: Patching, batch: Batch) -> MakeSweep:

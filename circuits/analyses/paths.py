@@ -11,30 +11,31 @@ from typing import Literal
 import pandas as pd
 
 from circuits import components
-from circuits.analyses._effects import (
+from circuits.components import Component, Edge, Slot
+from circuits.config import ModelConfig
+from circuits.effects import (
     BASE,
-    MEANINGS,
+    EFFECT_MEANINGS,
+    TEMPLATE_MEANINGS,
     WHOLE,
     Direction,
     Label,
     Patching,
+    by_template,
+    components_of,
     every_pair,
     measured,
     pair_table,
-    parts_of,
+    panels,
     planned,
     require_change,
     source_of,
     unit_of,
 )
-from circuits.analyses._prompts import Batch, chosen
-from circuits.analyses._templates import MEANINGS as TEMPLATES
-from circuits.analyses._templates import by_template, panels
-from circuits.components import Component, Edge, Slot
-from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.registry import PairOptions, RunOptions, TemplateOptions, analysis
+from circuits.registry.asked_prompts import Batch, asked_prompts
 from circuits.result import Result
 from circuits.sweep import Cell, cell, check_cell, name
 
@@ -98,10 +99,10 @@ def paths(
     >>> found.top(1).frame[["edge", "clean", "patched"]].round(2).values.tolist()
     [['a1.h1->a2.h0<q>', 10.0, -3.33]]
     """
-    receivers, senders = parts_of(to), parts_of(from_)
+    receivers, senders = components_of(to), components_of(from_)
     edges = _Edges(senders, receivers, list(_rows(model.cfg, receivers, senders)))
     patching = Patching(direction, prompts.metric, hold)
-    batches = chosen(model, prompts)
+    batches = asked_prompts(model, prompts)
     if how.plan:
         return planned(model, "paths", batches, every_pair(edges.cells, patching), how, templates)
     return _traced(model, edges, patching, batches, how, templates)
@@ -163,7 +164,7 @@ def _traced(
         provenance=source,
         axes=panels((*tasks, "edge") if both else (*tasks, "stage", "part"), templates),
         view="bars" if both else "heatmap",
-        meanings=MEANINGS | OWN | TEMPLATES,
+        meanings=EFFECT_MEANINGS | OWN | TEMPLATE_MEANINGS,
     )
 
 

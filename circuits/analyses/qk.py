@@ -9,11 +9,10 @@ from typing import Literal, get_args
 import pandas as pd
 import torch
 
-from circuits.analyses._token_views import Kind, View, answer, in_result, view_of
-from circuits.analyses._weights import position_circuit, qk_circuit
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
+from circuits.qk_ov import Kind, View, answer, in_result, position_circuit, qk_circuit, view_of
 from circuits.registry import analysis
 from circuits.result import Result
 

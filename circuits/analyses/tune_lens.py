@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.analyses._text import TextFile
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.intervals import NOT_NEGATIVE
 from circuits.model import HookedModel
 from circuits.registry import MeanOptions, Progress, analysis
 from circuits.result import Result, mean_interval, provenance
+from circuits.text_windows import TextFile
 from circuits.tuned_lens import (
     TunedLens,
     divergence,
@@ -158,13 +158,13 @@ def _read(model: HookedModel, file: str | Path, n: int, context: int | None) -> 
     """The file's first windows, all of the same length: [b p]"""
     windows = TextFile(model, Path(file), context, n)
     rows = [tokens for tokens, _ in windows]
-    whole = [tokens for tokens in rows if tokens.shape[1] == windows.width]
-    if sum(map(len, whole)) < 2:
+    full = [tokens for tokens in rows if tokens.shape[1] == windows.width]
+    if sum(map(len, full)) < 2:
         raise CircuitsError(
             f"{file} has less than two windows of {windows.width} tokens; give a longer "
             "text, or a smaller context"
         )
-    return torch.cat(whole)
+    return torch.cat(full)
 
 
 def _sampled(model: HookedModel, n: int, context: int | None, seed: int) -> Tensor:

@@ -26,6 +26,7 @@ DEFAULT_MODEL = "sort-abc"  # small enough to show every number
 MOST_TOKENS = 64  # prompt and new tokens: more rows cannot be read
 MOST_NUMBERS = 700_000  # in a result, which makes a page of less than 5 MB
 TOP = 10  # tokens whose logits are kept
+Row = dict[str, str | int | float | None]
 DIGITS = 5
 MEANINGS = {
     "step": "which pass: 0 reads the prompt, each further one the token written before",
@@ -138,12 +139,12 @@ class _Walk:
         return cls(model, cache, logits[0], tokens, len(read), temperature, width)
 
     def positions(self, step: int) -> slice:
-        """Which positions does this pass read?"""
+        """The positions that this pass reads."""
         return slice(0 if step == 0 else self.n_prompt + step - 1, self.n_prompt + step)
 
 
 def _width(model: HookedModel, n: int) -> int:
-    """How many columns of a tensor can be kept of n positions?"""
+    """How many columns of each tensor there is room for, of n positions."""
     cfg, width = model.cfg, 1 << 14
     squares = 2 * cfg.n_layers * cfg.n_heads * n * (n + 1)
     while True:
@@ -154,28 +155,29 @@ def _width(model: HookedModel, n: int) -> int:
         width //= 2
 
 
-def _rows(walk: _Walk) -> Iterator[dict[str, Any]]:
+def _rows(walk: _Walk) -> Iterator[Row]:
     """One row for each pass and tensor, in the order of computation."""
     names = walk.model.require_tokenizer().token_strings
     for step in range(len(walk.tokens) - walk.n_prompt):
         where = walk.positions(step)
         ids = walk.tokens[where]
         # The norm of ids would say nothing.
-        read = {"shape": str(len(ids)), "value": np.nan, "values": _text(np.array(ids))}
-        yield _named(step, "tokens", None, "hook_tokens") | read | {"labels": _json(names(ids))}
+        read: Row = {"shape": str(len(ids)), "value": np.nan, "values": _text(np.array(ids))}
+        read["labels"] = _json(names(ids))
+        yield _named(step, "tokens", None, "hook_tokens") | read
         for name, layer, site, values in _tensors(walk):
             new = _new(name, values, where)
-            told = {"values": _text(_cut(walk, name, new)), "labels": ""}
+            told: Row = {"values": _text(_cut(walk, name, new)), "labels": ""}
             yield _named(step, name, layer, site) | _measured(name, new) | told
         yield from _ends(walk, step)
 
 
-def _named(step: int, name: str, layer: int | None, site: str) -> dict[str, Any]:
+def _named(step: int, name: str, layer: int | None, site: str) -> Row:
     stage = name if layer is None else f"{name}.{layer}"
     return {"step": step, "stage": stage, "layer": layer, "site": site}
 
 
-def _measured(name: str, values: NDArray[Any]) -> dict[str, Any]:
+def _measured(name: str, values: NDArray[np.float64] | NDArray[np.int64]) -> Row:
     last = values[:, -1] if name in _ATTENTION else values[-1]
     norm = float(np.sqrt(np.square(last[np.isfinite(last)]).sum()))
     return {"shape": " × ".join(map(str, values.shape)), "value": norm}
@@ -217,28 +219,29 @@ def _cut(walk: _Walk, name: str, new: NDArray[np.float64]) -> NDArray[np.float64
     return new[:, : walk.width]
 
 
-def _ends(walk: _Walk, step: int) -> Iterator[dict[str, Any]]:
+def _ends(walk: _Walk, step: int) -> Iterator[Row]:
     """Logits, probabilities and choice at the last position, for the likeliest tokens."""
     logits = walk.logits[walk.n_prompt + step - 1].double()
     probs = (logits / (walk.temperature or 1.0)).softmax(-1)
     best = logits.topk(min(TOP, len(logits))).indices
     chosen = torch.tensor([walk.tokens[walk.n_prompt + step]])
     names = walk.model.require_tokenizer().token_strings
-    for name, site, values, kept in (
+    for name, site, values, tokens in (
         ("logits", "unembed.hook_out", logits, best),
         ("probabilities", "softmax", probs, best),
         ("next", "choice", probs, chosen),
     ):
-        whole = values.cpu().numpy()[None]
-        told = {"values": _text(whole[0, kept.cpu()]), "labels": _json(names(kept.tolist()))}
-        yield _named(step, name, None, site) | _measured(name, whole) | told
+        every = values.cpu().numpy()[None]
+        told: Row = {"values": _text(every[0, tokens.cpu()])}
+        told["labels"] = _json(names(tokens.tolist()))
+        yield _named(step, name, None, site) | _measured(name, every) | told
 
 
 def _json(labels: Sequence[str]) -> str:
     return json.dumps(labels, ensure_ascii=False)
 
 
-def _text(values: NDArray[Any]) -> str:
+def _text(values: NDArray[np.float64] | NDArray[np.int64]) -> str:
     """Nested lists as JSON; null for what is masked."""
     flat = [f"{x:.{DIGITS}g}" if np.isfinite(x) else "null" for x in values.ravel().tolist()]
     for n in values.shape[:0:-1]:

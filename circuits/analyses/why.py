@@ -13,19 +13,18 @@ from einops import einsum
 from torch import Tensor
 
 from circuits import components
-from circuits.analyses._grid import places
-from circuits.analyses._prompts import chosen
-from circuits.analyses._scores import Side, apart, place_masks, require_product, run, side
-from circuits.analyses._weights import score_scales
+from circuits.attribution import OTHER
 from circuits.cache import Cache
 from circuits.components import Component
+from circuits.effects import places
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
+from circuits.qk_ov import Side, apart, place_masks, require_product, side, watched
 from circuits.registry import MeanOptions, PromptOptions, analysis
+from circuits.registry.asked_prompts import asked_prompts
 from circuits.result import Result, mean_interval, provenance
 
-OTHERS = "other"
 MEANINGS = {
     "query_part": "what asks: a part of the residual stream at the query; other sums up the rest",
     "key_part": "what answers: a part of the residual stream at the key; other sums up the rest",
@@ -103,7 +102,7 @@ def why(
 
 @dataclass(frozen=True)
 class _Look:
-    """Which head looks from where, at what, rather than at what else? As it was asked."""
+    """Which head looks from where, at what, rather than at what else, as it was asked."""
 
     head: Component
     query: int | str
@@ -124,7 +123,7 @@ def _taken_apart(
     if positions is not None:
         where = [place for place in places(prompts, positions) if place is not None]
     with torch.inference_mode():
-        cache = run(model, prompts, look.head, sources=bool(where))
+        cache = watched(model, prompts, look.head, sources=bool(where))
         ends = _ends(cache, prompts, look)
         queries, keys, values = _pairs(cache, prompts, ends, where, top)
     total = values.sum((0, 1))
@@ -157,7 +156,7 @@ def _taken_apart(
 
 @dataclass(frozen=True, eq=False)
 class _Ends:
-    """Which head looks from where, at what, compared with what?
+    """Which head looks from where, at what, compared with what.
 
     Attributes:
         query: [b], the position that looks; `key` [b], the one looked at.
@@ -181,7 +180,7 @@ def _head(model: HookedModel, head: str | Component) -> Component:
 def _prompts(model: HookedModel, prompts: PromptOptions) -> Prompts:
     if prompts.prompt is None and prompts.task is None:
         raise CircuitsError("nothing to look at: give a prompt, or a task")
-    return chosen(model, prompts)[0].first
+    return asked_prompts(model, prompts)[0].first
 
 
 def _ends(cache: Cache, prompts: Prompts, look: _Look) -> _Ends:
@@ -241,40 +240,40 @@ def _pairs(
     at_query[rows, ends.query] = 1
     at_key[rows, ends.key] += 1
     sides = side(cache, ends.head, "q", at_query), side(cache, ends.head, "k", at_key)
-    both: list[tuple[list[str], Tensor]] = [(one.names, one.parts) for one in sides]
+    both: list[tuple[list[str], Tensor]] = [(each.names, each.terms) for each in sides]
     if where:
         masks = place_masks(prompts, where, at_query)
         both = [
-            _split(cache, one, picked, masks)
-            for one, picked in zip(sides, _largest(both, top), strict=True)
+            _split(cache, each, picked, masks)
+            for each, picked in zip(sides, _largest(both, top), strict=True)
         ]
     listed = [
         _listed(names, parts, picked)
         for (names, parts), picked in zip(both, _largest(both, top), strict=True)
     ]
     (queries, asking), (keys, answering) = listed
-    scale = score_scales(cache.model)[ends.head.layer or 0]
+    scale = cache.model.score_scales()[ends.head.layer or 0]
     return queries, keys, einsum(asking / scale, answering, "i b e, j b e -> i j b")
 
 
 def _largest(both: Sequence[tuple[list[str], Tensor]], top: int) -> list[list[int]]:
-    """Which parts of each side add most, up or down, to the mean score? Largest first."""
+    """The parts of each side that add most to the mean score, up or down; largest first."""
     mean = einsum(both[0][1], both[1][1], "i b e, j b e -> i j").abs()
-    found = []
+    largest = []
     for axis, (names, _) in enumerate(both):
         size = mean.sum(1 - axis)
-        size[[i for i, name in enumerate(names) if name == OTHERS]] = -1
-        found.append(size.sort(descending=True, stable=True).indices[:top].tolist())
-    return found
+        size[[i for i, name in enumerate(names) if name == OTHER]] = -1
+        largest.append(size.sort(descending=True, stable=True).indices[:top].tolist())
+    return largest
 
 
 def _split(
-    cache: Cache, one: Side, picked: list[int], masks: tuple[list[str], Tensor]
+    cache: Cache, ends: Side, picked: list[int], masks: tuple[list[str], Tensor]
 ) -> tuple[list[str], Tensor]:
     """The picked parts taken apart, and the rest as one part."""
-    names, parts = apart(cache, one, picked, masks)
-    rest = one.parts.sum(0) - one.parts[picked].sum(0)
-    return [*names, OTHERS], torch.cat([parts, rest[None]])
+    names, parts = apart(cache, ends, picked, masks)
+    rest = ends.terms.sum(0) - ends.terms[picked].sum(0)
+    return [*names, OTHER], torch.cat([parts, rest[None]])
 
 
 def _listed(names: list[str], parts: Tensor, picked: list[int]) -> tuple[list[str], Tensor]:
@@ -283,7 +282,7 @@ def _listed(names: list[str], parts: Tensor, picked: list[int]) -> tuple[list[st
         return [names[i] for i in picked], parts[picked]
     rest = [i for i in range(len(names)) if i not in set(picked)]
     stack = torch.cat([parts[picked], parts[rest].sum(0)[None]])
-    return [*(names[i] for i in picked), OTHERS], stack
+    return [*(names[i] for i in picked), OTHER], stack
 
 
 def _really(cache: Cache, ends: _Ends) -> tuple[Tensor, Tensor, Tensor]:

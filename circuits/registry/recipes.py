@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -39,6 +39,7 @@ _OBJECTS = {
     "TunedLens",
 }
 _OBJECT = object()
+Meaning = Callable[[str], ast.expr | None]  # what a file's name for a value or type stands for
 ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Google's style
 
 
@@ -136,10 +137,10 @@ def read(module: str, function: str | None = None) -> Recipe:
         TypeError: for a function that is not there, or a type that a command line cannot take.
     """
     tree, node = _parsed(module, function)
-    constants = _constants(tree)
+    meaning = partial(_constant, tree)
     text = sections(ast.get_docstring(node) or "")
     options = _options(node)
-    signature = inspect.Signature(_in_words(options, constants))
+    signature = inspect.Signature(_in_words(options, meaning))
     return Recipe(
         module,
         node.name,
@@ -149,13 +150,12 @@ def read(module: str, function: str | None = None) -> Recipe:
         helps={**shared_helps(), **{name: filled(says) for name, says in text.helps.items()}},
         examples=text.examples,
         reports_progress="progress" in {option.name for option in options},
-        default_model=ast.literal_eval(constants.get("DEFAULT_MODEL", ast.Constant(None))),
+        default_model=ast.literal_eval(meaning("DEFAULT_MODEL") or ast.Constant(None)),
     )
 
 
 def _parsed(module: str, function: str | None) -> tuple[ast.Module, ast.FunctionDef]:
-    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(module)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     fitting = [f for f in functions if (f.name == function if function else _is_analysis(f))]
     if len(fitting) != 1:
@@ -167,7 +167,7 @@ def _parsed(module: str, function: str | None) -> tuple[ast.Module, ast.Function
 def parameters(module: str, function: str | None = None) -> list[Option]:
     """All parameters of a flat call, also those that only Python can give; aliases are spelled."""
     tree, node = _parsed(module, function)
-    spelled = _Spelled(_constants(tree))
+    spelled = _Spelled(partial(_constant, tree))
     return [
         replace(option, annotation=option.annotation and spelled.visit(deepcopy(option.annotation)))
         for option in _options(node)
@@ -177,14 +177,15 @@ def parameters(module: str, function: str | None = None) -> list[Option]:
 class _Spelled(ast.NodeTransformer):
     """Puts what a file's names stand for in the place of these."""
 
-    def __init__(self, constants: Mapping[str, ast.expr]) -> None:
-        self.constants = constants
+    def __init__(self, meaning: Meaning) -> None:
+        self.meaning = meaning
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         """The name itself, or what it stands for."""
-        if node.id not in self.constants:
+        meaning = None if node.id in _OBJECTS else self.meaning(node.id)
+        if meaning is None:
             return node
-        value: ast.expr = self.visit(deepcopy(self.constants[node.id]))
+        value: ast.expr = self.visit(deepcopy(meaning))
         return value
 
 
@@ -209,22 +210,32 @@ def flag(parameter: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name}"
 
 
-def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """The file's names for values and types, also those that analyses share."""
-    constants: dict[str, ast.expr] = {}
-    for statement in tree.body:
+def _constant(tree: ast.Module, name: str) -> ast.expr | None:
+    """What a file's name for a value or type stands for, its own or one that it imports; or None.
+
+    Imports are followed through all files of the package, none of which is run.
+    """
+    for statement in reversed(tree.body):
         match statement:
-            case ast.Assign(targets, value):
-                constants |= {
-                    target.id: value for target in targets if isinstance(target, ast.Name)
-                }
-            case ast.ImportFrom(str(module), names) if module.startswith("circuits.analyses._"):
-                text = (
-                    PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text("utf-8")
-                )
-                theirs = _constants(ast.parse(text))
-                constants |= {n.name: theirs[n.name] for n in names if n.name in theirs}
-    return constants
+            case ast.Assign(targets, value) if name in map(ast.unparse, targets):
+                return value
+            case ast.ImportFrom(str(module), names) if module.split(".")[0] == "circuits":
+                for alias in names:
+                    if name == (alias.asname or alias.name):
+                        return _constant(_tree(module), alias.name)
+    return None
+
+
+def _tree(module: str) -> ast.Module:
+    """The syntax tree of a module of the package, also of a folder."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return _parsed_text(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed_text(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def _is_analysis(node: ast.FunctionDef) -> bool:
@@ -312,16 +323,14 @@ def _options(node: ast.FunctionDef) -> list[Option]:
     return flat([Option(a.arg, a.annotation, default, k) for a, default, k in rows], fields)
 
 
-def _in_words(
-    options: Iterable[Option], constants: Mapping[str, ast.expr]
-) -> list[inspect.Parameter]:
+def _in_words(options: Iterable[Option], meaning: Meaning) -> list[inspect.Parameter]:
     """What can be asked for in words: parameters that take objects are left out."""
     parameters = []
     for option in options:
-        given = _type(option.annotation, constants)
+        given = _type(option.annotation, meaning)
         if given is not _OBJECT:
             empty = inspect.Parameter.empty
-            value = empty if option.default is None else _value(option.default, constants)
+            value = empty if option.default is None else _value(option.default, meaning)
             kind = (
                 inspect.Parameter.KEYWORD_ONLY
                 if option.keyword_only
@@ -331,31 +340,31 @@ def _in_words(
     return parameters
 
 
-def _value(node: ast.expr, constants: Mapping[str, ast.expr]) -> Any:
-    if isinstance(node, ast.Name) and node.id in constants:
-        node = constants[node.id]
+def _value(node: ast.expr, meaning: Meaning) -> Any:
+    if isinstance(node, ast.Name):
+        node = meaning(node.id) or node
     return ast.literal_eval(node)
 
 
-def _type(node: ast.expr | None, constants: Mapping[str, ast.expr]) -> Any:
+def _type(node: ast.expr | None, meaning: Meaning) -> Any:
     """The type that an annotation means, as far as words can express it."""
     match node:
-        case ast.Name(id) if id in constants:
-            return _type(constants[id], constants)
         case ast.Name(id) if id in _SCALARS:
             return _SCALARS[id]
         case ast.Name(id) if id in _OBJECTS:
             return _OBJECT
+        case ast.Name(id) if stands_for := meaning(id):
+            return _type(stands_for, meaning)
         case ast.Constant(None):
             return None
         case ast.BinOp(left, ast.BitOr(), right):
-            sides = [_type(side, constants) for side in (left, right)]
+            sides = [_type(side, meaning) for side in (left, right)]
             in_words = [side for side in sides if side is not _OBJECT]
             if not in_words or in_words == [None]:
                 return _OBJECT
             return in_words[0] if len(in_words) == 1 else in_words[0] | in_words[1]
         case ast.Subscript(ast.Name("Sequence"), item):
-            inner = _type(item, constants)
+            inner = _type(item, meaning)
             return inner if inner is _OBJECT else GenericAlias(Sequence, (inner,))
         case ast.Subscript(ast.Name("Literal"), choices):
             return Literal[ast.literal_eval(choices)]

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuits.analyses._prompts import Batch
 from circuits.interventions import Source, get_method, partners
 from circuits.model import HookedModel
 from circuits.prompts import TASKS, Prompts, make
 from circuits.registry import PromptOptions
+from circuits.registry.asked_prompts import Batch
 
 
 def reference(
     model: HookedModel, prompts: Prompts, batch: Batch, method: str, options: PromptOptions
 ) -> tuple[Source, str]:
-    """Where do the values come from that are written instead? Also in words.
+    """Where the values come from that are written instead; also in words.
 
     `prompts` are one block of the batch, which these options asked for.
 

@@ -14,14 +14,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits.analyses._prompts import Batch
-from circuits.analyses._templates import measured_over, population_of, require_templates
 from circuits.components import Component
+from circuits.effects.templates import measured_over, population_of, require_templates
 from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
 from circuits.model import HookedModel
 from circuits.prompts import PromptFile, Prompts
 from circuits.registry import Progress, RunOptions, TemplateOptions
+from circuits.registry.asked_prompts import Batch
 from circuits.result import Provenance, Result, provenance
 from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
 from circuits.sweep.cells import Hold
@@ -78,7 +78,7 @@ def metric_of(prompts: Prompts, metric: str | Metric | None) -> Metric:
 
 @dataclass(frozen=True)
 class Patching:
-    """How is one run of each pair patched into the other, and what is measured?
+    """How one run of each pair is patched into the other, and what is measured.
 
     `direction` is denoise, clean values into the corrupted run, or noise, corrupted values into the
     clean run; for `hold` see `circuits.sweep.Sweep`.
@@ -126,7 +126,7 @@ def every_pair(cells: Sequence[Cell], patching: Patching) -> Callable[[Batch], M
     return lambda batch: partial(pair, cells=cells, patching=patching)
 
 
-def parts_of(component: Named) -> list[Component]:
+def components_of(component: Named) -> list[Component]:
     """The components that were named, one or several, as words or as such."""
     named = [component] if isinstance(component, str | Component) else list(component or ())
     writes = cell(*named)
@@ -165,7 +165,7 @@ def measured(
             parts=folder,
             # A run that ended amid one task has not begun the next.
             resume=how.resume and (begun[i] or not any(begun)),
-            progress=part_of(how.progress, sum(sizes[:i]), sizes[i], sum(sizes)),
+            progress=share_of_progress(how.progress, sum(sizes[:i]), sizes[i], sum(sizes)),
             draws=how.draws,
         )
         moments = survey(
@@ -180,8 +180,10 @@ def measured(
         yield batch, measured_over(moments, batch, templates)
 
 
-def part_of(progress: Progress | None, before: float, size: float, total: float) -> Progress | None:
-    """Progress in thousandths of the whole, where this is only a part of it."""
+def share_of_progress(
+    progress: Progress | None, before: float, size: float, total: float
+) -> Progress | None:
+    """Progress in thousandths of all that is to be done, of which this is a share."""
     if progress is None:
         return None
 
@@ -199,7 +201,7 @@ def planned(
     how: RunOptions,
     templates: TemplateOptions = ALL_ALIKE,
 ) -> Result:
-    """What would be computed, and what would it cost? One row a batch; nothing is run.
+    """What would be computed, and at what cost: a row for each batch; nothing is run.
 
     A file is read to its end, so that its prompts are counted and its lines known to be sound; what
     they cost is estimated from its first block.
@@ -257,7 +259,7 @@ def source_of(
 def _populations(
     batches: Sequence[Batch], templates: TemplateOptions, counts: Sequence[int]
 ) -> str | None:
-    """Over which prompts are the means and intervals? Of several tasks, said of each."""
+    """Over which prompts means and intervals are, in words; of several tasks, of each."""
     said = [population_of(batch, templates, n) for batch, n in zip(batches, counts, strict=True)]
     if len(set(said)) == 1:
         return said[0]
@@ -339,7 +341,7 @@ def pair_table(
 
 
 def require_change(moments: Moments, cells: Sequence[int], what: str, hint: str) -> None:
-    """Did any of these cells change anything? Silence is an error here.
+    """Refuse a sweep in which none of these cells changed anything.
 
     Raises:
         CircuitsError: when none did.

@@ -5,7 +5,6 @@ Shapes: v = d_vocab, l layer, h head, d = d_model, e = d_head.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,14 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from circuits import components
-from circuits.adapter import AdaptedModel
-from circuits.adapter.scores import score_scales as adapted_scales
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedModel
 from circuits.padding import all_real
+from circuits.precision import wide
 
 CHUNK = 2**24  # entries of a token-to-token matrix that are held at a time
 ROUNDING = 1e-6  # of a product's entries, in single precision, against its factors' norms
@@ -28,7 +25,7 @@ N_SAMPLES, LONGEST_SAMPLE = 4, 128  # sequences of random tokens, and their leng
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit:
+class TokenCircuit:
     """left @ inner @ right^T: a [v v] matrix for every head, never multiplied out.
 
     `left` is [v k], `inner` [l h k d], `right` [v d].
@@ -56,72 +53,60 @@ class Circuit:
         return size / len(self.left)
 
 
-def ov_circuit(model: HookedModel, *, effective: bool) -> Circuit:
+def ov_circuit(model: HookedModel, *, effective: bool) -> TokenCircuit:
     """What attending to a token adds to the logit of each: W_E W_V W_O W_U, norms folded in."""
     *scales, last = typical_scales(model)
-    final = wide(model.ln_final.w) / last
+    final = fixed(model.ln_final.w) / last
     inner = FactoredMatrix(
         torch.stack(
             [
-                wide(block.ln1.w / scale)[:, None] * wide(block.attn.W_V)
+                fixed(block.ln1.w / scale)[:, None] * fixed(block.attn.W_V)
                 for block, scale in zip(model.blocks, scales, strict=True)
             ]
         ),
         writing(model) * final,
     )
-    unembed = wide(model.W_U).T
-    return Circuit(embedding(model, effective=effective), inner, unembed - unembed.mean(0))
+    unembed = fixed(model.W_U).T
+    return TokenCircuit(embedding(model, effective=effective), inner, unembed - unembed.mean(0))
 
 
-def qk_circuit(model: HookedModel, *, effective: bool) -> Circuit:
+def qk_circuit(model: HookedModel, *, effective: bool) -> TokenCircuit:
     """How well each key token matches a query token: W_E W_Q W_K^T W_E^T, norms folded in."""
     return _matching(model, embedding(model, effective=effective))
 
 
-def position_circuit(model: HookedModel) -> Circuit:
+def position_circuit(model: HookedModel) -> TokenCircuit:
     """How well each key position matches a query position: W_pos W_Q W_K^T W_pos^T.
 
     Raises:
         CircuitsError: for a model that adds no positions to the stream.
     """
-    return _matching(model, centered(model, wide(model.W_pos)))
+    return _matching(model, centered(model, fixed(model.W_pos)))
 
 
-def _matching(model: HookedModel, stream: Tensor) -> Circuit:
+def _matching(model: HookedModel, stream: Tensor) -> TokenCircuit:
     """Queries keep their bias, as a column of ones; keys are compared with their mean."""
     queries, keys = [], []
     norms = typical_scales(model)[:-1]
-    for block, scale, divisor in zip(model.blocks, norms, score_scales(model), strict=True):
-        W_Q, norm = wide(block.attn.W_Q), wide(block.ln1.w / scale)[:, None]
-        bias = wide(block.ln1.b) @ W_Q + wide(block.attn.b_Q)
+    for block, scale, divisor in zip(model.blocks, norms, model.score_scales(), strict=True):
+        W_Q, norm = fixed(block.attn.W_Q), fixed(block.ln1.w / scale)[:, None]
+        bias = fixed(block.ln1.b) @ W_Q + fixed(block.attn.b_Q)
         queries.append(torch.cat([norm * W_Q, bias[:, None]], dim=1) / divisor)
-        keys.append((norm * wide(block.attn.W_K)).mT)
+        keys.append((norm * fixed(block.attn.W_K)).mT)
     inner = FactoredMatrix(torch.stack(queries), torch.stack(keys))
     ones = torch.ones_like(stream[:, :1])
-    return Circuit(torch.cat([stream, ones], dim=1), inner, stream - stream.mean(0))
-
-
-def score_scales(model: HookedModel) -> list[float]:
-    """By what does each layer divide the product of a query and a key? GPT-2: the root of d_head.
-
-    Raises:
-        CircuitsError: where a score is no such quotient, as in adapted models that normalize
-            queries and keys.
-    """
-    if isinstance(model, AdaptedModel):
-        return adapted_scales(model)
-    return [math.sqrt(model.cfg.d_head)] * model.cfg.n_layers
+    return TokenCircuit(torch.cat([stream, ones], dim=1), inner, stream - stream.mean(0))
 
 
 def product_scales(model: HookedModel) -> list[float] | None:
-    """The same where a score is that quotient at any two positions, and nothing else; or None.
+    """By what layers divide products of queries and keys, if that alone gives a score; or None.
 
     Rotary positions turn queries and keys, and a soft cap bends what comes of them.
     """
     if model.cfg.positional_embedding_type == "rotary" or model.cfg.scores_soft_cap:
         return None
     try:
-        return score_scales(model)
+        return model.score_scales()
     except CircuitsError:
         return None
 
@@ -134,13 +119,13 @@ def embedding(model: HookedModel, *, effective: bool) -> Tensor:
     embed: Tensor = model.W_E
     if effective:
         block = model.blocks[0]
-        parts = embed.split(4096)  # d_mlp is wide
-        embed = torch.cat([part + block.mlp.plain(block.ln2.plain(part)) for part in parts])
-    return centered(model, wide(embed))
+        rows = embed.split(4096)  # d_mlp is wide
+        embed = torch.cat([some + block.mlp.plain(block.ln2.plain(some)) for some in rows])
+    return centered(model, fixed(embed))
 
 
 def typical_scales(model: HookedModel) -> list[Tensor]:
-    """What do ln1 of each layer and ln_final divide by? Its median over random tokens."""
+    """What ln1 of each layer and ln_final divide by: the median over random tokens."""
     sites = [f"blocks.{layer}.ln1.hook_scale" for layer in range(model.cfg.n_layers)]
     return _medians(model, [*sites, "ln_final.hook_scale"])
 
@@ -150,13 +135,13 @@ def writing(model: HookedModel) -> Tensor:
 
     Where a norm follows the attention layer (Gemma 2), it is folded in, its scale at its median.
     """
-    written = torch.stack([centered(model, wide(block.attn.W_O)) for block in model.blocks])
+    written = torch.stack([centered(model, fixed(block.attn.W_O)) for block in model.blocks])
     if not model.cfg.post_norms:
         return written
     sites = [f"blocks.{layer}.ln1_post.hook_scale" for layer in range(model.cfg.n_layers)]
     blocks = cast(list[Any], model.blocks)
     pairs = zip(blocks, _medians(model, sites), strict=True)
-    weights = torch.stack([wide(block.ln1_post.w) / scale for block, scale in pairs])
+    weights = torch.stack([fixed(block.ln1_post.w) / scale for block, scale in pairs])
     return centered(model, written * weights[:, None, None])
 
 
@@ -171,7 +156,7 @@ def _medians(model: HookedModel, sites: list[str]) -> list[Tensor]:
     options = {"attention_mask": all_real(tokens), "return_type": None}
     _, cache = model.run_with_cache(tokens, names_filter=sites, **options)
     first = 1 if shape[1] > 1 else 0
-    return [wide(cache[site])[:, first:].median() for site in sites]
+    return [fixed(cache[site])[:, first:].median() for site in sites]
 
 
 def centered(model: HookedModel, x: Tensor) -> Tensor:
@@ -179,30 +164,16 @@ def centered(model: HookedModel, x: Tensor) -> Tensor:
     return x - x.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else x
 
 
-def wide(x: Tensor) -> Tensor:
-    """In at least single precision."""
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
-
-
-def one_head(model: HookedModel, head: str | Component) -> Component:
-    """Which head is meant?
-
-    Raises:
-        CircuitsError: for a name that is no head, or a head that is not there.
-    """
-    part = components.parse(head) if isinstance(head, str) else head
-    if part.kind != "head" or part.slot is not None or part.position is not None:
-        raise CircuitsError(
-            f"{part} is no head: name one, such as a1.h0, without input or position"
-        )
-    return components.check(part, model.cfg)
+def fixed(weight: Tensor) -> Tensor:
+    """A weight in at least single precision, and without a gradient."""
+    return wide(weight.detach())
 
 
 def eigenvalues(matrix: FactoredMatrix) -> Tensor:
     """Those of a matrix [... e], where what is mere rounding is 0: A may write where B is blind."""
-    found = matrix.eigenvalues
+    values = matrix.eigenvalues
     sizes = [torch.linalg.matrix_norm(factor) for factor in matrix.pair]
-    return torch.where(found.abs() > ROUNDING * (sizes[0] * sizes[1])[..., None], found, 0.0)
+    return torch.where(values.abs() > ROUNDING * (sizes[0] * sizes[1])[..., None], values, 0.0)
 
 
 def trace_share(values: Tensor) -> Tensor:
@@ -216,8 +187,8 @@ def trace_share(values: Tensor) -> Tensor:
 
 def chunks(matrix: FactoredMatrix, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """These rows of a large matrix, some at a time: their indices [c] and values [c v]."""
-    for part in rows.split(max(1, CHUNK // matrix.rdim)):
-        yield part, matrix.A[part] @ matrix.B
+    for some in rows.split(max(1, CHUNK // matrix.rdim)):
+        yield some, matrix.A[some] @ matrix.B
 
 
 def extremes(matrix: FactoredMatrix, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -226,11 +197,11 @@ def extremes(matrix: FactoredMatrix, k: int) -> Iterator[tuple[Tensor, Tensor, T
     for rows, values in chunks(matrix, torch.arange(matrix.ldim, device=matrix.A.device)):
         for sign, ends in ((1, values.amax(1)), (-1, -values.amin(1))):
             # The highest k entries lie in the k rows whose maxima are highest.
-            kept = ends.topk(min(k, len(ends))).indices
-            part = sign * values[kept]
-            found = part.flatten().topk(min(k, part.numel()))
-            at = found.indices
-            new = (found.values, rows[kept[at // matrix.rdim]], at % matrix.rdim)
+            top = ends.topk(min(k, len(ends))).indices
+            candidates = sign * values[top]
+            highest = candidates.flatten().topk(min(k, candidates.numel()))
+            at = highest.indices
+            new = (highest.values, rows[top[at // matrix.rdim]], at % matrix.rdim)
             old = best[sign] or [new[0][:0], new[1][:0], new[2][:0]]
             joined = [torch.cat(pair) for pair in zip(old, new, strict=True)]
             order = joined[0].argsort(descending=True, stable=True)[:k]
@@ -239,11 +210,11 @@ def extremes(matrix: FactoredMatrix, k: int) -> Iterator[tuple[Tensor, Tensor, T
         yield sign * sizes, rows, columns
 
 
-def own_ranks(matrix: FactoredMatrix, rows: Tensor) -> Tensor:
+def diagonal_ranks(matrix: FactoredMatrix, rows: Tensor) -> Tensor:
     """The place of each row's diagonal entry in its row; 1 is the highest, ties share theirs."""
-    found = []
-    for part, values in chunks(matrix, rows):
-        own = values.gather(1, part[:, None])
+    ranks = []
+    for some, values in chunks(matrix, rows):
+        diagonal = values.gather(1, some[:, None])
         # Signs sum to the number of entries ahead minus that of entries behind.
-        found.append((values.sub_(own).sign_().sum(1) + matrix.rdim + 1) / 2)
-    return torch.cat(found)
+        ranks.append((values.sub_(diagonal).sign_().sum(1) + matrix.rdim + 1) / 2)
+    return torch.cat(ranks)

@@ -5,8 +5,6 @@ Geva et al. 2021 (arXiv 2012.14913): row i of W_out is the neuron's value, colum
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ ROWS = 4096  # tokens of the vocabulary at a time
 
 
 def value_logits(model: HookedModel, neuron: Component) -> Tensor:
-    """What does one unit of the neuron's activation add to each logit, over the final scale? [v]
+    """What one unit of the neuron's activation adds to each logit, over the final scale: [v]
 
     (W_out[i] - its mean) ln_final.w W_U, less its mean over the vocabulary: a shift of all logits
     changes no probability.
@@ -84,9 +82,9 @@ def triggers(model: HookedModel, neuron: Component, top: int) -> pd.DataFrame:
         for at in range(0, model.cfg.d_vocab, ROWS):
             x = model.W_E[at : at + ROWS]
             with_mlp = x + first.mlp.plain(first.ln2.plain(x)) if layer else x
-            for found, stream in ((effective, with_mlp), (alone, x)):
+            for matches, stream in ((effective, with_mlp), (alone, x)):
                 match = wide(block.ln2.plain(stream)) @ wide(key) + block.mlp.b_in[index]
-                found.append(match.double())
+                matches.append(match.double())
     every, plain = torch.cat(effective), torch.cat(alone)
     rows = _ranked(model, neuron, every.topk(top).indices, every, {})
     frame: pd.DataFrame = pd.DataFrame(rows)
@@ -96,7 +94,7 @@ def triggers(model: HookedModel, neuron: Component, top: int) -> pd.DataFrame:
 
 def _ranked(
     model: HookedModel, neuron: Component, ids: Tensor, numbers: Tensor, about: dict[str, str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str | int | float]]:
     words = model.require_tokenizer().token_strings(ids.tolist())
     return [
         {"component": str(neuron), **about, "rank": rank, "token": word, "value": float(numbers[i])}

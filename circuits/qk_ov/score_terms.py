@@ -12,7 +12,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from circuits.analyses._direct import OTHER
+from circuits.attribution import OTHER
 from circuits.cache import Cache
 from circuits.components import Component
 from circuits.decompose import through_ln
@@ -27,23 +27,23 @@ _LABEL = re.compile(r"L(\d+)H(\d+)|(\d+)_mlp_out|(pos)_embed|(.+)")
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The parts of a query or a key, summed over positions with some weights.
+    """The terms of a query or a key, summed over positions with some weights.
 
     Attributes:
-        names: of the parts, [k].
-        parts: [k b e], what each contributes to the query or key; together they are it.
+        names: of the terms, [k].
+        terms: [k b e], what each contributes to the query or key; together they are it.
         over_scale: [b p], the weights, each over LayerNorm's scale there.
         through: [d e], LayerNorm but for its scale, and W_Q or W_K.
     """
 
     names: list[str]
-    parts: Tensor
+    terms: Tensor
     over_scale: Tensor
     through: Tensor
 
 
-def run(model: HookedModel, prompts: Prompts, head: Component, *, sources: bool) -> Cache:
-    """What passes the sites that the score of this head depends on?
+def watched(model: HookedModel, prompts: Prompts, head: Component, *, sources: bool) -> Cache:
+    """What passes the sites that the score of this head depends on.
 
     Raises:
         CircuitsError: where positions act on queries and keys, or scores are capped.
@@ -56,20 +56,20 @@ def run(model: HookedModel, prompts: Prompts, head: Component, *, sources: bool)
     inside = ["attn.hook_z", *([] if model.cfg.attn_only else ["hook_mlp_out"])]
     inside += ["attn.hook_pattern", "attn.hook_v"] if sources else []
     sites += [f"blocks.{i}.{site}" for i in range(layer) for site in inside]
-    own = ("ln1.hook_scale", "attn.hook_attn_scores", "attn.hook_pattern")
+    of_head = ("ln1.hook_scale", "attn.hook_attn_scores", "attn.hook_pattern")
     _, cache = model.run_with_cache(
         prompts.tokens,
         attention_mask=prompts.mask,
-        names_filter=[*sites, *(f"blocks.{layer}.{site}" for site in own)],
+        names_filter=[*sites, *(f"blocks.{layer}.{site}" for site in of_head)],
         stop_at_layer=layer + 1,
     )
     return Cache({name: wide(value) for name, value in cache.items()}, model)
 
 
 def side(cache: Cache, head: Component, slot: str, weights: Tensor) -> Side:
-    """What is the query (`slot` q) or the key (k) made of, summed with `weights` [b p]?
+    """The terms of the query (`slot` q) or of the key (k), summed with `weights` [b p].
 
-    The parts are those of the residual stream that enters the head's layer, read through ln1 with
+    They are those of the residual stream that enters the head's layer, read through ln1 with
     its own scale at each position; the bias also has ln1's bias and that of the projection.
     """
     model, layer, number = cache.model, head.layer or 0, head.head or 0
@@ -77,11 +77,11 @@ def side(cache: Cache, head: Component, slot: str, weights: Tensor) -> Side:
     W, b = (attn.W_Q, attn.b_Q) if slot == "q" else (attn.W_K, attn.b_K)
     W, b = wide(W[number]), wide(b[number])
     over_scale = weights / cache["scale", layer, "ln1"][..., 0]
-    own = f"blocks.{layer}."
+    of_layer = f"blocks.{layer}."
     mixed = {
         name: einsum(over_scale, value.movedim(position_axis(name), 1), "b p, b p ... -> b ...")
         for name, value in cache.items()
-        if not name.startswith(own) or name == "blocks.0.hook_resid_pre"
+        if not name.startswith(of_layer) or name == "blocks.0.hook_resid_pre"
         if not name.endswith(("pattern", "hook_v"))
     }
     stack, labels = Cache(mixed, model).get_full_resid_decomposition(
@@ -89,34 +89,34 @@ def side(cache: Cache, head: Component, slot: str, weights: Tensor) -> Side:
     )
     stack[-1] *= over_scale.sum(1, keepdim=True)  # biases are the same at every position
     through = through_ln(model, W, layer)
-    parts = wide(stack) @ through
-    parts[-1] += weights.sum(1, keepdim=True) * (wide(norm.b) @ W + b)
-    return Side([_named(label) for label in labels], parts, over_scale, through)
+    terms = wide(stack) @ through
+    terms[-1] += weights.sum(1, keepdim=True) * (wide(norm.b) @ W + b)
+    return Side([_named(label) for label in labels], terms, over_scale, through)
 
 
 def apart(
-    cache: Cache, one: Side, chosen: list[int], places: tuple[list[str], Tensor]
+    cache: Cache, ends: Side, chosen: list[int], places: tuple[list[str], Tensor]
 ) -> tuple[list[str], Tensor]:
-    """The chosen parts; heads among them by the places [s b p] that they read from.
+    """The chosen terms; heads among them by the places [s b p] that they read from.
 
     Returns names and what they contribute [k b e].
     """
-    names, found = [], []
+    names, terms = [], []
     labels, masks = places
     for index in chosen:
-        match = re.fullmatch(r"a(\d+)\.h(\d+)", one.names[index])
+        match = re.fullmatch(r"a(\d+)\.h(\d+)", ends.names[index])
         if match is None:
-            names.append(one.names[index])
-            found.append(one.parts[index][None])
+            names.append(ends.names[index])
+            terms.append(ends.terms[index][None])
             continue
         layer, head = map(int, match.groups())
         pattern, v = cache["pattern", layer][:, head], cache["v", layer]
         v = v[:, :, head * v.shape[2] // cache.model.cfg.n_heads]  # heads may share values
-        read = einsum(one.over_scale, pattern, "b p, b p k -> b k")
+        read = einsum(ends.over_scale, pattern, "b p, b p k -> b k")
         mixed = einsum(masks * read, v, "s b k, b k e -> s b e")
-        names += [f"{one.names[index]}<v>@{label}" for label in labels]
-        found.append(mixed @ wide(cache.model.blocks[layer].attn.W_O[head]) @ one.through)
-    return names, torch.cat(found)
+        names += [f"{ends.names[index]}<v>@{label}" for label in labels]
+        terms.append(mixed @ wide(cache.model.blocks[layer].attn.W_O[head]) @ ends.through)
+    return names, torch.cat(terms)
 
 
 def place_masks(
@@ -132,14 +132,14 @@ def place_masks(
     return names, masks.to(like.dtype)
 
 
-def require_product(model: HookedModel, found: Tensor, expected: Tensor, size: Tensor) -> None:
-    """Is the run's own score what the parts sum to? `size` is what rounding errors grow with.
+def require_product(model: HookedModel, score: Tensor, expected: Tensor, size: Tensor) -> None:
+    """Refuse a score that the terms do not sum to; `size` is what rounding errors grow with.
 
     Raises:
         CircuitsError: where it is not, as in models that rotate queries and keys.
     """
     slack = 1e4 * torch.finfo(model.cfg.dtype or torch.float32).eps
-    if bool(((found - expected).abs() > slack * (1 + size)).any()):
+    if bool(((score - expected).abs() > slack * (1 + size)).any()):
         raise _no_product(model)
 
 
@@ -151,7 +151,7 @@ def _no_product(model: HookedModel) -> CircuitsError:
 
 
 def _named(label: str) -> str:
-    """The name in this package's grammar of a part of the decomposition."""
+    """The name in this package's grammar of a term of the decomposition."""
     layer, head, mlp, pos, other = _LABEL.fullmatch(label).groups()  # type: ignore[union-attr]
     if layer is not None:
         return f"a{layer}.h{head}"

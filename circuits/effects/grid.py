@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import pandas as pd
 
 from circuits import components
-from circuits.analyses._effects import Label, Named, parts_of
 from circuits.components import Component
 from circuits.config import ModelConfig
+from circuits.effects.measuring import Label, Named, components_of
 from circuits.errors import CircuitsError, nearest
 from circuits.prompts import Prompts
 from circuits.sweep import Cell, cell, check_cell, name
@@ -42,7 +42,7 @@ class Grid:
     positions: Positions | None = None
 
 
-def grid(cfg: ModelConfig, prompts: Prompts, wanted: Grid) -> list[Cell]:
+def cells_of(cfg: ModelConfig, prompts: Prompts, wanted: Grid) -> list[Cell]:
     """The cells that were asked for, on prompts like these.
 
     Raises:
@@ -55,7 +55,7 @@ def grid(cfg: ModelConfig, prompts: Prompts, wanted: Grid) -> list[Cell]:
                 "a component is one patch by itself, with its own position (a5.h3@END); leave out "
                 "what and positions"
             )
-        parts = cell(*parts_of(wanted.component))
+        parts = cell(*components_of(wanted.component))
         check_cell(parts, cfg)
         return [parts]
     where = places(prompts, "all" if positions is None and per_head(what) else positions)
@@ -78,7 +78,7 @@ def what_of(wanted: Grid) -> str:
 
 
 def per_head(what: str) -> bool:
-    """Has each head one of it?"""
+    """Whether each head has one of it."""
     return what in ("head", "q", "k", "v", "pattern")
 
 

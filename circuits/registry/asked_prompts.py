@@ -1,4 +1,4 @@
-"""Which prompts does an analysis ask, given its options?"""
+"""The prompts that an analysis asks, given its options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Batch:
     file: Path | None = None
 
 
-def chosen(model: HookedModel, options: PromptOptions) -> list[Batch]:
+def asked_prompts(model: HookedModel, options: PromptOptions) -> list[Batch]:
     """The prompts that these options ask for.
 
     Without task, prompt and file they are those of the usual tasks that suit the model.
@@ -42,12 +42,13 @@ def chosen(model: HookedModel, options: PromptOptions) -> list[Batch]:
     _refuse_unused(options, sources)
     if options.file is not None:
         return [_of_file(model, Path(options.file))]
-    return [Batch(prompts, [prompts]) for prompts in _whole(model, options)]
+    return [Batch(prompts, [prompts]) for prompts in _at_once(model, options)]
 
 
-def _whole(model: HookedModel, options: PromptOptions) -> list[Prompts]:
+def _at_once(model: HookedModel, options: PromptOptions) -> list[Prompts]:
+    """The prompts of a task, of all usual ones, or of one's own, which are not read in blocks."""
     if options.prompt is not None:
-        return [_own(model, options.prompt, options)]
+        return [_as_given(model, options.prompt, options)]
     if isinstance(options.task, Prompts):
         return [options.task]
     names = suitable_tasks(model, USUAL) if options.task is None else [options.task]
@@ -59,7 +60,7 @@ def _whole(model: HookedModel, options: PromptOptions) -> list[Prompts]:
     return [make(name, model, options.n, options.seed) for name in names]
 
 
-def _own(model: HookedModel, prompt: ModelInput, options: PromptOptions) -> Prompts:
+def _as_given(model: HookedModel, prompt: ModelInput, options: PromptOptions) -> Prompts:
     """The prompts that were given as text or token ids, each with its twin if there are any."""
     texts, corrupted = listed(model, prompt), _corrupted(options)
     twins = () if corrupted is None else listed(model, corrupted)

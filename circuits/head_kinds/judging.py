@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.analyses._heads_attention import Scores
-from circuits.analyses._heads_kinds import Kind
-from circuits.analyses._weights import ROUNDING
+from circuits.head_kinds.kinds import Kind
+from circuits.head_kinds.random_tokens import Scores
+from circuits.qk_ov import ROUNDING
 from circuits.result import mean_interval
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
@@ -43,6 +43,6 @@ def judged(kind: Kind, scores: Scores, *, draws: bool = False) -> Columns:
 
 
 def are_clear(kind: Kind, scores: Scores) -> NDArray[np.bool_]:
-    """Which heads are clearly of this kind? [l h]"""
+    """The heads that are clearly of this kind: [l h], true or false."""
     clear: NDArray[np.bool_] = judged(kind, scores)["excess"] > kind.margin
     return clear

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from circuits import components
-from circuits.analyses._weights import (
-    Circuit,
-    eigenvalues,
-    extremes,
-    one_head,
-    own_ranks,
-    trace_share,
-)
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedModel
+from circuits.qk_ov.token_circuits import (
+    TokenCircuit,
+    diagonal_ranks,
+    eigenvalues,
+    extremes,
+    trace_share,
+)
 from circuits.result import Result, provenance
 
 Show = Literal["pairs", "diagonal", "eigenvalues", "directions"]
+Row = dict[str, str | int | float]
 Words = Callable[[Sequence[int]], list[str]]  # what tokens are called
 MOST_READ = 5  # tokens that are read off each end of a direction
 MEANINGS = {
@@ -68,7 +68,7 @@ VALUES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What is a matrix of this kind called, and its rows, columns, entries?"""
+    """What a matrix of this kind is called, and its rows, columns, entries."""
 
     analysis: str
     question: str
@@ -80,7 +80,7 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Which way to read which head's matrix.
+    """A way to read a head's matrix.
 
     Attributes:
         show: one of `VALUES`; heads, if all heads are compared.
@@ -97,7 +97,7 @@ class View:
     top: int
 
 
-def answer(model: HookedModel, kind: Kind, circuit: Circuit, view: View) -> Result:
+def answer(model: HookedModel, kind: Kind, circuit: TokenCircuit, view: View) -> Result:
     """The view that was asked for, of one head or of all of them."""
     if view.head is None:
         frame = _heads(model, circuit)
@@ -143,7 +143,7 @@ def view_of(
             f"{'tokens' if tokens is not None else show} belongs to one head; name it (a1.h0), or "
             "leave this out to compare all heads by their eigenvalues"
         )
-    part = None if head is None else one_head(model, head)
+    part = None if head is None else components.one_head(head, model.cfg)
     if effective and (model.cfg.n_layers == 1 or (part is not None and part.layer == 0)):
         raise CircuitsError(
             "the heads of layer 0 read the embedding before MLP 0 does; leave out effective"
@@ -211,16 +211,16 @@ def _numbered(kind: Kind) -> dict[str, str]:
 
 def _pairs(
     matrix: FactoredMatrix, kind: Kind, rows: Tensor | None, top: int, words: Words
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """The highest and lowest entries; of each of these rows its own."""
     mean = (matrix.A.mean(0) @ matrix.B.mean(1)).item()
     square = (matrix.norm() ** 2).item() / matrix.ldim**2
     deviation = max(square - mean**2, 0.0) ** 0.5
     every = torch.arange(matrix.ldim, device=matrix.A.device)
-    parts = [(every, matrix)] if rows is None else []
-    parts += [(row[None], matrix[row[None]]) for row in (() if rows is None else rows)]
-    for names, part in parts:
-        for sign, (values, at, columns) in zip((1, -1), extremes(part, top), strict=True):
+    listed = [(every, matrix)] if rows is None else []
+    listed += [(row[None], matrix[row[None]]) for row in (() if rows is None else rows)]
+    for names, entries in listed:
+        for sign, (values, at, columns) in zip((1, -1), extremes(entries, top), strict=True):
             for place, value in enumerate(values.tolist(), start=1):
                 row, column = int(names[at[place - 1]]), int(columns[place - 1])
                 first, second = words([row, column])
@@ -235,47 +235,45 @@ def _pairs(
 
 
 def _diagonal(matrix: FactoredMatrix, rows: Tensor | None) -> pd.DataFrame:
-    """In which share of rows is the token's own entry among the k highest?"""
+    """In which share of rows the token's own entry is among the k highest, and by chance."""
     n = matrix.rdim
     rows = torch.arange(n, device=matrix.A.device) if rows is None else rows
-    ranks = own_ranks(matrix, rows)
+    ranks = diagonal_ranks(matrix, rows)
     steps = [m * 10**power for power in range(9) for m in (1, 2, 5)]
     places = [*(k for k in steps if k < n), n]
     columns = {"within": [f"top {k}" for k in places], "k": places, "tokens": len(rows)}
     shares = [(ranks <= k).double().mean().item() for k in places]
-    own = {"matrix": "this head", **columns, "value": shares, "mean_rank": ranks.mean().item()}
+    of_head = {"matrix": "this head", **columns, "value": shares, "mean_rank": ranks.mean().item()}
     chance = {
         "matrix": "random",
         **columns,
         "value": [k / n for k in places],
         "mean_rank": (n + 1) / 2,
     }
-    both: pd.DataFrame = pd.concat([pd.DataFrame(own), pd.DataFrame(chance)], ignore_index=True)
+    both: pd.DataFrame = pd.concat([pd.DataFrame(of_head), pd.DataFrame(chance)], ignore_index=True)
     return both
 
 
 def _eigenvalues(matrix: FactoredMatrix, kind: Kind) -> pd.DataFrame:
     """All of them but the zeros, largest first."""
-    found = eigenvalues(matrix)
-    order = found.abs().argsort(descending=True, stable=True)
-    found = found[order]
+    values = eigenvalues(matrix)
+    order = values.abs().argsort(descending=True, stable=True)
+    values = values[order]
     shuffled = eigenvalues(matrix[:, _shuffled(matrix.rdim)])
     frame: pd.DataFrame = pd.DataFrame(
         {
-            "eigenvalue": [f"λ{i}" for i in range(1, len(found) + 1)],
-            "value": found.abs().tolist(),
-            "real": found.real.tolist(),
-            "imaginary": found.imag.tolist(),
-            kind.score: trace_share(found).item(),
+            "eigenvalue": [f"λ{i}" for i in range(1, len(values) + 1)],
+            "value": values.abs().tolist(),
+            "real": values.real.tolist(),
+            "imaginary": values.imag.tolist(),
+            kind.score: trace_share(values).item(),
             "control": trace_share(shuffled).item(),
         }
     )
     return frame
 
 
-def _directions(
-    matrix: FactoredMatrix, kind: Kind, top: int, words: Words
-) -> Iterator[dict[str, Any]]:
+def _directions(matrix: FactoredMatrix, kind: Kind, top: int, words: Words) -> Iterator[Row]:
     """The largest singular directions, each from both of its ends."""
     U, S, V = matrix.svd()
     shares = S.square() / S.square().sum().clamp(min=torch.finfo(S.dtype).tiny)
@@ -288,14 +286,18 @@ def _directions(
                 for side in (U, V)
             ]
             ends = [" ".join(token.strip() or repr(token) for token in side[:2]) for side in read]
-            row = {"reading": f"{i + 1}{name} {' → '.join(ends)}", "direction": i + 1, "sign": name}
+            row: Row = {
+                "reading": f"{i + 1}{name} {' → '.join(ends)}",
+                "direction": i + 1,
+                "sign": name,
+            }
             row |= {"value": S[i].item(), "share": shares[i].item()}
             for side, tokens in zip((kind.row, kind.column), read, strict=True):
                 row |= {f"{side}_{place}": token for place, token in enumerate(tokens, start=1)}
             yield row
 
 
-def _heads(model: HookedModel, circuit: Circuit) -> pd.DataFrame:
+def _heads(model: HookedModel, circuit: TokenCircuit) -> pd.DataFrame:
     """One number for each head, and the same where it can only be chance."""
     scores = trace_share(circuit.eigenvalues()).flatten().tolist()
     order = _shuffled(len(circuit.right)).to(circuit.right.device)

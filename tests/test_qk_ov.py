@@ -15,14 +15,14 @@ from torch import Tensor
 
 from circuits.adapter import AdaptedModel, adapt
 from circuits.adapter.scores import score_scales
-from circuits.analyses._heads_names import _inhibition, _Run
-from circuits.analyses._weights import product_scales, qk_circuit
 from circuits.analyses.heads import heads
 from circuits.analyses.qk import qk
 from circuits.analyses.why import why
 from circuits.components import Component
 from circuits.errors import CircuitsError
+from circuits.head_kinds.names import _inhibition, _Run
 from circuits.prompts import make
+from circuits.qk_ov import product_scales, qk_circuit
 
 pytest.importorskip("transformer_lens.HookedTransformer")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)

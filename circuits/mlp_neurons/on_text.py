@@ -10,27 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.analyses._text import TextFile, averaged
 from circuits.components import Component
 from circuits.intervals import SHARE
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.registry import Progress
 from circuits.sweep.moments import Moments
+from circuits.text_windows import TextFile, averaged
 
 CLASSES = ("word", "inside", "digits", "marks", "space", "special", "part")
 SAMPLED = 1000  # tokens drawn from the text, for control and quantiles
+Row = dict[str, str | int | float]
 
 
 def class_of(text: str) -> str:
-    r"""Of which class is a token? Its text decides.
+    r"""The class of a token, which its text decides.
 
     >>> [class_of(text) for text in (" cat", "ing", " 17", ",", "\n", "\ufffd")]
     ['word', 'inside', 'digits', 'marks', 'space', 'part']
@@ -95,36 +95,36 @@ class Contexts:
     n_tokens: int = 0
     n_windows: int = 0
 
-    def add(self, tokens: Tensor, found: NDArray[np.float32], n_start: int) -> None:
+    def add(self, tokens: Tensor, acts: NDArray[np.float32], n_start: int) -> None:
         """These windows [b p], and the neuron's activations in them [b p - start]."""
         rows = [tuple(ids) for ids in tokens.tolist()]
 
         def context(row: int, column: int, key: float = 0.0) -> Context:
             number, position = self.n_windows + row, column + n_start
-            return Context(number, position, rows[row], float(found[row, column]), key)
+            return Context(number, position, rows[row], float(acts[row, column]), key)
 
-        columns = found.argmax(1).tolist()
+        columns = acts.argmax(1).tolist()
         self.best += [context(row, column) for row, column in enumerate(columns)]
         # Earlier windows come first where activations tie.
         self.best = sorted(self.best, key=lambda c: -c.activation)[: self.n_best]
-        keys = self.rng.random(found.shape)
+        keys = self.rng.random(acts.shape)
         most = self.drawn[-1].key if len(self.drawn) == SAMPLED else 1.0
         for row, column in zip(*np.nonzero(keys < most), strict=True):
             self.drawn.append(context(int(row), int(column), float(keys[row, column])))
         self.drawn = sorted(self.drawn, key=lambda c: c.key)[:SAMPLED]
-        self.n_tokens += found.size
-        self.n_windows += len(found)
+        self.n_tokens += acts.size
+        self.n_windows += len(acts)
 
 
 def contexts(
     text: TextFile, neuron: Component, n_best: int, seed: int, progress: Progress | None
 ) -> Contexts:
-    """Where in the text is the neuron most active, and where at random places?"""
+    """The places in the text where the neuron is most active, and places drawn at random."""
     assert neuron.layer is not None
-    kept = Contexts(n_best, np.random.default_rng(seed))
-    for tokens, (found,) in activations(text, [neuron.layer], progress):
-        kept.add(tokens, found[:, :, neuron.neuron].cpu().numpy(), len(text.start))
-    return kept
+    places = Contexts(n_best, np.random.default_rng(seed))
+    for tokens, (acts,) in activations(text, [neuron.layer], progress):
+        places.add(tokens, acts[:, :, neuron.neuron].cpu().numpy(), len(text.start))
+    return places
 
 
 @dataclass
@@ -137,10 +137,10 @@ class ByClass:
     active: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
 
-    def add(self, tokens: Tensor, found: Tensor, n_start: int) -> None:
+    def add(self, tokens: Tensor, acts: Tensor, n_start: int) -> None:
         """These windows [b p], and the activations of one or several neurons in them [b p m]."""
-        mean = found.double().mean(-1)
-        positive = (found > 0).double().mean(-1)
+        mean = acts.double().mean(-1)
+        positive = (acts > 0).double().mean(-1)
         kinds = self.kinds[tokens[:, n_start:]]
         masks = {"all": torch.ones_like(kinds, dtype=torch.bool)}
         masks |= {name: kinds == i for i, name in enumerate(CLASSES)}
@@ -156,16 +156,16 @@ class ByClass:
             self.active[name] = self.active.get(name, 0.0) + share
             self.tokens[name] = self.tokens.get(name, 0) + int(counts.sum())
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """A row for each class that occurs, and one for all tokens."""
-        found = []
+        rows = []
         for name in (*CLASSES, "all"):
             if name in self.value:
-                row: dict[str, Any] = {"class": name}
+                row: Row = {"class": name}
                 row |= {k: v.item(1) for k, v in self.value[name].interval().items()}
                 row |= {"active": self.active[name] / self.tokens[name]}
-                found.append(row | {"tokens": self.tokens[name]})
-        return found
+                rows.append(row | {"tokens": self.tokens[name]})
+        return rows
 
 
 def by_class(
@@ -175,15 +175,15 @@ def by_class(
     progress: Progress | None,
     *,
     draws: bool,
-) -> list[list[dict[str, Any]]]:
+) -> list[list[Row]]:
     """Activation by class of token, for each layer: of one neuron, or the mean over all."""
     kinds = classes_of(text.model)
-    kept = [ByClass(kinds, draws) for _ in layers]
+    classes = [ByClass(kinds, draws) for _ in layers]
     only = slice(None) if neuron is None else slice(neuron, neuron + 1)
-    for tokens, found in activations(text, layers, progress):
-        for one, acts in zip(kept, found, strict=True):
-            one.add(tokens, acts[:, :, only], len(text.start))
-    return [one.rows() for one in kept]
+    for tokens, acts_by_layer in activations(text, layers, progress):
+        for of_layer, acts in zip(classes, acts_by_layer, strict=True):
+            of_layer.add(tokens, acts[:, :, only], len(text.start))
+    return [of_layer.rows() for of_layer in classes]
 
 
 class Overview:
@@ -218,7 +218,7 @@ class Overview:
         self.most[new] = values[new]
         self.most_at[new] = ids[best.indices].cpu().numpy()[new]
 
-    def columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self) -> dict[str, NDArray[np.generic]]:
         """Everything that is known of each neuron, [m] each."""
         assert self.active is not None
         n = self.counts.sum()
@@ -227,28 +227,28 @@ class Overview:
         fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
         with np.errstate(divide="ignore", invalid="ignore"):
             peaked = np.where(variance > 0, fourth / variance**2 - 3, 0.0)
-            own = self.by_class / self.counts[:, None]
+            inside = self.by_class / self.counts[:, None]
             rest = (self.powers[0] - self.by_class) / (n - self.counts)[:, None]
-            contrast = np.where(variance > 0, (own - rest) / np.sqrt(variance), 0.0)
+            contrast = np.where(variance > 0, (inside - rest) / np.sqrt(variance), 0.0)
         # A class of few tokens stands out by chance.
         contrast[self.counts < max(10, n / 1000)] = -np.inf
         kind = contrast.argmax(0)
-        found = {name: column[1:] for name, column in self.active.interval().items()}
-        found |= {"mean": m1, "std": np.sqrt(variance), "maximum": self.most, "peaked": peaked}
-        found["class"] = np.array(CLASSES)[kind]
-        found["contrast"] = np.nan_to_num(contrast.max(0), neginf=0.0)
-        found["token"] = self.most_at
-        return found
+        columns = {name: column[1:] for name, column in self.active.interval().items()}
+        columns |= {"mean": m1, "std": np.sqrt(variance), "maximum": self.most, "peaked": peaked}
+        columns["class"] = np.array(CLASSES)[kind]
+        columns["contrast"] = np.nan_to_num(contrast.max(0), neginf=0.0)
+        columns["token"] = self.most_at
+        return columns
 
 
 def overview(
     text: TextFile, layers: Sequence[int], progress: Progress | None, *, draws: bool
-) -> list[dict[str, NDArray[Any]]]:
+) -> list[dict[str, NDArray[np.generic]]]:
     """The columns of all neurons, layer by layer."""
     model = text.model
     kinds = classes_of(model)
-    kept = [Overview(kinds, model.cfg.d_mlp, draws=draws) for _ in layers]
-    for tokens, found in activations(text, layers, progress):
-        for one, acts in zip(kept, found, strict=True):
-            one.add(tokens, acts, len(text.start))
-    return [one.columns() for one in kept]
+    layers_seen = [Overview(kinds, model.cfg.d_mlp, draws=draws) for _ in layers]
+    for tokens, acts_by_layer in activations(text, layers, progress):
+        for of_layer, acts in zip(layers_seen, acts_by_layer, strict=True):
+            of_layer.add(tokens, acts, len(text.start))
+    return [of_layer.columns() for of_layer in layers_seen]

@@ -34,7 +34,7 @@ _SEAM = re.compile(r"(?<=\S) (?=\S)")
 
 @dataclass(frozen=True)
 class TextFile:
-    """Which windows of tokens does this text make?
+    """The windows of tokens that a text makes.
 
     The text goes on from window to window; each begins with the start token, if the model reads
     one. The file is read as it is needed, so its size does not matter. `context` is a window's
@@ -75,7 +75,7 @@ class TextFile:
 
     @property
     def n_bytes(self) -> int:
-        """How long is the file?
+        """The length of the file in bytes.
 
         Raises:
             CircuitsError: when it cannot be read.
@@ -157,7 +157,7 @@ def read_from(source: Provenance, text: TextFile, n_windows: int | None = None) 
 
 
 def losses(model: HookedModel, tokens: Tensor) -> NDArray[np.float64]:
-    """How surprised is the model by each token but the first? [b p] -> [b p-1], in nats.
+    """The model's loss on each token but the first: [b p] -> [b p-1], in nats.
 
     The unembedding goes through the positions piece by piece: the logits of all at once may be
     larger than the model.
@@ -172,8 +172,8 @@ def losses(model: HookedModel, tokens: Tensor) -> NDArray[np.float64]:
             logits = wide(model.unembed(model.ln_final(stream[:, place])))
             targets = tokens[:, place.start + 1 : place.stop + 1]
             parts.append(F.cross_entropy(logits.mT, targets, reduction="none"))
-        found: NDArray[np.float64] = torch.cat(parts, 1).double().cpu().numpy()
-    return found
+        lost: NDArray[np.float64] = torch.cat(parts, 1).double().cpu().numpy()
+    return lost
 
 
 def averaged(values: NDArray[np.float64], scale: Scale = REAL, *, draws: bool = False) -> Moments:

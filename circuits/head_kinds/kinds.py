@@ -42,7 +42,7 @@ class Kind:
 
     @property
     def scale(self) -> Scale:
-        """Which numbers can a prompt's score be?"""
+        """The numbers that a prompt's score can be."""
         return _SCALES.get(self.unit, REAL)
 
 
@@ -73,7 +73,7 @@ NONE = "none"
 
 
 def chosen_kinds(kind: str | Sequence[str] | None) -> list[Kind]:
-    """Which kinds are asked for? All of them without a wish, in their order.
+    """The kinds that are asked for, in their order; all of them without a wish.
 
     Raises:
         CircuitsError: for an unknown one.
@@ -89,7 +89,7 @@ def chosen_kinds(kind: str | Sequence[str] | None) -> list[Kind]:
 
 
 def name_of(excess: Mapping[str, float]) -> str:
-    """What is a head called that exceeds the controls of these kinds by so much?
+    """The name of a head that exceeds the controls of these kinds by so much.
 
     >>> name_of({"copying": 0.9, "induction": 0.6, "name-mover": 2.0}), name_of({"negative": 0.1})
     ('induction', 'none')

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits.analyses import _heads_names as names
-from circuits.analyses._heads_attention import Scores
-from circuits.analyses._heads_clear import are_clear
-from circuits.analyses._heads_kinds import KINDS
 from circuits.analyses.heads import heads
 from circuits.checkpoints.compiled import build
+from circuits.head_kinds import KINDS, Scores, are_clear
+from circuits.head_kinds import names as names
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 

@@ -12,20 +12,20 @@ from dataclasses import replace
 
 import pandas as pd
 
-from circuits.analyses._prompts import Batch
 from circuits.errors import CircuitsError
 from circuits.prompts.prompts import population
 from circuits.registry import TemplateOptions
+from circuits.registry.asked_prompts import Batch
 from circuits.sweep.moments import Moments
 
-MEANINGS = {
+TEMPLATE_MEANINGS = {
     "template": "the sentence that the prompts were made of",
     "spread": "standard deviation of value over the templates",
 }
 
 
 def require_templates(batches: Sequence[Batch], templates: TemplateOptions) -> None:
-    """Can these prompts be told apart by template, if that is asked for?
+    """Refuse prompts that cannot be told apart by template, if that is asked for.
 
     Raises:
         CircuitsError: when they have no templates or only one, or both ways are asked for.
@@ -40,8 +40,8 @@ def require_templates(batches: Sequence[Batch], templates: TemplateOptions) -> N
         if value != "template":
             raise CircuitsError(f"{option}={value!r}: choose template")
         for batch in batches:
-            whole = batch.share == 1
-            _require_several(batch.first.templates, batch.first.task, option, whole=whole)
+            known = batch.share == 1
+            _require_several(batch.first.templates, batch.first.task, option, all_known=known)
 
 
 def measured_over(moments: Moments, batch: Batch, templates: TemplateOptions) -> Moments:
@@ -64,10 +64,10 @@ def by_template(
     tables = {label: table(part) for label, part in moments.groups.items()}
     for label, rows in tables.items():
         rows.insert(1, "template", label)
-    whole = pd.concat(tables.values())
+    joined = pd.concat(tables.values())
     # A row of one table is about the same as the row at that place in every other.
-    whole["spread"] = whole.groupby(level=0)["value"].transform("std")
-    return whole
+    joined["spread"] = joined.groupby(level=0)["value"].transform("std")
+    return joined
 
 
 def panels(axes: tuple[str, ...], templates: TemplateOptions) -> tuple[str, ...]:
@@ -78,15 +78,15 @@ def panels(axes: tuple[str, ...], templates: TemplateOptions) -> tuple[str, ...]
 
 
 def population_of(batch: Batch, templates: TemplateOptions, n: int) -> str | None:
-    """Over which prompts are the means of this batch and their intervals, n prompts in all?"""
-    prompts, whole = batch.first, batch.share == 1
+    """Over which prompts the means of this batch and their intervals are, in words."""
+    prompts, is_all = batch.first, batch.share == 1
     known = prompts.templates
-    these = f"these {len(set(known or ()))}" if whole else f"those of {prompts.task}"
+    these = f"these {len(set(known or ()))}" if is_all else f"those of {prompts.task}"
     if templates.cluster is not None:
         return f"over templates like {these}, not only over names and words within them"
     if templates.by is not None:
         return "over names and words within each template by itself"
-    if known is not None and not whole:
+    if known is not None and not is_all:
         return f"over names and words within the templates of {prompts.task}, not over others"
     return population(known, drawn=prompts.seed is not None, n=n)
 
@@ -98,14 +98,14 @@ def _asked(templates: TemplateOptions) -> dict[str, str]:
 
 
 def _require_several(
-    templates: Sequence[str] | None, task: str, option: str, *, whole: bool = True
+    templates: Sequence[str] | None, task: str, option: str, *, all_known: bool = True
 ) -> None:
     if templates is None:
         raise CircuitsError(
             f"{option}=template: the prompts of {task!r} are not known to be made of templates; "
             "ask a task that is (task=ioi), or give a .csv or .jsonl file with a column template"
         )
-    if whole and len(set(templates)) < 2:
+    if all_known and len(set(templates)) < 2:
         raise CircuitsError(
             f"{option}=template: the prompts of {task!r} are all of one template, so there is no "
             "spread over templates; ask a task with several (task=ioi), or give a file with several"

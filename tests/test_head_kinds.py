@@ -10,13 +10,12 @@ import torch
 from quick import only
 from word_model import TOKENS, word_tokenizer
 
-from circuits.analyses import _heads_attention as attention
-from circuits.analyses import _heads_names as names
-from circuits.analyses._heads_clear import judged
-from circuits.analyses._heads_kinds import KINDS
 from circuits.analyses.heads import NO_LOOK, NO_SERIES, NO_WORDS, heads
 from circuits.cli.views.heads import view
 from circuits.config import ModelConfig
+from circuits.head_kinds import KINDS, judged
+from circuits.head_kinds import names as names
+from circuits.head_kinds import random_tokens as attention
 from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""How much of what one head writes does another read? Scores, and what chance would give.
+"""How much of what one head writes another reads: scores, and what chance would give.
 
 A head writes through W_V W_O and reads through W_Q W_K^T (queries), its transpose (keys), or
 W_V W_O (values). Shapes: l layer, h head, d = d_model, e = d_head; singular directions i, j < e.
@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from circuits.analyses._weights import centered, wide, writing
 from circuits.factored import FactoredMatrix
 from circuits.model import HookedModel
+from circuits.qk_ov.token_circuits import centered, fixed, writing
 
 Reads = Literal["q", "k", "v"]
 SLOTS: tuple[Reads, ...] = ("q", "k", "v")
@@ -36,8 +36,8 @@ MEANINGS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
-    """What the heads of one layer read from each head before, through one of their inputs.
+class CompositionScores:
+    """How much the heads of one layer read from each head before, through one of their inputs.
 
     Of pairs of heads, [l h_sender h_receiver]: `score` = |W_A W_B| / (|W_A| |W_B|), `baseline`, the
     root mean square of the score if the sender were turned at random, and `z`, by how many
@@ -58,8 +58,8 @@ class Readings:
     strength: Tensor
 
 
-def readings(model: HookedModel) -> Iterator[Readings]:
-    """What does each head read from each earlier one? By slot, and by the receiver's layer.
+def composition_scores(model: HookedModel) -> Iterator[CompositionScores]:
+    """How much each head reads from each earlier one, by slot and by the receiver's layer.
 
     LayerNorm's weights belong to the head that reads, and its centering to what is written.
     """
@@ -80,13 +80,13 @@ def _readers(model: HookedModel, slot: Reads, writers: FactoredMatrix) -> Factor
 
 def _folded(model: HookedModel, name: str) -> Tensor:
     """One kind of the weights that read [l h d e], multiplied by ln1's."""
-    both = [(wide(block.ln1.w), wide(getattr(block.attn, name))) for block in model.blocks]
+    both = [(fixed(block.ln1.w), fixed(getattr(block.attn, name))) for block in model.blocks]
     return torch.stack([norm[:, None] * weight for norm, weight in both])
 
 
 def _of_layer(
     model: HookedModel, slot: Reads, layer: int, written: Tensor, read: Tensor
-) -> Readings:
+) -> CompositionScores:
     """`written` [l h i d] are the senders' directions, `read` [h d j] the receivers' ones."""
     met = torch.einsum("lhid,gdj->lhigj", written, read).double()
     energy = met.square().sum(-1)  # [l h i g]
@@ -103,26 +103,26 @@ def _of_layer(
         the variance 2 |P'|^2 |Q'|^2 / ((n - 1) (n + 2)), where P' = P - tr P / n.
         """
         mean = trace[..., None] * seen_power / n
-        parts = (fourth - trace**2 / n)[..., None] * (seen_fourth - seen_power**2 / n)
-        return mean, (2 * parts.clamp(min=0) / ((n - 1) * (n + 2))).sqrt()
+        product = (fourth - trace**2 / n)[..., None] * (seen_fourth - seen_power**2 / n)
+        return mean, (2 * product.clamp(min=0) / ((n - 1) * (n + 2))).sqrt()
 
-    whole = power.sum(-1)
+    total = power.sum(-1)
     size = read.double().square().sum((1, 2))
-    mean, deviation = chance(whole, power.square().sum(-1))
-    one = torch.ones_like(power)
-    own_mean, own_deviation = chance(one, one)
-    pair, own = energy.sum(2), _over(energy, power[..., None])
-    return Readings(
+    mean, deviation = chance(total, power.square().sum(-1))
+    ones = torch.ones_like(power)
+    direction_mean, direction_deviation = chance(ones, ones)
+    pair, direction = energy.sum(2), _over(energy, power[..., None])
+    return CompositionScores(
         slot,
         layer,
-        score=_over(pair, whole[..., None] * size).sqrt(),
-        baseline=_over(mean, whole[..., None] * size).sqrt(),
+        score=_over(pair, total[..., None] * size).sqrt(),
+        baseline=_over(mean, total[..., None] * size).sqrt(),
         z=_over(pair - mean, deviation, torch.nan),
-        direction_score=_over(own, size).sqrt(),
-        direction_baseline=_over(own_mean, size).sqrt(),
-        direction_z=_over(own - own_mean, own_deviation, torch.nan),
+        direction_score=_over(direction, size).sqrt(),
+        direction_baseline=_over(direction_mean, size).sqrt(),
+        direction_z=_over(direction - direction_mean, direction_deviation, torch.nan),
         share=_over(energy, pair[:, :, None]),
-        strength=_over(power, whole[..., None]),
+        strength=_over(power, total[..., None]),
     )
 
 

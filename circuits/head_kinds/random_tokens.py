@@ -14,7 +14,6 @@ from einops import einsum, rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.analyses._weights import ROUNDING, centered
 from circuits.decompose import through_ln
 from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
@@ -24,6 +23,7 @@ from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import make
 from circuits.prompts.repeated import ordinary_tokens
+from circuits.qk_ov import ROUNDING, centered
 
 POSITIONAL = ("previous-token", "current-token", "first-token")
 REPEATING = ("duplicate-token", "induction")
@@ -61,7 +61,7 @@ class RandomTokens:
     lacking: str = ""
 
 
-def random_tokens(model: HookedModel, n: int, seed: int) -> RandomTokens:
+def draw_tokens(model: HookedModel, n: int, seed: int) -> RandomTokens:
     """BOS + r + r and BOS + 2n unrepeated tokens, or whatever fits into a small model."""
     try:
         prompts = make("repeated", model, n, seed)
@@ -91,19 +91,19 @@ def attention_scores(model: HookedModel, tokens: RandomTokens) -> dict[str, Scor
     targets = {name: DETECTORS[name](read) for name in POSITIONAL}
     if tokens.copies is not None:
         targets |= {name: DETECTORS[name](read) for name in REPEATING}
-    found = _attention(model, read, targets)
+    attention = _attention(model, read, targets)
     base = {}
     if tokens.copies is not None:
         repeats = {name: targets[name] for name in REPEATING}
         base = _attention(model, tokens.unrepeated, repeats)
     for name in POSITIONAL:
         rows = torch.arange(1, read.shape[1], dtype=torch.float64)
-        base[name] = np.full_like(found[name], float((1 / (rows + 1)).mean()))
-    return {name: Scores(found[name], base[name]) for name in found}
+        base[name] = np.full_like(attention[name], float((1 / (rows + 1)).mean()))
+    return {name: Scores(attention[name], base[name]) for name in attention}
 
 
 def prefix_matching(model: HookedModel, n: int, seed: int) -> Scores | str:
-    """How much attention goes to what followed earlier copies, on BOS and 4 copies of 25 tokens?
+    """How much attention goes to what followed earlier copies, on BOS and 4 copies of 25 tokens.
 
     After Olsson et al. 2022, with two differences. They take the mean over all entries of the
     pattern between a token and what followed its earlier copies; here a query's entries are summed,
@@ -130,25 +130,25 @@ def prefix_matching(model: HookedModel, n: int, seed: int) -> Scores | str:
     device = model.W_E.device
     tokens = torch.tensor(copies, device=device)
     targets = {"prefix-matching": DETECTORS["induction"](tokens)}
-    found = [
+    attention = [
         _attention(model, read, targets)["prefix-matching"]
         for read in (tokens, torch.tensor(unrepeated, device=device))
     ]
-    return Scores(*found)
+    return Scores(*attention)
 
 
 def _attention(
     model: HookedModel, tokens: Tensor, targets: Mapping[str, Tensor]
 ) -> dict[str, NDArray[np.float64]]:
     """How much of each head's attention goes to these targets: [l h b]. One run."""
-    found: dict[str, list[Tensor]] = {name: [] for name in targets}
+    by_target: dict[str, list[Tensor]] = {name: [] for name in targets}
 
     def read(pattern: Tensor, hook: HookPoint) -> None:
         for name, where in targets.items():
-            found[name].append(attention_to(pattern, where))
+            by_target[name].append(attention_to(pattern, where))
 
     model.run_with_hooks(tokens, fwd_hooks=[(_is_pattern, read)], return_type=None)
-    return {name: numbers(rearrange(each, "l b h -> l h b")) for name, each in found.items()}
+    return {name: numbers(rearrange(each, "l b h -> l h b")) for name, each in by_target.items()}
 
 
 def _is_pattern(name: str) -> bool:
@@ -156,7 +156,7 @@ def _is_pattern(name: str) -> bool:
 
 
 def copying(model: HookedModel, tokens: Tensor) -> Scores:
-    """Does the direct path raise the attended token's logit, and not those of the prompt's others?
+    """How far the direct path raises the attended token's logit rather than those of the others.
 
     Olsson et al. 2022, "Head activation evaluators": on 25 random tokens, what a head writes goes
     through the unembedding; the mean of all logits is subtracted, and what is below is dropped.
@@ -167,11 +167,11 @@ def copying(model: HookedModel, tokens: Tensor) -> Scores:
     comes first, where heads rest, is left out. Control: another token of the prompt.
     """
     tokens = tokens[:, : 1 + USUAL_LENGTH]
-    kept = ("hook_pattern", "hook_v")
+    sites = ("hook_pattern", "hook_v")
     _, cache = model.run_with_cache(
         tokens,
         attention_mask=all_real(tokens),
-        names_filter=lambda name: name.endswith(kept),
+        names_filter=lambda name: name.endswith(sites),
         return_type=None,
     )
     unembed = rearrange(to_logits(model)[:, tokens[:, 1:]], "d b u -> b d u")
@@ -184,15 +184,15 @@ def copying(model: HookedModel, tokens: Tensor) -> Scores:
         rise = einsum(wrote, unembed, "b h k d, b d u -> b h k u")
         size = wrote.norm(dim=-1, keepdim=True) * unembed.norm(dim=1)[:, None, None]
         rise = torch.where(rise > ROUNDING * size, rise, 0.0)
-        whole = (rise.sum(-1) * weight).sum(-1)
-        for out, one in ((values, rise), (controls, rise.roll(1, -1))):
-            own = (one.diagonal(dim1=-2, dim2=-1) * weight).sum(-1)
-            out.append(4 * own / (own + whole).clamp(min=1e-30) - 1)
+        total = (rise.sum(-1) * weight).sum(-1)
+        for out, rises in ((values, rise), (controls, rise.roll(1, -1))):
+            attended = (rises.diagonal(dim1=-2, dim2=-1) * weight).sum(-1)
+            out.append(4 * attended / (attended + total).clamp(min=1e-30) - 1)
     return Scores(*(numbers(rearrange(x, "l b h -> l h b")) for x in (values, controls)))
 
 
 def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
-    """Is what is written like what is read? Sum of eigenvalues over sum of their moduli.
+    """How alike what is written and what is read are: sum of eigenvalues over sum of their moduli.
 
     The matrix W_E W_V W_O W_U (Elhage et al. 2021), through the weights of both LayerNorms, is
     vocabulary by vocabulary, but its eigenvalues but for zeros are those of the d_head by d_head
@@ -210,12 +210,12 @@ def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
     orders += [torch.randperm(len(embed), generator=generator) for _ in range(EIGENVALUE_CONTROLS)]
     read = torch.stack([_reading(model, layer) for layer in range(model.cfg.n_layers)])
     written = torch.stack([block.attn.W_O.double() for block in model.blocks])
-    found = []
+    shares = []
     for order in orders:
         inner = unembed @ embed[order.to(embed.device)] @ read  # [l h d e]
         size = written.flatten(2).norm(dim=2) * inner.flatten(2).norm(dim=2)
-        found.append(_positivity(written @ inner, NO_OUTPUT * size))
-    scores = numbers(found)
+        shares.append(_positivity(written @ inner, NO_OUTPUT * size))
+    scores = numbers(shares)
     drawn = _by_chance(written @ (unembed @ embed), read, generator)
     mean, deviation = drawn.mean(0), drawn.std(0)
     highest = ((drawn - mean) / deviation.clip(min=1e-30)).max()

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.analyses._effects import (
+from circuits.components import parse, parse_edge
+from circuits.effects.measuring import (
     BASE,
     WHOLE,
     Patching,
@@ -21,20 +22,19 @@ from circuits.analyses._effects import (
     source_of,
     unit_of,
 )
-from circuits.analyses._effects import MEANINGS as EFFECT_MEANINGS
-from circuits.analyses._prompts import chosen
-from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
-from circuits.components import parse, parse_edge
+from circuits.effects.measuring import MEANINGS as EFFECT_MEANINGS
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
+from circuits.qk_ov import COMPOSITION_MEANINGS
 from circuits.registry import MeasureOptions, RunOptions
+from circuits.registry.asked_prompts import asked_prompts
 from circuits.result import Result
 from circuits.sweep import cell
 
 SHUFFLES = 10_000
 InWords = str | list[str] | None  # components by their names, as they were given
 MEANINGS = {
-    **SCORE_MEANINGS,
+    **COMPOSITION_MEANINGS,
     **EFFECT_MEANINGS,
     "edge": "who reads whom: sender->receiver<slot>; patched was this edge alone",
     "chosen": "whether the pair stands out by z (top) or was drawn from the others (random), of "
@@ -50,7 +50,7 @@ MEANINGS = {
 }
 
 
-def patched(
+def patched_pairs(
     model: HookedModel,
     pairs: pd.DataFrame,
     n: int,
@@ -67,7 +67,7 @@ def patched(
     """
     rows, patching = _chosen(pairs, n, prompts.seed), Patching("noise", prompts.metric)
     cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
-    batches, ask = chosen(model, prompts), every_pair(cells, patching)
+    batches, ask = asked_prompts(model, prompts), every_pair(cells, patching)
     frames, counts = [], []
     for batch, moments in measured(model, batches, ask, how, full=1):
         what = f"patching each of these edges on {batch.first.task!r}"
@@ -109,7 +109,7 @@ def _chosen(pairs: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     return both
 
 
-def _label(row: pd.Series[Any]) -> dict[str, Any]:
+def _label(row: pd.Series[Any]) -> dict[str, str | int | float | None]:
     sender = parse(row["sender"])
     names = ("edge", "slot", "sender", "receiver", "chosen", "score", "baseline", "z")
     label = {name: row[name] for name in names}
@@ -122,12 +122,12 @@ def _with_agreement(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     receivers = table["receiver"] + "<" + table["slot"] + ">"
     repeated = bool(table["sender"].duplicated().any())
     codes = pd.factorize(table["sender"] if repeated else receivers)[0]
-    found, p_value = agreement(
+    correlation, p_value = agreement(
         table["z"].to_numpy(float), size.to_numpy(float), codes, np.random.default_rng(seed)
     )
     blocks = "sender" if repeated else "receiver"
     compared: pd.DataFrame = table.assign(
-        size=size, agreement=found, p_value=p_value, blocks=blocks
+        size=size, agreement=correlation, p_value=p_value, blocks=blocks
     )
     return compared
 
@@ -139,7 +139,7 @@ def agreement(
     rng: np.random.Generator,
     shuffles: int = SHUFFLES,
 ) -> tuple[float, float]:
-    """How well does z [n] order effects [n], and how often would chance do as well?
+    """How well z [n] orders effects [n], and how often chance would do as well.
 
     Spearman's rank correlation, and the share of orders that agree at least as well when effects
     change places within each block [n] only. A sender of much has large effects on whoever reads
@@ -147,15 +147,15 @@ def agreement(
     each other where z does not tell who reads it. NaN where nothing can change places.
     """
     x, y = (pd.Series(column).rank().to_numpy(float) for column in (z, size))
-    found = float(_correlation(x, y[None])[0])
+    correlation = float(_correlation(x, y[None])[0])
     by_block = np.argsort(blocks, kind="stable")
-    if not np.isfinite(found) or len(np.unique(blocks)) == len(blocks):
-        return found, np.nan
+    if not np.isfinite(correlation) or len(np.unique(blocks)) == len(blocks):
+        return correlation, np.nan
     keys = blocks[by_block] + rng.random((shuffles, len(y)))  # sorts within blocks
     shuffled = np.empty_like(keys)
     shuffled[:, by_block] = y[by_block[np.argsort(keys, axis=1)]]
-    as_good = _correlation(x, shuffled) >= found - 1e-12
-    return found, (int(as_good.sum()) + 1) / (shuffles + 1)
+    as_good = _correlation(x, shuffled) >= correlation - 1e-12
+    return correlation, (int(as_good.sum()) + 1) / (shuffles + 1)
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,5 +163,5 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.f
     x, y = x - x.mean(), y - y.mean(1, keepdims=True)
     size = np.sqrt((x**2).sum() * (y**2).sum(1))
     safe = np.where(size > 0, size, np.nan)
-    found: NDArray[np.float64] = (y @ x) / safe
-    return found
+    correlations: NDArray[np.float64] = (y @ x) / safe
+    return correlations

@@ -15,17 +15,17 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from circuits.analyses._heads_attention import Scores, numbers, start_tokens, to_logits
-from circuits.analyses._heads_clear import are_clear
-from circuits.analyses._heads_kinds import KINDS
-from circuits.analyses._weights import ROUNDING, product_scales
 from circuits.cache import Cache
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError, TokenError
+from circuits.head_kinds.judging import are_clear
+from circuits.head_kinds.kinds import KINDS
+from circuits.head_kinds.random_tokens import Scores, numbers, start_tokens, to_logits
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
 from circuits.prompts import Example, Prompts, assemble
+from circuits.qk_ov import ROUNDING, product_scales
 from circuits.tokenizer import Tokenizer
 
 TOP = 5  # a head that copies a name has it among so many tokens (Wang et al. 2022)
@@ -47,7 +47,7 @@ _KEPT = ("hook_pattern", "hook_v", "hook_k", "ln1.hook_scale", _LAST_SCALE)
 
 
 def check_ioi(prompts: Prompts) -> Prompts:
-    """Can the scores of name movers be taken on these prompts? Returns them unchanged if so.
+    """These prompts, if the scores of name movers can be taken on them.
 
     Raises:
         CircuitsError: naming what they lack.
@@ -132,7 +132,7 @@ def name_scores(model: HookedModel, prompts: Prompts) -> dict[str, Scores | str]
     clean, twin = (_Run.of(model, prompts, t) for t in (prompts.tokens, prompts.corrupted))
     direct, without = (_of_io_over_s(model, run, None) for run in (clean, twin))
     movers = _scores(direct, without, also=_of_io_over_s(model, clean, "IO"))
-    found: dict[str, Scores | str] = {
+    scores: dict[str, Scores | str] = {
         "name-mover": movers,
         "name-copier": _scores(*_copied(model, clean)),
         "s-inhibition": NO_MOVERS,
@@ -141,8 +141,8 @@ def name_scores(model: HookedModel, prompts: Prompts) -> dict[str, Scores | str]
     clear = torch.as_tensor(are_clear(KINDS["name-mover"], movers), device=direct.device)
     if clear.any():
         weights = torch.where(clear, direct.mean(1), 0.0)  # [l h]
-        found["s-inhibition"] = inhibition(model, (clean, twin), weights)
-    return found
+        scores["s-inhibition"] = inhibition(model, (clean, twin), weights)
+    return scores
 
 
 def _scores(value: Tensor, control: Tensor, also: Tensor | None = None) -> Scores:
@@ -178,8 +178,8 @@ def _copied(model: HookedModel, run: _Run) -> tuple[Tensor, Tensor]:
 def _suppression(model: HookedModel, run: _Run) -> tuple[Tensor, Tensor]:
     """[l b h], in logits: what the moved names lose; what the other name loses, as control"""
     moved = {role: run.wrote(model, role) for role in ("IO", "S1")}
-    own, other = _on_names(model, run, moved)
-    return -torch.stack(own).sum(0), -torch.stack(other).sum(0)
+    same, other = _on_names(model, run, moved)
+    return -torch.stack(same).sum(0), -torch.stack(other).sum(0)
 
 
 def _on_names(
@@ -188,13 +188,13 @@ def _on_names(
     """What is moved from IO and from S1 [l b h d] adds to that name's logit, and to the other's."""
     unembed, rows = to_logits(model).T, torch.arange(len(run.prompts))
     scale = run.end_scale(_LAST_SCALE)[..., None]
-    own: list[Tensor] = []
+    same: list[Tensor] = []
     other: list[Tensor] = []
     for role, twin in (("IO", "S1"), ("S1", "IO")):
-        for out, name in ((own, role), (other, twin)):
+        for out, name in ((same, role), (other, twin)):
             tokens = run.prompts.tokens[rows, run.prompts.roles[name]]
             out.append(einsum(moved[role] / scale, unembed[tokens], "l b h d, b d -> l b h"))
-    return own, other
+    return same, other
 
 
 def inhibition(model: HookedModel, runs: Sequence[_Run], weights: Tensor) -> Scores:
@@ -221,7 +221,7 @@ def _inhibition(model: HookedModel, run: _Run, weights: Tensor) -> Tensor:
 
 
 def name_copying(model: HookedModel, prompts: Prompts) -> Scores:
-    """Would the head write a name that it looked at? The share of names in the top 5.
+    """How often a head would write a name that it looked at: the share of names in its top 5.
 
     What enters layer 1 at IO and S1 (in layer 0: the embedding) goes through each head's values and
     outputs as if it were attended to, then through the final LayerNorm and the unembedding (Wang et
@@ -250,19 +250,19 @@ def name_copying(model: HookedModel, prompts: Prompts) -> Scores:
 def _among_top(
     model: HookedModel, layer: int, stream: Tensor, tokens: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Are these tokens [b] among the top 5? Of streams [b d]: [b h] for each of the tokens.
+    """Whether these tokens [b] are in the top 5, of streams [b d]: [b h] for each of the tokens.
 
     Among as many, or more, that are as high as it, a token is not: of a head that writes nothing
     all are. Logits that differ by mere rounding are as high.
     """
     wrote = _through_heads(model, layer, stream)
-    found = []
+    hits = []
     for head in range(wrote.shape[1]):  # a vocabulary's logits for one head at a time
         logits = model.unembed(model.ln_final.plain(wrote[:, head])[:, None])[:, 0]
         rounding = ROUNDING * logits.abs().amax(-1, keepdim=True)
-        own = [logits.gather(1, each[:, None]) for each in tokens]
-        found.append([((logits >= each - rounding).sum(-1) <= TOP).float() for each in own])
-    return [torch.stack(each, 1) for each in zip(*found, strict=True)]
+        asked = [logits.gather(1, each[:, None]) for each in tokens]
+        hits.append([((logits >= each - rounding).sum(-1) <= TOP).float() for each in asked])
+    return [torch.stack(each, 1) for each in zip(*hits, strict=True)]
 
 
 def _through_heads(model: HookedModel, layer: int, stream: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ def _through_heads(model: HookedModel, layer: int, stream: Tensor) -> Tensor:
 
 
 def series(model: HookedModel) -> list[list[int]]:
-    """Which runs of days, months, numbers, letters ... are single tokens? Ids, two or more each."""
+    """The runs of days, months, numbers, letters ... that are single tokens: ids, two or more."""
     tokenizer = model.tokenizer
     runs: list[list[int]] = []
     if tokenizer is None:
@@ -300,7 +300,7 @@ def _token(tokenizer: Tokenizer, word: str) -> int | None:
 
 
 def successors(model: HookedModel, runs: Sequence[Sequence[int]]) -> Scores:
-    """Does the head write the next item of a series? The share of items where it is raised most.
+    """How often a head writes the next item of a series: the share where it is raised most.
 
     Each item is read alone, after the start token; what enters layer 1 goes through each head's
     values and outputs, and the next item's logit is compared with those of the series' others

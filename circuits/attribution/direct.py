@@ -1,6 +1,6 @@
-"""Direct logit attribution: the final residual stream as a sum of parts, each read as logits.
+"""Direct logit attribution: the final residual stream as a sum of terms, each read as logits.
 
-Shapes: b prompts, r places where a prediction is read (one or more a prompt), p positions, k parts,
+Shapes: b prompts, r places where a prediction is read (one or more a prompt), p positions, k terms,
 s sources, h heads, e = d_head, d = d_model.
 """
 
@@ -26,8 +26,8 @@ OTHER = "other"
 MOST_FLOATS = 2**26  # of the values that are kept at a time
 
 
-class Part(NamedTuple):
-    """A row of the decomposition: its name, what writes it, and from which source."""
+class Term(NamedTuple):
+    """A term of the decomposition: its name, what writes it, and from which source."""
 
     component: str
     writer: str
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """How finely is the stream taken apart?
+    """How finely the stream is taken apart.
 
     `heads` are those taken apart by the `places` that they read from, `neurons` those of each layer
     that stand by themselves.
@@ -51,21 +51,21 @@ class Split:
     neurons: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def sites(self, model: HookedModel) -> list[str]:
-        """What has to be known of a run."""
+        """The sites that a run has to be watched at."""
         inside = ["attn.hook_z" if self.what == "heads" else "hook_attn_out"]
         inside += [] if model.cfg.attn_only else ["hook_mlp_out"]
         inside += ["attn.hook_pattern", "attn.hook_v"] if self.heads else []
         inside += ["mlp.hook_post"] if self.what == "neurons" else []
         layers = range(model.cfg.n_layers)
         learned = model.cfg.positional_embedding_type == "standard"  # added to the stream
-        found = ["hook_embed", *([POS] if learned else [])]
-        found += [f"blocks.{layer}.{site}" for layer in layers for site in inside]
-        return [*found, f"blocks.{layers[-1]}.hook_resid_post"]
+        embeddings = ["hook_embed", *([POS] if learned else [])]
+        sites = [f"blocks.{layer}.{site}" for layer in layers for site in inside]
+        return [*embeddings, *sites, f"blocks.{layers[-1]}.hook_resid_post"]
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Where is which difference of logits read, of which stream?
+    """Where which difference of logits is read, of which stream.
 
     Attributes:
         prompt: [r], which prompt; `at` [r], which of its positions.
@@ -98,9 +98,9 @@ class Reading:
         centered = center(self.model, self.stream)
         return (centered.pow(2).mean(-1) + self.model.cfg.eps).sqrt()
 
-    def pushes(self, parts: Tensor) -> Tensor:
-        """What parts [k r d] add, with LayerNorm's scale held: [k r]"""
-        return einsum(parts, self.direction, "k r d, r d -> k r") / self.scale
+    def pushes(self, written: Tensor) -> Tensor:
+        """What terms [k r d] add, with LayerNorm's scale held: [k r]"""
+        return einsum(written, self.direction, "k r d, r d -> k r") / self.scale
 
     def per_prompt(self, values: Tensor) -> Tensor:
         """The mean over the places of each prompt: [k r] -> [k b]"""
@@ -110,12 +110,12 @@ class Reading:
 
 
 def unit(prompts: Prompts) -> str:
-    """What is attributed: the answer's logit over the distractor's, or over the mean token's?"""
+    """The unit of what is attributed: a logit over the distractor's, or the mean token's."""
     return "logits" if prompts.distractors is not None else "logits above the mean token"
 
 
 def scored(prompts: Prompts) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Which token is asked for where, over which? Prompts, positions, tokens, others, each [r].
+    """The tokens that are asked for, over others: prompts, positions, tokens, others, each [r].
 
     Raises:
         CircuitsError: when some prompt asks for none.
@@ -140,37 +140,37 @@ def scored(prompts: Prompts) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     return rows, at, prompts.targets[rows, at], None
 
 
-def decomposed(model: HookedModel, prompts: Prompts, split: Split) -> Iterator[dict[Part, Tensor]]:
-    """What pushes the answers of these prompts? Numbers of each part, some prompts at a time.
+def decomposed(model: HookedModel, prompts: Prompts, split: Split) -> Iterator[dict[Term, Tensor]]:
+    """What each term adds to the answers of these prompts, some prompts at a time.
 
-    Yields for each part [3 b]: its push with LayerNorm's scale held, the logit difference less what
-    it is without the part, and the difference of the two; first, as ``total``, the whole.
+    Yields for each term [3 b]: its push with LayerNorm's scale held, the logit difference less what
+    it is without the term, and the difference of the two; first, as ``total``, the whole stream's.
     """
     for prompts_now, values in _runs(model, prompts, split):
         read = _reading(model, prompts_now, values)
         held = read.constant + read.logits(read.stream)
-        found = {Part("total", "total"): torch.stack([held, held, held * 0])}
-        for labels, parts in _parts(model, prompts_now, values, read, split):
-            pushes = read.pushes(parts)
-            removed = read.logits(read.stream) - read.logits(read.stream - parts)
-            if labels[0].component == "bias":
+        numbers = {Term("total", "total"): torch.stack([held, held, held * 0])}
+        for terms, written in _terms(model, prompts_now, values, read, split):
+            pushes = read.pushes(written)
+            removed = read.logits(read.stream) - read.logits(read.stream - written)
+            if terms[0].component == "bias":
                 pushes, removed = pushes + read.constant, removed + read.constant
-            numbers = torch.stack([pushes, removed, pushes - removed], 1)
-            found |= dict(zip(labels, numbers, strict=True))
-        yield {part: read.per_prompt(numbers) for part, numbers in found.items()}
+            rows = torch.stack([pushes, removed, pushes - removed], 1)
+            numbers |= dict(zip(terms, rows, strict=True))
+        yield {term: read.per_prompt(rows) for term, rows in numbers.items()}
 
 
 def neuron_pushes(model: HookedModel, prompts: Prompts) -> Iterator[Tensor]:
-    """What does every neuron add? [layer neuron b], some prompts at a time."""
+    """What every neuron adds [layer neuron b], some prompts at a time."""
     for prompts_now, values in _runs(model, prompts, Split("neurons")):
         read = _reading(model, prompts_now, values)
-        found = []
+        pushes = []
         for layer in range(model.cfg.n_layers):
             # Only what they write along the direction: [neuron r], and never [neuron r d].
             toward = wide(model.blocks[layer].mlp.W_out) @ read.direction.T / read.scale
             post = _taken(values, f"blocks.{layer}.mlp.hook_post", read)
-            found.append(read.per_prompt(toward * post.T))
-        yield torch.stack(found)
+            pushes.append(read.per_prompt(toward * post.T))
+        yield torch.stack(pushes)
 
 
 def _runs(
@@ -196,6 +196,7 @@ def _runs(
 
 
 def _reading(model: HookedModel, prompts: Prompts, values: Mapping[str, Tensor]) -> Reading:
+    """What is read of this run, and where."""
     rows, at, tokens, others = scored(prompts)
     W_U, b_U = wide(model.W_U), wide(model.b_U)
     other = W_U.mean(1)[:, None] if others is None else W_U[:, others]
@@ -211,17 +212,17 @@ def _taken(values: Mapping[str, Tensor], site: str, read: Reading) -> Tensor:
     return wide(values[site].movedim(position_axis(site), 1)[read.prompt, read.at])
 
 
-def _parts(
+def _terms(
     model: HookedModel,
     prompts: Prompts,
     values: Mapping[str, Tensor],
     read: Reading,
     split: Split,
-) -> Iterator[tuple[list[Part], Tensor]]:
-    """Names of parts, and what they wrote [k r d]; together they are the stream."""
-    yield [Part("embed", "embed")], _taken(values, "hook_embed", read)[None]
+) -> Iterator[tuple[list[Term], Tensor]]:
+    """Terms, and what they wrote [k r d]; together they are the stream."""
+    yield [Term("embed", "embed")], _taken(values, "hook_embed", read)[None]
     if POS in values:
-        yield [Part("pos", "pos")], _taken(values, POS, read)[None]
+        yield [Term("pos", "pos")], _taken(values, POS, read)[None]
     sources = _sources(prompts, read, split.places) if split.heads else None
     others = torch.zeros_like(read.stream)
     for layer in range(model.cfg.n_layers):
@@ -229,31 +230,31 @@ def _parts(
             yield from _heads(model, values, read, split, sources, layer)
         else:
             wrote = _taken(values, f"blocks.{layer}.hook_attn_out", read)
-            yield [Part(f"a{layer}", f"a{layer}", layer)], wrote[None]
+            yield [Term(f"a{layer}", f"a{layer}", layer)], wrote[None]
         if model.cfg.attn_only:
             continue
         wrote = _taken(values, f"blocks.{layer}.hook_mlp_out", read)
         if split.what != "neurons":
-            yield [Part(f"m{layer}", f"m{layer}", layer)], wrote[None]
+            yield [Term(f"m{layer}", f"m{layer}", layer)], wrote[None]
             continue
         others = others + wrote - model.blocks[layer].mlp.b_out
         if chosen := split.neurons.get(layer):
-            labels = [Part(f"m{layer}.n{i}", f"m{layer}", layer, None, i) for i in chosen]
-            parts = _neurons(model, values, read, layer, chosen)
-            others = others - parts.sum(0)
-            yield labels, parts
+            terms = [Term(f"m{layer}.n{i}", f"m{layer}", layer, None, i) for i in chosen]
+            written = _neurons(model, values, read, layer, chosen)
+            others = others - written.sum(0)
+            yield terms, written
     if split.what == "neurons":
-        yield [Part("other neurons", "other neurons")], others[None]
-    yield [Part("bias", "bias")], _bias(model, split.what).expand_as(read.stream)[None]
+        yield [Term("other neurons", "other neurons")], others[None]
+    yield [Term("bias", "bias")], _bias(model, split.what).expand_as(read.stream)[None]
 
 
 def _bias(model: HookedModel, what: str) -> Tensor:
-    """The output biases that no other part has: attention's of heads, MLPs' of neurons. [d]"""
+    """The output biases that no other term has: attention's of heads, MLPs' of neurons. [d]"""
     of_attention = accumulated_bias(model, model.cfg.n_layers, mlp_biases=False)
     if what == "heads":
         return wide(of_attention)
-    whole = accumulated_bias(model, model.cfg.n_layers)
-    return wide(whole - of_attention if what == "neurons" else torch.zeros_like(whole))
+    of_all = accumulated_bias(model, model.cfg.n_layers)
+    return wide(of_all - of_attention if what == "neurons" else torch.zeros_like(of_all))
 
 
 def _heads(
@@ -263,15 +264,15 @@ def _heads(
     split: Split,
     sources: Tensor | None,
     layer: int,
-) -> Iterator[tuple[list[Part], Tensor]]:
-    """Each head of a layer, whole or by the places that it read from."""
+) -> Iterator[tuple[list[Term], Tensor]]:
+    """Each head of a layer, as one term or by the places that it read from."""
     W_O = wide(model.blocks[layer].attn.W_O)
     z = _taken(values, f"blocks.{layer}.attn.hook_z", read)
     results = einsum(z, W_O, "r h e, h e d -> h r d")
     for head in range(model.cfg.n_heads):
         name = f"a{layer}.h{head}"
         if sources is None or (layer, head) not in split.heads:
-            yield [Part(name, name, layer, head)], results[head][None]
+            yield [Term(name, name, layer, head)], results[head][None]
             continue
         pattern = _taken(values, f"blocks.{layer}.attn.hook_pattern", read)[:, head]  # [r k]
         v = wide(values[f"blocks.{layer}.attn.hook_v"])
@@ -280,20 +281,20 @@ def _heads(
         places = [str(place) for place in split.places] + [OTHER] * (
             len(sources) > len(split.places)
         )
-        labels = [Part(f"{name}<v>@{at}", name, layer, head, None, at) for at in places]
-        yield labels, mixed @ W_O[head]
+        terms = [Term(f"{name}<v>@{at}", name, layer, head, None, at) for at in places]
+        yield terms, mixed @ W_O[head]
 
 
 def _sources(prompts: Prompts, read: Reading, places: Sequence[str | int]) -> Tensor:
-    """Which position counts as which place? [s r k], 1 or 0; the last is for all others, if any.
+    """Which position counts as which place [s r k], 1 or 0; the last is for all others, if any.
 
     Where two roles are one position, it counts for the first.
     """
     masks = torch.stack([prompts.where(place) for place in places])
     first = masks & (masks.cumsum(0) == 1)
     rest = prompts.mask & ~masks.any(0)
-    found = torch.cat([first, rest[None]]) if isinstance(places[0], str) else first
-    return found[:, read.prompt].to(read.stream.dtype)
+    by_place = torch.cat([first, rest[None]]) if isinstance(places[0], str) else first
+    return by_place[:, read.prompt].to(read.stream.dtype)
 
 
 def _neurons(

@@ -23,10 +23,9 @@ from circuits.alignment import (
     split,
     swapped,
 )
-from circuits.analyses._effects import BASE, Named, parts_of
-from circuits.analyses._grid import Grid, grid, labels, per_head, what_of
 from circuits.components import Component
 from circuits.config import ModelConfig
+from circuits.effects import BASE, Grid, Named, cells_of, components_of, labels, per_head, what_of
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
@@ -97,7 +96,7 @@ def search_of(rank: int | None, neurons: bool, reader: Named, steps: int | None)
 
 @dataclass(frozen=True)
 class Swap:
-    """At which sites is a variable's value swapped: at whole ones, or in a subspace of one?
+    """Where a variable's value is swapped: at sites, or in a subspace of one.
 
     Raises:
         CircuitsError: when a subspace is searched for at more than one site.
@@ -161,20 +160,20 @@ def _sites(cfg: ModelConfig, prompts: Prompts, swap: Swap) -> list[Cell]:
     wanted = swap.where
     if wanted.component is None and not per_head(what_of(wanted)):
         wanted = replace(wanted, positions=wanted.positions or "roles")
-    return grid(cfg, prompts, wanted)
+    return cells_of(cfg, prompts, wanted)
 
 
 def _elsewhere(cfg: ModelConfig, prompts: Prompts, site: Cell, seed: int) -> list[Cell]:
     """The same kinds of parts in other layers, of other heads, at other roles: the control."""
     rng = np.random.default_rng(seed)
-    found: dict[Cell, None] = {}
+    others: dict[Cell, None] = {}
     for _ in range(20 * OTHER_PLACES):
         moved = cell(*(_moved(cfg, prompts, write.target, rng) for write in site))
         if len(moved) == len(site) and not {*moved} & {*site}:
-            found[moved] = None
-        if len(found) == OTHER_PLACES:
+            others[moved] = None
+        if len(others) == OTHER_PLACES:
             break
-    return list(found)
+    return list(others)
 
 
 def _moved(
@@ -205,19 +204,19 @@ def _require_change(
 
 def _accuracies(
     right: NDArray[np.float64], moved: NDArray[np.bool_], draws: bool
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The columns value to both of one site, from each pair's 1 or 0; and, if asked, `draws`."""
-    kept = right[~moved]
+    unmoved = right[~moved]
     return {
         **share_interval(right[moved], draws=draws),
-        "kept": float(kept.mean()) if len(kept) else np.nan,
-        "n_kept": len(kept),
+        "kept": float(unmoved.mean()) if len(unmoved) else np.nan,
+        "n_kept": len(unmoved),
         "both": float(right.mean()),
     }
 
 
 def _clean(model: HookedModel, pairs: Pairs) -> float:
-    """How often does the model as it is answer as the graph does?"""
+    """How often the model, as it is, answers as the graph does."""
     prompts = replace(pairs.prompts, answers=pairs.base)
     asked = replace(pairs, prompts=prompts)
     source = Source("resample", pairs.sources, prompts.mask)
@@ -236,13 +235,13 @@ def searched(
     how: MemoryOptions,
 ) -> pd.DataFrame:
     """The variable's value swapped in subspaces of one site: a row for each subspace."""
-    parts, search = parts_of(swap.where.component), swap.search
+    parts, search = components_of(swap.where.component), swap.search
     assert search is not None
     if len(parts) > 1:
         raise CircuitsError(f"a subspace is of one site; {len(parts)} components were given")
     at = Subspace(parts[0], search.neurons)
     random = random_basis(model, at, search.rank, swap.seed + 1)
-    space = read_space(model, at, parts_of(search.reader))
+    space = read_space(model, at, components_of(search.reader))
     if len(prompts) < 2:
         raise CircuitsError("a subspace is learned on some prompts and tested on others; give more")
     pairs = draw(graph, prompts, variable, swap.seed)
@@ -270,8 +269,8 @@ def searched(
     frame["clean"] = _clean(model, test)
     frame["illusion"] = _is_illusion(frame)
     frame["trained"] = len(train)
-    whole: pd.DataFrame = frame.astype(WHOLE_NUMBERS)
-    return whole
+    typed: pd.DataFrame = frame.astype(WHOLE_NUMBERS)
+    return typed
 
 
 def _subspaces(
@@ -280,8 +279,9 @@ def _subspaces(
     at: Subspace,
     bases: Mapping[str, Tensor | None],
     draws: bool,
-) -> list[dict[str, Any]]:
-    rows = []
+) -> list[dict[str, object]]:
+    """A row for each of these subspaces; None stands for the site itself."""
+    rows: list[dict[str, object]] = []
     for name, basis in bases.items():
         right = swapped(model, pairs, at, basis).double().cpu().numpy()
         width = at.width(model) if basis is None else basis.shape[1]
@@ -291,7 +291,7 @@ def _subspaces(
 
 
 def _is_illusion(frame: pd.DataFrame) -> bool:
-    """Does the learned subspace work, and what is read of it clearly less? By their intervals."""
+    """Whether the learned subspace works, and what is read of it less, by their intervals."""
     by = frame.set_index("subspace")
     works = by.loc[LEARNED, "ci_low"] > by.loc[RANDOM, "ci_high"]
     return bool(works and by.loc[READ, "ci_high"] < by.loc[LEARNED, "ci_low"])
