@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from circuits.arrays import Floats
 from circuits.errors import CircuitsError
 
-Numbers = NDArray[np.float64]
-Ends = tuple[Numbers, Numbers, Numbers]  # standard error, lower and upper end of the interval
+Ends = tuple[Floats, Floats, Floats]  # standard error, lower and upper end of the interval
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Draws:
 
 
 def ends(
-    mean: Numbers, squares: Numbers, n: int, scale: Scale = REAL, confidence: float = 0.95
+    mean: Floats, squares: Floats, n: int, scale: Scale = REAL, confidence: float = 0.95
 ) -> Ends:
     """The standard error of means [...] over n draws, and both ends of their intervals.
 
@@ -108,8 +108,8 @@ def ends(
 
 
 def ratio_ends(
-    ratio: Numbers,
-    residuals: Numbers,
+    ratio: Floats,
+    residuals: Floats,
     lower: float,
     n: int,
     *,
@@ -129,7 +129,7 @@ def ratio_ends(
     return stderr, ratio - half, ratio + half
 
 
-def over_groups(mean: Numbers, sums: Numbers, n: int, confidence: float = 0.95) -> Ends:
+def over_groups(mean: Floats, sums: Floats, n: int, confidence: float = 0.95) -> Ends:
     """The same where not draws but groups of draws are independent (clusters).
 
     `sums` [... k] are each group's sums of deviations from the mean. The variance is the
@@ -148,7 +148,7 @@ def over_groups(mean: Numbers, sums: Numbers, n: int, confidence: float = 0.95) 
 
 
 def grouped(
-    mean: Numbers, sums: Numbers, n: int, scale: Scale, alone: Ends, confidence: float = 0.95
+    mean: Floats, sums: Floats, n: int, scale: Scale, alone: Ends, confidence: float = 0.95
 ) -> Ends:
     """`over_groups` on a scale. `alone` is what `ends` says of the same means.
 
@@ -161,7 +161,7 @@ def grouped(
     return (stderr, *within(scale, mean, low, high))
 
 
-def within(scale: Scale, mean: Numbers, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
+def within(scale: Scale, mean: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """The same ends, none beyond the numbers that there are, and the mean between them."""
     # Rounding may leave a mean a little outside.
     return (
@@ -170,7 +170,7 @@ def within(scale: Scale, mean: Numbers, low: Numbers, high: Numbers) -> tuple[Nu
     )
 
 
-def group_sums(values: NDArray[np.floating[Any]], groups: Sequence[str]) -> Numbers:
+def group_sums(values: NDArray[np.floating[Any]], groups: Sequence[str]) -> Floats:
     """Each group's sum of deviations from the mean of all: [... n] -> [... k].
 
     >>> group_sums(np.array([1.0, 2.0, 6.0]), ["a", "a", "b"])
@@ -178,11 +178,11 @@ def group_sums(values: NDArray[np.floating[Any]], groups: Sequence[str]) -> Numb
     """
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     belongs = index[:, None] == np.arange(index.max() + 1)
-    sums: Numbers = (values - values.mean(-1, keepdims=True)) @ belongs.astype(float)
+    sums: Floats = (values - values.mean(-1, keepdims=True)) @ belongs.astype(float)
     return sums
 
 
-def _wilson(mean: Numbers, n: int, confidence: float) -> tuple[Numbers, float | Numbers]:
+def _wilson(mean: Floats, n: int, confidence: float) -> tuple[Floats, float | Floats]:
     """Wilson's interval of a share: its middle and half its width."""
     z2 = _normal(confidence) ** 2
     spread = np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z2 / (4 * n**2))
@@ -190,8 +190,8 @@ def _wilson(mean: Numbers, n: int, confidence: float) -> tuple[Numbers, float | 
 
 
 def _adjusted(
-    mean: Numbers, squares: Numbers, n: int, step: float, confidence: float
-) -> tuple[Numbers, Numbers]:
+    mean: Floats, squares: Floats, n: int, step: float, confidence: float
+) -> tuple[Floats, Floats]:
     """Middle and half the width, as if two more draws had the largest and the smallest number."""
     total = squares + n * mean**2 + 2 * step**2
     center = n * mean / (n + 2)

@@ -22,6 +22,7 @@ ORDER = (
     "catalog",
     "files",
     "progress",
+    "arrays",
     "precision",
     "config",
     "tokenizer",

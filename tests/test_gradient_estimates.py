@@ -174,7 +174,7 @@ def test_blocks_are_averaged_over_all_their_prompts(tiny: HookedGPT2) -> None:
         source = Source("resample", block.corrupted, block.mask)
         return Sweep(block, metric, sweep.cells, source)
 
-    found = estimates(tiny, [prompts.part(slice(0, 1)), prompts.part(slice(1, 4))], make)
+    found = estimates(tiny, [prompts.subset(slice(0, 1)), prompts.subset(slice(1, 4))], make)
     whole = attribute(tiny, sweep)
     assert found.n == 4
     assert_allclose(found.value[:2], [whole.base.mean(), whole.source.mean()])

@@ -156,7 +156,7 @@ def test_what_is_written_is_rounded_once(loud: HookedGPT2, method: Any, dtype: t
     rows = lengths == lengths.mode().values
     tokens, mask = prompts.tokens[rows], prompts.mask[rows]
     reference = Reference(model, Source(method, tokens, mask), [site])
-    some = prompts.part(slice(int(rows.nonzero()[0]), int(rows.nonzero()[0]) + 1))
+    some = prompts.subset(slice(int(rows.nonzero()[0]), int(rows.nonzero()[0]) + 1))
     written = reference.values(some, slice(0, 1))[site]
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens, attention_mask=mask, names_filter=site)

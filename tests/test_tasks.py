@@ -187,7 +187,7 @@ def test_the_seed_decides(small: HookedGPT2, task: str) -> None:
 @pytest.mark.parametrize("task", OF_WORDS)
 def test_a_part_is_padded_for_itself(small: HookedGPT2, task: str) -> None:
     prompts = make(task, small, 4)
-    part = prompts.part(slice(1, 3))
+    part = prompts.subset(slice(1, 3))
     metric = get_metric(prompts.metric)
     with torch.inference_mode():
         whole = metric(small(prompts.tokens, attention_mask=prompts.mask), prompts)

@@ -82,9 +82,9 @@ class Pairs:
             score=score,
         )
 
-    def part(self, rows: slice) -> Pairs:
+    def subset(self, rows: slice) -> Pairs:
         """Some of the pairs; they stand in the order of their base prompts."""
-        prompts = self.prompts.part(rows)
+        prompts = self.prompts.subset(rows)
         return Pairs(prompts, self.base[rows], self.rows[rows], self.candidates)
 
 

@@ -246,7 +246,7 @@ def searched(
         raise CircuitsError("a subspace is learned on some prompts and tested on others; give more")
     pairs = draw(graph, prompts, variable, swap.seed)
     half = int((pairs.rows < len(prompts) // 2).sum())
-    train, test = pairs.part(slice(0, half)), pairs.part(slice(half, None))
+    train, test = pairs.subset(slice(0, half)), pairs.subset(slice(half, None))
     for what, some in {"learn from": train, "test on": test}.items():
         if not some.moved.any():
             raise CircuitsError(f"no pair to {what} has another answer; give more prompts (n)")

@@ -20,7 +20,6 @@ from circuits.sweep.moments import Moments
 from circuits.text_windows import TextFile, averaged, losses, read_from
 
 MOST_COPIES = 6  # with the control, as many curves as colors tell apart
-SEQUENCES = 20  # of random tokens, if nobody says how many
 EARLY, LATE = 50, 500  # the tokens of the score, where the context has as many
 LEAST_CONTEXT = 8  # tokens in which an early and a late stretch can be told apart
 MEANINGS = {
@@ -108,8 +107,8 @@ def _of_repeats(
     """The loss in each copy of random tokens, and in the control."""
     if not 2 <= copies <= MOST_COPIES:
         raise CircuitsError(f"copies={copies}: compare 2 to {MOST_COPIES} copies")
-    drawn = SEQUENCES if n is None else n
-    prompts = repeated(model, drawn, seed, length=length, copies=copies)
+    drawn = {} if n is None else {"n": n}
+    prompts = repeated(model, seed=seed, length=length, copies=copies, **drawn)
     assert prompts.corrupted is not None
     plain, control = (losses(model, tokens) for tokens in (prompts.tokens, prompts.corrupted))
     frame: pd.DataFrame = pd.concat(list(_curves(prompts, plain, control, copies, means)))

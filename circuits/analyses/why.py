@@ -131,14 +131,14 @@ def _taken_apart(
     require_product(model, total, score - compared, values.abs().sum((0, 1)))
     numbers = values.flatten(0, 1).double().cpu().numpy()
     columns = mean_interval(numbers, draws=means.draws)
-    whole = float(total.double().mean())
+    mean_total = float(total.double().mean())
     frame = pd.DataFrame(
         {
             "query_part": np.repeat(queries, len(keys)),
             "key_part": keys * len(queries),
             **columns,
-            "share": columns["value"] / whole if whole else np.nan,
-            "total": whole,
+            "share": columns["value"] / mean_total if mean_total else np.nan,
+            "total": mean_total,
             "score": float(score.double().mean()),
             "weight": float(weight.double().mean()),
         }

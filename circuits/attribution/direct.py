@@ -184,7 +184,7 @@ def _runs(
     floats += cfg.n_heads * (width + cfg.d_head) if split.heads else 0
     step = max(1, MOST_FLOATS // (floats * width * cfg.n_layers))
     for start in range(0, len(prompts), step):
-        some = prompts.part(slice(start, start + step))
+        some = prompts.subset(slice(start, start + step))
         with torch.inference_mode():
             _, cache = model.run_with_cache(
                 some.tokens,

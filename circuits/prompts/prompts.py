@@ -115,7 +115,7 @@ class Prompts:
         listed = [None if value is None else value.int().tolist() for value in content]
         return hashlib.sha256(json.dumps([listed, sorted(self.roles)]).encode()).hexdigest()[:16]
 
-    def part(self, rows: slice) -> Prompts:
+    def subset(self, rows: slice) -> Prompts:
         """Some of the prompts, padded only as far as these need."""
         width = int(self.mask[rows].sum(1).max())
         cut: dict[str, Any] = {

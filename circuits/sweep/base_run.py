@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.arrays import Floats
 from circuits.sweep.edits import needed_sites, stream_site
 from circuits.sweep.reading import norm_scale, read_logits
 from circuits.sweep.values import Reference, Runs, pair_of_runs, run_sites
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from circuits.prompts import Prompts
     from circuits.sweep.cells import Sweep
     from circuits.sweep.planning import Routes
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +118,7 @@ def base_run(
 ) -> BaseRun:
     """Run these prompts, and keep what passes these sites."""
     sweep = routes.sweep
-    prompts, sites = sweep.prompts.part(rows), set(sites)
+    prompts, sites = sweep.prompts.subset(rows), set(sites)
     passed: Runs = {}
     if sweep.source.rule.needs == "rows":
         of_source = needed_sites(routes.writes, model.cfg.n_layers)[1]

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuits.arrays import Bools, Floats
 from circuits.errors import CircuitsError
 from circuits.progress import Progress
-from circuits.sweep.base_run import Bools, Floats, base_run
+from circuits.sweep.base_run import base_run
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import needed_sites
 from circuits.sweep.engine import runner_of

@@ -10,9 +10,10 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from circuits.arrays import Bools
 from circuits.components import Component
 from circuits.model import Places, Transformer
-from circuits.sweep.base_run import BaseRun, Bools
+from circuits.sweep.base_run import BaseRun
 from circuits.sweep.edits import Editor, Point, Stage, stream_site
 from circuits.sweep.flow import Flow
 from circuits.sweep.runner import CellRunner, Visit

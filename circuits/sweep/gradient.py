@@ -155,7 +155,7 @@ class _Batch:
 
     def __init__(self, model: HookedModel, sweep: Sweep, rows: slice) -> None:
         self.model, self.sweep, self.rows = model, sweep, rows
-        self.prompts = sweep.prompts.part(rows)
+        self.prompts = sweep.prompts.subset(rows)
         self.width = self.prompts.tokens.shape[1]
         self.reads = sweep.metric.positions(self.prompts)  # [b p]
         self.sites = {write.target.site for cell in sweep.cells for write in cell}

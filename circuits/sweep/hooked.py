@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuits.arrays import Bools
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.hooks import HookFn, HookPoint
 from circuits.interventions import Hook, write_hook
-from circuits.sweep.base_run import BaseRun, Bools, final_site
+from circuits.sweep.base_run import BaseRun, final_site
 from circuits.sweep.cells import Write
 from circuits.sweep.edits import needed_sites
 from circuits.sweep.runner import CellRunner, Visit

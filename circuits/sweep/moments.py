@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits import intervals
+from circuits.arrays import Floats
 from circuits.errors import CircuitsError
 from circuits.intervals import REAL, Draws, Ends, Scale
 from circuits.result import averaged
 
-Numbers = NDArray[np.float64]
 Differences = Sequence[tuple[int, int]]  # of cells
 
 
@@ -58,10 +58,10 @@ class Moments:
     """
 
     n: int
-    value: Numbers
-    effect: Numbers
-    squares: Numbers
-    products: Numbers | None
+    value: Floats
+    effect: Floats
+    squares: Floats
+    products: Floats | None
     changed: NDArray[np.bool_]
     full: int | None = None
     differences: tuple[tuple[int, int], ...] = ()
@@ -120,7 +120,7 @@ class Moments:
         )
 
     def drawn_from(
-        self, values: Numbers, labels: Sequence[str] | None = None, *, base: int = 0
+        self, values: Floats, labels: Sequence[str] | None = None, *, base: int = 0
     ) -> Moments:
         """The same moments with `draws`, of all prompts and of each group.
 
@@ -207,7 +207,7 @@ class Moments:
 
 
 def moments(
-    values: Numbers,
+    values: Floats,
     changed: NDArray[np.bool_],
     labels: Sequence[str] | None = None,
     *,
@@ -257,15 +257,15 @@ def moments(
     )
 
 
-def _with_differences(values: Numbers, base: int, pairs: Differences) -> Numbers:
+def _with_differences(values: Floats, base: int, pairs: Differences) -> Floats:
     """The values [c n], and below them what each pair's difference alone would make of the base."""
     first, second = ([pair[end] for pair in pairs] for end in (0, 1))
     return np.concatenate([values, values[base] + (values[first] - values[second])])
 
 
-def _effects(values: Numbers, base: int, n_cells: int, scales: Scales) -> Numbers:
+def _effects(values: Floats, base: int, n_cells: int, scales: Scales) -> Floats:
     """How far each prompt's value is from its base: of `n_cells` cells, then of differences."""
-    effects: Numbers = values - values[base]
+    effects: Floats = values - values[base]
     for rows, scale in ((effects[:n_cells], scales.effect), (effects[n_cells:], scales.difference)):
         np.clip(rows, scale.low, scale.high, out=rows)  # rounding may leave them a little outside
     return effects

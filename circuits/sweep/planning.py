@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.arrays import Ints
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import Cell, Sweep, Write, check_cell
 from circuits.sweep.edits import Point, Stage, first_changes, frozen_sites, needed_sites, point
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from circuits.config import ModelConfig
     from circuits.model import HookedModel
 
-Int = NDArray[np.int64]
 DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
 # Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row.
 _FASTEST = {"cpu": 2**21, "cuda": 2**28}
@@ -98,7 +97,7 @@ class Route:
     """
 
     entry: Point | None
-    start: Int
+    start: Ints
     writes: tuple[Write, ...]
 
 
@@ -128,7 +127,7 @@ class Routes:
         columns = torch.arange(mask.shape[1], device=mask.device)
         return mask & (columns >= self._begins[write][rows, None])
 
-    def _seen(self, write: Write, first: Tensor) -> Int:
+    def _seen(self, write: Write, first: Tensor) -> Ints:
         """From where on the metric sees it: [b], never where it does not."""
         starts = first.cpu().numpy()
         starts = np.where(starts <= self.last_read, starts, self.width)
@@ -174,7 +173,7 @@ class Routes:
             f"blocks.{layer}.attn.hook_{part}" for layer in self.prefix_layers for part in "kv"
         }
 
-    def widths(self, cell: int, first: int, last: int) -> Int:
+    def widths(self, cell: int, first: int, last: int) -> Ints:
         """How many positions run in each of these prompts: [b]."""
         start = self.routes[cell].start[first:last]
         stop = int(self.last_read[first:last].max()) + 1
@@ -276,7 +275,7 @@ class _Cost:
         # Held patterns are taken out of the base run's for each row.
         self.pattern_bytes = cfg.n_heads * self.width * size if routes.sweep.freeze else 0
 
-    def cell_work(self, cell: int, widths: Int) -> float:
+    def cell_work(self, cell: int, widths: Ints) -> float:
         """Rows through one block that this cell needs; the last block runs at the reads only."""
         entry = self.routes.routes[cell].entry
         if entry is None:
@@ -306,7 +305,7 @@ class _Cost:
             mlps += n * (read_rows if write.target.kind == "logits" else rows)
         return mlps * self.after_mid
 
-    def cell_bytes(self, cell: int, widths: Int, per_row: float) -> float:
+    def cell_bytes(self, cell: int, widths: Ints, per_row: float) -> float:
         """Bytes of this cell's sequences while they run."""
         start = self.routes.routes[cell].start
         prefixed = int((widths > 0).sum()) if (start[start < self.width] > 0).any() else 0

@@ -174,10 +174,10 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     """Join the cluster at an address, or start one."""
-    if found := _ADDRESS.fullmatch(address or ""):
+    if match := _ADDRESS.fullmatch(address or ""):
         # Ray itself would try for minutes.
         try:
-            socket.create_connection((found["host"], int(found["port"])), _REACHED_WITHIN).close()
+            socket.create_connection((match["host"], int(match["port"])), _REACHED_WITHIN).close()
         except OSError as error:
             raise CircuitsError(
                 f"no Ray cluster answers at {address}: {error}; start one there with "

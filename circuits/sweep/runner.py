@@ -11,8 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from circuits.arrays import Bools
 from circuits.components import Component
-from circuits.sweep.base_run import BaseRun, Bools
+from circuits.sweep.base_run import BaseRun
 from circuits.sweep.cells import scale_held
 
 if TYPE_CHECKING:

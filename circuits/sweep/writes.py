@@ -12,13 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.arrays import Bools, Ints
 from circuits.sweep.edits import Edit, Point
 
-Int = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Index = Tensor | slice  # which sequences of a group
 Writers = tuple[Edit, Bools]  # an edit, and which cells have it
 
@@ -31,7 +29,7 @@ class Group:
     """
 
     start: int
-    cells: Int
+    cells: Ints
     prompts: Tensor
     columns: Tensor
 
@@ -44,7 +42,7 @@ class Group:
         """The base run's values for these sequences: [b p ...] -> [n w ...]."""
         return base[rearrange(self.prompts, "n -> n 1"), rearrange(self.columns, "w -> 1 w")]
 
-    def members(self, which: Int) -> Group:
+    def members(self, which: Ints) -> Group:
         """Only these of its sequences."""
         index = torch.as_tensor(which, device=self.prompts.device)
         return replace(self, cells=self.cells[which], prompts=self.prompts[index])
@@ -105,13 +103,13 @@ class Writes:
             target[index] = new
 
 
-def picked(group: Group, edits: Iterable[Writers]) -> Int:
+def picked(group: Group, edits: Iterable[Writers]) -> Ints:
     """The sequences of the group that have one of these edits."""
     has = [cells for _, cells in edits]
     return np.flatnonzero(np.any(has, axis=0)[group.cells]) if has else np.zeros(0, np.int64)
 
 
-def added(total: Tensor | None, n: int, which: Int, change: Tensor) -> Tensor:
+def added(total: Tensor | None, n: int, which: Ints, change: Tensor) -> Tensor:
     """The total [n ...] of all sequences, with the change of some of them."""
     if total is None:
         total = change.new_zeros(n, *change.shape[1:])
