@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
-from circuits.prompts.repeated import repeated
+from circuits.prompts.repeated import USUAL_NUMBER, repeated
 from circuits.registry import MeanOptions, Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.sweep.moments import Moments
@@ -107,8 +107,8 @@ def _of_repeats(
     """The loss in each copy of random tokens, and in the control."""
     if not 2 <= copies <= MOST_COPIES:
         raise CircuitsError(f"copies={copies}: compare 2 to {MOST_COPIES} copies")
-    drawn = {} if n is None else {"n": n}
-    prompts = repeated(model, seed=seed, length=length, copies=copies, **drawn)
+    n = USUAL_NUMBER if n is None else n
+    prompts = repeated(model, n, seed, length=length, copies=copies)
     assert prompts.corrupted is not None
     plain, control = (losses(model, tokens) for tokens in (prompts.tokens, prompts.corrupted))
     frame: pd.DataFrame = pd.concat(list(_curves(prompts, plain, control, copies, means)))

@@ -13,13 +13,13 @@ from circuits.prompts.prompts import Example, Prompts, assemble, require_count, 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
 
-USUAL_LENGTH = 25
+USUAL_LENGTH, USUAL_NUMBER = 25, 20
 
 
 @task(usual=1)
 def repeated(
     model: HookedModel,
-    n: int = 20,
+    n: int = USUAL_NUMBER,
     seed: int = 0,
     *,
     length: int | None = None,
