@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from circuits.checkpoints import hub, hugging_face, nanogpt, transformer_lens
+from circuits.checkpoints import hub, hugging_face, nanogpt, openai, transformer_lens
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bundled
 from circuits.config import GPT2_SIZES
 from circuits.errors import CheckpointError, nearest
@@ -89,6 +89,8 @@ def _from_path(path: Path, **options: Any) -> HookedGPT2:
         is_nanogpt = (path / nanogpt.FILE).is_file()
         if is_nanogpt and not (path / hugging_face.CONFIG_FILE).is_file():
             return nanogpt.load_file(path / nanogpt.FILE, **options)
+        if openai.is_release(path) and not (path / hugging_face.CONFIG_FILE).is_file():
+            return openai.load_folder(path, **options)
         return hugging_face.load_folder(path, **options)
     if path.suffix == ".pt":
         return nanogpt.load_file(path, **options)
