@@ -175,11 +175,12 @@ def test_as_tensorflow_reads_it(folder: Path, single: HookedGPT2, tmp_path: Path
     assert reader.get_variable_to_shape_map().keys() == ours.keys()
     for name, tensor in ours.items():
         assert torch.equal(torch.from_numpy(reader.get_tensor(name)), tensor)
-    with tensorflow.Graph().as_default(), tensorflow.compat.v1.Session() as session:
-        for name, tensor in ours.items():
-            tensorflow.compat.v1.get_variable(name, initializer=tensor.numpy())
-        session.run(tensorflow.compat.v1.global_variables_initializer())
-        tensorflow.compat.v1.train.Saver().save(session, str(tmp_path / "theirs.ckpt"))
+    tensorflow.raw_ops.SaveV2(
+        prefix=str(tmp_path / "theirs.ckpt"),
+        tensor_names=list(ours),
+        shape_and_slices=[""] * len(ours),
+        tensors=[tensor.numpy() for tensor in ours.values()],
+    )
     theirs = read_bundle(tmp_path / "theirs.ckpt")
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
