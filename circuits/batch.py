@@ -29,7 +29,7 @@ PaddingSide = Literal["left", "right"]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Which tokens go through the model, and which of them are real?
+    """The tokens that go through the model, and which of them are real.
 
     `tokens` [b p]; `mask` [b p] is True at real tokens, None when all are. `where` gives each
     token's position in its own prompt: one slice that serves all prompts, or [b p]. `undeclared`
@@ -43,7 +43,7 @@ class Batch:
 
     @property
     def positions(self) -> Tensor:
-        """At which position of its own prompt stands each token? [b p]; padding counts as 0."""
+        """The position of each token in its own prompt, [b p]; padding counts as 0."""
         if isinstance(self.where, Tensor):
             return self.where
         steps = torch.arange(self.where.start, self.where.stop, device=self.tokens.device)
@@ -51,14 +51,14 @@ class Batch:
 
     @property
     def lengths(self) -> Tensor:
-        """How many real tokens has each prompt? [b]"""
+        """How many real tokens each prompt has, [b]."""
         if self.mask is None:
             return torch.full_like(self.tokens[:, 0], self.tokens.shape[1])
         return self.mask.sum(1)
 
     @property
     def last(self) -> Tensor:
-        """At which index is each prompt's last real token? [b]"""
+        """The index of each prompt's last real token, [b]."""
         if self.mask is None:
             return self.lengths - 1
         columns = torch.arange(self.mask.shape[1], device=self.mask.device)
@@ -93,9 +93,9 @@ def unpadded(batch: Batch) -> list[Tensor]:
 def pad_rows(
     rows: Sequence[Sequence[int]], pad_id: int, side: PaddingSide = "right"
 ) -> tuple[Tensor, Tensor]:
-    """How do rows of token ids of any lengths become one tensor?
+    """Rows of token ids of any lengths as one tensor: tokens [b p], and mask [b p].
 
-    Returns tokens [b p] and mask [b p], True at real tokens.
+    The mask is True at real tokens.
 
     >>> tokens, mask = pad_rows([[5, 6, 7], [8]], pad_id=0, side="left")
     >>> tokens.tolist(), mask.tolist()
@@ -133,7 +133,7 @@ def as_batch(
     attention_mask: AnyMask | None = None,
     n_past: int | Tensor = 0,
 ) -> Batch:
-    """What does the model read when it is given this text, these rows, or this tensor?
+    """What the model reads when it is given this text, these rows, or this tensor.
 
     Text gets a start token when `prepend_bos` is True (None: the model's default); token ids are
     taken as they are, and `circuits.padding` says which of them count as padding where no mask
@@ -164,7 +164,7 @@ def as_batch(
 def residual_batch(
     resid: Any, attention_mask: AnyMask | None, cfg: ModelConfig, n_past: int | Tensor = 0
 ) -> Batch:
-    """Which positions does a residual stream [b p d], given from outside, stand for?
+    """The positions that a residual stream [b p d], given from outside, stands for.
 
     `n_past` real tokens, one number or [b], stand before them.
 
@@ -229,7 +229,7 @@ def _some_real(mask: Tensor, n_past: int | Tensor) -> Tensor | None:
 def causal_mask(
     n_query: int, n_key: int, real: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """Which keys may each query see? [q k] or, with padding, [b 1 q k]; None for plain causal.
+    """Which keys each query may see: [q k] or, with padding, [b 1 q k]; None for plain causal.
 
     `real` [b k] is True at real tokens. Every query sees itself, so that the softmax of a padding
     query is defined.
@@ -248,7 +248,7 @@ def causal_mask(
 
 
 def _where(mask: Tensor | None, n_tokens: int, n_past: Tensor | int) -> slice | Tensor:
-    """Where in its own prompt stands each token? One slice for all prompts, or [b p]."""
+    """Where each token stands in its own prompt: one slice for all prompts, or [b p]."""
     if mask is None and isinstance(n_past, int):
         return slice(n_past, n_past + n_tokens)
     before = n_past[:, None] if isinstance(n_past, Tensor) else n_past
@@ -268,7 +268,7 @@ def key_positions(real: Tensor | None, n_key: int, device: torch.device) -> Tens
 
 
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:
-    """How surprised is the model by each next token? [b p-1], in nats; padding gives 0."""
+    """The loss on each next token, [b p-1], in nats; padding gives 0."""
     if logits.shape[:2] != batch.tokens.shape or int(batch.tokens[0, 0]) == UNKNOWN:
         raise TokenError("a loss needs the tokens; with start_at_layer ask for logits")
     if batch.mask is None and batch.undeclared is not None:
@@ -301,7 +301,7 @@ def _targets(batch: Batch) -> Tensor:
 
 
 def pad_id(model: HookedModel) -> int:
-    """With which token are prompts padded? Any would do: no real token sees it."""
+    """The token that prompts are padded with. Any would do: no real token sees it."""
     tokenizer = model.tokenizer
     known = () if tokenizer is None else (tokenizer.pad_id, tokenizer.bos_id)
     return next((token for token in known if token is not None), 0)
@@ -325,7 +325,7 @@ def _check(tokens: Tensor, n_past: int | Tensor, cfg: ModelConfig) -> None:
 
 
 def to_string(model: HookedModel, tokens: Any) -> Any:
-    """What text do these token ids spell? A string for one row, a list of strings for rows."""
+    """The text that these token ids spell: a string for one row, a list of strings for rows."""
     tokenizer = model.require_tokenizer()
     if isinstance(tokens, int) or getattr(tokens, "ndim", None) == 0:
         return tokenizer.decode(token_rows(model, [[tokens]])[0])
@@ -335,7 +335,7 @@ def to_string(model: HookedModel, tokens: Any) -> Any:
 
 
 def to_str_tokens(model: HookedModel, given: Any, prepend_bos: bool | None) -> Any:
-    """Which tokens, as strings? A list for one text or row of ids, a list of lists for several."""
+    """The tokens as strings: a list for one text or row of ids, a list of lists for several."""
     rows = token_rows(model, [given] if _is_row(given) else given, prepend_bos)
     strings = [model.require_tokenizer().token_strings(row) for row in rows]
     several = isinstance(given, list | tuple) and len(given) > 0 and isinstance(given[0], str)
@@ -343,14 +343,14 @@ def to_str_tokens(model: HookedModel, given: Any, prepend_bos: bool | None) -> A
 
 
 def _is_row(given: Any) -> bool:
-    """Is this one row of token ids, as a list or tensor?"""
+    """Whether this is one row of token ids, as a list or tensor."""
     if hasattr(given, "ndim"):
         return bool(given.ndim == 1)
     return isinstance(given, list | tuple) and (not given or isinstance(given[0], int))
 
 
 def check_layers(start: int | None, stop: int | None, n_layers: int) -> tuple[int, int]:
-    """Which blocks run? Negative layers count from the end, as in Python.
+    """The first block that runs, and the one after the last. Negative ones count from the end.
 
     Raises:
         CircuitsError: for layers that do not exist or a stop before the start.

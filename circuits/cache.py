@@ -170,36 +170,36 @@ class Cache(Mapping[str, Tensor]):
         self, layer: int | None = None, *, return_labels: bool = False, **options: Any
     ) -> Any:
         """The stream at each layer's input: see `decompose.accumulated_resid`."""
-        found = decompose.accumulated_resid(self, layer, **options)
-        return found if return_labels else found[0]
+        stack, labels = decompose.accumulated_resid(self, layer, **options)
+        return (stack, labels) if return_labels else stack
 
     def decompose_resid(
         self, layer: int | None = None, *, return_labels: bool = False, **options: Any
     ) -> Any:
         """What each layer added: see `decompose.decompose_resid`."""
-        found = decompose.decompose_resid(self, layer, **options)
-        return found if return_labels else found[0]
+        stack, labels = decompose.decompose_resid(self, layer, **options)
+        return (stack, labels) if return_labels else stack
 
     def stack_head_results(
         self, layer: int | None = None, *, return_labels: bool = False, **options: Any
     ) -> Any:
         """What each head added: see `decompose.stack_head_results`."""
-        found = decompose.stack_head_results(self, layer, **options)
-        return found if return_labels else found[0]
+        stack, labels = decompose.stack_head_results(self, layer, **options)
+        return (stack, labels) if return_labels else stack
 
     def stack_neuron_results(
         self, layer: int | None = None, *, return_labels: bool = False, **options: Any
     ) -> Any:
         """What each neuron added: see `decompose.stack_neuron_results`."""
-        found = decompose.stack_neuron_results(self, layer, **options)
-        return found if return_labels else found[0]
+        stack, labels = decompose.stack_neuron_results(self, layer, **options)
+        return (stack, labels) if return_labels else stack
 
     def get_full_resid_decomposition(
         self, layer: int | None = None, *, return_labels: bool = False, **options: Any
     ) -> Any:
         """All parts of the stream: see `decompose.get_full_resid_decomposition`."""
-        found = decompose.get_full_resid_decomposition(self, layer, **options)
-        return found if return_labels else found[0]
+        stack, labels = decompose.get_full_resid_decomposition(self, layer, **options)
+        return (stack, labels) if return_labels else stack
 
     def apply_ln_to_stack(self, stack: Tensor, layer: int | None = None, **options: Any) -> Tensor:
         """Parts after LayerNorm: see `decompose.apply_ln_to_stack`."""
@@ -229,10 +229,10 @@ def run_with_cache(
 
     Returns forward's output and a `Cache`. `names_filter` is a name, names, or a predicate; None
     caches every site but the per-head residual streams. `pos_slice` keeps some query positions,
-    `device` moves what is kept. With `incl_bwd` the gradient of `metric(output)` (default: the
+    `device` moves what is cached. With `incl_bwd` the gradient of `metric(output)` (default: the
     mean loss) with respect to every cached site is kept as ``name_grad``, also in inference_mode
     and no_grad; parameters get none.
-    `fwd_hooks` edit before the cache sees. `options` are forward's.
+    `fwd_hooks` edit values before they are cached. `options` are forward's.
 
     Raises:
         SiteError: for unknown sites, or named sites that this run does not reach.
@@ -240,14 +240,14 @@ def run_with_cache(
     values: dict[str, Tensor] = {}
     mask: Tensor | None = None
 
-    def keep(name: str, value: Tensor) -> None:
+    def store(name: str, value: Tensor) -> None:
         value = take(value.detach(), pos_slice, position_axis(name))
         values[name] = value if device is None else value.to(device)
 
     def read(value: Tensor, hook: HookPoint) -> None:
         nonlocal mask
         mask = hook.run.mask
-        keep(hook.name, value)
+        store(hook.name, value)
 
     edits: list[WatchedBy] = [(names, fn, "edit") for names, fn in fwd_hooks]
     if names_filter is None:
@@ -256,7 +256,7 @@ def run_with_cache(
         what = names_filter, edits, metric
         output, sites, mask = _run_for_gradients(model, given, what, options)
         for name, value in sites.items():
-            keep(name, value)
+            store(name, value)
     else:
         with watching(model.hook_dict, [*edits, (names_filter, read, "read")]):
             output = model(given, **options)
@@ -293,7 +293,7 @@ def _run_for_gradients(
 
     if metric is None:
         options = {"return_type": "both"} | options
-    # The metric may run the model, too: its pass is not looked at.
+    # The metric may run the model, too: that pass is not recorded.
     with torch.inference_mode(False), torch.enable_grad():
         given, options = _recorded(given), {key: _recorded(value) for key, value in options.items()}
         with watching(model.hook_dict, [*edits, (names_filter, tap, "edit")]):

@@ -7,7 +7,7 @@
 ``resid_pre.6``       the residual stream before layer 6 (also ``mid``, ``post``)
 ``logits``            the output
 ``a5.h3<q>``          what the head's query reads (also ``k``, ``v``)
-``a5.h3<pattern>``    the head's attention pattern, which it has and nobody reads
+``a5.h3<pattern>``    the head's attention pattern
 ``...@END``           at one position only: a role, or an index (``@3``, ``@-1``)
 ``a5.h3->m7<...>``    an edge: what the sender gives to the receiver
 ====================  ====================================================
@@ -52,7 +52,7 @@ _GRAMMAR = (
     "a5 (an attention layer), a5.h3 (a head), m7 (an MLP), m7.n12 (a neuron), embed, pos, "
     "resid_pre.6 or logits"
 )
-_PART = re.compile(
+_COMPONENT = re.compile(
     r"(?:a(?P<attn>\d+)(?:\.h(?P<head>\d+))?|m(?P<mlp>\d+)(?:\.n(?P<neuron>\d+))?"
     r"|(?P<resid>resid_(?:pre|mid|post))\.(?P<layer>\d+)|(?P<only>embed|pos|logits))"
     r"(?:<(?P<slot>[qkv]|pattern)>)?(?:@(?P<at>[^@\s]+))?",
@@ -118,9 +118,9 @@ class Component:
 
     @property
     def site(self) -> str:
-        """Through which hook site does it write, or with a slot, read?
+        """The hook site through which it writes or, with a slot, reads.
 
-        Heads share a site, and so do neurons; which part is a component's own: see `within`.
+        Heads share a site, and so do neurons: see `within`.
 
         >>> Component("head", 5, 3).site, Component("head", 5, 3, slot="k").site
         ('blocks.5.attn.hook_z', 'blocks.5.hook_k_input')
@@ -133,7 +133,7 @@ class Component:
 
     @property
     def within(self) -> tuple[slice | int, ...]:
-        """Which part of what passes its site is its own? An index.
+        """The index that picks its own values from what passes its site.
 
         It makes [batch, pos, head, ...] a head's [batch, pos, ...], a pattern's [batch, head, q, k]
         its [batch, q, k], and [batch, pos, neuron] a neuron's [batch, pos, 1].
@@ -159,7 +159,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Edge:
-    """Which part gives to which other?
+    """A sender, and a receiver that reads what it writes.
 
     Raises:
         CircuitsError: when the receiver cannot read the sender, because it comes first.
@@ -203,7 +203,7 @@ def parse(text: str) -> Component:
     >>> part.layer, part.head, part.slot, part.position
     (5, 3, 'q', 'END')
     """
-    match = _PART.fullmatch(text.strip())
+    match = _COMPONENT.fullmatch(text.strip())
     if match is None:
         raise CircuitsError(
             f"{text!r} names no component; write {_GRAMMAR}, with <q>, <k> or <v> for a head's "
@@ -239,7 +239,7 @@ def parse_edge(text: str) -> Edge:
 
 
 def check(component: Component, cfg: ModelConfig) -> Component:
-    """Is there such a part in this model? Returns it unchanged if so.
+    """The same component, if the model has it.
 
     Raises:
         CircuitsError: naming the layers, heads or positions that there are.
@@ -292,13 +292,13 @@ def all_mlps(cfg: ModelConfig) -> list[Component]:
 
 
 def _takes(kind: Kind) -> list[str]:
-    """Which numbers tell parts of this kind apart?"""
+    """The numbers that tell components of this kind apart."""
     in_a_layer = ["layer"] if "{layer}" in _SITES[kind] else []
     return [*in_a_layer, kind] if kind in ("head", "neuron") else in_a_layer
 
 
 def _depth(component: Component) -> float:
-    """How far along the residual stream does it act? Attention and MLP take one step each."""
+    """How far along the residual stream it acts. Attention and MLP take one step each."""
     steps: dict[Kind, float] = {
         "embed": -1,
         "pos": -1,

@@ -18,7 +18,7 @@ ACTIVATIONS = {"gelu_new": "tanh", "gelu": "none"}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How large is this GPT-2?
+    """The shape of a GPT-2.
 
     The field names are those of ``HookedTransformer.cfg``, so ``model.cfg.n_heads`` reads the same
     in both libraries. ``device`` and ``dtype`` say where and in which precision the weights are;
@@ -80,42 +80,42 @@ class ModelConfig:
 
     @property
     def n_key_value_heads(self) -> int | None:
-        """In how many groups do heads share keys and values? None: GPT-2's have their own."""
+        """In how many groups heads share keys and values; None: GPT-2's have their own."""
         return None
 
     @property
     def positional_embedding_type(self) -> str:
-        """How does the model know positions? GPT-2 adds one vector each to the stream."""
+        """How positions enter the model: GPT-2 adds a vector for each to the stream."""
         return "standard"
 
     @property
     def gated_mlp(self) -> bool:
-        """Does a gate multiply what neurons read? GPT-2 has none."""
+        """Whether a gate multiplies what neurons read; GPT-2 has none."""
         return False
 
     @property
     def post_norms(self) -> bool:
-        """Is what a layer writes normalized before it is added? Never in GPT-2."""
+        """Whether what a layer writes is normalized before it is added; not in GPT-2."""
         return False
 
     @property
     def scores_soft_cap(self) -> float:
-        """Beyond what do attention scores not go? 0: GPT-2's are not capped."""
+        """The number that attention scores cannot exceed; 0: GPT-2's have no cap."""
         return 0.0
 
     @property
     def attn_only(self) -> bool:
-        """Are there no MLPs?"""
+        """Whether there are no MLPs."""
         return False
 
     @property
     def keeps_keys(self) -> bool:
-        """Can a pass go on from the keys and values of an earlier one?"""
+        """Whether a pass can continue from the keys and values of an earlier one."""
         return True
 
     @property
     def n_params(self) -> int:
-        """How many numbers does the checkpoint hold? (tied weights counted once)
+        """How many numbers the checkpoint holds, with tied weights counted once.
 
         >>> GPT2_SIZES["gpt2"].n_params
         124439808

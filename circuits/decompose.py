@@ -5,8 +5,8 @@ labels, and what `layer`, `mlp_input` and `pos_slice` mean, are those of Transfo
 ``ActivationCache``: parts up to the input of `layer`; None or -1 is the input of the unembedding.
 
 LayerNorm's weight is part of the mathematics here, so attributions on a raw checkpoint are exact;
-nothing has to be folded first. Parts are there to be added up, so stacks are in float32 at least,
-also where the model's weights are in half precision.
+nothing has to be folded first. Parts are added up, so stacks are in float32 at least, also where
+the model's weights are in half precision.
 """
 
 from __future__ import annotations
@@ -234,9 +234,9 @@ def apply_ln_to_stack(
     """What does each part contribute to the input of `layer`, after its LayerNorm?
 
     Centered, divided by the cached scale and multiplied by LayerNorm's weight, so that the parts
-    sum to LayerNorm's output less its bias. With `recompute_ln` each row is a whole stream and
-    goes through LayerNorm itself. `stack` [part, b, p, d] is already sliced; the scale is sliced
-    here.
+    sum to LayerNorm's output less its bias. With `recompute_ln` each row is a complete stream
+    and goes through LayerNorm itself. `stack` [part, b, p, d] is already sliced; the scale is
+    sliced here.
     """
     end = _layer(cache.model, layer, mlp_input)
     norm = _norm(cache.model, end, mlp_input)
@@ -249,7 +249,7 @@ def apply_ln_to_stack(
 
 
 def center(model: HookedModel, stream: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-    """What does LayerNorm divide by its scale? The stream less its mean, which RMSNorm keeps.
+    """What LayerNorm divides by its scale: the stream less its mean, which RMSNorm keeps.
 
     The scale is the root of the mean square of this, eps added.
     """
@@ -263,7 +263,7 @@ def through_ln(
     *,
     mlp_input: bool = False,
 ) -> Float[Tensor, "d out"]:
-    """Which matrix, over the scale, does to the stream what LayerNorm and then `matrix` do?
+    """The matrix that, over the scale, does to the stream what LayerNorm and then `matrix` do.
 
     LN(x) M = x N / scale + b M, with N = (1 - 11^T / d) diag(w) M: with its scale held, LayerNorm
     is linear.
@@ -322,13 +322,13 @@ def accumulated_bias(
 
 
 def _embeds(model: HookedModel) -> list[str]:
-    """What enters the stream before the layers? Tokens, and learned positions where there are."""
+    """What enters the stream before the layers: tokens, and learned positions where they exist."""
     standard = model.cfg.positional_embedding_type == "standard"
     return ["embed", "pos_embed"] if standard else ["embed"]
 
 
 def require_sums(model: HookedModel) -> None:
-    """Is the stream a sum of what heads and neurons write?
+    """Raise unless the stream is a sum of what heads and neurons write.
 
     Raises:
         CircuitsError: where a layer's output passes a norm on its way.
@@ -381,7 +381,7 @@ def _ids(model: HookedModel, tokens: str | int | Tensor) -> Tensor:
 def _direction(
     model: HookedModel, tokens: str | int | Tensor, incorrect: str | int | Tensor | None
 ) -> Tensor:
-    """Which direction of the final residual stream raises this logit (difference)? [... d]"""
+    """The direction [... d] of the final residual stream that raises this logit (difference)."""
     ids = _ids(model, tokens)
     direction = wide(model.W_U.T[ids])
     if incorrect is not None:

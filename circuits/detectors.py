@@ -180,8 +180,8 @@ def detect_head(
             cache together with several prompts.
 
     >>> from circuits.checkpoints import load
-    >>> found = detect_head(load("compiled"), "abcdefgabcdefg", "induction_head")
-    >>> found.shape, round(float(found[1, 0]), 3)
+    >>> scores = detect_head(load("compiled"), "abcdefgabcdefg", "induction_head")
+    >>> scores.shape, round(float(scores[1, 0]), 3)
     (torch.Size([6, 4]), 0.467)
     """
     if error_measure not in get_args(ErrorMeasure):
@@ -194,14 +194,14 @@ def detect_head(
             f"a cache holds one prompt's patterns, and {len(prompts)} prompts were given; give one "
             "prompt, or leave the cache out"
         )
-    found = []
+    scores = []
     for tokens in prompts:
         expected = _expected(detection_pattern, tokens)
         excluded = (exclude_bos, exclude_current_token)
-        found.append(
+        scores.append(
             _similarity(_patterns(model, tokens, cache), expected, excluded, error_measure)
         )
-    return torch.where(wanted, torch.stack(found).mean(0), -1.0)
+    return torch.where(wanted, torch.stack(scores).mean(0), -1.0)
 
 
 def _similarity(
@@ -210,18 +210,18 @@ def _similarity(
     excluded: tuple[bool, bool],
     measure: ErrorMeasure,
 ) -> Float[Tensor, "l h"]:
-    """How alike are they, the first token or the query's own `excluded`?"""
-    left = torch.ones_like(expected)
+    """How alike they are; `excluded` leaves out the first token, and the query's own."""
+    counted = torch.ones_like(expected)
     if excluded[0]:
-        left[:, 0] = 0
+        counted[:, 0] = 0
     if excluded[1]:
-        left.fill_diagonal_(0)
-    expected, left = expected.to(patterns), left.to(patterns)
+        counted.fill_diagonal_(0)
+    expected, counted = expected.to(patterns), counted.to(patterns)
     if measure == "abs":
-        return 1 - ((patterns - expected).abs() * left).sum((-2, -1)) / len(left)
-    attention = patterns * left
-    matched, whole = (attention * expected).sum((-2, -1)), attention.sum((-2, -1))
-    return torch.where(whole > 0, matched / whole.clamp(min=1e-30), 0.0)
+        return 1 - ((patterns - expected).abs() * counted).sum((-2, -1)) / len(counted)
+    attention = patterns * counted
+    matched, total = (attention * expected).sum((-2, -1)), attention.sum((-2, -1))
+    return torch.where(total > 0, matched / total.clamp(min=1e-30), 0.0)
 
 
 def _patterns(model: HookedModel, tokens: Tensor, cache: Mapping[str, Tensor] | None) -> Tensor:
@@ -262,7 +262,7 @@ def _expected(pattern: str | Tensor, tokens: Tensor) -> Tensor:
 
 
 def _wanted(heads: Heads | None, cfg: ModelConfig) -> Bool[Tensor, "l h"]:
-    """Which heads are asked for?"""
+    """True at the heads that are asked for."""
     if heads is None:
         return torch.ones(cfg.n_layers, cfg.n_heads, dtype=torch.bool)
     wanted = torch.zeros(cfg.n_layers, cfg.n_heads, dtype=torch.bool)

@@ -59,12 +59,12 @@ class FactoredMatrix:
 
     @property
     def ndim(self) -> int:
-        """How many axes, leading ones included?"""
+        """How many axes it has, leading ones included."""
         return len(self.shape)
 
     @property
     def has_leading_dims(self) -> bool:
-        """Is it more than one matrix?"""
+        """Whether it is more than one matrix."""
         return self.ndim > 2
 
     @property
@@ -133,8 +133,8 @@ class FactoredMatrix:
         """
         small = self.BA
         wide = small.to(torch.promote_types(small.dtype, torch.float32))
-        found: Tensor = torch.linalg.eigvals(wide)
-        return found
+        values: Tensor = torch.linalg.eigvals(wide)
+        return values
 
     def norm(self) -> Float[Tensor, "*lead"]:
         """The Frobenius norm: the root of the sum of squares of all entries."""
@@ -214,9 +214,9 @@ class FactoredMatrix:
         lead, inner = _split_index(index, self.shape)
         A, B = self.A[lead], self.B[lead]
         if inner:
-            A = A[..., _kept(inner[0], self.ldim), :]
+            A = A[..., _as_slice(inner[0], self.ldim), :]
         if len(inner) == 2:
-            B = B[..., _kept(inner[1], self.rdim)]
+            B = B[..., _as_slice(inner[1], self.rdim)]
         return FactoredMatrix(A, B)
 
 
@@ -227,27 +227,27 @@ def _check_meet(left: int, right: int, *shapes: torch.Size) -> None:
 
 
 def _split_index(index: Any, shape: torch.Size) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The part of an index for the leading axes, and that for rows and columns."""
-    parts = list(index) if isinstance(index, tuple) else [index]
-    used = sum(part is not None and part is not Ellipsis for part in parts)
+    """The items of an index for the leading axes, and those for rows and columns."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    used = sum(item is not None and item is not Ellipsis for item in items)
     if used > len(shape):
         raise CircuitsError(f"{used} indices are too many for a matrix of shape {list(shape)}")
-    for at, part in enumerate(parts):
-        if part is Ellipsis:
-            parts[at : at + 1] = [slice(None)] * (len(shape) - used)
+    for at, item in enumerate(items):
+        if item is Ellipsis:
+            items[at : at + 1] = [slice(None)] * (len(shape) - used)
             break
-    places = [at for at, part in enumerate(parts) if part is not None]
-    end = places[len(shape) - 2] if len(places) > len(shape) - 2 else len(parts)
-    inner = tuple(parts[end:])
-    if any(part is None for part in inner):
+    places = [at for at, item in enumerate(items) if item is not None]
+    end = places[len(shape) - 2] if len(places) > len(shape) - 2 else len(items)
+    inner = tuple(items[end:])
+    if any(item is None for item in inner):
         raise CircuitsError("new axes go before rows and columns; see unsqueeze")
-    return tuple(parts[:end]), inner
+    return tuple(items[:end]), inner
 
 
-def _kept(part: Any, size: int) -> Any:
-    """An index of rows or columns that keeps the axis."""
-    if not isinstance(part, int):
-        return part
-    if not -size <= part < size:
-        raise CircuitsError(f"there is no row or column {part}: the matrix has {size}")
-    return slice(part % size, part % size + 1)
+def _as_slice(index: Any, size: int) -> Any:
+    """This index of rows or columns; a single one as a slice, so that the axis stays."""
+    if not isinstance(index, int):
+        return index
+    if not -size <= index < size:
+        raise CircuitsError(f"there is no row or column {index}: the matrix has {size}")
+    return slice(index % size, index % size + 1)

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
 
 NO_TOKEN = -1  # stands where a row had already ended
-PACKED_STEPS = 32  # from about this many steps on, packing the weights is paid back
+PACKED_STEPS = 32  # from about this many steps on, packing the weights saves time
 Stop = int | str | Sequence[int | str]
 KeyValue = tuple[Tensor, Tensor]  # of one layer, each [b k h e]
 
 
 @dataclass(eq=False)
 class KVCache:
-    """What have the attention layers already computed?
+    """What the attention layers have already computed.
 
     Grows with every forward pass it is given to. `layers` holds each layer's keys and values;
     `mask` [b k] is True at real tokens, None when all are.
@@ -46,16 +46,16 @@ class KVCache:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens, padding included, are stored?"""
+        """How many tokens, padding included, are stored."""
         return next(iter(self.layers.values()))[0].shape[1] if self.layers else 0
 
     @property
     def n_past(self) -> int | Tensor:
-        """How many real tokens are stored? One number, or [b] when padding makes them differ."""
+        """How many real tokens are stored: one number, or [b] when padding makes them differ."""
         return self.n_tokens if self.mask is None else self.mask.sum(1)
 
     def check(self, layers: range, n_rows: int) -> None:
-        """May a pass through these layers, of this many prompts, continue from here?
+        """Raise unless a pass through these layers, of this many prompts, can continue from here.
 
         Raises:
             CircuitsError: when some layer has not seen what the others have, which a pass through
@@ -82,7 +82,7 @@ class KVCache:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Which token did one step of generation add to each prompt?
+    """What one step of generation adds to each prompt.
 
     `tokens` [b] are the new tokens, -1 in rows that had already ended. `finished` [b] is True in
     rows that have ended, with this token or before. `logprobs` [b], in nats, is what the model gave
@@ -133,8 +133,8 @@ def stream(
     while it computes, not while a step is handed out.
 
     Weights that are edited while a step is handed out act from the next step on; the keys and
-    values of earlier tokens stay in the cache as they were. So no copies of weights are kept here
-    as `generate` keeps them: ``with circuits.packed(model)`` around the loop does that.
+    values of earlier tokens stay in the cache as they were. So weights are not packed here, as
+    `generate` does: put ``with circuits.packed(model)`` around the loop for that.
 
     Raises:
         CircuitsError: for impossible options, before anything is computed.
@@ -222,7 +222,7 @@ def generate(
 
 
 def _collect(steps: Iterator[Step], rows: list[list[int]]) -> list[str]:
-    """Each prompt's new text, once the new tokens stand behind the prompt's."""
+    """Append each prompt's new tokens to its row, and return each prompt's new text."""
     texts = [""] * len(rows)
     for step in steps:
         for row, token in zip(rows, step.tokens.tolist(), strict=True):
@@ -239,8 +239,8 @@ def _like(
     prompts = read(given)[0]
     is_text = not isinstance(prompts, Tensor) and isinstance(prompts[0], str)
     if is_text and kind != "tokens":
-        whole = [str(prompt) + text for prompt, text in zip(prompts, texts, strict=True)]
-        return whole[0] if isinstance(given, str) else whole
+        continued = [str(prompt) + text for prompt, text in zip(prompts, texts, strict=True)]
+        return continued[0] if isinstance(given, str) else continued
     if kind == "str":
         return [model.require_tokenizer().decode(row) for row in rows]
     ids = given["input_ids"] if isinstance(given, Mapping) else given
@@ -251,18 +251,18 @@ def _like(
 
 
 def _declared(rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """Rows of real tokens as the model takes them, whatever tokens they begin and end with."""
+    """Rows of real tokens with their mask, so that no token at their ends is taken for padding."""
     tokens, mask = pad_rows(rows, 0, "left")
     return {"input_ids": tokens, "attention_mask": mask}
 
 
 class _Row:
-    """One prompt as it grows: its tokens, whether it has ended, and which of its text is out."""
+    """One prompt as it grows: its tokens, whether it has ended, how much text it has returned."""
 
     def __init__(self, prompt: list[int], tokenizer: Tokenizer | None, stops: _Stops) -> None:
         self.ids, self.tokenizer, self.stops = list(prompt), tokenizer, stops
         self.ended = False
-        self.start = self.n_out = len(_whole(self._decode()))
+        self.start = self.n_out = len(_complete(self._decode()))
 
     def _decode(self) -> str:
         return "" if self.tokenizer is None else self.tokenizer.decode(self.ids)
@@ -275,7 +275,7 @@ class _Row:
         text = self._decode()
         new = text[self.start :]
         self.ended = last or token in self.stops[0] or any(stop in new for stop in self.stops[1])
-        certain = text if self.ended else _whole(text)
+        certain = text if self.ended else _complete(text)
         piece = certain[self.n_out :]
         self.n_out += len(piece)
         return piece
@@ -284,8 +284,8 @@ class _Row:
 _Stops = tuple[frozenset[int], tuple[str, ...]]  # token ids, and texts
 
 
-def _whole(text: str) -> str:
-    """Without the character at the end whose bytes have not all come."""
+def _complete(text: str) -> str:
+    """The text without a last character whose bytes are not all there yet."""
     return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
@@ -323,7 +323,7 @@ def _steps(
 def packed_for(
     model: HookedModel, n_steps: int, fwd_hooks: Hooks = ()
 ) -> AbstractContextManager[None]:
-    """`packed`, where so many steps pay for it and no hook can edit the weights meanwhile."""
+    """`packed`, where it saves time in so many steps and no hook can edit weights meanwhile."""
     hooked = bool(fwd_hooks) or any(hook.watched for hook in model.hook_dict.values())
     return nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model)
 
@@ -331,9 +331,9 @@ def packed_for(
 def _next_logits(
     model: HookedModel, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
 ) -> tuple[Tensor, Tensor]:
-    """What the model says after the last of the new tokens [b v], in float64; its logsumexp."""
+    """The logits after the last of the new tokens [b v], in float64, and their logsumexp [b]."""
     options: dict[str, Any] = {"past_kv_cache": cache}
-    # Not inference_mode: a hook may keep what it sees and compute gradients with it later.
+    # Not inference_mode: a hook may store what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
         if model.end_watched():
             logits: Tensor = model(given, **options)[:, -1]

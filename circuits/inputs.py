@@ -2,7 +2,7 @@
 
 Texts, rows of token ids, tensors and arrays of ids, and what a tokenizer of ``transformers``
 returns all become one of three things: texts, rows of any lengths, or a tensor of ids with a mask.
-Everything else is refused here, in one sentence.
+Everything else is an error.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ModelInput = (
 AnyMask = Tensor | NDArray[Any] | Sequence[Any]
 Read = list[str] | list[list[int]] | Tensor
 
-# What a tokenizer says beside the ids and the mask, and what changes nothing for a GPT-2.
-_SAYS_NOTHING = (
+# What a tokenizer returns beside the ids and the mask, and a GPT-2 does not need.
+_IGNORED = (
     "special_tokens_mask",
     "offset_mapping",
     "length",
@@ -45,7 +45,7 @@ _SAYS_NOTHING = (
 
 
 def read(given: Any, attention_mask: AnyMask | None = None) -> tuple[Read, Tensor | None]:
-    """Which texts, which rows of token ids, or which tensor of them [b p] with its mask is meant?
+    """What is given, as texts, as rows of token ids, or as a tensor of them [b p] with its mask.
 
     Rows of one length are a tensor. The mask [b p], True at real tokens, is None where none was
     given. A mapping with "input_ids" is read as ``transformers`` reads its own: with its
@@ -92,7 +92,7 @@ def texts_or_rows(given: Any) -> list[str] | list[list[int]]:
 
 
 def read_mask(given: AnyMask, shape: torch.Size) -> Tensor:
-    """Which tokens are real? [b p], True or False, for tokens of this shape.
+    """A mask [b p], True at real tokens, for tokens of this shape.
 
     Raises:
         TokenError: for another shape, and for numbers other than 0 and 1.
@@ -120,7 +120,7 @@ def read_mask(given: AnyMask, shape: torch.Size) -> Tensor:
 
 
 def _read(given: Any) -> Read:
-    """The same without a mask."""
+    """What is given, as texts, rows or a tensor, without a mask."""
     if isinstance(given, Tensor):
         return _tensor(given)
     if isinstance(given, str):
@@ -156,8 +156,8 @@ _ALLOWED = (
 
 def _tensor(given: Tensor) -> Tensor:
     tokens = given[None] if given.ndim == 1 else given
-    is_whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
-    if tokens.ndim != 2 or not is_whole:
+    is_integer = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if tokens.ndim != 2 or not is_integer:
         raise _no_ids(str(given.dtype), tuple(given.shape))
     tokens = tokens.long()
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
@@ -202,24 +202,25 @@ def _unpacked(given: Mapping[str, Any], mask: AnyMask | None) -> tuple[Any, AnyM
     """The ids and the mask of what a tokenizer returned; a single prompt's as one row."""
     if given.get("input_ids") is None:
         raise TokenError(f"the input is {_name(given)} without 'input_ids'; {_ALLOWED}")
-    known = ("input_ids", "attention_mask", "token_type_ids", *_SAYS_NOTHING)
+    known = ("input_ids", "attention_mask", "token_type_ids", *_IGNORED)
     if more := [key for key in given if key not in known]:
         raise TokenError(
             f"{', '.join(map(repr, more))} beside 'input_ids' would not be read; give 'input_ids' "
             "and 'attention_mask' alone"
         )
-    ids, own, kinds = (
+    ids, inner_mask, kinds = (
         _as_rows(given.get(name)) for name in ("input_ids", "attention_mask", "token_type_ids")
     )
     if kinds is not None and any(number for row in _lists(kinds) for number in row):
         # GPT-2 in transformers adds the embeddings of these numbers, read as tokens.
         raise TokenError("token_type_ids are not all 0, and are not read here; leave them out")
-    if own is not None and mask is not None and _lists(own) != _lists(_as_rows(mask)):
+    both = inner_mask is not None and mask is not None
+    if both and _lists(inner_mask) != _lists(_as_rows(mask)):
         raise TokenError(
             "attention_mask was given twice, beside the input and in it, and the two differ; give "
             "it once"
         )
-    return ids, mask if own is None else own
+    return ids, mask if inner_mask is None else inner_mask
 
 
 def _as_rows(values: Any) -> Any:
@@ -236,7 +237,7 @@ def _lists(values: Any) -> list[list[int]]:
 
 
 def _require_full(mask: AnyMask, rows: Sequence[Any]) -> None:
-    """No token of these rows, which have several lengths, is marked as padding."""
+    """Raise if the mask marks padding in these rows, which have several lengths."""
     if [len(row) for row in _lists(mask)] != [len(row) for row in rows]:
         raise TokenError("attention_mask and the rows differ in length; give one entry a token")
     if not all(number == 1 for row in _lists(mask) for number in row):

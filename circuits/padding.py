@@ -1,7 +1,7 @@
-"""Which tokens of a tensor without a mask are padding?
+"""Padding in a tensor of tokens that comes without a mask.
 
-Padding that nobody declared is read as text, and the numbers are of another text. What can be told
-from the tokens, for tokens [b p] of which no mask says which are real:
+If it were read as text, the results would be about another text. What can be told from the tokens
+[b p] themselves:
 
 1. A pad token that means nothing else (special, and neither a start nor an end token) is padding
    wherever a row begins or ends with it: it counts as such, as if a mask had said so.
@@ -15,8 +15,8 @@ from the tokens, for tokens [b p] of which no mask says which are real:
    token, or some row of other tokens ends with two or more. One at the end of every row ends a
    text.
 
-Rows of one token, and tokens that continue a key-value cache, are never padding. A mask, also one
-of ones, settles it in every case.
+Rows of one token, and tokens that continue a key-value cache, are never padding. Where there
+is a mask, also one of ones, it alone says what is padding.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def all_real(tokens: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PadTokens:
-    """Which tokens are padding for certain, and which may be? See the rules of this module.
+    """The tokens that are padding for certain, and those that may be, by this module's rules.
 
     `bos_id` is among the doubtful ones, or None.
     """
@@ -71,7 +71,7 @@ class PadTokens:
         return cls(pad, (), bos)
 
     def found_in(self, tokens: Tensor) -> Tensor | None:
-        """Which tokens [b p] are real, if some are padding for certain? None if none is.
+        """The mask [b p] of the real tokens, if some are padding for certain; None if none is.
 
         Raises:
             TokenError: where rows begin with what may be padding, and a row that is all padding.
@@ -90,7 +90,7 @@ class PadTokens:
         return (leading + trailing) == 0
 
     def refuse_ends(self, tokens: Tensor) -> None:
-        """Rows that end with what may be padding, where their ends count.
+        """Raise for rows that end with what may be padding, where their ends count.
 
         Raises:
             TokenError: naming the row.
@@ -118,9 +118,9 @@ class PadTokens:
 
 
 def _odd_row(run: Tensor, too_many: int, nothing_else: Tensor) -> int | None:
-    """A row that begins or ends with more of a token than another, or with too many. None: none.
+    """The index of a row with more of a token at its end than another has, or too many; or None.
 
-    A row of nothing else can only mean it, if all are like that.
+    In a row of nothing else, any number is meant as text, unless the rows differ.
     """
     longest = int(run.argmax())
     differs = int(run.min()) < int(run[longest])

@@ -1,4 +1,4 @@
-"""Which token comes next: one draw a row, from random numbers that belong to the row alone."""
+"""Drawing the next token: once for each row, from random numbers of the row's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from circuits.errors import CircuitsError
 
 @dataclass(frozen=True)
 class Sampler:
-    """Which token is drawn from softmax(logits / temperature)?
+    """Draws tokens from softmax(logits / temperature).
 
     Only the `top_k` most likely tokens can be drawn, and of these only the fewest that hold a share
     `top_p` of their probability. Temperature 0 takes the most likely token.
@@ -66,7 +66,7 @@ class Sampler:
 def random_numbers(
     prompts: Sequence[Sequence[int]], n_steps: int, seed: int | None = None
 ) -> Tensor:
-    """Which random numbers does each prompt draw? [b n], in float64, uniform in [0, 1).
+    """The random numbers that each prompt draws: [b n], in float64, uniform in [0, 1).
 
     They depend on the seed, on the prompt's tokens, and on how many copies of it stand before it in
     the batch: not on its neighbors, and not on torch's random state, which stays as it is.

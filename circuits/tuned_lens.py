@@ -1,4 +1,4 @@
-"""A lens for each stage of the residual stream: what would it say, in its own basis?
+"""A lens for each stage of the residual stream: what it says, read in its own basis.
 
 The logit lens reads every stage as if it were the last. A tuned lens first translates it, by an
 affine map that is trained so that the prediction comes closest to the model's final one (Belrose et
@@ -47,13 +47,13 @@ def stages(model: HookedModel) -> list[Stage]:
     >>> [stage.name for stage in stages(load("sort-abc"))]
     ['embed', 'a0', 'm0', 'a1', 'm1', 'a2', 'm2']
     """
-    found = [Stage("embed", "blocks.0.hook_resid_pre", None)]
+    streams = [Stage("embed", "blocks.0.hook_resid_pre", None)]
     for layer in range(model.cfg.n_layers):
         for name, site in ((f"a{layer}", "resid_mid"), (f"m{layer}", "resid_post")):
             stage = Stage(name, f"blocks.{layer}.hook_{site}", layer)
             # Where attention and MLP read the same stream, there is none between them.
-            found += [stage] if stage.site in model.hook_dict else []
-    return found
+            streams += [stage] if stage.site in model.hook_dict else []
+    return streams
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class TunedLens:
         """The stream [... d] of this site, translated."""
         if site not in self.maps:
             return stream
-        A, b = (one.to(stream) for one in self.maps[site])
+        A, b = (weight.to(stream) for weight in self.maps[site])
         return stream + stream @ A + b
 
     @classmethod
@@ -92,15 +92,15 @@ class TunedLens:
         return cls(maps, model.cfg.model_name, checksum(model))
 
     def check(self, model: HookedModel) -> None:
-        """Was it trained for this model?
+        """Raise unless it was trained for this model.
 
         Raises:
             CircuitsError: when it was not.
         """
-        if self.checksum != (own := checksum(model)):
+        if self.checksum != (actual := checksum(model)):
             raise CircuitsError(
                 f"the lens was trained for {self.model!r} (weights {self.checksum[:12]}), and this "
-                f"is {model.cfg.model_name!r} (weights {own[:12]}); train one for it: "
+                f"is {model.cfg.model_name!r} (weights {actual[:12]}); train one for it: "
                 "circuits tune-lens"
             )
 
@@ -140,7 +140,7 @@ class TunedLens:
             )
         sites = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
         maps = {site: (tensors[f"{site}.A"], tensors[f"{site}.b"]) for site in sites}
-        if not all(one.isfinite().all() for one in tensors.values()):
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise CircuitsError(f"{path} holds numbers that are not finite; train the lens anew")
         lens = cls(maps, str(about["model"]), str(about["checksum"]))
         lens.check(model)
@@ -154,7 +154,7 @@ def _about(file: Any) -> dict[str, Any] | None:
 
 
 def require_place(path: Path) -> None:
-    """May a lens be written here? An earlier lens is replaced, nothing else is.
+    """Raise unless a lens may be written here: an earlier lens is replaced, nothing else is.
 
     Raises:
         CircuitsError: when the file holds something else.
@@ -169,7 +169,7 @@ def require_place(path: Path) -> None:
 
 
 def require_training(steps: int, lr: float) -> None:
-    """Can a lens be trained so?
+    """Raise unless a lens can be trained with these options.
 
     Raises:
         CircuitsError: for steps or lr that are not above 0, or no number.
@@ -200,7 +200,7 @@ def train_tuned_lens(
     if tokens.ndim != 2 or not tokens.numel():
         raise CircuitsError(f"the tokens have shape {tuple(tokens.shape)}; give rows of them [b p]")
     lens = TunedLens.untrained(model)
-    weights = [one.requires_grad_() for pair in lens.maps.values() for one in pair]
+    weights = [weight.requires_grad_() for pair in lens.maps.values() for weight in pair]
     adam = torch.optim.Adam(weights, lr=lr)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
@@ -210,19 +210,19 @@ def train_tuned_lens(
         for site, (A, b) in lens.maps.items():
             with torch.enable_grad():
                 said = lens_logits(model, lens(site, streams[site]))
-                loss = F.cross_entropy(said, final)  # KL but for what no map can change
-            # Of the maps alone: the model's weights need no gradient.
+                loss = F.cross_entropy(said, final)  # KL, but for a term that no map changes
+            # The gradients of the maps alone: the model's weights need none.
             A.grad, b.grad = torch.autograd.grad(loss, [A, b])
         adam.step()
         if progress is not None:
             progress(step + 1, steps)
-    for one in weights:
-        one.requires_grad_(False).grad = None
+    for weight in weights:
+        weight.requires_grad_(False).grad = None
     return lens
 
 
 def lens_logits(model: HookedModel, stream: Tensor) -> Tensor:
-    """What does the model say after this stream, as if it were the last? [... d] -> [... v]
+    """The logits of this stream, read as if it were the last: [... d] -> [... v].
 
     Half precision is raised to single: rounding would hide small probabilities.
     """
@@ -230,11 +230,11 @@ def lens_logits(model: HookedModel, stream: Tensor) -> Tensor:
 
 
 def divergence(model: HookedModel, tokens: Tensor, lens: TunedLens) -> Tensor:
-    """How far is each stage's prediction from the final one? KL(final || stage) in nats, [s b].
+    """How far each stage's prediction is from the final one: KL(final || stage) in nats, [s b].
 
     The mean over the positions of each row of `tokens` [b p], which has no padding.
     """
-    found = []
+    by_row = []
     for row in tokens:
         with torch.inference_mode():
             streams = _streams(model, row[None])
@@ -243,8 +243,8 @@ def divergence(model: HookedModel, tokens: Tensor, lens: TunedLens) -> Tensor:
             for site, stream in streams.items():
                 said = lens_logits(model, lens(site, stream)).log_softmax(-1)
                 kls.append(F.kl_div(said, final, reduction="sum", log_target=True) / len(row))
-            found.append(torch.stack(kls))
-    return torch.stack(found, 1)
+            by_row.append(torch.stack(kls))
+    return torch.stack(by_row, 1)
 
 
 def _drawn(

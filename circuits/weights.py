@@ -94,7 +94,7 @@ def center_writing_weights(model: HookedGPT2, tokens: ModelInput) -> tuple[Hooke
 def center_unembed(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
     """What do the weights look like when the logits of every position sum to zero?
 
-    Softmax is blind to what is added to all logits alike, so W_U and b_U are replaced by their
+    Adding the same to all logits does not change softmax, so W_U and b_U are replaced by their
     difference from their mean over the vocabulary. Logits change, log-probs do not; the embedding
     keeps its values and the unembedding becomes a matrix of its own (``cfg.tied`` is False).
 
@@ -186,11 +186,11 @@ def _wide_copy(model: HookedGPT2, *, untie: bool) -> HookedGPT2:
     copy = HookedGPT2(replace(model.cfg, tied=model.cfg.tied and not untie), model.tokenizer)
     copy.source = model.source
     copy.to(model.W_E.device, dtype)
-    given: dict[str, Tensor] = dict(model.named_parameters())
+    weights: dict[str, Tensor] = dict(model.named_parameters())
     if model.cfg.tied and not copy.cfg.tied:
-        given |= {"unembed.W_U_untied": model.W_U, "unembed.b_U": model.b_U}
+        weights |= {"unembed.W_U_untied": model.W_U, "unembed.b_U": model.b_U}
     for name, parameter in copy.named_parameters():
-        parameter.copy_(given[name])
+        parameter.copy_(weights[name])
     return copy
 
 
@@ -202,7 +202,7 @@ def _fold_layer_norm(model: HookedGPT2) -> None:
 
 
 def _fold_into(norm: LayerNorm, weight: Tensor, bias: Tensor) -> None:
-    """`weight` [d, out] and `bias` [out] read what `norm` writes."""
+    """Move `norm`'s w and b into `weight` [d, out] and `bias` [out], which read what it writes."""
     bias.add_(norm.b @ weight)
     weight.mul_(norm.w[:, None])
     weight.sub_(weight.mean(0))

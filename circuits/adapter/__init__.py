@@ -2,7 +2,7 @@
 
 `adapt` wraps a ``HookedTransformer`` (2.x, 3.x) or a ``TransformerBridge`` (4.x) in memory. Weights
 are not copied; flags, hooks and weights of the given model are afterwards what they were. Every
-analysis adapts such a model by itself. What is different there:
+analysis adapts such a model by itself. What is different with them:
 
 - Sites have the names they have here. A rotary model has ``attn.hook_rot_q`` and ``hook_rot_k``
   besides, after the rotation (``hook_q``, ``hook_k`` are before it); a gated MLP has
@@ -45,7 +45,7 @@ def adapt(theirs: Any) -> AdaptedModel:
     One that is adapted already is returned as it is.
 
     Raises:
-        CircuitsError: for any other object, and an architecture that has not the same sites.
+        CircuitsError: for any other object, and an architecture whose sites mean something else.
     """
     if isinstance(theirs, AdaptedModel):
         return theirs

@@ -1,4 +1,4 @@
-"""The shape of a transformer_lens model, in the words of `ModelConfig`."""
+"""The shape of a transformer_lens model, as a `ModelConfig`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from circuits.errors import CircuitsError
 
 BRIDGE = "TransformerBridge"  # the class that wraps models of Hugging Face, since 4.0
 CLASSES = ("HookedTransformer", BRIDGE)
-_PARTS = ("embed", "unembed", "blocks", "ln_final")
+_MODULES = ("embed", "unembed", "blocks", "ln_final")
 _NORMS = ("LN", "LNPre", "RMS", "RMSPre")
 _POSITIONS = ("standard", "rotary", "alibi")
 # Their norms stand behind attention and MLP instead of before, so that `ln1` and `ln2` mean
@@ -56,12 +56,12 @@ class AdaptedConfig(ModelConfig):
 
     @property
     def n_params(self) -> int:
-        """How many numbers does the model hold?"""
+        """How many numbers the model holds."""
         return self.n_weights
 
 
 def class_of(theirs: Any) -> str | None:
-    """Which class of transformer_lens is this an instance of? None for anything else."""
+    """The class of transformer_lens that this is an instance of; None for anything else."""
     for kind in type(theirs).__mro__:
         if kind.__name__ in CLASSES and kind.__module__.startswith("transformer_lens."):
             return kind.__name__
@@ -69,7 +69,7 @@ def class_of(theirs: Any) -> str | None:
 
 
 def config_of(theirs: nn.Module, *, tied: bool) -> AdaptedConfig:
-    """What is the shape of this model?
+    """The shape of this model.
 
     Raises:
         CircuitsError: for an architecture whose sites mean something else.
@@ -111,7 +111,7 @@ def _blocks(theirs: Any) -> Iterable[nn.Module]:
 
 
 def _require_decoder(theirs: Any, cfg: Any) -> None:
-    missing = [part for part in _PARTS if not hasattr(theirs, part)]
+    missing = [module for module in _MODULES if not hasattr(theirs, module)]
     architecture = getattr(cfg, "original_architecture", None) or getattr(cfg, "architecture", "")
     oddities = {
         f"it has no {', '.join(missing)}": missing,

@@ -21,7 +21,7 @@ from circuits.model import HookedModel
 
 
 class AdaptedModel(HookedModel):
-    """Their model, where one of ours is wanted.
+    """Their model, with the methods of ours.
 
     Whatever reads or edits a `HookedModel` by its sites, weights and text takes one of these; only
     the forward pass is theirs. `theirs` is the model itself, and `cfg` says how it differs.
@@ -34,8 +34,8 @@ class AdaptedModel(HookedModel):
         self._scale = _embedding_scale(theirs)
         self._cfg = config_of(theirs, tied=self._scale == 1 and _is_tied(theirs))
         self.source = f"transformer_lens {class_of(theirs)}"
-        given = getattr(theirs, "tokenizer", None)
-        self.tokenizer = given and TheirTokenizer(given, name=self._cfg.model_name)
+        tokenizer = getattr(theirs, "tokenizer", None)
+        self.tokenizer = tokenizer and TheirTokenizer(tokenizer, name=self._cfg.model_name)
         self._points = points_of(theirs, self._cfg)
         self.hook_dict = {name: HookPoint(name, run=self.run) for name in self._points}
 
@@ -57,7 +57,7 @@ class AdaptedModel(HookedModel):
         logits: bool,
         past: KVCache | None,
     ) -> Tensor | None:
-        """One pass of their model, past our sites: see `HookedModel.pass_through`.
+        """One pass of their model through our sites: see `HookedModel.pass_through`.
 
         Raises:
             CircuitsError: for sites that the model cannot show, and for a key-value cache.
@@ -86,11 +86,11 @@ class AdaptedModel(HookedModel):
         """The stream behind the last block, where a `TransformerBridge` never stops."""
         seen: list[Tensor] = []
 
-        def keep(stream: Tensor) -> Tensor:
+        def record(stream: Tensor) -> Tensor:
             seen.append(stream)
             return stream
 
-        with hooked(self._points[f"blocks.{self.cfg.n_layers - 1}.hook_resid_post"], keep):
+        with hooked(self._points[f"blocks.{self.cfg.n_layers - 1}.hook_resid_post"], record):
             self.theirs(enters, return_type=None, attention_mask=real, start_at_layer=start)
         return seen[0]
 
@@ -152,7 +152,7 @@ def _is_tied(theirs: Any) -> bool:
 
 @torch.no_grad()
 def _embedding_scale(theirs: Any) -> float:
-    """By what is a row of W_E multiplied on its way into the stream? Gemma's are, in a bridge."""
+    """What rows of W_E are multiplied by on the way into the stream; not 1 for Gemma's bridge."""
     weight = theirs.W_E[:64]  # a single row may be zeros, as a padding token's
     tokens = torch.arange(len(weight), device=weight.device)
     row, column = divmod(int(weight.abs().argmax()), weight.shape[1])

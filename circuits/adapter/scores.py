@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from circuits.adapter.model import AdaptedModel
 
 N_TOKENS = 64  # random tokens, each a prompt of its own
-_FLAT = 0.9  # of a soft cap: beyond it a score says little of what it was before
+_FLAT = 0.9  # of a soft cap: a score beyond it hardly depends on what it was before the cap
 _READ = ("q", "k", "attn_scores")
 _ROUNDING = 1e4  # times the precision's epsilon: how far a quotient may be off
 
 
 def score_scales(model: AdaptedModel) -> list[float]:
-    """By what does each layer divide the product of a query and a key to get their score?
+    """What each layer divides the product of a query and a key by to get their score.
 
     A ``HookedTransformer`` says it (`attn_scale`: the root of d_head, another number, 1, times the
     layer's number). A ``TransformerBridge`` does not, so it is measured: as the product over the
@@ -42,12 +42,12 @@ def score_scales(model: AdaptedModel) -> list[float]:
         _, cache = model.run_with_cache(
             tokens.to(model.cfg.device), names_filter=sites, return_type=None, prepend_bos=False
         )
-    found = []
+    scales = []
     for layer, block in enumerate(model.theirs.blocks):
         q, k, scores = (cache[f"blocks.{layer}.attn.hook_{what}"].double() for what in _READ)
         product = einsum(q, k, "b one h e, b one h e -> b h")
-        found.append(_scale(model, layer, block, product, rearrange(scores, "b h 1 1 -> b h")))
-    return found
+        scales.append(_scale(model, layer, block, product, rearrange(scores, "b h 1 1 -> b h")))
+    return scales
 
 
 def _scale(model: AdaptedModel, layer: int, block: Any, product: Tensor, scores: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Which of their hook points is which of our sites, and what has to be switched on to see it."""
+"""Our sites as hook points of their model, and the flags that have to be on to see some of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MID = "hook_resid_mid"
 
 
 def points_of(theirs: Any, cfg: AdaptedConfig) -> Points:
-    """Which sites can be offered, in the order of the forward pass?"""
+    """The hook points of the sites that can be offered, in the order of the forward pass."""
     has, bridged = theirs.hook_dict, class_of(theirs) == BRIDGE
     absent = {_MID, "hook_mlp_in"} if cfg.parallel or cfg.attn_only else set()
     if cfg.n_key_value_heads and not bridged:
@@ -44,14 +44,14 @@ def points_of(theirs: Any, cfg: AdaptedConfig) -> Points:
     if cfg.positional_embedding_type != "standard":
         absent.add("hook_pos_embed")
     prefixes = ("hook_mlp", "mlp.", "ln2.") if cfg.attn_only else ()
-    found: Points = {}
+    points: Points = {}
     for site in site_names(cfg.n_layers):
-        block, own = _split(site)
-        for name in (own, *_MORE.get(own, ())):
+        block, in_block = _split(site)
+        for name in (in_block, *_MORE.get(in_block, ())):
             theirs_name = "embed.hook_in" if bridged and name == "hook_tokens" else block + name
             if name not in absent and theirs_name in has and not name.startswith(prefixes):
-                found[block + name] = has[theirs_name]
-    return found
+                points[block + name] = has[theirs_name]
+    return points
 
 
 @contextmanager
@@ -84,17 +84,17 @@ def _split(site: str) -> tuple[str, str]:
     """``blocks.3.attn.hook_z`` is ``attn.hook_z`` of ``blocks.3.``."""
     if not site.startswith("blocks."):
         return "", site
-    layer, _, own = site.removeprefix("blocks.").partition(".")
-    return f"blocks.{layer}.", own
+    layer, _, in_block = site.removeprefix("blocks.").partition(".")
+    return f"blocks.{layer}.", in_block
 
 
 def _require_compatible(watched: Mapping[str, HookPoint], bridged: bool) -> None:
-    own = {_split(name)[1] for name in watched}
-    split = {site for site, flag in _FLAGS.items() if flag == "use_split_qkv_input"} & own
+    sites = {_split(name)[1] for name in watched}
+    split = {site for site, flag in _FLAGS.items() if flag == "use_split_qkv_input"} & sites
     # HookedTransformer normalizes each head's stream by itself when it has one.
-    norm = set() if bridged else {site for site in own if site.startswith("ln1.")}
-    whole = own & {"hook_attn_in"}
-    for these, those in ((whole, split), (whole | split, norm)):
+    norm = set() if bridged else {site for site in sites if site.startswith("ln1.")}
+    attn_in = sites & {"hook_attn_in"}
+    for these, those in ((attn_in, split), (attn_in | split, norm)):
         if these and those:
             raise CircuitsError(
                 f"{min(these)} and {min(those)} cannot be watched in the same run of a "
@@ -104,10 +104,10 @@ def _require_compatible(watched: Mapping[str, HookPoint], bridged: bool) -> None
 
 @contextmanager
 def _switched(theirs: Any, watched: Mapping[str, HookPoint], *, grouped: bool) -> Iterator[None]:
-    """Exactly the flags that these sites need are on, inside."""
-    own = {_split(name)[1] for name in watched}
-    needed = {_FLAGS[site] for site in own if site in _FLAGS}
-    if grouped and own & set(_GROUPED):
+    """Switch on exactly the flags that these sites need, inside."""
+    sites = {_split(name)[1] for name in watched}
+    needed = {_FLAGS[site] for site in sites if site in _FLAGS}
+    if grouped and sites & set(_GROUPED):
         needed.add(_UNGROUP)
     flags = [flag for flag in (*_FLAGS.values(), _UNGROUP) if hasattr(theirs, f"set_{flag}")]
     before = {flag: bool(getattr(theirs.cfg, flag)) for flag in dict.fromkeys(flags)}
@@ -119,7 +119,7 @@ def _switched(theirs: Any, watched: Mapping[str, HookPoint], *, grouped: bool) -
 
 
 def _set(theirs: Any, flags: Mapping[str, bool]) -> None:
-    """What is switched off comes first: two of the flags exclude each other."""
+    """Set these flags, those that go off first: two of them exclude each other."""
     for flag, on in sorted(flags.items(), key=lambda item: item[1]):
         if bool(getattr(theirs.cfg, flag)) == on:
             continue
@@ -163,13 +163,13 @@ def _grouped(hook: HookPoint, cfg: AdaptedConfig) -> Callable[[Tensor], Tensor]:
         new = hook(shown)
         if new is shown:
             return value
-        own = rearrange(new, "b p (g n) e -> b p g n e", g=groups)
-        if not bool((own == own[:, :, :, :1]).all()):
+        by_group = rearrange(new, "b p (g n) e -> b p g n e", g=groups)
+        if not bool((by_group == by_group[:, :, :, :1]).all()):
             raise SiteError(
                 f"{cfg.n_heads // groups} heads share what passes {hook.name!r}; write the same to "
                 f"all of them (heads 0 to {cfg.n_heads // groups - 1}, and so on)"
             )
-        return own.mean(3)
+        return by_group.mean(3)
 
     return pass_on
 
@@ -183,7 +183,7 @@ def _middle(points: Points, block: str, hook: HookPoint) -> Iterator[None]:
     """
     entered: list[Tensor] = []
 
-    def keep(stream: Tensor) -> Tensor:
+    def record(stream: Tensor) -> Tensor:
         entered[:] = [stream]
         return stream
 
@@ -193,7 +193,7 @@ def _middle(points: Points, block: str, hook: HookPoint) -> Iterator[None]:
         return attn_out if new is stream else new - entered[0]
 
     with (
-        hooked(points[block + "hook_resid_pre"], keep),
+        hooked(points[block + "hook_resid_pre"], record),
         hooked(points[block + "hook_attn_out"], write),
     ):
         yield

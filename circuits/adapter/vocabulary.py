@@ -18,7 +18,7 @@ _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes one
 
 
 class TheirTokenizer(Tokenizer):
-    """Which tokens does the model's own tokenizer make of a text?
+    """The tokenizer of a model of theirs, with the methods of ours.
 
     `theirs` is a ``PreTrainedTokenizerBase``. Start tokens are never added here: the model puts
     `bos_id` before a text where it is asked to.
@@ -45,13 +45,13 @@ class TheirTokenizer(Tokenizer):
             raise TokenError(
                 f"the vocabulary {self.name!r} has {beyond} tokens more than the model's {n_vocab}"
             )
-        return self._again(n_vocab, self.roles.within(n_vocab))
+        return self._remade(n_vocab, self.roles.within(n_vocab))
 
     def with_roles(self, roles: Roles) -> TheirTokenizer:
         """The same tokens, of which these start, end and fill up a text."""
-        return self._again(self.n_vocab, roles)
+        return self._remade(self.n_vocab, roles)
 
-    def _again(self, n_vocab: int, roles: Roles) -> TheirTokenizer:
+    def _remade(self, n_vocab: int, roles: Roles) -> TheirTokenizer:
         made = TheirTokenizer(self.theirs, name=self.name, n_vocab=n_vocab)
         made.roles = roles
         return made
@@ -103,7 +103,7 @@ class TheirTokenizer(Tokenizer):
         ]
 
     def _reads(self, token: int, piece: str) -> str:
-        """Decoding alone would drop the space before a word, or parts of a character."""
+        """The token's text. Decoding would drop a space before it, or parts of a character."""
         if _SPACE in piece:
             return piece.replace(_SPACE, " ")
         text = self.decode([token])

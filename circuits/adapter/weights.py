@@ -1,6 +1,6 @@
 """The weights of a transformer_lens model under our names, and its layers as plain maps.
 
-Nothing is copied that has a storage of its own there: these are views that look the weights up.
+Weights that the model itself stores are not copied: these are views that look them up.
 Shapes: h head, d = d_model, e = d_head, m = d_mlp, v = d_vocab.
 """
 
@@ -22,24 +22,24 @@ class _View:
     def __init__(self, theirs: Any, cfg: AdaptedConfig) -> None:
         self._theirs, self._cfg = theirs, cfg
 
-    def _found(self, *names: str) -> Tensor | None:
+    def _tensor(self, *names: str) -> Tensor | None:
         for name in names:
             try:
-                found = getattr(self._theirs, name)
+                value = getattr(self._theirs, name)
             except AttributeError:
                 continue
-            if isinstance(found, Tensor):
-                return found
+            if isinstance(value, Tensor):
+                return value
         return None
 
     def _weight(self, name: str) -> Tensor:
-        found = self._found(name)
-        if found is None:
+        weight = self._tensor(name)
+        if weight is None:
             raise CircuitsError(
                 f"{self._cfg.model_name} has no {name} in its {type(self._theirs).__name__}: ask "
                 "about another part of the model"
             )
-        return found
+        return weight
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self._cfg.device, dtype=self._cfg.dtype)
@@ -67,19 +67,19 @@ class AdaptedNorm(_View):
     @property
     def w(self) -> Tensor:
         """[d]; ones where it was folded into the weights that read it."""
-        own = self._found("w", "weight")
-        if own is None:
+        weight = self._tensor("w", "weight")
+        if weight is None:
             return self._zeros(self._cfg.d_model) + 1
         # Gemma's checkpoints hold w - 1; HookedTransformer adds the 1 when it loads them.
         cfg = getattr(self._theirs, "config", None)
         offset = getattr(cfg, "rmsnorm_uses_offset", False)
-        return own + 1 if getattr(self._theirs, "uses_weight_offset", offset) else own
+        return weight + 1 if getattr(self._theirs, "uses_weight_offset", offset) else weight
 
     @property
     def b(self) -> Tensor:
         """[d]; zeros for RMSNorm, and where it was folded."""
-        own = self._found("b", "bias")
-        return self._zeros(self._cfg.d_model) if own is None else own
+        bias = self._tensor("b", "bias")
+        return self._zeros(self._cfg.d_model) if bias is None else bias
 
 
 class AdaptedAttention(_View):
@@ -98,10 +98,10 @@ class AdaptedAttention(_View):
         return weight.repeat_interleave(self._cfg.n_heads // len(weight), 0)
 
     def _bias(self, name: str) -> Tensor:
-        own = self._found(name)
-        if own is None:
+        bias = self._tensor(name)
+        if bias is None:
             return self._zeros(self._cfg.n_heads, self._cfg.d_head)
-        return self._repeated(own.view(-1, self._cfg.d_head))
+        return self._repeated(bias.view(-1, self._cfg.d_head))
 
     W_Q = property(lambda self: self._per_head("W_Q"), doc="[h d e]")
     W_K = property(lambda self: self._per_head("W_K"), doc="[h d e]")
@@ -114,8 +114,8 @@ class AdaptedAttention(_View):
     @property
     def b_O(self) -> Tensor:
         """[d]"""
-        own = self._found("b_O")
-        return self._zeros(self._cfg.d_model) if own is None else own
+        bias = self._tensor("b_O")
+        return self._zeros(self._cfg.d_model) if bias is None else bias
 
 
 class AdaptedMLP(_View):
@@ -137,14 +137,14 @@ class AdaptedMLP(_View):
     @property
     def b_in(self) -> Tensor:
         """[m]"""
-        own = self._found("b_in")
-        return self._zeros(self._cfg.d_mlp) if own is None else own
+        bias = self._tensor("b_in")
+        return self._zeros(self._cfg.d_mlp) if bias is None else bias
 
     @property
     def b_out(self) -> Tensor:
         """[d]"""
-        own = self._found("b_out")
-        return self._zeros(self._cfg.d_model) if own is None else own
+        bias = self._tensor("b_out")
+        return self._zeros(self._cfg.d_model) if bias is None else bias
 
 
 class AdaptedBlock:
@@ -165,12 +165,12 @@ class AdaptedBlock:
     @property
     def mlp(self) -> AdaptedMLP:
         """The neurons."""
-        return AdaptedMLP(self._part("mlp"), self._cfg, getattr(self._theirs, "ln2_post", None))
+        return AdaptedMLP(self._module("mlp"), self._cfg, getattr(self._theirs, "ln2_post", None))
 
     def _norm(self, name: str) -> AdaptedNorm:
-        return AdaptedNorm(self._part(name), self._cfg)
+        return AdaptedNorm(self._module(name), self._cfg)
 
-    def _part(self, name: str) -> Any:
+    def _module(self, name: str) -> Any:
         if not hasattr(self._theirs, name):
             raise CircuitsError(f"the blocks of {self._cfg.model_name} have no {name}")
         return getattr(self._theirs, name)
@@ -196,16 +196,16 @@ class AdaptedUnembed(_View):
     @property
     def b_U(self) -> Tensor:
         """[v]"""
-        own = self._found("b_U")
-        return self._zeros(self._cfg.d_vocab) if own is None else own
+        bias = self._tensor("b_U")
+        return self._zeros(self._cfg.d_vocab) if bias is None else bias
 
     @property
     def tied(self) -> bool:
-        """Is W_U the transposed token embedding?"""
+        """Whether W_U is the transposed token embedding."""
         return self._cfg.tied
 
 
 def _on_rows(theirs: Any, x: Tensor) -> Tensor:
-    """A map of theirs, which may want [b p d], on a tensor with any leading axes."""
+    """What a module of theirs, which may need [b p d], makes of a tensor with any leading axes."""
     out: Tensor = theirs(x.reshape(1, -1, x.shape[-1]))
     return out.view(*x.shape[:-1], out.shape[-1])

@@ -41,7 +41,7 @@ class Text:
 
 # A variable from the prompt and the variables before it; None where it has no value.
 Rule = Callable[[Text, Mapping[str, Any]], Any]
-# Tokens of a source prompt for a base prompt, with the help of another one; None for no luck.
+# Tokens of a source prompt for a base prompt, made with another one; None where there is none.
 Rewrite = Callable[[Text, Text, np.random.Generator], "Sequence[int] | None"]
 
 
@@ -126,7 +126,7 @@ def graph_of(task: str) -> CausalGraph:
 
 
 def _name_places(text: Text) -> list[int]:
-    """Where do the two names stand, in the order of the text?"""
+    """The indices of the two names, in the order of the text."""
     text.at("IO"), text.at("S1")
     return sorted((text.roles["IO"], text.roles["S1"]))
 
@@ -146,7 +146,7 @@ def _io(text: Text, known: Mapping[str, Any]) -> int | None:
 
 
 def _other_names(base: Text, other: Text, rng: np.random.Generator) -> Sequence[int] | None:
-    """The same sentence: names kept, in exchange, or new ones; either of them is repeated."""
+    """The same sentence with its names as they are, exchanged, or new; either one is repeated."""
     a, b = _names(base)
     fresh = [name for name in _names(other) if name not in (a, b)]
     options = [(a, b), (b, a)]
@@ -173,7 +173,7 @@ def _letters(text: Text) -> list[int]:
 
 
 def _written(text: Text) -> int:
-    """How many letters are there already, in order?"""
+    """How many letters are in order already."""
     return text.roles["END"] - text.roles["OUTPUT"]
 
 
@@ -197,8 +197,8 @@ def _previous(text: Text, known: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _copied(text: Text, known: Mapping[str, Any]) -> int | None:
     """The token at the only position whose previous token is the current one."""
-    found = [i for i, token in enumerate(known["previous"], 1) if token == known["current"]]
-    return text.tokens[found[0]] if len(found) == 1 else None
+    places = [i for i, token in enumerate(known["previous"], 1) if token == known["current"]]
+    return text.tokens[places[0]] if len(places) == 1 else None
 
 
 def _other_copies(base: Text, other: Text, rng: np.random.Generator) -> Sequence[int] | None:

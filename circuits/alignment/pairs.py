@@ -1,4 +1,4 @@
-"""Pairs of prompts that tell where a variable lives: what should follow if its value is swapped?"""
+"""Pairs of prompts that tell where a variable lives, and what should follow when it is swapped."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Pairs:
 def answered(logits: Tensor, answers: Tensor, candidates: Tensor | None) -> Tensor:
     """Is the likeliest candidate the answer? Logits [b t] of the candidates -> 1 or 0 for each [b].
 
-    Where several are equally likely, none is: a model that says nothing answers nothing.
+    Where several are equally likely, none is: a model without a preference gives no answer.
 
     >>> answered(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([9, 9]), torch.tensor([7, 9]))
     tensor([1., 0.])
@@ -124,20 +124,20 @@ def draw(graph: CausalGraph, prompts: Prompts, variable: str, seed: int = 0) -> 
     texts, rng = list(_texts(prompts)), np.random.default_rng(seed)
     rows, sources, predicted, base = [], [], [], []
     for row, text in enumerate(texts):
-        own = graph.says(text)
-        if own is None:
+        answer = graph.says(text)
+        if answer is None:
             raise CircuitsError(
                 f"the causal graph of {graph.task!r} says nothing of prompt {row} "
                 f"({prompts.texts[row]!r}); give it prompts that it explains"
             )
         for moves in (True, False):
-            found = _source(graph, text, texts, variable, (own, moves), rng)
-            if found is not None:
+            source = _source(graph, text, texts, variable, (answer, moves), rng)
+            if source is not None:
                 rows.append(row)
-                base.append(own)
-                sources.append(found[0])
-                predicted.append(found[1])
-    if all(said == own for said, own in zip(predicted, base, strict=True)):
+                base.append(answer)
+                sources.append(source[0])
+                predicted.append(source[1])
+    if all(after == before for after, before in zip(predicted, base, strict=True)):
         raise CircuitsError(
             f"no source prompt was found whose {variable!r} changes what the graph of "
             f"{graph.task!r} says of these {len(texts)} prompts, so a swap would show nothing; "
@@ -169,8 +169,11 @@ def _source(
     wanted: tuple[int, bool],
     rng: np.random.Generator,
 ) -> tuple[list[int], int] | None:
-    """A source's tokens, and what the graph says of the base with the source's value."""
-    own, moves = wanted
+    """A source's tokens, and what the graph says of the base with the source's value.
+
+    `wanted` is the base's answer, and whether the source has to change it.
+    """
+    answer, moves = wanted
     for _ in range(_TRIES):
         tokens = graph.source(base, texts[int(rng.integers(len(texts)))], rng)
         if tokens is None or tuple(tokens) == base.tokens:
@@ -182,7 +185,7 @@ def _source(
             )
         value = graph.run(Text(tuple(tokens), base.roles))[variable]
         said = None if value is None else graph.says(base, {variable: value})
-        if said is not None and (said != own) == moves:
+        if said is not None and (said != answer) == moves:
             return list(tokens), said
     return None
 
@@ -192,9 +195,9 @@ def _paired(
 ) -> Prompts:
     """The base prompts with their sources, asked for what is predicted."""
     tokens, answers = prompts.tokens[rows], torch.tensor(predicted, device=rows.device)
-    twins = tokens.clone()
-    for twin, source in zip(twins, sources, strict=True):
-        twin[: len(source)] = torch.tensor(source, device=twin.device)
+    corrupted = tokens.clone()
+    for row, source in zip(corrupted, sources, strict=True):
+        row[: len(source)] = torch.tensor(source, device=row.device)
     targets = torch.full_like(tokens, UNSCORED)
     targets[torch.arange(len(rows), device=rows.device), prompts.index("END")[rows]] = answers
     return Prompts(
@@ -207,7 +210,7 @@ def _paired(
         metric=prompts.metric,
         prepend_bos=prompts.prepend_bos,
         answers=answers,
-        corrupted=twins,
+        corrupted=corrupted,
         seed=prompts.seed,
     )
 
@@ -215,8 +218,8 @@ def _paired(
 def _candidates(graph: CausalGraph, texts: Sequence[Text], device: torch.device) -> Tensor | None:
     if graph.candidates is None:
         return None
-    found = {int(token) for text in texts for token in graph.candidates(text)}
-    return torch.tensor(sorted(found), device=device)
+    tokens = {int(token) for text in texts for token in graph.candidates(text)}
+    return torch.tensor(sorted(tokens), device=device)
 
 
 def share_interval(successes: NDArray[np.floating]) -> dict[str, float]:
@@ -230,5 +233,5 @@ def share_interval(successes: NDArray[np.floating]) -> dict[str, float]:
     """
     if not len(successes):
         return {**dict.fromkeys(("value", "stderr", "ci_low", "ci_high"), math.nan), "n": 0}
-    found = mean_interval(successes, scale=RIGHT_OR_WRONG)
-    return {name: column.item() for name, column in found.items()}
+    columns = mean_interval(successes, scale=RIGHT_OR_WRONG)
+    return {name: column.item() for name, column in columns.items()}

@@ -2,10 +2,10 @@
 
 Distributed alignment search (Geiger et al. 2023, arXiv 2303.02536) rotates a site so that a few of
 its coordinates can be swapped between two runs: with an orthonormal basis Q [d k] the base value x
-becomes x + Q Q^T (source - x). Such a Q may join a direction that only tells the variable (and
-that nobody reads) with one that only acts (and is the same in all prompts): swapping it works, and
-the model never does so itself. This is the subspace illusion (Makelov et al. 2023, 2311.17030);
-`split` takes the two apart.
+becomes x + Q Q^T (source - x). Such a Q may join a direction that only tells the variable
+(nothing reads it) with one that only acts (it is the same in all prompts): swapping it works,
+although the model itself does not use it. This is the subspace illusion (Makelov et al. 2023,
+arXiv 2311.17030); `split` takes the two apart.
 
 Shapes: b pairs, p positions, t candidates, d the site's width, k the subspace's, r what is read.
 """
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 BATCH = 32  # pairs in a step of gradient descent
 RATE = 0.1
-_NOTHING = 1e-10  # of the largest eigenvalue: what is smaller is rounding
-_LEAST = 1e-30  # a matrix of zeros reads nothing
+_ROUNDING = 1e-10  # of the largest eigenvalue: what is smaller is rounding
+_TINY = 1e-30  # keeps a matrix of zeros, which reads nothing, from dividing by zero
 _KINDS = ("head", "attn", "mlp", "embed", "pos", "resid_pre", "resid_mid", "resid_post")
 
 
@@ -52,23 +52,24 @@ class Subspace:
     neurons: bool = False
 
     def __post_init__(self) -> None:
-        part = self.component
-        if part.kind not in _KINDS or part.slot is not None:
+        component = self.component
+        if component.kind not in _KINDS or component.slot is not None:
             raise CircuitsError(
-                f"{part} has no subspace to swap; name what is written to the residual stream: a "
-                "head (a5.h3), an attention layer (a5), an MLP (m5), embed, pos or resid_pre.5"
+                f"{component} has no subspace to swap; name what is written to the residual "
+                "stream: a head (a5.h3), an attention layer (a5), an MLP (m5), embed, pos or "
+                "resid_pre.5"
             )
-        if self.neurons and part.kind != "mlp":
-            raise CircuitsError(f"{part} has no neurons; name an MLP such as m5")
+        if self.neurons and component.kind != "mlp":
+            raise CircuitsError(f"{component} has no neurons; name an MLP such as m5")
 
     @property
     def site(self) -> str:
         """The hook site of that value."""
-        part = self.component
-        return f"blocks.{part.layer}.mlp.hook_post" if self.neurons else part.site
+        component = self.component
+        return f"blocks.{component.layer}.mlp.hook_post" if self.neurons else component.site
 
     def width(self, model: HookedModel) -> int:
-        """How many dimensions has the value?"""
+        """How many dimensions the value has."""
         cfg = model.cfg
         check(self.component, cfg)
         if self.neurons:
@@ -111,9 +112,9 @@ class _Runs:
             new = torch.where(where, target + change, target)
             if head is None:
                 return new
-            whole = value.clone()
-            whole[:, :, head] = new
-            return whole
+            edited = value.clone()
+            edited[:, :, head] = new
+            return edited
 
         final = self.model.run_with_hooks(
             self.entry[rows],
@@ -134,12 +135,12 @@ def swapped(model: HookedModel, pairs: Pairs, at: Subspace, basis: Tensor | None
     `basis` [d k] is orthonormal; None swaps the whole value.
     """
     runs = _Runs(model, pairs, at)
-    found = []
+    scores = []
     with torch.no_grad():
         for rows in torch.arange(len(pairs), device=runs.end.device).split(BATCH):
             logits = runs.logits(basis, rows)
-            found.append(answered(logits, pairs.predicted[rows], pairs.candidates))
-    return torch.cat(found)
+            scores.append(answered(logits, pairs.predicted[rows], pairs.candidates))
+    return torch.cat(scores)
 
 
 def learn(
@@ -205,7 +206,7 @@ def read_space(model: HookedModel, at: Subspace, readers: Sequence[Component] = 
     """Which directions of the site can be seen by what reads it? An orthonormal basis [d r].
 
     Readers are queries, keys and values of later heads, later MLPs and the unembedding, each
-    through its LayerNorm, or those named. What is orthogonal to this basis is written for nobody:
+    through its LayerNorm, or those named. None of them reads what is orthogonal to this basis:
     it lies in the null space of all of them.
 
     Raises:
@@ -214,13 +215,13 @@ def read_space(model: HookedModel, at: Subspace, readers: Sequence[Component] = 
     d_model = model.cfg.d_model
     gram = torch.zeros(d_model, d_model, dtype=torch.float64, device=model.W_E.device)
     for matrix in _readers(model, at.component, readers):
-        own = matrix.detach().double()
-        gram += own @ own.T / own.square().sum().clamp(min=_LEAST)
+        weight = matrix.detach().double()
+        gram += weight @ weight.T / weight.square().sum().clamp(min=_TINY)
     onto = _writes(model, at)
     if onto is not None:
         gram = onto.double() @ gram @ onto.double().T
     values, vectors = torch.linalg.eigh(gram)
-    seen: Tensor = vectors[:, values > _NOTHING * values.max().clamp(min=_LEAST)]
+    seen: Tensor = vectors[:, values > _ROUNDING * values.max().clamp(min=_TINY)]
     return seen.to(wide(model.W_E[:1]))
 
 
@@ -239,8 +240,8 @@ class Split:
 def split(basis: Tensor, space: Tensor) -> Split:
     """Which part of the subspace [d k] lies in this space [d r], and which is orthogonal to it?
 
-    >>> found = split(torch.tensor([[0.6], [0.8]]), torch.tensor([[1.0], [0.0]]))
-    >>> found.read.abs().T, found.dormant.abs().T, round(found.share, 2)
+    >>> parts = split(torch.tensor([[0.6], [0.8]]), torch.tensor([[1.0], [0.0]]))
+    >>> parts.read.abs().T, parts.dormant.abs().T, round(parts.share, 2)
     (tensor([[1., 0.]]), tensor([[0., 1.]]), 0.36)
     """
     basis, space = wide(basis), wide(space)
@@ -256,36 +257,38 @@ def _span(matrix: Tensor) -> Tensor:
     return basis
 
 
-def _readers(model: HookedModel, part: Component, readers: Sequence[Component]) -> Iterator[Tensor]:
-    """What later parts do to the stream, [d ..] each."""
+def _readers(
+    model: HookedModel, sender: Component, readers: Sequence[Component]
+) -> Iterator[Tensor]:
+    """The matrices [d ..] by which these readers, or all later components, read the stream."""
     cfg = model.cfg
     every = [*all_heads(cfg), *all_mlps(cfg), Component("logits")]
-    named = list(readers) or [one for one in every if _comes_after(part, one)]
+    named = list(readers) or [reader for reader in every if _comes_after(sender, reader)]
     slots = {"q": model.W_Q, "k": model.W_K, "v": model.W_V}
-    for one in named:
-        Edge(part.at(None), check(one.at(None), cfg))  # says so when it does not come after
-        if one.kind == "head":
-            for name in [one.slot] if one.slot else slots:
+    for reader in named:
+        Edge(sender.at(None), check(reader.at(None), cfg))  # raises if it does not come after
+        if reader.kind == "head":
+            for name in [reader.slot] if reader.slot else slots:
                 if name not in slots:
-                    raise CircuitsError(f"{one} reads nothing; name <q>, <k> or <v>")
-                yield through_ln(model, slots[name][one.layer, one.head], one.layer)
-        elif one.kind == "mlp":
+                    raise CircuitsError(f"{reader} reads nothing; name <q>, <k> or <v>")
+                yield through_ln(model, slots[name][reader.layer, reader.head], reader.layer)
+        elif reader.kind == "mlp":
             for name in ("W_in", "W_gate") if cfg.gated_mlp else ("W_in",):
-                weight = getattr(model, name)[one.layer]
-                yield through_ln(model, weight, one.layer, mlp_input=True)
-        elif one.kind == "logits":
+                weight = getattr(model, name)[reader.layer]
+                yield through_ln(model, weight, reader.layer, mlp_input=True)
+        elif reader.kind == "logits":
             # The same added to all logits changes no probability.
             W_U = wide(model.W_U)
             yield through_ln(model, W_U - W_U.mean(1, keepdim=True))
         else:
             raise CircuitsError(
-                f"{one} is no reader; name heads (a5.h3, a5.h3<q>), MLPs (m5) or logits"
+                f"{reader} is no reader; name heads (a5.h3, a5.h3<q>), MLPs (m5) or logits"
             )
 
 
-def _comes_after(part: Component, reader: Component) -> bool:
+def _comes_after(sender: Component, reader: Component) -> bool:
     try:
-        Edge(part.at(None), reader)
+        Edge(sender.at(None), reader)
     except CircuitsError:
         return False
     return True
@@ -293,12 +296,12 @@ def _comes_after(part: Component, reader: Component) -> bool:
 
 def _writes(model: HookedModel, at: Subspace) -> Tensor | None:
     """What the site's value is multiplied by on its way into the stream, [d_site d]."""
-    part = at.component
+    component = at.component
     weight: Tensor
     if at.neurons:
-        weight = model.W_out[part.layer]
-    elif part.kind == "head":
-        weight = model.W_O[part.layer, part.head]
+        weight = model.W_out[component.layer]
+    elif component.kind == "head":
+        weight = model.W_O[component.layer, component.head]
     else:
         return None
     return weight.detach()

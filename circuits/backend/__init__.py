@@ -1,4 +1,4 @@
-"""The back end below the model: x W + b by the fastest path that this machine has.
+"""The back end below the model: x W + b, by the fastest way on this machine.
 
 - `linear`: `Backend`, a model's products with its weight matrices, and `packed`.
 - `onednn`: oneDNN's own products, and whether they are faster on this machine.

@@ -1,9 +1,9 @@
-"""A model's products with its weight matrices, with the same numbers on every path.
+"""A model's products with its weight matrices, the same within float noise in every way.
 
-Everywhere they are `torch.addmm`, but on AMD's CPUs with AVX-512, where that is Intel's MKL, which
-does not use them: oneDNN, which torch has on board as well, multiplies the same float32 matrices
-more than twice as fast. Inside ``with packed(model)`` it reads copies in its own layout, which
-helps most with few rows.
+They are `torch.addmm`, except on AMD's CPUs with AVX-512. There `addmm` is Intel's MKL, which does
+not use AVX-512 on these CPUs; oneDNN, which torch includes as well, multiplies the same float32
+matrices more than twice as fast. Inside ``with packed(model)`` oneDNN reads copies in its own
+layout, which helps most with few rows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from circuits.backend.onednn import onednn_is_faster, pack, product
 if TYPE_CHECKING:
     from circuits.model import HookedModel
 
-# A call costs more: below this many multiplications (rows times weights) nothing is gained.
+# A call of oneDNN costs more: it gains nothing below this many multiplications (rows x weights).
 LEAST_WORK = 2**19
 # A matrix's place in memory, and whether its copy is that of the transposed one.
 _Key = tuple[int, tuple[int, ...], tuple[int, ...], bool]
 
 
 class _Copy(NamedTuple):
-    weight: Tensor  # kept, so that its address is not given to another tensor
+    weight: Tensor  # held here, so that its address is not given to another tensor
     version: int
     packed: Tensor
 
@@ -56,7 +56,7 @@ class Backend:
         self._thread = _Thread()
 
     def __reduce__(self) -> tuple[type[Backend], tuple[()]]:
-        """Neither blocks nor copies belong to another model."""
+        """A new back end: blocks and copies are of this model alone."""
         return Backend, ()
 
     def linear(
@@ -92,8 +92,8 @@ class Backend:
     def using(self, *, onednn: bool) -> Iterator[None]:
         """Use oneDNN in this block, or do not, whatever is faster on this machine.
 
-        The two ways differ in the last bits: what has to continue bit by bit, maybe on another
-        machine, says what its beginning has used.
+        The two ways differ in the last bits: a computation that has to continue bit by bit, maybe
+        on another machine, asks for the way in which it began.
 
         >>> backend = Backend()
         >>> with backend.using(onednn=False):
@@ -128,7 +128,7 @@ class Backend:
         if work < LEAST_WORK or not self.uses_onednn or not _fits(x, weight):
             return None
         matrix = weight if transposed else weight.T
-        # The blocks of another thread are not ours, and edits of inference tensors not recorded.
+        # Blocks of other threads do not count, and torch records no edits of inference tensors.
         if self._thread.blocks.isdisjoint(self._blocks) or weight.is_inference():
             return matrix.detach()
         key = weight.data_ptr(), tuple(weight.shape), weight.stride(), transposed
@@ -168,7 +168,7 @@ def packed(model: HookedModel) -> Iterator[None]:
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether this is a product that oneDNN can do here, and that nobody transforms."""
+    """Whether oneDNN can compute this product here, where no transformation is active."""
     return (
         type(x) is Tensor
         and x.dtype == weight.dtype == torch.float32
@@ -179,7 +179,7 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _is_transformed() -> bool:
-    """Inside `torch.func`'s transformations, or forward-mode differentiation? If in doubt, yes."""
+    """Whether `torch.func` or forward-mode differentiation transforms this; True if in doubt."""
     active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
     return bool(active()) or getattr(forward_ad, "_current_level", 0) >= 0
 
@@ -188,7 +188,7 @@ class _WeightGradient(torch.autograd.Function):
     """Zeros, whose gradient is that of the product's weight and bias.
 
     A node of its own, because torch runs a node for all of its inputs: gradients of activations
-    alone, which attribution asks for, would otherwise pay for those of the weights.
+    alone, which attribution asks for, would otherwise compute those of the weights as well.
     """
 
     @staticmethod

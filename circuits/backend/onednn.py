@@ -1,4 +1,4 @@
-"""oneDNN's own products, which torch has on board, and whether they are faster on this machine."""
+"""oneDNN's own products, which torch includes, and whether they are faster on this machine."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def product(x: Tensor, stored: Tensor, bias: Tensor | None, gelu: str | None) ->
 
 @cache
 def onednn_is_faster() -> bool:
-    """Is this a machine whose CPU MKL does not use well, and a torch whose oneDNN can be called?
+    """Whether MKL does not use this machine's CPU well, and oneDNN can be called.
 
-    By the CPU, not by a measurement: all processes on a machine shall compute the same numbers.
+    By the CPU, not by a measurement: all processes on a machine have to compute the same numbers.
     """
     is_slow = torch.backends.mkl.is_available() and _vendor() == "AuthenticAMD"
     if not is_slow or torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -41,7 +41,7 @@ def onednn_is_faster() -> bool:
 
 
 def onednn_works() -> bool:
-    """Are torch's private operations there, and do what they are expected to do?"""
+    """Whether torch's private operations exist, and compute what they are expected to."""
     x, weight, bias = torch.eye(3)[:2] + 1, torch.arange(12.0).view(3, 4), torch.ones(4)
     expected = F.gelu(torch.addmm(bias, x, weight), approximate="tanh")
     try:
@@ -52,7 +52,7 @@ def onednn_works() -> bool:
 
 
 def _vendor() -> str:
-    """Who made this CPU, by its own name; empty if unknown."""
+    """The vendor that this CPU reports; empty if unknown."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.is_file() else platform.processor()
     return next((name for name in ("AuthenticAMD", "GenuineIntel") if name in text), "")

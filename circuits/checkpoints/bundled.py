@@ -32,7 +32,7 @@ def load_bundled(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """Which model is bundled under this name?
+    """The bundled model of this name.
 
     Raises:
         CheckpointError: when the installation lacks its files.

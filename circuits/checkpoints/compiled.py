@@ -1,7 +1,7 @@
 """A GPT-2 whose circuits are known exactly, because its weights are written by hand.
 
-Every detector, patch and circuit search can be checked against it: the right answer is not an
-opinion. Two circuits live in one model, everything else is zero:
+Every detector, patch and circuit search can be checked against it, because the right answer is
+known. Two circuits are in one model, everything else is zero:
 
 * induction: previous-token head 0.0, then induction head 1.0 (K-composition);
 * a small indirect-object circuit: duplicate-token head 0.1, S-inhibition head 1.1, name mover 2.0.
@@ -34,7 +34,7 @@ from circuits.tokenizer import CHARACTERS, END_OF_TEXT, Tokenizer
 
 BOS, END = 0, 1
 NAMES = tuple(range(2, 10))
-CONSTANT = 1000.0  # C: how far the two LayerNorm constants tower over the features
+CONSTANT = 1000.0  # C: the two LayerNorm constants, far larger than the features
 LOGIT_GAIN = 10.0  # G: the logit of a token whose OUT feature is 1
 
 _FILLERS = (
@@ -48,7 +48,7 @@ _ALPHABET = "." + string.ascii_uppercase[: len(NAMES)] + _FILLERS  # the ids fro
 
 
 class Features:
-    """Which directions of the residual stream mean what?
+    """The directions of the residual stream, by what they mean.
 
     Attributes are index tensors (one direction per token or position) or single indices, in the
     order of the layout TOK[v] POS[p] PREV[v] DUP[1] INH[v] OUT[v] CP CN BAL.
@@ -61,9 +61,9 @@ class Features:
     def __init__(self, d_vocab: int, n_ctx: int) -> None:
         self.d_vocab, self.n_ctx = d_vocab, n_ctx
         sizes = [d_vocab, n_ctx, d_vocab, 1, d_vocab, d_vocab, 1, 1, 1]
-        parts = torch.arange(sum(sizes)).split(sizes)
-        self.tok, self.pos, self.prev, _, self.inh, self.out, *_ = parts
-        self.dup, self.cp, self.cn, self.bal = (int(parts[i]) for i in (3, 6, 7, 8))
+        groups = torch.arange(sum(sizes)).split(sizes)
+        self.tok, self.pos, self.prev, _, self.inh, self.out, *_ = groups
+        self.dup, self.cp, self.cn, self.bal = (int(groups[i]) for i in (3, 6, 7, 8))
         self.n_used = sum(sizes)
         self.words = torch.arange(1, d_vocab)  # every token but BOS: what a head may copy
         self.names = torch.tensor(NAMES)
@@ -89,7 +89,7 @@ def build(
     n_layers: int = 6,
     beta: float = 30.0,
 ) -> HookedGPT2:
-    """What does a GPT-2 look like whose circuits are known exactly?
+    """A GPT-2 whose circuits are known exactly.
 
     Token 0 is BOS, 1 the sentence's end ``.``, 2 to 9 the names A to H, the rest fillers. On a
     repeated random sequence head 0.0 attends to the previous token and head 1.0 to the token after
@@ -143,7 +143,7 @@ def build(
 
 
 def character_tokenizer(d_vocab: int) -> Tokenizer:
-    """Which character stands for which token of the compiled model?
+    """The tokenizer of the compiled model: one printable character for each token.
 
     >>> character_tokenizer(27).encode("<|endoftext|>.ABHabc")
     [0, 1, 2, 3, 9, 10, 11, 12]
@@ -153,7 +153,7 @@ def character_tokenizer(d_vocab: int) -> Tokenizer:
 
 
 def make_layer_norms_identity(model: HookedGPT2) -> None:
-    """How can LayerNorm leave the features alone?
+    """Set LayerNorm's weights so that it leaves the features as they are.
 
     The two constants make the variance 2 C^2 / d_model and leave the mean 0, so the square root of
     that as weight undoes the division: LN(x) = x / sqrt(1 + |features|^2 / 2 C^2), to 1e-5 of x.
@@ -165,7 +165,7 @@ def make_layer_norms_identity(model: HookedGPT2) -> None:
 
 
 def write_embeddings(model: HookedGPT2, f: Features) -> None:
-    """What enters the residual stream, and what leaves it as logits?"""
+    """Write W_E and W_pos, which enter the residual stream, and W_U, which reads logits from it."""
     model.W_E[torch.arange(f.d_vocab), f.tok] = 1
     model.W_E[:, f.bal] = -1
     model.W_pos[torch.arange(f.n_ctx), f.pos] = 1
@@ -231,7 +231,7 @@ def _copy_token(head: Head, f: Features, tokens: Tensor, *, to: Tensor) -> None:
 
 
 def _rest_on_bos(head: Head, f: Features, *, channel: int) -> None:
-    """Give key BOS half the score of a match, whatever the query: the constant CP asks for it."""
+    """Give key BOS half the score of a match, whatever the query: each has the constant CP."""
     head.W_Q[f.cp, channel] = head.match / (2 * CONSTANT)
     head.W_K[f.tok[BOS], channel] = 1
 

@@ -25,7 +25,7 @@ from circuits.config import GPT2_SIZES
 from circuits.errors import CheckpointError
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE, "model-*-of-*.safetensors", INDEX_FILE, *TOKENIZER_FILES)
-_OWNER = "openai-community"  # to whom the four released sizes belong on the hub
+_OWNER = "openai-community"  # of the four released sizes on the hub
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -40,7 +40,7 @@ class CachedModel:
 
 
 def is_hub_name(name: str) -> bool:
-    """Could this name a model on the hub: a released size, or ``owner/name``?
+    """Whether this may name a model on the hub: a released size, or ``owner/name``.
 
     >>> is_hub_name("gpt2-xl"), is_hub_name("owner/name"), is_hub_name("gtp2")
     (True, True, False)
@@ -49,7 +49,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def cached(name: str, revision: str | None = None) -> Path | None:
-    """In which folder is this model cached? None when it is not, or not completely."""
+    """The folder in which this model is cached; None when it is not, or not completely."""
     # transformers caches "gpt2" under the name it was asked for, with or without the owner.
     for repo in (name, _repo(name)):
         try:
@@ -97,7 +97,7 @@ def pull(name: str, revision: str | None = None) -> Path:
 
 
 def find(name: str, revision: str | None = None) -> Path:
-    """In which folder is this model of the hub? It is downloaded if it has to be.
+    """The folder of this model of the hub, which is downloaded if it is not cached.
 
     Raises:
         CheckpointError: as `pull` does.
@@ -106,7 +106,7 @@ def find(name: str, revision: str | None = None) -> Path:
 
 
 def origin_of(name: str, folder: Path) -> str:
-    """Which weights exactly are in this folder of the cache: id, commit and SHA-256 of the file.
+    """The origin of the weights in this folder of the cache: id, commit and the file's SHA-256.
 
     The cache names a large file by its checksum, so nothing has to be read.
     """
@@ -116,7 +116,7 @@ def origin_of(name: str, folder: Path) -> str:
 
 
 def cached_models() -> list[CachedModel]:
-    """Which GPT-2s are in the hub's cache?"""
+    """The GPT-2s in the hub's cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -124,14 +124,14 @@ def cached_models() -> list[CachedModel]:
         repos = scan_cache_dir(_cache_folder()).repos
     except CacheNotFound:
         return []
-    found = []
+    models = []
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
             folder = Path(revision.snapshot_path)
             if repo.repo_type == "model" and _is_gpt2(folder, repo.repo_id):
                 size = int(revision.size_on_disk)
-                found.append(CachedModel(repo.repo_id, revision.commit_hash, folder, size))
-    return found
+                models.append(CachedModel(repo.repo_id, revision.commit_hash, folder, size))
+    return models
 
 
 def _is_gpt2(folder: Path, name: str) -> bool:
@@ -169,7 +169,7 @@ def _snapshot(
 
 
 def _files(name: str, revision: str | None) -> set[str]:
-    """What the hub has; unlike a download, this never makes do with the cache."""
+    """The names of the model's files on the hub; unlike a download, never those of the cache."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(_repo(name), revision=revision)
@@ -178,7 +178,7 @@ def _files(name: str, revision: str | None) -> set[str]:
 
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """What can go wrong on the way to the hub, in this package's words."""
+    """Raise what goes wrong on the way to the hub as errors that say what to do."""
     from huggingface_hub import errors
 
     try:

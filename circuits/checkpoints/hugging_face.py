@@ -53,7 +53,7 @@ def load_folder(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """Which model is in this folder?
+    """The model in this folder.
 
     Args:
         folder: with ``config.json``, ``model.safetensors`` (or shards and their index), and the
@@ -69,7 +69,7 @@ def load_folder(
     folder = Path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    read_settings(config, origin)  # what it says is sound, also for those who look for a vocabulary
+    read_settings(config, origin)  # raises what is wrong with it, before a vocabulary is looked for
     tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
@@ -92,7 +92,7 @@ def from_object(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """Which model is this ``transformers.GPT2LMHeadModel``? Its weights are copied.
+    """The same model as this ``transformers.GPT2LMHeadModel``, with copies of its weights.
 
     Raises:
         CheckpointError: when its configuration changes GPT-2's mathematics.
@@ -101,8 +101,8 @@ def from_object(
     name = str(config.get("_name_or_path") or "gpt2")
     origin = f"transformers {type(theirs).__name__} {name}"
     generation = getattr(theirs, "generation_config", None)
-    said = generation.to_dict() if generation is not None else {}
-    tokenizer = object_tokenizer(config, said, [config.get("_name_or_path")])
+    generation = generation.to_dict() if generation is not None else {}
+    tokenizer = object_tokenizer(config, generation, [config.get("_name_or_path")])
     cfg = model_config(config, name, origin, tokenizer)
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
     model = assemble(
@@ -114,25 +114,25 @@ def from_object(
         dtype=dtype,
     )
     if tokenizer is None:
-        model.roles = model_roles(config, said)
+        model.roles = model_roles(config, generation)
     return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What does the folder's ``config.json`` say?
+    """The contents of the folder's ``config.json``.
 
     Raises:
         CheckpointError: when it is missing or unreadable.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        found = listed(sorted(p.name for p in folder.iterdir())) or "nothing"
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {CONFIG_FILE}, only {found}")
+        others = listed(sorted(p.name for p in folder.iterdir())) or "nothing"
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {CONFIG_FILE}, only {others}")
     return read_json(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What does this JSON file say?
+    """The JSON object in this file.
 
     Raises:
         CheckpointError: when it cannot be read or holds no JSON object.
@@ -149,9 +149,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def model_config(
     config: Mapping[str, Any], name: str, origin: str, tokenizer: Tokenizer | None = None
 ) -> ModelConfig:
-    """What is the shape of the model that this ``config.json`` describes?
+    """The shape of the model that this ``config.json`` describes.
 
-    How its entries are read, `read_settings` says. Two of them are this package's own:
+    `read_settings` says how its entries are read. Two of them are only this package's:
     ``head_dim``, for heads that do not divide the width, and ``default_prepend_bos``.
 
     Raises:
@@ -177,7 +177,7 @@ def model_config(
 
 
 def has_weights(folder: Path) -> bool:
-    """Are all files of the weights in this folder?"""
+    """Whether all files of the weights are in this folder."""
     if (folder / WEIGHTS_FILE).is_file():
         return True
     index = folder / INDEX_FILE
@@ -185,7 +185,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def read_tensors(folder: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
-    """Which tensors are in this folder's safetensors? Mapped, on the CPU; read, on a GPU.
+    """The tensors in this folder's safetensors: mapped on the CPU, read on a GPU.
 
     Raises:
         CheckpointError: when there are none, or a file is damaged, or only unsafe ones are there.
@@ -247,7 +247,7 @@ def _unsafe_hint(folder: Path) -> str:
 
 
 def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    """What are these released tensors called in this package?
+    """These released tensors under this package's names.
 
     The names may be wrapped, or lack ``transformer.``. Of two tied tensors one is enough:
     ``safetensors.torch.save_model`` keeps only the head, whose name comes first.

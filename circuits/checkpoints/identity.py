@@ -81,6 +81,7 @@ def checksum(model: HookedModel) -> str:
     layout in memory, their device, or a precision beyond that of the numbers: a float16 file
     loaded as float32 or as float64 has one checksum.
 
+    >>> from circuits.model import HookedGPT2
     >>> model = HookedGPT2.random(ModelConfig(1, 1, d_model=4, n_ctx=4, d_vocab=5), seed=0)
     >>> checksum(model) == checksum(model.double())
     True
@@ -93,7 +94,7 @@ def checksum(model: HookedModel) -> str:
 
 
 def _numbers(tensor: Tensor) -> Tensor:
-    """Contiguous on the CPU, in float32, or float64 where that would lose something."""
+    """The tensor contiguous on the CPU, in float32, or float64 where that would lose something."""
     tensor = tensor.cpu().contiguous()
     single = tensor.float()
     is_exact = tensor.dtype != torch.float64 or torch.equal(single.double(), tensor)
@@ -143,6 +144,6 @@ def available() -> list[AvailableModel]:
         elif name == "compiled":
             models.append(AvailableModel(name, "built in code", None, None, 0))
     return models + [
-        AvailableModel(found.name, "hub cache", found.folder, found.revision, found.n_bytes)
-        for found in cached_models()
+        AvailableModel(model.name, "hub cache", model.folder, model.revision, model.n_bytes)
+        for model in cached_models()
     ]

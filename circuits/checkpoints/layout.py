@@ -53,7 +53,7 @@ HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
 
 
 def released_names(cfg: ModelConfig) -> dict[str, str]:
-    """What do the released checkpoints call each parameter of this model?
+    """What the released checkpoints call each parameter of this model.
 
     Keys are this package's names. The head's two (`HEAD`) are there only for an untied model.
 
@@ -69,9 +69,9 @@ def released_names(cfg: ModelConfig) -> dict[str, str]:
 
 
 def released_name(name: str) -> str | None:
-    """What does GPT2LMHeadModel call the tensor that a file has under this name?
+    """What GPT2LMHeadModel calls the tensor that a file has under this name.
 
-    What wraps a model or one of its layers adds a step to the path of names (`_WRAPPERS`); models
+    A wrapper of a model or a layer adds a step to the path of names (`_WRAPPERS`); models
     without a head, such as the files that OpenAI's release became, lack ``transformer.``. None for
     the causal mask, which older versions saved along with the weights.
 
@@ -108,13 +108,13 @@ def under_released_names(tensors: Mapping[str, Tensor], origin: str) -> dict[str
 
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Do two tensors hold the same numbers? Quick when they share their memory."""
+    """Whether two tensors hold the same numbers. Quick when they share their memory."""
     same_place = (a.data_ptr(), a.shape, a.stride()) == (b.data_ptr(), b.shape, b.stride())
     return same_place or torch.equal(a, b)
 
 
 def require_names(given: Collection[str], expected: Collection[str], origin: str) -> None:
-    """Are exactly the expected tensors there?
+    """Raise unless exactly the expected tensors are there.
 
     Raises:
         CheckpointError: naming those that are missing and those that are left over.
@@ -122,8 +122,8 @@ def require_names(given: Collection[str], expected: Collection[str], origin: str
     missing = [name for name in expected if name not in given]
     left_over = [name for name in given if name not in expected]
     if missing or left_over:
-        parts = [("lacks", missing), ("has, beyond a GPT-2's,", left_over)]
-        said = " and ".join(f"{verb} {listed(names)}" for verb, names in parts if names)
+        faults = [("lacks", missing), ("has, beyond a GPT-2's,", left_over)]
+        said = " and ".join(f"{verb} {listed(names)}" for verb, names in faults if names)
         raise CheckpointError(
             f"{origin} {said}: it is damaged, or config.json describes another model"
         )
@@ -148,7 +148,7 @@ def assemble(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """Which model do these tensors make?
+    """The model that these tensors make.
 
     The tensors become the parameters: one that already has the device and the precision asked for
     is not copied. By default half precision is raised to float32 and the device stays.
@@ -199,7 +199,7 @@ def assemble(
 def resolve_dtype(
     tensors: Mapping[str, Tensor], dtype: str | torch.dtype | None, origin: str
 ) -> torch.dtype:
-    """In which precision should these tensors be loaded?
+    """The precision in which these tensors are loaded.
 
     Raises:
         CheckpointError: for an unknown precision, or tensors that hold something else, such as
@@ -218,7 +218,7 @@ def resolve_dtype(
 
 
 def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """Which precision is meant?
+    """The precision that is meant, as torch's dtype.
 
     Raises:
         CheckpointError: listing those that a model can have.
@@ -236,7 +236,7 @@ def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device | None:
-    """Which device is meant, and is it there?
+    """The device that is meant, if it can be used here; None for None.
 
     Raises:
         CheckpointError: when this machine, or this installation of torch, does not have it.
@@ -257,7 +257,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device | None:
 def _require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     bad = []
     for name, tensor in tensors.items():
-        # One pass at the speed of memory; only a sum that is not finite is looked at twice, since
+        # A sum is quick. Only where it is not finite are the numbers looked at one by one, since
         # finite numbers may overflow it.
         if not tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite():
             n_bad = int((~tensor.isfinite()).sum())

@@ -1,4 +1,4 @@
-"""One `load` for every format: which one is meant is decided here, and nowhere else."""
+"""One `load` for every format: this is the only place that decides which one is meant."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def load_file(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """Which model is in this ``ckpt.pt``?
+    """The model in this ``ckpt.pt``.
 
     The weights are copied, because training may overwrite the file at any time. Models without
     biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt`` beside the file;
@@ -114,7 +114,7 @@ def _config(
 
 
 def _add_missing_biases(cfg: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A model trained with ``bias=False`` is one whose biases are all 0; its head never has one."""
+    """The tensors and, for a model trained with ``bias=False``, biases of 0; its head has none."""
     filled = dict(tensors)
     for name in released_names(replace(cfg, tied=True)).values():
         weight = tensors.get(name.removesuffix("bias") + "weight")

@@ -1,8 +1,8 @@
-"""What a ``config.json`` of Hugging Face says about a GPT-2, by whichever of its names it says it.
+"""What a ``config.json`` of Hugging Face says about a GPT-2, under any name of a setting.
 
 ``transformers`` ignores entries that it does not know and takes GPT-2 small's value for what is
-then missing. Heads cannot be counted in the weights, so a number of heads that nobody gave would
-go unnoticed; here it is an error.
+then missing. Heads cannot be counted in the weights, so a missing number of heads would go
+unnoticed; here it is an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SECOND_NAMES = {
     "n_embd": "hidden_size",
     "n_positions": "max_position_embeddings",
 }
-# The first release's name of the context; transformers has forgotten it, so it never overrules.
+# The first release's name of the context; transformers no longer reads it, so the others go first.
 _FORMER_NAMES = {"n_positions": "n_ctx"}
 # What other libraries call them. GPT2Config does not know these names.
 _FOREIGN = {
@@ -45,7 +45,7 @@ _FOREIGN = {
     "activation_function": "hidden_act hidden_activation activation act_fn",
     "tie_word_embeddings": "tie_embeddings weight_tying tied",
 }
-_SMALL_WIDTH = 768  # GPT-2 small's, and that of all who keep its 12 heads without saying so
+_SMALL_WIDTH = 768  # GPT-2 small's; only at this width may the number of heads be left out (12)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Settings:
 
 
 def read_settings(config: Mapping[str, Any], origin: str) -> Settings:
-    """Which settings does this ``config.json`` make? `origin` is where it was.
+    """The settings that this ``config.json`` makes; `origin` says in errors where it was.
 
     Either name that GPT2Config has for a setting counts; ``n_ctx`` counts where neither of the
     context's is given, as in the first release. Absent ones are GPT-2 small's, as in
@@ -78,18 +78,18 @@ def read_settings(config: Mapping[str, Any], origin: str) -> Settings:
     """
     _require_gpt2(config, origin)
     read = _Reader(config, origin)
-    n_embd = read("n_embd", _is_size, _SMALL_WIDTH)
+    n_embd = read("n_embd", _want_size, _SMALL_WIDTH)
     return Settings(
-        n_layer=read("n_layer", _is_size, 12),
-        n_head=read("n_head", _is_size, 12 if n_embd == _SMALL_WIDTH else None),
+        n_layer=read("n_layer", _want_size, 12),
+        n_head=read("n_head", _want_size, 12 if n_embd == _SMALL_WIDTH else None),
         n_embd=n_embd,
-        n_positions=read("n_positions", _is_size, 1024),
-        vocab_size=read("vocab_size", _is_size, 50257),
-        n_inner=read("n_inner", _is_size_or_none, 4 * n_embd),
-        layer_norm_epsilon=read("layer_norm_epsilon", _is_number, 1e-5),
-        activation_function=read("activation_function", _is_text, "gelu_new"),
-        tie_word_embeddings=read("tie_word_embeddings", _is_truth, True),
-        head_dim=read("head_dim", _is_size_or_none, 0) or None,
+        n_positions=read("n_positions", _want_size, 1024),
+        vocab_size=read("vocab_size", _want_size, 50257),
+        n_inner=read("n_inner", _want_size_or_none, 4 * n_embd),
+        layer_norm_epsilon=read("layer_norm_epsilon", _want_number, 1e-5),
+        activation_function=read("activation_function", _want_text, "gelu_new"),
+        tie_word_embeddings=read("tie_word_embeddings", _want_truth, True),
+        head_dim=read("head_dim", _want_size_or_none, 0) or None,
     )
 
 
@@ -107,28 +107,29 @@ def _require_gpt2(config: Mapping[str, Any], origin: str) -> None:
             )
 
 
-def _is_size(value: object) -> str | None:
-    """What is missing from a size? None when it is one."""
+def _want_size(value: object) -> str | None:
+    """What is wanted instead of this value; None if it is a size. So below for other types."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return None
     return "a whole number of at least 1"
 
 
-def _is_size_or_none(value: object) -> str | None:
-    return None if value is None or not _is_size(value) else "a whole number of at least 1, or null"
+def _want_size_or_none(value: object) -> str | None:
+    is_good = value is None or not _want_size(value)
+    return None if is_good else "a whole number of at least 1, or null"
 
 
-def _is_number(value: object) -> str | None:
+def _want_number(value: object) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return None
     return "a number of at least 0"
 
 
-def _is_text(value: object) -> str | None:
+def _want_text(value: object) -> str | None:
     return None if isinstance(value, str) else "a text"
 
 
-def _is_truth(value: object) -> str | None:
+def _want_truth(value: object) -> str | None:
     return None if isinstance(value, bool) else "true or false"
 
 
@@ -138,11 +139,11 @@ class _Reader:
     def __init__(self, config: Mapping[str, Any], origin: str) -> None:
         self._config, self._origin = config, origin
 
-    def __call__(self, name: str, lacks: Callable[[object], str | None], default: Any) -> Any:
+    def __call__(self, name: str, want: Callable[[object], str | None], default: Any) -> Any:
         """The setting, or the default; a default of None means that it has to be given."""
         names = [given for given in self._names(name) if given in self._config]
         for given in names:
-            if wanted := lacks(self._config[given]):
+            if wanted := want(self._config[given]):
                 raise CheckpointError(
                     f"{self._origin} sets {given}={self._config[given]!r}; it has to be {wanted}"
                 )
@@ -157,14 +158,14 @@ class _Reader:
         return values[0]
 
     def _names(self, name: str) -> list[str]:
-        """By which names may it be given? A former one counts where no other is used."""
+        """The names by which it may be given; a former one counts where no other is used."""
         names = [name, _SECOND_NAMES[name]] if name in _SECOND_NAMES else [name]
         if name in _FORMER_NAMES and not self._config.keys() & names:
             return [_FORMER_NAMES[name]]
         return names
 
     def _absent(self, name: str, default: Any) -> Any:
-        """The default, unless the setting was meant to be given."""
+        """The default; an error if there is none, or the setting has a name of other libraries."""
         names = " or ".join([name, _SECOND_NAMES[name]] if name in _SECOND_NAMES else [name])
         for foreign in _FOREIGN.get(name, "").split():
             value = self._config.get(foreign)

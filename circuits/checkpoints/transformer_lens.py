@@ -49,7 +49,7 @@ def from_object(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """Which model is this `HookedTransformer`? Its weights are copied.
+    """The same model as this `HookedTransformer`, with copies of its weights.
 
     A folded LayerNorm (``LNPre``) is one whose weights are 1 and biases 0. An unembedding that is
     no longer the transposed token embedding, or has a bias, gives an untied model.
@@ -114,8 +114,8 @@ def _config(cfg: Any, tied: bool) -> ModelConfig:
 
 def _block(weights: dict[str, Tensor], block: str, like: Tensor) -> dict[str, Tensor]:
     attn, mlp = f"{block}.attn", f"{block}.mlp"
-    W = [rearrange(weights[f"{attn}.W_{part}"], "h d e -> d (h e)") for part in "QKV"]
-    b = [rearrange(weights[f"{attn}.b_{part}"], "h e -> (h e)") for part in "QKV"]
+    W = [rearrange(weights[f"{attn}.W_{letter}"], "h d e -> d (h e)") for letter in "QKV"]
+    b = [rearrange(weights[f"{attn}.b_{letter}"], "h e -> (h e)") for letter in "QKV"]
     tensors = {
         f"{attn}.W_QKV": torch.cat(W, dim=1),
         f"{attn}.b_QKV": torch.cat(b),
@@ -130,9 +130,9 @@ def _block(weights: dict[str, Tensor], block: str, like: Tensor) -> dict[str, Te
 
 
 def _layer_norm(weights: dict[str, Tensor], name: str, like: Tensor) -> dict[str, Tensor]:
-    """Its weight and bias; 1 and 0 where they were folded into the next layer."""
+    """A norm's weight and bias; 1 and 0 where they were folded into the next layer."""
     if f"{name}.w" in weights:
-        return {part: weights[part].clone() for part in (f"{name}.w", f"{name}.b")}
+        return {key: weights[key].clone() for key in (f"{name}.w", f"{name}.b")}
     width = like.shape[-1:]
     return {f"{name}.w": like.new_ones(width), f"{name}.b": like.new_zeros(width)}
 
@@ -140,7 +140,7 @@ def _layer_norm(weights: dict[str, Tensor], name: str, like: Tensor) -> dict[str
 def _tokenizer(theirs: Any) -> Tokenizer | None:
     """The vocabulary and roles of its own tokenizer, an object of ``transformers``, if it has one.
 
-    Without it, GPT-2's for a model that is called as a released one is.
+    Without one, GPT-2's for a model with the name of a released one.
     """
     cfg, backend = theirs.cfg, getattr(theirs.tokenizer, "backend_tokenizer", None)
     if backend is None:

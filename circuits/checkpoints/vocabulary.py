@@ -1,6 +1,6 @@
-"""Which vocabulary does a checkpoint speak? Its own; English GPT-2's only where something says so.
+"""The vocabulary of a checkpoint: its own, or GPT-2's where its name or settings say so.
 
-A GPT-2 of 50,257 tokens may speak any language, so the size alone says nothing: its vocabulary is
+A GPT-2 of 50,257 tokens may be of any language, so the size alone says nothing: its vocabulary is
 the folder's, or GPT-2's when the checkpoint is, or names, a model that OpenAI released.
 """
 
@@ -24,8 +24,8 @@ from circuits.tokenizer import (
     model_roles,
 )
 
-_OWN = (*VOCAB_FILES, *MERGES_FILES, WHOLE_FILE)
-TOKENIZER_FILES = (*_OWN, "added_tokens.json", *SETTINGS_FILES)
+_VOCABULARY = (*VOCAB_FILES, *MERGES_FILES, WHOLE_FILE)
+TOKENIZER_FILES = (*_VOCABULARY, "added_tokens.json", *SETTINGS_FILES)
 GPT2_N_VOCAB = 50257
 _PADDED = 50304  # the next multiple of 64, to which nanoGPT pads
 # How the released models are called: by OpenAI's names, and by those of transformer_lens.
@@ -47,7 +47,7 @@ def read_tokenizer(
     Raises:
         TokenError: when the files contradict each other.
     """
-    if any((folder / file).is_file() for file in _OWN):
+    if any((folder / file).is_file() for file in _VOCABULARY):
         return Tokenizer.from_folder(folder)
     says_gpt2 = is_released(name, config.get("_name_or_path"))
     if not says_gpt2 or config.get("tokenizer_class") not in _GPT2_CLASSES or is_foreign(folder):
@@ -57,7 +57,7 @@ def read_tokenizer(
 
 
 def folder_roles(folder: Path) -> Roles:
-    """Which tokens start, end and fill up a text, in a folder that brings no vocabulary?
+    """The tokens that start, end and fill up a text, for a folder that has no vocabulary.
 
     Raises:
         TokenError: when its files contradict each other.
@@ -67,7 +67,7 @@ def folder_roles(folder: Path) -> Roles:
 
 
 def is_released(*names: object) -> bool:
-    """Is one of these the name of a model that OpenAI released?
+    """Whether one of these is the name of a model that OpenAI released.
 
     >>> is_released("gpt2-xl"), is_released(None, "openai-community/gpt2"), is_released("me/gpt2")
     (True, True, False)
@@ -76,7 +76,7 @@ def is_released(*names: object) -> bool:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Is there a file with a vocabulary of another kind?"""
+    """Whether the folder has a file with a vocabulary of another kind."""
     return any(True for pattern in _FOREIGN for _ in folder.glob(pattern))
 
 
@@ -93,9 +93,9 @@ def cached_gpt2(n_vocab: int) -> Tokenizer | None:
 def nanogpt_tokenizer(folder: Path, n_vocab: int) -> Tokenizer | None:
     """The vocabulary beside a ``ckpt.pt``; otherwise, at GPT-2's size, GPT-2's.
 
-    So does nanoGPT's own sample.py, where no meta.pkl says otherwise.
+    nanoGPT's own sample.py does the same where there is no meta.pkl.
     """
-    if any((folder / file).is_file() for file in _OWN):
+    if any((folder / file).is_file() for file in _VOCABULARY):
         return Tokenizer.from_folder(folder)
     fits = n_vocab in (GPT2_N_VOCAB, _PADDED)
     return cached_gpt2(n_vocab) if fits and not is_foreign(folder) else None
@@ -114,7 +114,7 @@ def object_tokenizer(
 
 
 def object_roles(theirs: Any) -> Roles:
-    """Which tokens start, end and fill up a text, in a tokenizer of ``transformers``?"""
+    """The tokens that start, end and fill up a text, for a tokenizer of ``transformers``."""
     ends = theirs.eos_token_id
     listed = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
     return Roles(theirs.bos_token_id, tuple(listed), theirs.pad_token_id)

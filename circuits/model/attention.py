@@ -85,7 +85,7 @@ class Attention(nn.Module, AttentionWeights):
         """Queries, keys and values of what attention reads, for any leading axes."""
 
     def placed(self, x: PerHead, positions: Tensor) -> PerHead:
-        """Queries or keys as they meet, at these positions [p] or [b p]: where positions act."""
+        """Queries or keys as they are multiplied: at positions [p] or [b p], if these matter."""
         return x
 
     @abstractmethod

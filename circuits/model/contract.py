@@ -1,4 +1,4 @@
-"""The layers of a model as analyses see them, whether they are ours or somebody else's.
+"""The layers of a model as analyses see them, whether they are ours or another library's.
 
 Shapes: h head, d = d_model, e = d_head, m = d_mlp, n rows, t tokens, v = d_vocab.
 """
@@ -31,7 +31,7 @@ class NormWeights(Protocol):
         """The norm of a stream [.. d], without hooks."""
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """The same, past its sites."""
+        """The same, through its sites."""
 
 
 class AttentionWeights(Protocol):
@@ -131,4 +131,4 @@ class UnembedWeights(Protocol):
         """The logits of these tokens, [n t] of rows [n d]; all of them, [n v], for None."""
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Logits, past the sites."""
+        """Logits, through the sites."""

@@ -3,7 +3,7 @@
 Blocks normalize before they read, positions are learned, the nonlinearity is `gelu_new`, and the
 unembedding is the transposed embedding. The names, shapes and meanings of sites are those of
 ``HookedTransformer``; a costly one (``hook_result``, ``hook_q_input``, attention scores, ...) is
-computed only while somebody watches it.
+computed only while it is watched.
 
 Shapes: b batch, p position, h head; d = d_model, e = d_head, m = d_mlp, n neurons, v = d_vocab.
 """
@@ -200,7 +200,9 @@ class HookedGPT2(Transformer):
         self.hook_tokens = HookPoint()  # [b p]
         self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()  # [b p d]
         blocks = nn.ModuleList(GPT2Block(cfg, self.backend) for _ in range(cfg.n_layers))
-        self.blocks = cast(list[GPT2Block], blocks)  # the list forgets the type of what it holds
+        self.blocks = cast(
+            list[GPT2Block], blocks
+        )  # a ModuleList does not keep the type of its items
         self.ln_final = LayerNorm(cfg)
         self.unembed = GPT2Unembed(cfg, self.W_E, self.backend)
         self.name_sites()

@@ -55,7 +55,7 @@ class HookedModel(nn.Module, ABC):
     """
 
     if TYPE_CHECKING:
-        # What an architecture has, as parameters and modules or as views of somebody else's.
+        # What an architecture has, as parameters and modules or as views of another library's.
         @property
         def cfg(self) -> ModelConfig:
             """The shape of the model, with the device and precision its weights have now."""
@@ -100,11 +100,11 @@ class HookedModel(nn.Module, ABC):
         logits: bool,
         past: KVCache | None,
     ) -> Tensor | None:
-        """One pass through these layers, past their sites.
+        """One pass through these layers and their sites.
 
         It begins with the batch's tokens, or with the stream `resid` [b p d] that enters the first
-        of them. Returns the stream behind the last one if it shall `stop` there; else `logits`
-        [b p v], or None if nobody wants them.
+        of them. Returns the stream behind the last one if it is to `stop` there; else `logits`
+        [b p v], or None if they are not asked for.
         """
 
     def forward(
@@ -168,7 +168,7 @@ class HookedModel(nn.Module, ABC):
         return (logits, loss) if return_type == "both" else loss
 
     def end_watched(self) -> bool:
-        """Whether anybody looks at what comes after the blocks: it is computed then."""
+        """Whether a site after the blocks is watched, so that its value has to be computed."""
         sites = (name for name in self.hook_dict if name.startswith(("ln_final.", "unembed.")))
         return any(self.hook_dict[name].watched for name in sites)
 

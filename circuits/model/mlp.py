@@ -55,7 +55,7 @@ class MLP(nn.Module, MLPWeights):
         return self.out(self.neurons(x))
 
     def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
-        """The whole step, by way of its sites if somebody watches them."""
+        """The whole step, by way of its sites if they are watched."""
         if not (self.hook_pre.watched or self.hook_post.watched):
             return self.plain(x)
         pre = self.hook_pre(self.pre(x))

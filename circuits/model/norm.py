@@ -1,4 +1,4 @@
-"""What comes before a layer reads the stream: its scale is taken out.
+"""Norms: what takes the scale out of the stream before a layer reads it.
 
 Shapes: b batch, p position, d = d_model.
 """
@@ -15,7 +15,7 @@ from circuits.precision import wide
 
 
 class Norm(nn.Module, ABC):
-    """center(x) / scale(x) * w + b. What `center` takes away is what kinds of norms differ in.
+    """center(x) / scale(x) * w + b. Kinds of norms differ in what `center` takes away.
 
     A subclass has the weight `w` [d] and the bias `b` [d], zeros where there is none.
     """
@@ -47,7 +47,7 @@ class Norm(nn.Module, ABC):
         return (centered / self.scale_of(centered)).to(x.dtype) * self.w + self.b
 
     def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
-        """The whole step, by way of its two sites if somebody watches them."""
+        """The whole step, by way of its two sites if they are watched."""
         if not (self.hook_scale.watched or self.hook_normalized.watched):
             return self.plain(x)
         centered = self.center(wide(x))  # the squares of half precision overflow

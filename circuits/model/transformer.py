@@ -54,7 +54,7 @@ class Transformer(HookedModel):
 
     def name_sites(self) -> None:
         """Tell every hook point of the model its site, and list them in the order of the pass."""
-        found = {
+        points = {
             f"{path}.{name}".removeprefix("."): point
             for path, module in self.named_modules()
             for name, point in vars(module).items()
@@ -62,7 +62,7 @@ class Transformer(HookedModel):
         }
         order = {site: i for i, site in enumerate(site_names(self._cfg.n_layers))}
         self.hook_dict = {
-            site: found[site] for site in sorted(found, key=lambda s: order.get(s, len(order)))
+            site: points[site] for site in sorted(points, key=lambda s: order.get(s, len(order)))
         }
         for site, point in self.hook_dict.items():
             point.name, point.run = site, self.run
@@ -92,7 +92,7 @@ class Transformer(HookedModel):
         logits: bool,
         past: KVCache | None,
     ) -> Tensor | None:
-        """One pass through these layers, past their sites: see `HookedModel.pass_through`."""
+        """One pass through these layers and their sites: see `HookedModel.pass_through`."""
         x = self._enter(batch) if resid is None else resid
         before = KVCache() if past is None else past
         before.check(layers, len(batch.tokens))
