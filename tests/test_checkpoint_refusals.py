@@ -94,12 +94,12 @@ def test_pointer_of_git_lfs(tmp_path: Path) -> None:
     refused(folder, "git lfs pull")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"])
-def test_only_unsafe_weights(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack"])
+def test_weights_of_other_libraries(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config_of(SHAPE)))
     (tmp_path / name).write_bytes(b"x")
-    refused(tmp_path, "has no model.safetensors", name, "is refused", "save_pretrained")
-    refused(tmp_path / name, name, "is refused", "config.json")
+    refused(tmp_path, "has no model.safetensors", name, "not read here", "save_pretrained")
+    refused(tmp_path / name, name, "no format that can be loaded", "config.json")
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,23 @@
-"""Hugging Face's format: a folder with ``config.json`` and safetensors, or a model in memory.
+"""Hugging Face's format: a folder with ``config.json`` and weights, or a model in memory.
 
-Neither needs ``transformers``. The files are mapped into memory, not read: a tensor's bytes come
-from the disk when the model first uses them.
+Neither needs ``transformers``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from circuits.checkpoints.layout import (
     HEAD,
     assemble,
     listed,
-    released_name,
     released_names,
     require_names,
-    resolve_device,
     same_numbers,
     under_released_names,
 )
@@ -32,16 +27,13 @@ from circuits.checkpoints.vocabulary import (
     object_tokenizer,
     read_tokenizer,
 )
+from circuits.checkpoints.weight_files import read_json, read_tensors
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer, model_roles
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-# Formats that can run any code while they are read, or that only TensorFlow reads.
-UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 _EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
 
 
@@ -56,7 +48,8 @@ def load_folder(
     """The model in this folder.
 
     Args:
-        folder: with ``config.json``, ``model.safetensors`` (or shards and their index), and the
+        folder: with ``config.json``, ``model.safetensors`` or ``pytorch_model.bin`` (or shards and
+            their index), and the
             vocabulary, without which the model takes token ids only.
         origin: kept as ``model.source``; by default the folder.
         name: kept as ``cfg.model_name``; by default the folder's name.
@@ -131,21 +124,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in this file.
-
-    Raises:
-        CheckpointError: when it cannot be read or holds no JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, not a {type(data).__name__}")
-    return data
-
-
 def model_config(
     config: Mapping[str, Any], name: str, origin: str, tokenizer: Tokenizer | None = None
 ) -> ModelConfig:
@@ -173,76 +151,6 @@ def model_config(
         model_name=name,
         default_prepend_bos=config.get("default_prepend_bos", has_bos),
         act_fn="gelu" if settings.activation_function == "gelu" else "gelu_new",
-    )
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether all files of the weights are in this folder."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return True
-    index = folder / INDEX_FILE
-    return index.is_file() and all((folder / shard).is_file() for shard in _shards(index))
-
-
-def read_tensors(folder: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
-    """The tensors in this folder's safetensors: mapped on the CPU, read on a GPU.
-
-    Raises:
-        CheckpointError: when there are none, or a file is damaged, or only unsafe ones are there.
-    """
-    if (folder / WEIGHTS_FILE).is_file():
-        return _read_file(folder / WEIGHTS_FILE, device)
-    index = folder / INDEX_FILE
-    if not index.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}{_unsafe_hint(folder)}")
-    tensors: dict[str, Tensor] = {}
-    for shard in _shards(index):
-        tensors |= _read_file(folder / shard, device)
-    listing = read_json(index)["weight_map"]
-    missing = [name for name in listing if released_name(name) and name not in tensors]
-    if missing:
-        raise CheckpointError(f"the shards that {index} lists lack {listed(missing)}")
-    return tensors
-
-
-def _shards(index: Path) -> list[str]:
-    listing = read_json(index).get("weight_map")
-    if not isinstance(listing, dict) or not listing:
-        raise CheckpointError(f"{index} lists no shards under 'weight_map'")
-    shards = sorted({str(shard) for shard in listing.values()})
-    outside = [shard for shard in shards if Path(shard).name != shard]
-    if outside:
-        raise CheckpointError(f"{index} points outside its own folder: {listed(outside)}")
-    return shards
-
-
-def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tensor]:
-    place = str(resolve_device(device) or "cpu")
-    try:
-        with safe_open(path, framework="pt", device=place) as file:
-            return {
-                name: file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 (it is no mapping)
-                if released_name(name)
-            }
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        hint = "copy or download it again"
-        if 0 < size < 1000 and path.read_bytes().startswith(b"version https://git-lfs"):
-            hint = "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
-        raise CheckpointError(
-            f"{path} ({size} bytes) is truncated or no safetensors file ({error}): {hint}"
-        ) from None
-
-
-def _unsafe_hint(folder: Path) -> str:
-    unsafe = sorted(p.name for p in folder.iterdir() if p.suffix in UNSAFE)
-    if not unsafe:
-        return ""
-    return (
-        f", only {listed(unsafe)}, which may run code when read and is refused; convert it where "
-        "you trust it: transformers' GPT2LMHeadModel.from_pretrained(folder)"
-        ".save_pretrained(folder) writes safetensors"
     )
 
 

@@ -34,8 +34,9 @@ _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-def load_file(
-    path: str | Path,
+def from_content(
+    checkpoint: Mapping[str, Any],
+    path: Path,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -54,14 +55,12 @@ def load_file(
     Raises:
         CheckpointError: for a file that is damaged, holds more than data, or is no GPT of nanoGPT.
     """
-    path = Path(path)
     origin = f"nanoGPT {path}"
-    checkpoint = _read(path)
     tensors, args = checkpoint.get("model"), checkpoint.get("model_args")
     if not (isinstance(tensors, Mapping) and isinstance(args, Mapping)):
         raise CheckpointError(
             f"{path} is no nanoGPT checkpoint: it needs the entries 'model' and 'model_args', and "
-            f"has {listed([str(key) for key in checkpoint]) or 'none'}"
+            f"has {listed(checkpoint) or 'none'}"
         )
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: its entry 'model' holds more than tensors")
@@ -75,21 +74,6 @@ def load_file(
         theirs = _add_missing_biases(cfg, theirs)
     ours = rename(cfg, theirs, origin)
     return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises its own, the zip reader's and the unpickler's errors
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is truncated, or holds more than tensors and "
-            f"plain containers and may run code when read ({first}); copy it again, or save its "
-            "'model' and 'model_args' alone with torch.save"
-        ) from error
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
 
 
 def _config(

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import read_json
 from circuits.checkpoints.layout import assemble, released_names, require_names
 from circuits.checkpoints.tensor_bundle import read_bundle
 from circuits.checkpoints.vocabulary import read_tokenizer
+from circuits.checkpoints.weight_files import read_json
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2

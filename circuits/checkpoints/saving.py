@@ -13,13 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import CONFIG_FILE, WEIGHTS_FILE
+from circuits.checkpoints.hugging_face import CONFIG_FILE
 from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
+from circuits.checkpoints.weight_files import SAFE
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
 
-WRITTEN = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_WRITTEN)
+WRITTEN = (CONFIG_FILE, SAFE, *TOKENIZER_WRITTEN)
 
 
 def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> Path:
@@ -111,9 +112,9 @@ def _write(model: HookedGPT2, tensors: dict[str, Tensor], folder: Path) -> None:
     dtype = str(tensors["transformer.wte.weight"].dtype).removeprefix("torch.")
     config.write_text(json.dumps(_config(model, dtype), indent=2) + "\n", encoding="utf-8")
     # "format" is how transformers recognizes that the tensors are torch's.
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(tensors, folder / SAFE, metadata={"format": "pt"})
     # safetensors makes its files readable to their owner alone; everyone else's follow the umask.
-    (folder / WEIGHTS_FILE).chmod(config.stat().st_mode)
+    (folder / SAFE).chmod(config.stat().st_mode)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
 
