@@ -190,7 +190,7 @@ def token_rows(
     """The token ids of each prompt, with a start token before texts if asked for.
 
     Raises:
-        TokenError: as `as_batch`, but for the context and the vocabulary.
+        TokenError: as `as_batch`, except about the context and the vocabulary.
     """
     return _rows(model, texts_or_rows(given), prepend_bos)
 

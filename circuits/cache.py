@@ -253,8 +253,7 @@ def run_with_cache(
     if names_filter is None:
         names_filter = lambda name: not name.endswith(COSTLY)  # noqa: E731
     if incl_bwd:
-        what = names_filter, edits, metric
-        output, sites, mask = _run_for_gradients(model, given, what, options)
+        output, sites, mask = _run_for_gradients(model, given, names_filter, edits, metric, options)
         for name, value in sites.items():
             store(name, value)
     else:
@@ -268,7 +267,9 @@ def run_with_cache(
 def _run_for_gradients(
     model: HookedModel,
     given: Any,
-    what: tuple[NamesFilter, list[WatchedBy], Any],
+    names_filter: NamesFilter,
+    edits: list[WatchedBy],
+    metric: Any,
     options: dict[str, Any],
 ) -> tuple[Any, dict[str, Tensor], Tensor | None]:
     """Output, each site's value and gradient, and the mask. No other gradients are computed."""
@@ -277,7 +278,6 @@ def _run_for_gradients(
             "torch records no gradients through weights that were made in inference_mode; load or "
             "build the model outside of it (it may be run inside)"
         )
-    names_filter, edits, metric = what
     sites: dict[str, Tensor] = {}
     mask: Tensor | None = None
 

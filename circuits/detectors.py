@@ -13,8 +13,8 @@ in r, a query i of the second copy has the targets
 ====================  =========================================================
 
 With more copies there are more targets, and attention is summed over them: on r + r + r + r the
-induction detector is prefix matching (Olsson et al. 2022, arXiv 2209.11895) but for that sum; they
-take the mean over targets. Scoring i - n as induction finds duplicate-token heads instead, a
+induction detector is prefix matching (Olsson et al. 2022, arXiv 2209.11895), except that they take
+the mean over targets. Scoring i - n as induction finds duplicate-token heads instead, a
 published error.
 """
 

@@ -79,7 +79,7 @@ class FactoredMatrix:
 
     @property
     def BA(self) -> Float[Tensor, "*lead m m"]:
-        """The factors the other way around: small, with the same eigenvalues but for zeros.
+        """The factors the other way around: small, with the same eigenvalues except zeros.
 
         Raises:
             CircuitsError: when the matrix is not square.
@@ -113,7 +113,7 @@ class FactoredMatrix:
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """U [... l k], S [... k] and V [... r k], with the matrix = U diag(S) V^T.
 
-        k is the least of l, m and r; S falls. At least float32, whatever the factors' precision.
+        k is the least of l, m and r; S is in falling order. In float32 at least.
         """
         return self._svd
 

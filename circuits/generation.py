@@ -117,9 +117,9 @@ def stream(
 
     Tokens are drawn from softmax(logits / temperature), restricted to the `top_k` most likely ones
     and then to the fewest that hold a share `top_p` of the probability; temperature 0 takes the
-    most likely token. The same `seed` gives a prompt the same text, whatever else is in the batch
-    and whatever torch's random state, which is neither read nor changed; copies of a prompt in one
-    batch differ from each other. Without a seed every call differs.
+    most likely token. The same `seed` gives a prompt the same text, whatever else is in the batch;
+    copies of a prompt in one batch differ from each other. Torch's random state is neither read
+    nor changed. Without a seed every call differs.
 
     `stop` holds token ids, which end a row when they are drawn, and texts, which end it as soon as
     its new text contains them, also across tokens or inside one. The row keeps the token that

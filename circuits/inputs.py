@@ -230,7 +230,7 @@ def _as_rows(values: Any) -> Any:
 
 
 def _lists(values: Any) -> list[list[int]]:
-    """Rows of numbers as lists, whatever they are."""
+    """Rows of numbers, of any type, as lists."""
     if isinstance(values, Tensor | np.ndarray):
         values = values[None] if values.ndim == 1 else values
     return [row.tolist() if hasattr(row, "tolist") else list(row) for row in values]

@@ -36,7 +36,7 @@ _ADVICE = (
 
 
 def all_real(tokens: Tensor) -> Tensor:
-    """The mask [b p] that says of these tokens: none is padding, whatever it looks like."""
+    """The mask [b p] by which none of these tokens is padding."""
     return torch.ones_like(tokens, dtype=torch.bool)
 
 

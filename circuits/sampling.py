@@ -1,4 +1,4 @@
-"""Drawing the next token: once for each row, from random numbers of the row's own."""
+"""Drawing the next token of each prompt, from random numbers of the prompt's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lens for each stage of the residual stream: what it says, read in its own basis.
+"""A lens for each stage of the residual stream, which reads it in its own basis.
 
 The logit lens reads every stage as if it were the last. A tuned lens first translates it, by an
 affine map that is trained so that the prediction comes closest to the model's final one (Belrose et
@@ -41,7 +41,7 @@ class Stage(NamedTuple):
 
 
 def stages(model: HookedModel) -> list[Stage]:
-    """Which residual streams are there? After the embeddings, and after every part.
+    """The residual streams: after the embeddings, and after every attention layer and MLP.
 
     >>> from circuits.checkpoints import load
     >>> [stage.name for stage in stages(load("sort-abc"))]
@@ -61,7 +61,7 @@ class TunedLens:
     """What does the stream h of a stage mean, in the basis of the last: h + h A + b.
 
     Attributes:
-        maps: for each site, A [d d] and b [d]; what has none, as the last stage, stays as it is.
+        maps: for each site, A [d d] and b [d]; a site without, as the last stage's, stays as it is.
         model: name of the model it was trained for.
         checksum: of that model's weights.
     """
@@ -209,8 +209,8 @@ def train_tuned_lens(
             group["lr"] = lr * (1 - step / steps)
         for site, (A, b) in lens.maps.items():
             with torch.enable_grad():
-                said = lens_logits(model, lens(site, streams[site]))
-                loss = F.cross_entropy(said, final)  # KL, but for a term that no map changes
+                logits = lens_logits(model, lens(site, streams[site]))
+                loss = F.cross_entropy(logits, final)  # KL, but for a term that no map changes
             # The gradients of the maps alone: the model's weights need none.
             A.grad, b.grad = torch.autograd.grad(loss, [A, b])
         adam.step()
@@ -241,8 +241,8 @@ def divergence(model: HookedModel, tokens: Tensor, lens: TunedLens) -> Tensor:
             final = lens_logits(model, list(streams.values())[-1]).log_softmax(-1)
             kls = []
             for site, stream in streams.items():
-                said = lens_logits(model, lens(site, stream)).log_softmax(-1)
-                kls.append(F.kl_div(said, final, reduction="sum", log_target=True) / len(row))
+                log_probs = lens_logits(model, lens(site, stream)).log_softmax(-1)
+                kls.append(F.kl_div(log_probs, final, reduction="sum", log_target=True) / len(row))
             by_row.append(torch.stack(kls))
     return torch.stack(by_row, 1)
 

@@ -26,7 +26,7 @@ from circuits.padding import all_real
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far did new weights move the predictions, measured on given tokens?
+    """How far new weights moved the predictions, measured on given tokens.
 
     The differences are of log-probabilities, in nats, over every position and the whole vocabulary.
     """

@@ -1,4 +1,4 @@
-"""Models of transformer_lens, of any architecture, where one of ours is wanted.
+"""Models of transformer_lens, of any architecture, used as models of this package.
 
 `adapt` wraps a ``HookedTransformer`` (2.x, 3.x) or a ``TransformerBridge`` (4.x) in memory. Weights
 are not copied; flags, hooks and weights of the given model are afterwards what they were. Every

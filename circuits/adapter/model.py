@@ -23,7 +23,7 @@ from circuits.model import HookedModel
 class AdaptedModel(HookedModel):
     """Their model, with the methods of ours.
 
-    Whatever reads or edits a `HookedModel` by its sites, weights and text takes one of these; only
+    All that reads or edits a `HookedModel` by its sites, weights and text takes one of these; only
     the forward pass is theirs. `theirs` is the model itself, and `cfg` says how it differs.
     """
 
@@ -68,13 +68,13 @@ class AdaptedModel(HookedModel):
             )
         if resid is not None:
             self._require_start()
-        enters, start = (batch.tokens, None) if resid is None else (resid, layers.start)
+        entry, start = (batch.tokens, None) if resid is None else (resid, layers.start)
         real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
         with listening(self.theirs, self.cfg, self._points, self.hook_dict):
             if stop and layers.stop == self.cfg.n_layers and class_of(self.theirs) == BRIDGE:
-                return self._final_stream(enters, real, start)
+                return self._final_stream(entry, real, start)
             out: Tensor | None = self.theirs(
-                enters,
+                entry,
                 return_type="logits" if logits else None,
                 attention_mask=real,
                 start_at_layer=start,
@@ -82,17 +82,17 @@ class AdaptedModel(HookedModel):
             )
         return out
 
-    def _final_stream(self, enters: Tensor, real: Tensor, start: int | None) -> Tensor:
+    def _final_stream(self, entry: Tensor, real: Tensor, start: int | None) -> Tensor:
         """The stream behind the last block, where a `TransformerBridge` never stops."""
-        seen: list[Tensor] = []
+        streams: list[Tensor] = []
 
         def record(stream: Tensor) -> Tensor:
-            seen.append(stream)
+            streams.append(stream)
             return stream
 
         with hooked(self._points[f"blocks.{self.cfg.n_layers - 1}.hook_resid_post"], record):
-            self.theirs(enters, return_type=None, attention_mask=real, start_at_layer=start)
-        return seen[0]
+            self.theirs(entry, return_type=None, attention_mask=real, start_at_layer=start)
+        return streams[0]
 
     def _require_start(self) -> None:
         if class_of(self.theirs) == BRIDGE and not hasattr(self.theirs, "_setup_start_at_layer"):

@@ -58,17 +58,17 @@ def _scale(model: AdaptedModel, layer: int, block: Any, product: Tensor, scores:
         product, scores = product[steep], cap * torch.atanh(scores[steep] / cap)
     else:  # what a position adds to all of a head's scores (ALiBi) is no part of the product
         product, scores = product - product.mean(0), scores - scores.mean(0)
-    said = getattr(block.attn, "attn_scale", None)
+    declared = getattr(block.attn, "attn_scale", None)
     energy = float((scores * product).sum())
-    if said is None and not energy:
+    if declared is None and not energy:
         raise CircuitsError(
             f"the scores of layer {layer} of {model.cfg.model_name} do not show what they are "
             "divided by; give the model as a HookedTransformer, which says it"
         )
-    scale = float(said) if said is not None else float(product.square().sum()) / energy
+    scale = float(declared) if declared is not None else float(product.square().sum()) / energy
     slack = _ROUNDING * torch.finfo(model.cfg.dtype or torch.float32).eps
-    off = (product / scale - scores).abs()
-    if bool((off > slack * (1 + scores.abs())).any()):
+    error = (product / scale - scores).abs()
+    if bool((error > slack * (1 + scores.abs())).any()):
         raise CircuitsError(
             f"the attention scores of layer {layer} of {model.cfg.model_name} are no products of "
             "its queries and keys (it normalizes or clips them first), so weights alone do not "

@@ -181,16 +181,16 @@ def _middle(points: Points, block: str, hook: HookPoint) -> Iterator[None]:
     A `TransformerBridge` shows what ln2 reads, beside the stream: an edit there would not stay in
     it. So what attention writes is edited, by as much.
     """
-    entered: list[Tensor] = []
+    entry: list[Tensor] = []
 
     def record(stream: Tensor) -> Tensor:
-        entered[:] = [stream]
+        entry[:] = [stream]
         return stream
 
     def write(attn_out: Tensor) -> Tensor:
-        stream = entered[0] + attn_out
+        stream = entry[0] + attn_out
         new = hook(stream)
-        return attn_out if new is stream else new - entered[0]
+        return attn_out if new is stream else new - entry[0]
 
     with (
         hooked(points[block + "hook_resid_pre"], record),

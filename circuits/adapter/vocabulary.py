@@ -52,15 +52,15 @@ class TheirTokenizer(Tokenizer):
         return self._remade(self.n_vocab, roles)
 
     def _remade(self, n_vocab: int, roles: Roles) -> TheirTokenizer:
-        made = TheirTokenizer(self.theirs, name=self.name, n_vocab=n_vocab)
-        made.roles = roles
-        return made
+        tokenizer = TheirTokenizer(self.theirs, name=self.name, n_vocab=n_vocab)
+        tokenizer.roles = roles
+        return tokenizer
 
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of the vocabulary."""
-        listed = sorted((i, token) for token, i in self.theirs.get_vocab().items())
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        tokens = sorted((i, token) for token, i in self.theirs.get_vocab().items())
+        return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Which token ids is this text made of? Without a start token.

@@ -83,14 +83,14 @@ class CausalGraph:
             raise CircuitsError("a causal graph needs at least one variable, the answer")
 
     def run(self, text: Text, swapped: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """What are the variables' values, where `swapped` ones have the values given?"""
+        """The variables' values, where `swapped` ones have the values given."""
         values: dict[str, Any] = {}
         for name, rule in self.variables.items():
             values[name] = swapped[name] if name in swapped else rule(text, values)
         return values
 
     def says(self, text: Text, swapped: Mapping[str, Any] = MappingProxyType({})) -> int | None:
-        """Which token is the answer? None if the graph says nothing."""
+        """The token that is the answer; None if the graph says nothing."""
         answer = list(self.run(text, swapped).values())[-1]
         return None if answer is None else int(answer)
 
@@ -202,7 +202,7 @@ def _copied(text: Text, known: Mapping[str, Any]) -> int | None:
 
 
 def _other_copies(base: Text, other: Text, rng: np.random.Generator) -> Sequence[int] | None:
-    """The first copy rotated, another last token, other tokens, or others but for the first."""
+    """The first copy rotated, another last token, other tokens, or others after the first."""
     second, end = base.roles["SECOND"], base.roles["END"]
     m = end + 1 - second
     start, copy = list(base.tokens[: second - m]), list(base.tokens[second : end + 1])

@@ -60,7 +60,7 @@ class Pairs:
         return changed
 
     def metric(self) -> Metric:
-        """Does the model give the predicted answer? 1 or 0 for each pair."""
+        """Whether the model gives the predicted answer: 1 or 0 for each pair."""
         candidates = self.candidates
 
         def score(logits: Tensor, prompts: Prompts, clean: Tensor | None) -> Tensor:
@@ -89,7 +89,7 @@ class Pairs:
 
 
 def answered(logits: Tensor, answers: Tensor, candidates: Tensor | None) -> Tensor:
-    """Is the likeliest candidate the answer? Logits [b t] of the candidates -> 1 or 0 for each [b].
+    """1 where the likeliest candidate is the answer, else 0: [b], of the candidates' logits [b t].
 
     Where several are equally likely, none is: a model without a preference gives no answer.
 
@@ -97,9 +97,9 @@ def answered(logits: Tensor, answers: Tensor, candidates: Tensor | None) -> Tens
     tensor([1., 0.])
     """
     best = logits.argmax(-1)
-    said = best if candidates is None else candidates[best]
+    likeliest = best if candidates is None else candidates[best]
     is_alone = (logits == logits.gather(-1, best[:, None])).sum(-1) == 1
-    return ((said == answers) & is_alone).to(logits.dtype)
+    return ((likeliest == answers) & is_alone).to(logits.dtype)
 
 
 def draw(graph: CausalGraph, prompts: Prompts, variable: str, seed: int = 0) -> Pairs:
@@ -184,9 +184,9 @@ def _source(
                 "sites are swapped token for token, so give one of the same length"
             )
         value = graph.run(Text(tuple(tokens), base.roles))[variable]
-        said = None if value is None else graph.says(base, {variable: value})
-        if said is not None and (said != answer) == moves:
-            return list(tokens), said
+        after = None if value is None else graph.says(base, {variable: value})
+        if after is not None and (after != answer) == moves:
+            return list(tokens), after
     return None
 
 
@@ -223,7 +223,7 @@ def _candidates(graph: CausalGraph, texts: Sequence[Text], device: torch.device)
 
 
 def share_interval(successes: NDArray[np.floating]) -> dict[str, float]:
-    """Which share succeeded, and how far may it be from the truth? [n], each 1 or 0.
+    """The share of successes [n], each 1 or 0, and its interval.
 
     Returns the columns value, stderr, ci_low, ci_high and n. The interval is Wilson's (1927), which
     stays within 0 and 1 and has a width also where all or none succeeded.

@@ -1,4 +1,4 @@
-"""Which directions of a site hold a variable? Found by gradient, and checked for an illusion.
+"""The directions of a site that hold a variable: found by gradient, and checked for an illusion.
 
 Distributed alignment search (Geiger et al. 2023, arXiv 2303.02536) rotates a site so that a few of
 its coordinates can be swapped between two runs: with an orthonormal basis Q [d k] the base value x
@@ -42,7 +42,7 @@ _KINDS = ("head", "attn", "mlp", "embed", "pos", "resid_pre", "resid_mid", "resi
 
 @dataclass(frozen=True)
 class Subspace:
-    """Which value is rotated: what the component writes, or of an MLP, what its `neurons` do?
+    """The value that is rotated: what the component writes, or an MLP's neurons' activations.
 
     Raises:
         CircuitsError: for a component that writes nothing which could be rotated.
@@ -130,7 +130,7 @@ class _Runs:
 
 
 def swapped(model: HookedModel, pairs: Pairs, at: Subspace, basis: Tensor | None = None) -> Tensor:
-    """Does the model give the predicted answer after the swap? 1 or 0 for each pair [b].
+    """1 where the model gives the predicted answer after the swap, else 0: for each pair [b].
 
     `basis` [d k] is orthonormal; None swaps the whole value.
     """
@@ -153,7 +153,7 @@ def learn(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Which subspace [d k] makes the model give the predicted answers when it is swapped?
+    """The subspace [d k] that makes the model give the predicted answers when it is swapped.
 
     Adam on the cross-entropy of the predicted answers among the candidates; the basis is the Q of a
     QR decomposition, so it stays orthonormal.
@@ -203,7 +203,7 @@ def random_basis(model: HookedModel, at: Subspace, rank: int, seed: int = 0) -> 
 
 
 def read_space(model: HookedModel, at: Subspace, readers: Sequence[Component] = ()) -> Tensor:
-    """Which directions of the site can be seen by what reads it? An orthonormal basis [d r].
+    """The directions of the site that something later reads: an orthonormal basis [d r].
 
     Readers are queries, keys and values of later heads, later MLPs and the unembedding, each
     through its LayerNorm, or those named. None of them reads what is orthogonal to this basis:
@@ -221,8 +221,8 @@ def read_space(model: HookedModel, at: Subspace, readers: Sequence[Component] = 
     if onto is not None:
         gram = onto.double() @ gram @ onto.double().T
     values, vectors = torch.linalg.eigh(gram)
-    seen: Tensor = vectors[:, values > _ROUNDING * values.max().clamp(min=_TINY)]
-    return seen.to(wide(model.W_E[:1]))
+    basis: Tensor = vectors[:, values > _ROUNDING * values.max().clamp(min=_TINY)]
+    return basis.to(wide(model.W_E[:1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +238,7 @@ class Split:
 
 
 def split(basis: Tensor, space: Tensor) -> Split:
-    """Which part of the subspace [d k] lies in this space [d r], and which is orthogonal to it?
+    """The part of the subspace [d k] that lies in this space [d r], and what is orthogonal to it.
 
     >>> parts = split(torch.tensor([[0.6], [0.8]]), torch.tensor([[1.0], [0.0]]))
     >>> parts.read.abs().T, parts.dormant.abs().T, round(parts.share, 2)

@@ -85,8 +85,8 @@ class Backend:
     @property
     def uses_onednn(self) -> bool:
         """Whether oneDNN multiplies here: as `using` says, else where this CPU is faster by it."""
-        said = self._thread.onednn
-        return onednn_is_faster() if said is None else said
+        asked = self._thread.onednn
+        return onednn_is_faster() if asked is None else asked
 
     @contextmanager
     def using(self, *, onednn: bool) -> Iterator[None]:
@@ -142,7 +142,7 @@ class Backend:
 def packed(model: HookedModel) -> Iterator[None]:
     """Let the model keep its weights in oneDNN's own layout in this block, where that is faster.
 
-    Everything stays as it is but for the speed: the same numbers within float noise, the same
+    Only the speed changes: the same numbers within float noise, the same
     hooks, gradients, errors. A weight is packed when it is first used; for GPT-2 small this takes
     a third of a second and a second copy of 0.5 GB, backward passes a third. It is worth it where
     few rows go through the model many times, as in generation; with hundreds of rows a pass the

@@ -23,8 +23,8 @@ def pack(transposed: Tensor) -> Tensor:
 
 def product(x: Tensor, stored: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
     """x W + b or its GELU, given W transposed [o i], packed or not."""
-    how: tuple[Any, ...] = ("none", [], "") if gelu is None else ("gelu", [], gelu)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, stored, bias, *how)
+    activation: tuple[Any, ...] = ("none", [], "") if gelu is None else ("gelu", [], gelu)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, stored, bias, *activation)
     return out
 
 

@@ -57,7 +57,7 @@ def cached(name: str, revision: str | None = None) -> Path | None:
 
 
 def pull(name: str, revision: str | None = None) -> Path:
-    """Download a model from the hub, or what changed of it; where is it now?
+    """Download a model from the hub, or what changed of it; returns its folder.
 
     `revision` is a branch, a tag or a commit; by default the branch ``main``. huggingface-hub
     shows a progress bar on standard error unless HF_HUB_DISABLE_PROGRESS_BARS is set.

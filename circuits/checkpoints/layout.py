@@ -123,9 +123,9 @@ def require_names(given: Collection[str], expected: Collection[str], origin: str
     left_over = [name for name in given if name not in expected]
     if missing or left_over:
         faults = [("lacks", missing), ("has, beyond a GPT-2's,", left_over)]
-        said = " and ".join(f"{verb} {listed(names)}" for verb, names in faults if names)
+        problem = " and ".join(f"{verb} {listed(names)}" for verb, names in faults if names)
         raise CheckpointError(
-            f"{origin} {said}: it is damaged, or config.json describes another model"
+            f"{origin} {problem}: it is damaged, or config.json describes another model"
         )
 
 
@@ -177,9 +177,10 @@ def assemble(
     ]
     if wrong:
         sizes = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab")
-        said = ", ".join(f"{size}={getattr(cfg, size)}" for size in sizes)
+        configured = ", ".join(f"{size}={getattr(cfg, size)}" for size in sizes)
         raise CheckpointError(
-            f"{origin} has tensors of a wrong shape: {listed(wrong)}; its configuration says {said}"
+            f"{origin} has tensors of a wrong shape: {listed(wrong)}; its configuration says "
+            f"{configured}"
         )
     target = resolve_dtype({released[n]: tensor for n, tensor in tensors.items()}, dtype, origin)
     place = resolve_device(device)

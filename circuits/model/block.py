@@ -30,8 +30,8 @@ class Block(nn.Module):
     def __init__(self, ln1: Norm, attn: Attention, ln2: Norm, mlp: MLP) -> None:
         super().__init__()
         self.ln1, self.attn, self.ln2, self.mlp = ln1, attn, ln2, mlp
-        self.hook_resid_pre = HookPoint()  # [b p d], as all below but for [b p h d]:
-        self.hook_attn_in = HookPoint()  # [b p h d]
+        self.hook_resid_pre = HookPoint()  # [b p d], as all below without another shape
+        self.hook_attn_in = HookPoint()  # [b p h d], as the next three
         self.hook_q_input, self.hook_k_input, self.hook_v_input = (HookPoint() for _ in range(3))
         self.hook_attn_out = HookPoint()
         self.hook_resid_mid = HookPoint()
