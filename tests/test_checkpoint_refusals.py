@@ -107,9 +107,9 @@ def test_weights_of_other_libraries(tmp_path: Path, name: str) -> None:
     [
         ({"model_type": "llama"}, "of type 'llama'; only GPT-2"),
         ({"model_type": None}, "of type None"),
-        ({"activation_function": "relu"}, "activation_function='relu'"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
-        ({"scale_attn_weights": False}, "scale_attn_weights=False"),
+        ({"activation_function": "gelu_10"}, "activation_function='gelu_10'"),
+        ({"scale_attn_by_inverse_layer_idx": "yes"}, "scale_attn_by_inverse_layer_idx='yes'"),
+        ({"scale_attn_weights": 2}, "scale_attn_weights=2"),
         ({"add_cross_attention": True}, "add_cross_attention=True"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"n_layer": 3}, "lacks transformer.h.2.ln_1.weight"),

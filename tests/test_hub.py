@@ -104,7 +104,7 @@ def test_available(remote: FakeHub) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"model_type": "llama"}, "of type 'llama'"), ({"activation_function": "relu"}, "relu")],
+    [({"model_type": "llama"}, "of type 'llama'"), ({"activation_function": "elu"}, "'elu'")],
 )
 def test_other_architectures_are_not_downloaded(
     remote: FakeHub, tmp_path: Path, changes: dict[str, str], said: str

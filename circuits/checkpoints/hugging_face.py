@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.checkpoints import gpt_neo
 from circuits.checkpoints.layout import (
     HEAD,
     assemble,
@@ -62,7 +63,7 @@ def load_folder(
     folder = Path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    read_settings(config, origin)  # raises what is wrong with it, before a vocabulary is looked for
+    read_settings(as_gpt2(config, origin), origin)  # what is wrong with it comes first
     tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
@@ -85,7 +86,7 @@ def from_object(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """The same model as this ``transformers.GPT2LMHeadModel``, with copies of its weights.
+    """The same model as this GPT2LMHeadModel or GPTNeoForCausalLM, with copies of its weights.
 
     Raises:
         CheckpointError: when its configuration changes GPT-2's mathematics.
@@ -124,6 +125,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def as_gpt2(config: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
+    """What this ``config.json`` says, in GPT-2's words."""
+    is_neo = config.get("model_type") == gpt_neo.KIND
+    return gpt_neo.as_gpt2_config(config, origin) | _ours(config) if is_neo else config
+
+
+def _ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that only this package writes."""
+    return {name: config[name] for name in ("default_prepend_bos",) if name in config}
+
+
 def model_config(
     config: Mapping[str, Any], name: str, origin: str, tokenizer: Tokenizer | None = None
 ) -> ModelConfig:
@@ -136,7 +148,8 @@ def model_config(
         CheckpointError: for another architecture, an option that changes GPT-2's mathematics, and
             entries that cannot be understood.
     """
-    settings = read_settings(config, origin)
+    config = as_gpt2(config, origin)
+    settings, types = read_settings(config, origin), config.get("attn_types")
     has_bos = tokenizer is None or tokenizer.bos_id is not None
     return ModelConfig(
         n_layers=settings.n_layer,
@@ -150,7 +163,11 @@ def model_config(
         tied=settings.tie_word_embeddings,
         model_name=name,
         default_prepend_bos=config.get("default_prepend_bos", has_bos),
-        act_fn="gelu" if settings.activation_function == "gelu" else "gelu_new",
+        act_fn=settings.activation_function,
+        use_attn_scale=settings.scale_attn_weights,
+        scale_attn_by_inverse_layer_idx=settings.scale_attn_by_inverse_layer_idx,
+        attn_types=types and tuple(types),
+        window_size=config.get("window_size") if types else None,
     )
 
 
@@ -163,7 +180,7 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     Raises:
         CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
     """
-    theirs = under_released_names(tensors, origin)
+    theirs = gpt_neo.as_gpt2_tensors(under_released_names(tensors, origin))
     W_E, head = theirs.get(_EMBEDDING), theirs.get(_HEAD)
     if cfg.tied and head is not None:
         if W_E is not None and not same_numbers(head, W_E):

@@ -48,7 +48,7 @@ _OUTSIDE = {
 _PREFIX = "transformer."
 # What torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names.
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+_BUFFER = re.compile(r"h\.\d+\.attn\.(attention\.)?(bias|masked_bias)")
 HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
 
 

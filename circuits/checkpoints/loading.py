@@ -26,6 +26,7 @@ MODEL_VARIABLE = "CIRCUITS_MODEL"
 # Which classes in memory can be converted: the class, the package it comes from, the converter.
 _OBJECTS = {
     ("transformers", "GPT2LMHeadModel"): hugging_face.from_object,
+    ("transformers", "GPTNeoForCausalLM"): hugging_face.from_object,
     ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
 }
 

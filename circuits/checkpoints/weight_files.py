@@ -79,8 +79,9 @@ def read_pickled(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # torch raises its own, the zip reader's and the unpickler's errors
         if wanted := _CALLED.search(str(error)):
             raise CheckpointError(
-                f"{_named(path)} needs {wanted[1] or wanted[2]}, which may run code when read and is "
-                "refused; where you trust it, save its tensors alone, with torch.save or as safetensors"
+                f"{_named(path)} needs {wanted[1] or wanted[2]}, which may run code when read and "
+                "is refused; where you trust it, save its tensors alone, with torch.save or as "
+                "safetensors"
             ) from error
         raise CheckpointError(
             f"{_named(path)} is truncated, or nothing that torch has saved: {_hint(path)}"
