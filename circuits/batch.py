@@ -141,7 +141,7 @@ def as_batch(
 
     Raises:
         TokenError: for empty input, ids outside the vocabulary, more tokens than the context, and
-            tokens of which it cannot be told whether they are padding.
+            tokens that may or may not be padding.
     """
     ids, mask = read(given, attention_mask)
     undeclared = None

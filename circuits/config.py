@@ -182,3 +182,11 @@ GPT2_SIZES: dict[str, ModelConfig] = {
     "gpt2-large": _gpt2("gpt2-large", 36, 20, 1280),
     "gpt2-xl": _gpt2("gpt2-xl", 48, 25, 1600),
 }
+
+# What OpenAI's own script, and picoGPT, call the four sizes.
+OPENAI_NAMES = {
+    "124M": "gpt2",
+    "355M": "gpt2-medium",
+    "774M": "gpt2-large",
+    "1558M": "gpt2-xl",
+}

@@ -157,7 +157,7 @@ def detect_head(
     """How well does each head's pattern match this one? (``transformer_lens.head_detector``)
 
     ``mul`` is the share of all attention, that of queries without a target included, that goes
-    where the detection pattern P is 1: sum(A P) / sum(A); 0 where nothing is left to share.
+    where the detection pattern P is 1: sum(A P) / sum(A); 0 where no attention is left.
     ``abs`` is 1 - sum|A - P| / n over n tokens: 1 for equality, -1 at worst.
 
     Args:

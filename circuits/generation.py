@@ -129,7 +129,7 @@ def stream(
 
     `fwd_hooks` act at every step. With the key-value cache, hooks see each token once: the whole
     prompt first, then one position a step. ``hook.positions`` [b p] says which these are, so a hook
-    that goes by it has the same effect with and without the cache. Hooks are on the model only
+    that uses it has the same effect with and without the cache. Hooks are on the model only
     while it computes, not while a step is handed out.
 
     Weights that are edited while a step is handed out act from the next step on; the keys and

@@ -162,7 +162,7 @@ def _tensor(given: Tensor) -> Tensor:
     tokens = tokens.long()
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return tokens
-    return tokens.clone() if tokens.is_inference() else tokens  # or gradients could not be had
+    return tokens.clone() if tokens.is_inference() else tokens  # gradients need an ordinary tensor
 
 
 def _array(given: NDArray[Any]) -> Tensor:

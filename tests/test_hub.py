@@ -90,6 +90,8 @@ def test_released_sizes_need_no_owner(remote: FakeHub) -> None:
     folder = pull("gpt2")
     assert folder.parents[1].name == "models--openai-community--gpt2"
     assert load("gpt2").cfg.model_name == "gpt2"
+    assert pull("124M") == folder
+    assert load("124M").cfg.model_name == "gpt2"
 
 
 def test_available(remote: FakeHub) -> None:

@@ -178,8 +178,8 @@ def _grouped(hook: HookPoint, cfg: AdaptedConfig) -> Callable[[Tensor], Tensor]:
 def _middle(points: Points, block: str, hook: HookPoint) -> Iterator[None]:
     """The stream between attention and MLP, where theirs can only be read.
 
-    A `TransformerBridge` shows what ln2 reads, beside the stream: an edit there would not stay in
-    it. So what attention writes is edited, by as much.
+    A `TransformerBridge` shows only what ln2 reads of the stream: an edit there would not stay in
+    the stream. So the same change is made to what attention writes.
     """
     entry: list[Tensor] = []
 

@@ -164,15 +164,15 @@ def learn(
     raw = random_basis(model, at, rank, seed).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
     runs = _Runs(model, pairs, at)
-    wanted = pairs.predicted
+    answers = pairs.predicted
     if pairs.candidates is not None:
-        wanted = torch.searchsorted(pairs.candidates, wanted)
+        answers = torch.searchsorted(pairs.candidates, answers)
     optimizer = torch.optim.Adam([raw], lr=RATE)
     for step in range(steps):
         order = torch.randperm(len(pairs), generator=generator)[:BATCH]
-        rows = order.to(wanted.device)
+        rows = order.to(answers.device)
         with torch.inference_mode(False), torch.enable_grad():
-            loss = F.cross_entropy(runs.logits(torch.linalg.qr(raw).Q, rows), wanted[rows])
+            loss = F.cross_entropy(runs.logits(torch.linalg.qr(raw).Q, rows), answers[rows])
             (raw.grad,) = torch.autograd.grad(loss, [raw])
         if step == 0 and not raw.grad.any():
             raise CircuitsError(

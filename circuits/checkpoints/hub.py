@@ -16,7 +16,7 @@ from circuits.checkpoints import weight_files
 from circuits.checkpoints.hugging_face import CONFIG_FILE, model_config, read_config
 from circuits.checkpoints.vocabulary import TOKENIZER_FILES
 from circuits.checkpoints.weight_files import weights_in
-from circuits.config import GPT2_SIZES
+from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import CheckpointError
 
 _TEXTS = (CONFIG_FILE, *TOKENIZER_FILES)
@@ -37,10 +37,10 @@ class CachedModel:
 def is_hub_name(name: str) -> bool:
     """Whether this may name a model on the hub: a released size, or ``owner/name``.
 
-    >>> is_hub_name("gpt2-xl"), is_hub_name("owner/name"), is_hub_name("gtp2")
-    (True, True, False)
+    >>> is_hub_name("gpt2-xl"), is_hub_name("1558M"), is_hub_name("owner/name"), is_hub_name("gtp2")
+    (True, True, True, False)
     """
-    return name in GPT2_SIZES or _ID.fullmatch(name) is not None
+    return name in (*GPT2_SIZES, *OPENAI_NAMES) or _ID.fullmatch(name) is not None
 
 
 def cached(name: str, revision: str | None = None) -> Path | None:
@@ -142,7 +142,7 @@ def _is_gpt2(folder: Path, name: str) -> bool:
 
 
 def _repo(name: str) -> str:
-    return name if "/" in name else f"{_OWNER}/{name}"
+    return name if "/" in name else f"{_OWNER}/{OPENAI_NAMES.get(name, name)}"
 
 
 def _cache_folder() -> Path:

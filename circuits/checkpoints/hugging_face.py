@@ -63,7 +63,8 @@ def load_folder(
     folder = Path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    read_settings(as_gpt2(config, origin), origin)  # what is wrong with it comes first
+    # Raises what is wrong with it before the vocabulary is read.
+    read_settings(as_gpt2(config, origin), origin)
     tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)

@@ -23,7 +23,8 @@ from circuits.tokenizer import Roles
 class ModelInfo:
     """What a model is: its name and origin, shape, size, vocabulary and checksums.
 
-    `roles` are the tokens that start, end and fill up its texts; the names beside them are theirs.
+    `roles` are the ids of the tokens that start, end and fill up its texts; `bos_token`,
+    `eos_tokens` and `pad_token` are how these tokens read.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """GPT-2's tensors: what the released checkpoints call them, and how they become a model.
 
-Every format of this folder ends here: it brings a `ModelConfig` and tensors under this package's
+Every format of this folder ends here: it gives a `ModelConfig` and tensors under this package's
 names, and `assemble` checks them and puts them, uncopied where possible, into a `HookedGPT2`.
 """
 

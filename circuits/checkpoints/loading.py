@@ -18,7 +18,7 @@ from circuits.checkpoints import (
     weight_files,
 )
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bundled
-from circuits.config import GPT2_SIZES
+from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import CheckpointError, nearest
 from circuits.model import HookedGPT2
 
@@ -42,7 +42,8 @@ def load(
 
     Args:
         model: the name of a bundled model (``mini``, ``sort-abc``, ``compiled``); ``gpt2``,
-            ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl`` or the ``owner/name`` of a GPT-2 on the
+            ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl`` (or ``124M``, ``355M``, ``774M``,
+            ``1558M``) or the ``owner/name`` of a GPT-2 on the
             Hugging Face hub, downloaded once and then taken from its cache; a folder in Hugging
             Face's format, or of OpenAI's TensorFlow release; a nanoGPT ``ckpt.pt``; a state dict
             that torch saved; or, in memory, a ``GPT2LMHeadModel`` of
@@ -78,6 +79,7 @@ def load(
     if path.exists():
         return _from_path(path, device=device, dtype=dtype)
     if isinstance(name, str) and hub.is_hub_name(name):
+        name = OPENAI_NAMES.get(name, name)
         folder = hub.find(name, revision)
         return hugging_face.load_folder(
             folder, origin=hub.origin_of(name, folder), name=name, device=device, dtype=dtype

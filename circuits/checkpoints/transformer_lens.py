@@ -1,6 +1,6 @@
 """A `HookedTransformer` of transformer_lens (2.x or 3.x) in memory, processed or not.
 
-transformer_lens itself is not imported: the object that is given brings its configuration along.
+transformer_lens itself is not imported: the given object has its configuration with it.
 """
 
 from __future__ import annotations

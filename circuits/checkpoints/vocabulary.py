@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from circuits.config import GPT2_SIZES
+from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import TokenError
 from circuits.tokenizer import (
     MERGES_FILES,
@@ -29,7 +29,7 @@ TOKENIZER_FILES = (*_VOCABULARY, "added_tokens.json", *SETTINGS_FILES)
 GPT2_N_VOCAB = 50257
 _PADDED = 50304  # the next multiple of 64, to which nanoGPT pads
 # How the released models are called: by OpenAI's names, and by those of transformer_lens.
-_SIZES = (*GPT2_SIZES, "gpt2-small")
+_SIZES = (*GPT2_SIZES, *OPENAI_NAMES, "gpt2-small")
 _RELEASED = {owner + size for size in _SIZES for owner in ("", "openai-community/")}
 # What holds another vocabulary: WordPiece, SentencePiece, nanoGPT's letters.
 _FOREIGN = ("vocab.txt", "*.model", "*.spm", "meta.pkl")

@@ -146,8 +146,8 @@ class HookedModel(nn.Module, ABC):
             resid = cast(Tensor, given)
             batch = residual_batch(given, attention_mask, self.cfg, n_past)
         self.run.facts = batch.positions, batch.mask
-        stop, wanted = stop_at_layer is not None, return_type is not None or self.end_watched()
-        out = self.pass_through(batch, resid, layers, stop=stop, logits=wanted, past=past_kv_cache)
+        stop, logits = stop_at_layer is not None, return_type is not None or self.end_watched()
+        out = self.pass_through(batch, resid, layers, stop=stop, logits=logits, past=past_kv_cache)
         return out if stop else self._answer(out, batch, return_type, loss_per_token)
 
     def score_scales(self) -> list[float]:
