@@ -1,7 +1,8 @@
 """nanoGPT's format: a ``ckpt.pt`` with the weights, the optimizer's state and the settings.
 
 The file is read with ``weights_only=True``, which builds tensors and plain containers and runs no
-code. The character vocabulary that nanoGPT keeps in a ``meta.pkl`` is a pickle and is not read.
+code. Of the ``meta.pkl`` in which nanoGPT keeps the letters of a character-level dataset only
+dictionaries, lists, texts and numbers are read (`circuits.checkpoints.plain_pickle`).
 """
 
 from __future__ import annotations
@@ -44,10 +45,9 @@ def from_content(
     """The model in this ``ckpt.pt``.
 
     The weights are copied, because training may overwrite the file at any time. Models without
-    biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt`` beside the file;
-    otherwise, at GPT-2's size and as nanoGPT assumes, GPT-2's if tiktoken has it cached. For a
-    character-level model give the letters of its meta.pkl yourself: ``model.tokenizer =
-    Tokenizer.characters(letters)``.
+    biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt``, or the letters of
+    a ``meta.pkl``, beside the file; otherwise, at GPT-2's size and as nanoGPT assumes, GPT-2's if
+    tiktoken has it cached.
 
     nanoGPT does not record which GELU it was trained with. This is the exact one, which it has used
     since 2023; before, GPT-2's by tanh, which differs by at most 0.0005 a neuron.
