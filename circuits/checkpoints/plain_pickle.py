@@ -16,8 +16,8 @@ _IGNORED = {"PROTO", "FRAME"}
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 # Instructions whose argument is the value itself: texts, bytes and numbers.
-_VALUES = ("UNICODE", "BINUNICODE", "STRING", "BINSTRING", "BINBYTES", "INT", "LONG", "FLOAT")
-_VALUES += ("BININT", "BINFLOAT")
+_TEXTS = ("UNICODE", "BINUNICODE", "STRING", "BINSTRING", "BINBYTES")
+_VALUES = (*_TEXTS, "INT", "LONG", "FLOAT", "BININT", "BINFLOAT")
 _STORES, _LOADS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
 _MARK = object()
 
