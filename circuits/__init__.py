@@ -28,10 +28,10 @@ _HOME = {
     "config": ["GPT2_SIZES", "ModelConfig"],
     "errors": ["CheckpointError", "CircuitsError", "SiteError", "TokenError"],
     "factored": ["FactoredMatrix"],
-    "hooks": ["get_act_name"],
     "backend": ["packed"],
-    "model": ["HookedGPT2"],
+    "model": ["HookedGPT2", "HookedModel"],
     "result": ["Provenance", "Result"],
+    "sites": ["get_act_name"],
     "tokenizer": ["Tokenizer"],
 }
 

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from circuits import decompose
 from circuits.errors import CircuitsError, SiteError, nearest
-from circuits.files import whole
+from circuits.files import replacing
 from circuits.hooks import (
     HookPoint,
     Hooks,
     NamesFilter,
     WatchedBy,
-    get_act_name,
-    position_axis,
     take,
     watching,
 )
+from circuits.sites import full_name, position_axis
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -76,7 +75,7 @@ class Cache(Mapping[str, Tensor]):
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
         site = name.removesuffix("_grad")
-        return get_act_name(site, layer, layer_type) + name[len(site) :]
+        return full_name(site, layer, layer_type) + name[len(site) :]
 
     def __contains__(self, key: object) -> bool:
         return self._full_name(key) in self._values
@@ -137,7 +136,7 @@ class Cache(Mapping[str, Tensor]):
             "model": self.model.cfg.model_name,
             "has_batch_dim": json.dumps(self.has_batch_dim),
         }
-        with whole(path, SafetensorError) as partial:
+        with replacing(path, SafetensorError) as partial:
             save_file(tensors, partial, metadata=about)
 
     @classmethod

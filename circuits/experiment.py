@@ -12,9 +12,7 @@ import html
 import importlib.util
 import json
 import math
-import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +27,7 @@ import numpy as np
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.figures import save_figure
-from circuits.files import require_writable, utf8
+from circuits.files import replacing_folder, require_own, require_writable, utf8
 from circuits.result import SIGNIFICANT_DIGITS, Result, mean_interval, provenance
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Is the number, with its whole interval, where the claim says?"""
+        """Whether the number, with all of its interval, is where the claim says."""
         ends = [self.value]
         ends += [end for end in (self.ci_low, self.ci_high) if end is not None]
         if not all(map(math.isfinite, ends)):
@@ -179,13 +177,13 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """Does the claim hold, evidence and control?"""
+        """Whether the claim holds, evidence and control."""
         return all(c.holds for c in self.checks)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was claimed, with which outcome, on which model, and how it can be had again?"""
+    """What was claimed, with which outcome, on which model, and how it can be had again."""
 
     experiment: str
     claim: str
@@ -201,34 +199,18 @@ class Bundle:
     seconds: float
 
     def save(self, folder: str | Path) -> Path:
-        """Write manifest, tables and figures into `folder`, whole or not at all. Returns it.
+        """Write manifest, tables and figures into `folder`, all of them or none. Returns it.
 
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
         folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-            raise CircuitsError(
-                f"{folder} already holds other files; choose a new folder for the experiment"
-            )
-        partial = folder.parent / f".{folder.name}-{os.getpid()}"
-        earlier = folder.parent / f".{folder.name}-{os.getpid()}-earlier"
-        try:
-            partial.mkdir(parents=True)
+        require_own(folder, MANIFEST, "experiment")
+        with replacing_folder(folder) as partial:
             for name, table in self.finding.tables.items():
                 table.save(partial / name)
                 save_figure(table.plot(), partial / f"{name}.svg")
             (partial / MANIFEST).write_bytes(utf8(self._manifest()))
-            if folder.is_dir():
-                folder.replace(earlier)
-            partial.replace(folder)
-        except OSError as error:
-            raise CircuitsError(f"{folder} cannot be written: {error.strerror}") from error
-        finally:
-            if earlier.is_dir() and not folder.is_dir():
-                earlier.replace(folder)
-            for leftover in (partial, earlier):
-                shutil.rmtree(leftover, ignore_errors=True)
         return folder
 
     @classmethod
@@ -243,8 +225,8 @@ class Bundle:
             content = json.loads(path.read_text(encoding="utf-8"))
             tables = {name: Result.load(path.parent / name) for name in content.pop("tables")}
             checks = tuple(
-                Check(**{key: value for key, value in one.items() if key != "holds"})
-                for one in content.pop("checks")
+                Check(**{key: value for key, value in told.items() if key != "holds"})
+                for told in content.pop("checks")
             )
             content.pop("holds")
             return cls(finding=Finding(checks, tables), **content)
@@ -291,17 +273,11 @@ def _rounded(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def experiments() -> Mapping[str, str]:
-    """Which experiments are there, and what does each claim? In alphabetical order.
+    """The experiments that there are and what each claims, in alphabetical order.
 
     They are read, not run. Without a clone or an installed package's experiments, there are none.
     """
     return {path.stem: claim for path, claim in sorted(_scripts())}
-
-
-def as_command(file: str) -> None:
-    """Run this script of experiments/ as ``circuits run`` does, with the same options."""
-    sys.argv[1:1] = ["run", Path(file).stem]
-    importlib.import_module("circuits.cli").main()  # which stands above, and needs this file
 
 
 def _scripts() -> Iterator[tuple[Path, str]]:

@@ -1,14 +1,14 @@
 """Hook points: named places in the forward pass where a value can be read or replaced.
 
-A `HookPoint` is the identity until somebody watches it. Hooks are installed and removed by one
-context manager, `watching`, which also reports hooks that never fired. There is no other way
-to leave a hook on a model, and no global state. Hooks act in the thread that installed them.
+Their names are explained in `circuits.sites`. A `HookPoint` is the identity until it is watched.
+Hooks are installed and removed by one context manager, `watching`, which also reports hooks that
+never fired. There is no other way to leave a hook on a model, and no global state. Hooks act in the
+thread that installed them.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +20,28 @@ import torch
 from torch import Tensor
 
 from circuits.errors import SiteError, nearest
+from circuits.sites import full_name, get_act_name, layer_of, position_axis, site_names
+
+__all__ = [
+    "GradFn",
+    "GradHooks",
+    "HookFn",
+    "HookKind",
+    "HookPoint",
+    "Hooks",
+    "NamesFilter",
+    "Run",
+    "WatchedBy",
+    "Watcher",
+    "get_act_name",
+    "layer_of",
+    "match_sites",
+    "position_axis",
+    "require_site",
+    "site_names",
+    "take",
+    "watching",
+]
 
 HookFn = Callable[[Tensor, "HookPoint"], "Tensor | None"]
 GradFn = Callable[[Tensor, "HookPoint"], "Tensor | tuple[Tensor] | None"]  # a tuple as torch's own
@@ -79,7 +101,7 @@ class Run(threading.local):
 
 @dataclass(eq=False)
 class HookPoint:
-    """Which value passes here? The identity, with a name and the watchers of all threads.
+    """A place that a value passes: the identity, with a name and the watchers of all threads.
 
     Hooks are ``fn(value, hook) -> value | None``; None leaves the value as it is. An editing hook
     receives its own copy, so it may write in place without touching a cached tensor upstream.
@@ -92,16 +114,16 @@ class HookPoint:
 
     @property
     def watched(self) -> bool:
-        """Is anybody in this thread looking? Costly sites are computed only then."""
-        return bool(self.watchers) and bool(self._own_watchers())
+        """Whether anybody in this thread is looking: costly sites are computed only then."""
+        return bool(self.watchers) and bool(self._watchers_here())
 
     @property
     def positions(self) -> Tensor | None:
-        """Which prompt positions [batch, pos] are in the value that the hook was given?"""
+        """The prompt positions [batch, pos] of the value that the hook was given."""
         return self.run.facts[0]
 
     def layer(self) -> int:
-        """In which block is this point?
+        """The block that this point is in.
 
         Raises:
             SiteError: when the point is outside the blocks, e.g. ``hook_embed``.
@@ -115,11 +137,11 @@ class HookPoint:
         """The value as it is, or as the watchers leave it."""
         return self._call_watchers(value) if self.watchers else value
 
-    def _own_watchers(self) -> list[Watcher]:
+    def _watchers_here(self) -> list[Watcher]:
         return [watcher for watcher in self.watchers if watcher in self.run.watchers]
 
     def _call_watchers(self, value: Tensor) -> Tensor:
-        watchers = self._own_watchers()
+        watchers = self._watchers_here()
         for watcher in watchers:
             if watcher.kind == "edit":
                 value = self._edit(watcher, value)
@@ -191,91 +213,10 @@ def _described(value: Tensor) -> str:
     return f"{tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-def site_names(n_layers: int) -> list[str]:
-    """Which sites does a model of `n_layers` have, in the order of the forward pass?
-
-    >>> site_names(1)[:4]
-    ['hook_tokens', 'hook_embed', 'hook_pos_embed', 'blocks.0.hook_resid_pre']
-    """
-    block = (
-        "hook_resid_pre ln1.hook_scale ln1.hook_normalized hook_attn_in hook_q_input hook_k_input "
-        "hook_v_input attn.hook_q attn.hook_k attn.hook_v attn.hook_attn_scores attn.hook_pattern "
-        "attn.hook_z attn.hook_result hook_attn_out hook_resid_mid hook_mlp_in ln2.hook_scale "
-        "ln2.hook_normalized mlp.hook_pre mlp.hook_post hook_mlp_out hook_resid_post"
-    ).split()
-    return [
-        *("hook_tokens", "hook_embed", "hook_pos_embed"),
-        *(f"blocks.{layer}.{site}" for layer in range(n_layers) for site in block),
-        *("ln_final.hook_scale", "ln_final.hook_normalized", "unembed.hook_in", "unembed.hook_out"),
-    ]
-
-
-def layer_of(name: str) -> int | None:
-    """In which layer is the site called `name`? None outside the blocks.
-
-    >>> layer_of("blocks.3.attn.hook_z"), layer_of("hook_embed")
-    (3, None)
-    """
-    parts = name.split(".")
-    return int(parts[1]) if parts[0] == "blocks" else None
-
-
-_ATTN_SITES = ("q", "k", "v", "z", "attn_scores", "pattern", "result")
-_MLP_SITES = ("pre", "mid", "post")
-_LN_SITES = ("scale", "normalized")
-_LAYER_TYPES = {"a": "attn", "attention": "attn", "m": "mlp"} | dict.fromkeys(
-    ("b", "block", "blocks"), ""
-)
-_ALIASES = {
-    "attn": "pattern",
-    "attn_logits": "attn_scores",
-    "key": "k",
-    "query": "q",
-    "value": "v",
-    "mlp_pre": "pre",
-    "mlp_mid": "mid",
-    "mlp_post": "post",
-}
-
-
-def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
-    """What is the full name of the site known as `name`?
-
-    The short names and their expansion are those of ``transformer_lens.utils.get_act_name``.
-
-    >>> get_act_name("pattern", 5)
-    'blocks.5.attn.hook_pattern'
-    >>> get_act_name("resid_pre", 3), get_act_name("scale", 3, "ln1"), get_act_name("embed")
-    ('blocks.3.hook_resid_pre', 'blocks.3.ln1.hook_scale', 'hook_embed')
-    >>> get_act_name("k6"), get_act_name("scale4ln1")
-    ('blocks.6.attn.hook_k', 'blocks.4.ln1.hook_scale')
-    """
-    if ("." in name or name.startswith("hook_")) and layer is None and layer_type is None:
-        return name
-    if layer is None and layer_type is None:
-        name, layer, layer_type = _split_short_name(name)
-    layer_type = _LAYER_TYPES.get(layer_type or "", layer_type)
-    name = _ALIASES.get(name, name)
-    if name in _ATTN_SITES:
-        layer_type = "attn"
-    elif name in _MLP_SITES:
-        layer_type = "mlp"
-    prefix = f"blocks.{layer}." if layer is not None else ""
-    if name in _LN_SITES and layer is None and layer_type is None:
-        layer_type = "ln_final"
-    return f"{prefix}{layer_type + '.' if layer_type else ''}hook_{name}"
-
-
-def _split_short_name(name: str) -> tuple[str, str | None, str | None]:
-    """`scale4ln1` is the site `scale`, layer 4, in `ln1`."""
-    match = re.fullmatch(r"([a-z_]+)(\d+)([a-z]\w*)?", name)
-    return (match[1], match[2], match[3]) if match else (name, None, None)
-
-
 def match_sites(
     names_filter: NamesFilter, sites: Mapping[str, HookPoint], costly: Iterable[str] = ()
 ) -> list[str]:
-    """Which sites does this filter select, in the order of the forward pass?
+    """The sites that this filter selects, in the order of the forward pass.
 
     None selects all sites but the costly ones, which have to be asked for by name.
 
@@ -301,12 +242,12 @@ def match_sites(
 
 
 def require_site(name: str, sites: Mapping[str, Any]) -> str:
-    """What is the full name of this site, if it exists?
+    """The full name of this site, if it exists.
 
     Raises:
         SiteError: naming the nearest sites that do exist.
     """
-    full = name if name in sites else get_act_name(name)
+    full = name if name in sites else full_name(name)
     if full in sites:
         return full
     layers = [layer for layer in map(layer_of, sites) if layer is not None]
@@ -360,23 +301,6 @@ def watching(sites: Mapping[str, HookPoint], hooks: Sequence[WatchedBy]) -> Iter
             for name, watcher in (pair for group in installed for pair in group):
                 sites[name].watchers = tuple(w for w in sites[name].watchers if w is not watcher)
                 sites[name].run.watchers.discard(watcher)
-
-
-_PER_HEAD = "q k v rot_q rot_k z result attn_in q_input k_input v_input".split()
-
-
-def position_axis(name: str) -> int:
-    """Which axis of this site's value counts (query) positions, from the end?
-
-    >>> position_axis("blocks.0.attn.hook_z"), position_axis("blocks.0.attn.hook_pattern")
-    (-3, -2)
-    >>> position_axis("hook_tokens")
-    -1
-    """
-    site = name.removesuffix("_grad").rpartition("hook_")[2]
-    if site == "tokens":
-        return -1
-    return -3 if site in _PER_HEAD else -2
 
 
 def take(value: Tensor, pos_slice: Any, axis: int) -> Tensor:

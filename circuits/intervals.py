@@ -1,4 +1,4 @@
-"""How far may a mean be from the truth? An interval that suits what the numbers can be.
+"""Intervals of means that suit what the numbers can be.
 
 The mean of numbers of any size gets Student's t. That of zeros and ones gets Wilson's interval
 (1927), and a mean difference between two of them on the same prompts the adjusted interval of
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -28,28 +28,28 @@ Ends = tuple[Numbers, Numbers, Numbers]  # standard error, lower and upper end o
 
 @dataclass(frozen=True)
 class Scale:
-    """Which numbers can a draw (a prompt, say) be? From `low` to `high`; `whole` ones alone?
+    """The numbers that a draw (a prompt, say) can be: from `low` to `high`, if `counted` integers.
 
     >>> RIGHT_OR_WRONG.change
-    Scale(low=-1, high=1, whole=True)
+    Scale(low=-1, high=1, counted=True)
     """
 
     low: float = -math.inf
     high: float = math.inf
-    whole: bool = False
+    counted: bool = False
 
     @property
     def change(self) -> Scale:
-        """What can the difference between two of them be?"""
-        return Scale(self.low - self.high, self.high - self.low, self.whole)
+        """The scale of the difference between two of them."""
+        return Scale(self.low - self.high, self.high - self.low, self.counted)
 
     def require(self, values: NDArray[Any]) -> None:
-        """Are these numbers of the scale's kind?
+        """Refuse numbers that are not of the scale's kind.
 
         Raises:
-            CircuitsError: for broken numbers on a scale of whole ones.
+            CircuitsError: for fractions on a scale of integers.
         """
-        if self.whole and not np.array_equal(values, np.round(values)):
+        if self.counted and not np.array_equal(values, np.round(values)):
             raise CircuitsError(
                 f"numbers from {self.low:g} to {self.high:g} are counted here, and some given are "
                 "not whole; give each draw's own, not a mean of several"
@@ -59,7 +59,30 @@ class Scale:
 REAL = Scale()
 NOT_NEGATIVE = Scale(low=0)
 SHARE = Scale(0, 1)
-RIGHT_OR_WRONG = Scale(0, 1, whole=True)
+RIGHT_OR_WRONG = Scale(0, 1, counted=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The numbers that means are of: `values` [... n] on a `scale`, n of them to each mean.
+
+    Where not draws but groups of them are independent, `groups` [n] says which group each is of.
+    """
+
+    values: NDArray[np.floating[Any]]
+    scale: Scale = REAL
+    groups: tuple[str, ...] | None = None
+
+    def of_each(self) -> NDArray[np.object_]:
+        """Those of each mean by itself: an array [...] of `Draws`.
+
+        >>> [draws.values.tolist() for draws in Draws(np.array([[1, 3], [2, 4]])).of_each()]
+        [[1, 3], [2, 4]]
+        """
+        each = np.empty(self.values.shape[:-1], dtype=object)
+        for place in np.ndindex(each.shape):
+            each[place] = replace(self, values=self.values[place])
+        return each
 
 
 def ends(
@@ -77,7 +100,7 @@ def ends(
     stderr = np.sqrt(squares / (n - 1) / n) if n > 1 else np.full_like(mean, np.nan)
     if scale == RIGHT_OR_WRONG:
         center, half = _wilson(mean, n, confidence)
-    elif scale.whole:
+    elif scale.counted:
         center, half = _adjusted(mean, squares, n, scale.high, confidence)
     else:
         center, half = mean, stderr * _t(confidence, n)
@@ -87,22 +110,22 @@ def ends(
 def ratio_ends(
     ratio: Numbers,
     residuals: Numbers,
-    whole: float,
+    lower: float,
     n: int,
     *,
     counted: bool,
     confidence: float = 0.95,
 ) -> Ends:
-    """The same of ratios [...] of two means over n draws, the lower of which is `whole`.
+    """The same of ratios [...] of two means over n draws, the second of which is `lower`.
 
     `residuals` [...] are the sums of squares of what is left of each draw, upper - ratio x lower
     (the ratio estimator; Cochran 1977, 6.4). Of `counted` draws (differences of zeros and ones) two
     more are taken to have a residual of 1 and -1, as `ends` does.
     """
-    stderr = np.sqrt(residuals / (n - 1) / n) / abs(whole) if n > 1 else np.full_like(ratio, np.nan)
+    stderr = np.sqrt(residuals / (n - 1) / n) / abs(lower) if n > 1 else np.full_like(ratio, np.nan)
     half = stderr * _t(confidence, n)
     if counted:
-        half = _normal(confidence) * np.sqrt(residuals + 2) / (n + 2) / abs(whole)
+        half = _normal(confidence) * np.sqrt(residuals + 2) / (n + 2) / abs(lower)
     return stderr, ratio - half, ratio + half
 
 
@@ -133,7 +156,7 @@ def grouped(
     interval is never narrower than that of single draws.
     """
     stderr, low, high = over_groups(mean, sums, n, confidence)
-    if scale.whole:
+    if scale.counted:
         low, high = np.minimum(low, alone[1]), np.maximum(high, alone[2])
     return (stderr, *within(scale, mean, low, high))
 
@@ -186,7 +209,7 @@ def _t(confidence: float, n: int) -> float:
 
 @lru_cache
 def student_t(confidence: float, degrees: int) -> float:
-    """Within how many standard errors lies the mean, at this confidence?
+    """Within how many standard errors the mean lies, at this confidence.
 
     With t = sqrt(degrees) tan(angle), the density of t becomes cos(angle)^(degrees - 1), which is
     smooth and is integrated numerically, to six digits.

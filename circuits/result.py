@@ -5,12 +5,9 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
-import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,12 +17,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from circuits import intervals
+from circuits import __version__, intervals
+from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
-from circuits.draws import COLUMN, Behind, keeper
 from circuits.errors import CircuitsError, nearest
-from circuits.files import utf8
-from circuits.intervals import REAL, Scale
+from circuits.files import replacing_folder, require_own, utf8
+from circuits.intervals import REAL, Draws, Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,13 +42,13 @@ AVERAGED = {
     "ci_high": f"upper end of the 95 % interval of the mean, {_INTERVAL}",
     "n": "number of prompts (or other independent draws) averaged over",
 }
-VIEWS = ("bars", "curves", "heatmap", "lens", "patterns", "plane", "scatter")
+BEHIND = "draws behind"  # the column that brings a `Result` its draws
 _DATA, _TABLE = "result.json", "table.csv"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which model, which prompts, which settings, and how can it be had again?
+    """Which model, which prompts, which settings, and how it can be had again.
 
     `checksum` is of the weights, `prompts` of the tokens and what is asked about them; `bos_id` and
     `eos_ids` are the model's start token and the tokens that end its texts. `arguments` are the
@@ -86,14 +83,14 @@ def provenance(
     command: str = "",
     prompts: Prompts | None = None,
 ) -> Provenance:
-    """Where does this result come from?
+    """Where a result of this analysis comes from.
 
     `arguments` are what the analysis was called with (JSON values), `command` is the command line
     that does the same. Without a command, ``@analysis`` says both; `arguments` are then those that
     shall read otherwise than they were given.
     """
     versions = {
-        "circuits": import_module(__package__).__version__,
+        "circuits": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -126,7 +123,7 @@ def provenance(
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What was found, how sure is it, in which unit?
+    """What was found, how sure it is, and in which unit.
 
     Attributes:
         frame: one row per finding. Whatever is averaged has all the columns value, stderr, ci_low,
@@ -140,12 +137,14 @@ class Result:
             x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
             attention ``patterns``. More in front make several heatmaps, each in its rows'
             ``unit``, or several curves.
-        view: which figure shows it: one of `VIEWS`, which `circuits.figures` draws.
+        view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
+        draws: of each row the numbers that its value is the mean of, if the analysis was asked for
+            them (a column `BEHIND` of the frame, from `mean_interval`); no file has them.
 
     Raises:
-        CircuitsError: when a mean comes without its uncertainty, an axis is no column, or the view
-            is unknown.
+        CircuitsError: when a mean comes without its uncertainty, an axis is no column, the view is
+            unknown, or draws are not of these rows.
     """
 
     frame: pd.DataFrame
@@ -155,6 +154,7 @@ class Result:
     axes: tuple[str, ...]
     view: str = "bars"
     meanings: Mapping[str, str] = field(default_factory=dict)
+    draws: Sequence[Draws | None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         columns = [str(column) for column in self.frame.columns]
@@ -167,12 +167,14 @@ class Result:
             )
         for axis in self.axes:
             self._require_column(axis)
-        if self.view not in VIEWS:
-            raise CircuitsError(
-                f"there is no view {self.view!r}; choose {', '.join(VIEWS)}"
-                f"{nearest(self.view, VIEWS)}"
-            )
-        object.__setattr__(self, "frame", self.frame.reset_index(drop=True))
+        known(VIEW, self.view)
+        frame = self.frame.reset_index(drop=True)
+        if BEHIND in frame:
+            draws = [each if isinstance(each, Draws) else None for each in frame.pop(BEHIND)]
+            object.__setattr__(self, "draws", draws)
+        if self.draws is not None and len(self.draws) != len(frame):
+            raise CircuitsError(f"draws of {len(self.draws)} means, but {len(frame)} rows")
+        object.__setattr__(self, "frame", frame)
 
     def to_pandas(self) -> pd.DataFrame:
         """The table, as a copy to do anything with."""
@@ -180,14 +182,15 @@ class Result:
         return copy
 
     def top(self, n: int, by: str = "value") -> Result:
-        """Which `n` rows are largest, positive or negative? In that order; ties as they stood.
+        """The `n` rows that are largest, positive or negative, in that order; ties as they stood.
 
         Raises:
             CircuitsError: when there is no such column.
         """
         self._require_column(by)
         order = self.frame[by].abs().sort_values(ascending=False, kind="stable").index
-        shorter = replace(self, frame=self.frame.loc[order[:n]])
+        draws = None if self.draws is None else [self.draws[row] for row in order[:n]]
+        shorter = replace(self, frame=self.frame.loc[order[:n]], draws=draws)
         if self.view != "heatmap":
             return shorter
         # A few cells make no grid.
@@ -227,32 +230,17 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write ``result.json`` and ``table.csv`` into a folder of their own. Returns the folder.
 
-        A new folder appears whole or not at all. An earlier result is replaced file by file, so
-        that there is one at every moment.
+        The folder holds the earlier result or the new one at every moment (`replacing_folder`).
+        Other files beside an earlier result stay.
 
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
         folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / _DATA).is_file():
-            raise CircuitsError(
-                f"{folder} already holds other files; choose a new folder for the result"
-            )
-        earlier = folder.is_dir()
-        partial = (folder if earlier else folder.parent) / f".{folder.name}-{os.getpid()}"
-        try:
-            partial.mkdir(parents=True)
+        require_own(folder, _DATA, "result")
+        with replacing_folder(folder, _DATA) as partial:
             (partial / _DATA).write_bytes(utf8(self.to_json()))
             (partial / _TABLE).write_bytes(utf8(self.to_csv()))
-            if earlier:
-                for name in (_TABLE, _DATA):
-                    (partial / name).replace(folder / name)
-            else:
-                partial.replace(folder)
-        except OSError as error:
-            raise CircuitsError(f"{folder} cannot be written: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     @classmethod
@@ -275,7 +263,7 @@ class Result:
                 **content,
             )
         except OSError as error:
-            several = sorted(one.parent.name for one in path.parent.glob(f"*/{_DATA}"))
+            several = sorted(path.parent.name for path in path.parent.glob(f"*/{_DATA}"))
             hint = f"; {folder} holds several results: {', '.join(several)}" if several else ""
             raise CircuitsError(f"{path} cannot be read: {error.strerror}{hint}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -317,12 +305,14 @@ def mean_interval(
     *,
     scale: Scale = REAL,
     groups: tuple[str, ...] | None = None,
+    draws: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """What is the mean, and how far may it be from the truth? The last axis goes: [... n] -> [...].
+    """The mean, and how far it may be from the truth. The last axis goes: [... n] -> [...].
 
     Returns the columns value, stderr, ci_low, ci_high and n. The interval is for the mean of
     independent draws (prompts) on a `scale`, see `circuits.intervals`; with `groups` [n], of draws
     in independent groups. One draw has no spread: its stderr is NaN, and so is Student's interval.
+    With `draws`, a column `BEHIND` has the values themselves, for the `Result`.
 
     Raises:
         CircuitsError: for no values, values that are not finite, or a single group.
@@ -338,25 +328,20 @@ def mean_interval(
     scale.require(values)
     mean = np.asarray(values.mean(-1))
     squares = np.square(values - mean[..., None]).sum(-1)
-    found = intervals.ends(mean, squares, n, scale, confidence)
+    ends = intervals.ends(mean, squares, n, scale, confidence)
     if groups is not None:
         sums = intervals.group_sums(values, groups)
-        found = intervals.grouped(mean, sums, n, scale, found, confidence)
-    behind = Behind(values, scale, groups)
-    return averaged(mean, found, n, behind)
+        ends = intervals.grouped(mean, sums, n, scale, ends, confidence)
+    return averaged(mean, ends, n, Draws(values, scale, groups) if draws else None)
 
 
 def averaged(
-    mean: NDArray[np.float64], found: intervals.Ends, n: int, behind: Behind | None = None
+    mean: NDArray[np.float64], ends: intervals.Ends, n: int, draws: Draws | None = None
 ) -> dict[str, NDArray[Any]]:
-    """The columns of means [...] with their standard errors and intervals.
-
-    `behind` are the numbers that they are of; while somebody keeps these, a column says which.
-    """
-    stderr, low, high = found
-    columns = dict(zip(AVERAGED, (mean, stderr, low, high, np.full(mean.shape, n)), strict=True))
-    if behind is not None and (draws := keeper()) is not None:
-        columns[COLUMN] = draws.keep(mean, stderr, behind)
+    """The columns of means [...] with their standard errors and intervals, and with their draws."""
+    columns = dict(zip(AVERAGED, (mean, *ends, np.full(mean.shape, n)), strict=True))
+    if draws is not None:
+        columns[BEHIND] = draws.of_each()
     return columns
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
-from circuits.files import whole
+from circuits.files import replacing
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
@@ -117,7 +117,7 @@ class TunedLens:
         for site, (A, b) in self.maps.items():
             tensors |= {f"{site}.A": A.cpu().contiguous(), f"{site}.b": b.cpu().contiguous()}
         about = {"format": FORMAT, "model": self.model, "checksum": self.checksum}
-        with whole(path, SafetensorError) as partial:
+        with replacing(path, SafetensorError) as partial:
             save_file(tensors, partial, metadata={"about": json.dumps(about)})
         return path
 

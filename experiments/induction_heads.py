@@ -37,9 +37,10 @@ from circuits.analyses.composition import composition
 from circuits.analyses.heads import heads
 from circuits.analyses.paths import paths
 from circuits.cache import Cache
+from circuits.cli.experiments import as_command
 from circuits.components import Component
 from circuits.detectors import DETECTORS, attention_to
-from circuits.experiment import Check, Finding, as_command, check, interval, table
+from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import HookFn, HookPoint, get_act_name
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2

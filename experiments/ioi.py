@@ -39,12 +39,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from circuits.analyses.approximate import approximate
-from circuits.analyses.attribute import attribute
-from circuits.analyses.patch import patch
-from circuits.analyses.paths import paths
+from circuits import approximate, attribute, patch, paths
+from circuits.cli.experiments import as_command
 from circuits.components import Component, all_heads, all_mlps
-from circuits.experiment import Check, Finding, as_command, check, interval, table
+from circuits.experiment import Check, Finding, check, interval, table
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make

@@ -30,9 +30,10 @@ import torch
 from torch import Tensor
 
 from circuits import decompose
+from circuits.cli.experiments import as_command
 from circuits.components import Component
 from circuits.errors import CircuitsError
-from circuits.experiment import Check, Finding, as_command, check, interval, own_text, table
+from circuits.experiment import Check, Finding, check, interval, own_text, table
 from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.result import Result
@@ -46,8 +47,7 @@ TEXTS, QUICK_TEXTS, TRIGGERS = 128, 24, 10  # texts of 128 tokens; of a neuron, 
 WINDOWS = (1, 2, 4, 8, 16)  # of the last tokens, read alone
 SAMPLED = 64  # neurons of a layer whose triggers are read again without what came before
 COUNTED = 16  # texts at whose every place outputs are compared with their memories
-SHARE = 0.01  # of the vocabulary: promoted
-SLIGHT = 0.05  # of the variance
+SHARE, SLIGHT = 0.01, 0.05  # of the vocabulary: promoted; of the variance
 MOST = 0.75  # of the activation: what else was read adds a quarter at most
 EXAMPLES = 3  # neurons shown of each layer
 NAME = "memories"

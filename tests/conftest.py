@@ -26,8 +26,9 @@ _connect, _connect_ex, _getaddrinfo = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # More threads than this cost time: the models of the tests are tiny.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))
+    # The models of the tests are tiny: more threads cost time. Of several processes, each has one.
+    most = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or most))
     # A slow machine is no failure, and the same tests run every time.
     settings.register_profile("house", deadline=None, derandomize=True)
     settings.load_profile("house")

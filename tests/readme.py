@@ -10,6 +10,8 @@ from pathlib import Path
 import typer
 from house import ORDER, ROOT
 
+from circuits.catalog import filled
+
 README = ROOT / "README.md"
 
 
@@ -39,10 +41,15 @@ def house_map(root: Path = ROOT) -> str:
 
 def rendered(text: str, app: typer.Typer) -> str:
     """README's text with its generated parts as they should be."""
-    for part, body in {"commands": command_table(app), "map": house_map()}.items():
-        pattern = rf"(<!-- {part}:begin -->\n).*?(<!-- {part}:end -->)"
-        text, found = re.subn(pattern, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S)
-        if found != 1:
+    parts = {
+        "commands": f"\n{command_table(app)}\n",
+        "map": f"\n{house_map()}\n",
+        "tasks": filled("{tasks}"),  # amid a sentence
+    }
+    for part, body in parts.items():
+        pattern = rf"(<!-- {part}:begin -->).*?(<!-- {part}:end -->)"
+        text, n = re.subn(pattern, lambda m, b=body: f"{m[1]}{b}{m[2]}", text, flags=re.S)
+        if n != 1:
             raise ValueError(f"README.md needs one pair of <!-- {part}:begin/end --> markers")
     return text
 

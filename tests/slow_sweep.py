@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from circuits.components import Component
 from circuits.hooks import HookFn, HookPoint
-from circuits.interventions import normal_draws, replacements, write_hook
+from circuits.interventions import replacements, write_hook
+from circuits.interventions.noise import normal_draws
 from circuits.model import HookedGPT2
 
 if TYPE_CHECKING:
@@ -144,12 +145,21 @@ def _adding(site: str, head: int | None, shift: Tensor) -> Hook:
 
 
 def _source(model: HookedGPT2, sweep: Sweep, part: Component) -> Tensor:
+    """The method's formula written out, from all values of the reference set at once."""
     source = sweep.source
-    if source.method not in ("position-mean", "noise"):
-        return replacements(model, [part], source.method, source.tokens, source.mask)[0]
+    mask = source.mask.bool()
+    values = passed(model, part, source.tokens, mask)
+    simple = {
+        "zero": lambda: torch.zeros_like(values[:1, :1]),
+        "mean": lambda: values[mask].mean(0)[None, None],
+        "resample": lambda: values,
+    }
+    if source.method in simple:
+        return simple[source.method]()
+    if source.method not in ("position-mean", "noise"):  # whose formula its own test knows
+        return replacements(model, [part], source.method, source.tokens, mask)[0]
     # Prompt by prompt, from the reference set's own values.
-    (values,) = replacements(model, [part], "resample", source.tokens, source.mask)
-    lengths, real = source.mask.sum(1), values[source.mask.bool()]
+    lengths, real = mask.sum(1), values[mask]
     found = []
     for row, length in enumerate(sweep.prompts.mask.sum(1).tolist()):
         if source.method == "position-mean":
@@ -167,6 +177,13 @@ def _source(model: HookedGPT2, sweep: Sweep, part: Component) -> Tensor:
         grown = [F.pad(own, (0, size - len(own), 0, size - len(own))) for own in found]
         return torch.stack(grown)
     return pad_sequence(found, batch_first=True)
+
+
+def passed(model: HookedGPT2, part: Component, tokens: Tensor, mask: Tensor) -> Tensor:
+    """What the part writes in these prompts, [b p ...]."""
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens, attention_mask=mask, names_filter=part.site)
+    return cache[part.site][part.within]
 
 
 def _drawn(model: HookedGPT2, source: Source, part: Component, row: int, length: int) -> Tensor:
@@ -192,7 +209,7 @@ def _at(sweep: Sweep, part: Component) -> Tensor:
 def _sent(model: HookedGPT2, sweep: Sweep, sender: Component) -> Tensor:
     """What the residual stream gains when the sender writes the source's value: [b p d]."""
     prompts = sweep.prompts
-    base = replacements(model, [sender], "resample", prompts.tokens, prompts.mask)[0]
+    base = passed(model, sender, prompts.tokens, prompts.mask)
     change = _source(model, sweep, sender) - base
     if sender.kind == "head":
         change = change @ model.blocks[sender.layer].attn.W_O[sender.head]

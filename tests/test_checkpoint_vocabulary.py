@@ -62,6 +62,7 @@ def loss(model: Any, tokenizer: Any) -> float:
         return float(model(tokens, labels=tokens).loss)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_checkpoints_own_start_token(
     theirs: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_loss_is_that_of_the_checkpoints_own_start_token(
         assert ours.to_tokens("COVID-19")[0].tolist() == [START, 8196]
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_nothing_changes(theirs: tuple[Any, Any, Path], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     model, tokenizer, folder = theirs

@@ -270,25 +270,6 @@ def test_a_failed_save_changes_nothing(
     assert checksum(load(folder)) == checksum(model)
 
 
-def test_a_failed_exchange_puts_the_old_one_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = single(seed=1)
-    folder = save(model, tmp_path / "a")
-    rename = Path.rename
-
-    def fail(self: Path, target: Path) -> Path:
-        if target == folder and self.suffix != ".old":
-            raise PermissionError(13, "Permission denied")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(CheckpointError, match="Permission denied"):
-        save(single(seed=2), folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert checksum(load(folder)) == checksum(model)
-
-
 def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match=r"holds other files \(notes\.txt\)"):

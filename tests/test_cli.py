@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+from quick import only
 from rich.console import Console
 from typer.testing import CliRunner
 from word_model import TOKENS, word_model
@@ -22,7 +23,7 @@ from word_model import TOKENS, word_model
 import circuits
 from circuits import checkpoints
 from circuits.cli import app, commands, terminal
-from circuits.cli.terminal import bar, politely, visible
+from circuits.cli.terminal import bar, visible, with_exit_codes
 from circuits.errors import CircuitsError
 from circuits.registry import analyses
 from circuits.result import Result
@@ -191,6 +192,7 @@ def test_csv_is_a_table() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_results_and_figures_are_written(tmp_path: Path) -> None:
     folder, figure = tmp_path / "result", tmp_path / "lens.svg"
     args = ["logit-lens", "aAbBcdeBfg.", "--model", "compiled", "--positions", "all"]
@@ -223,7 +225,7 @@ def test_another_kind_of_figure_is_an_error(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", only(("emoji", "markup", "newline"), ODD))
 def test_any_text_is_a_prompt(tiny: str, kind: str) -> None:
     for positions in ("last", "all"):
         args = ["--model", tiny, "--positions", positions]
@@ -242,6 +244,7 @@ def test_a_prompt_that_begins_with_a_dash(tiny: str) -> None:
     assert run("logit-lens", "--model", tiny, "-5 degrees").exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 200])
 def test_tables_fit_the_terminal(tiny: str, width: int) -> None:
     asked = [
@@ -319,11 +322,12 @@ def test_ctrl_c_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit) as stopped:
-        politely(interrupted)()
+        with_exit_codes(interrupted)()
     assert stopped.value.exit_code == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a signal of Unix")
 def test_an_interrupted_process_says_so(tiny: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
@@ -336,6 +340,7 @@ def test_an_interrupted_process_says_so(tiny: str, tmp_path: Path) -> None:
     assert (err, process.returncode) == ("interrupted\n", 130)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_silent() -> None:
     for args in (["info", "compiled"], ["info", "compiled", "--json"]):
         with in_shell(*args) as process:
@@ -351,7 +356,7 @@ def test_errors_keep_their_brackets(capsys: pytest.CaptureFixture[str]) -> None:
         raise CircuitsError("give tokens [b p],\n   not [red]")
 
     with pytest.raises(typer.Exit):
-        politely(failing)()
+        with_exit_codes(failing)()
     assert capsys.readouterr().err == "error: give tokens [b p], not [red]\n"
 
 

@@ -126,6 +126,7 @@ def noise_edge(
     return logits
 
 
+@pytest.mark.slow
 def test_noising_every_edge_finds_exactly_the_six_true_ones(small: HookedGPT2) -> None:
     clean, corrupted = mini_ioi(small)
     before, after = writer_outputs(small, clean), writer_outputs(small, corrupted)

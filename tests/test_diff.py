@@ -10,27 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from random_models import randomized
 from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
-from circuits.analyses._diff import compared
-from circuits.analyses._options import parsed
-from circuits.analyses.ablate import ablate
 from circuits.analyses.diff import diff
 from circuits.checkpoints import checksum, save
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
-from circuits.draws import Behind, Draws
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import make
-from circuits.registry import find
 from circuits.result import Result, mean_interval
 from circuits.tokenizer import Tokenizer
 
@@ -116,26 +110,6 @@ def test_differences_are_taken_prompt_by_prompt(words: HookedGPT2, without: Hook
     assert row["paired"]
 
 
-def test_unknown_draws_are_taken_as_independent(words: HookedGPT2, without: HookedGPT2) -> None:
-    first, second = (ablate(m, component="m0", task="ioi", n=8) for m in (words, without))
-    row = compared(first, second, "value", ("a", "b"), (Draws(), Draws()))[0].iloc[0]
-    a, b = first.frame.iloc[0], second.frame.iloc[0]
-    assert not row["paired"]
-    assert row["stderr"] == pytest.approx(np.hypot(a["stderr"], b["stderr"]))
-    half = np.hypot(a["ci_high"] - a["value"], b["ci_high"] - b["value"])
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(
-        (row["value"] - half, row["value"] + half)
-    )
-    assert row["n"] == 8
-
-
-def test_means_that_look_alike_are_not_paired() -> None:
-    draws = Draws()
-    for values in ([1.0, 3.0, 2.0], [3.0, 2.0, 1.0]):
-        draws.keep(np.array(2.0), np.array(0.5), Behind(np.array(values)))
-    assert draws.behind({"value": 2.0, "stderr": 0.5}) is None
-
-
 def test_rows_that_only_one_model_has(words: HookedGPT2) -> None:
     cfg = replace(words.cfg, n_layers=3)
     deeper = randomized(cfg, dtype=torch.float64, tokenizer=words.tokenizer)
@@ -157,44 +131,6 @@ def test_other_numbers_and_texts_may_be_compared(words: HookedGPT2, without: Hoo
     assert found.frame["stage"].tolist() == ["embed", "a0", "m0", "a1", "m1"]
     assert found.frame["value"].abs().gt(0).tolist() == [False, False, False, True, True]
     assert found.unit == "entropy"
-
-
-def test_rows_are_matched_by_what_tells_them_apart(words: HookedGPT2) -> None:
-    result = ablate(words, all_heads=True, task="ioi", n=2)
-    shuffled = replace(result, frame=result.frame[::-1])
-    frame, axes = compared(result, shuffled, "value", ("a", "b"), (Draws(), Draws()))
-    assert set(frame["value"]) == {0.0}
-    assert axes == ("layer", "head")
-    twice = replace(result, frame=pd.concat([result.frame, result.frame]))
-    with pytest.raises(CircuitsError, match="cannot be told apart"):
-        compared(twice, twice, "value", ("a", "b"), (Draws(), Draws()))
-    renamed = result.frame.assign(component="x", layer=9, head=range(4))
-    with pytest.raises(CircuitsError, match="have no row in common"):
-        compared(result, replace(result, frame=renamed), "value", ("a", "b"), (Draws(), Draws()))
-    with pytest.raises(CircuitsError, match="different units, logits and nats"):
-        compared(result, replace(result, unit="nats"), "value", ("a", "b"), (Draws(), Draws()))
-
-
-@pytest.mark.parametrize(
-    ("words_", "expected"),
-    [
-        (["all-heads=yes", "n=5", "task=ioi"], {"all_heads": True, "n": 5, "task": "ioi"}),
-        (["component=m0", "component=a0.h1"], {"component": ["m0", "a0.h1"]}),
-        (["--all_heads=False", "memory=4G"], {"all_heads": False, "memory": "4G"}),
-        (["prompt=a = b"], {"prompt": ["a = b"]}),
-    ],
-)
-def test_options_in_words(words_: list[str], expected: dict[str, Any]) -> None:
-    assert parsed(find("ablate"), words_) == expected
-
-
-def test_options_of_several_types() -> None:
-    lens, patch = find("logit_lens"), find("patch")
-    assert parsed(lens, ["positions=3"]) == {"positions": 3}
-    assert parsed(lens, ["positions=all"]) == {"positions": "all"}
-    assert parsed(patch, ["direction=noise"]) == {"direction": "noise"}
-    with pytest.raises(CircuitsError, match="takes last, all, a whole number; did you mean 'all'"):
-        parsed(lens, ["positions=al"])
 
 
 @pytest.mark.parametrize(

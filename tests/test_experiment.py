@@ -156,6 +156,7 @@ def test_a_bundle_in_a_notebook(scripts: Path, tmp_path: Path) -> None:
     assert page.count("<tr>") == 3
 
 
+@pytest.mark.slow
 def test_a_script_is_a_command_of_its_own() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "experiments/causal_graph.py", "--quick", "--model", "nope"],

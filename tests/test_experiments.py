@@ -106,6 +106,7 @@ def test_memories_are_read_by_layer() -> None:
     assert set(found.tables["effects"].frame["n"]) == {module.COUNTED}
 
 
+@pytest.mark.slow
 def test_memories_are_not_found_in_random_weights() -> None:
     mini = load("mini")
     cfg = ModelConfig(2, 4, 32, d_vocab=mini.cfg.d_vocab, n_ctx=64)
@@ -130,6 +131,7 @@ def test_pairs_of_triggers_are_counted() -> None:
     assert shared(torch.tensor([[1], [1], [2]])).tolist() == pytest.approx([1 / 3])
 
 
+@pytest.mark.slow
 def test_sorting_is_counting_and_an_untrained_model_does_not_sort() -> None:
     module, model = script("sorting"), load("sort-abc")
     found = module.run(model, seed=0, quick=True)
@@ -173,6 +175,7 @@ def test_counts_of_words() -> None:
     assert (data.answers[partners, 2] == data.answers[:, 2])[has].all()
 
 
+@pytest.mark.slow
 def test_causal_graphs_are_found_where_they_are() -> None:
     module = script("causal_graph")
     found = module.run(load("sort-abc"), seed=0, quick=True)
@@ -187,6 +190,7 @@ def test_causal_graphs_are_found_where_they_are() -> None:
     assert found.tables["neurons"].frame["illusion"].all()
 
 
+@pytest.mark.slow
 def test_both_graphs_sort_every_word() -> None:
     module = script("causal_graph")
     for word in itertools.product(range(3), repeat=6):
@@ -206,6 +210,7 @@ def test_sources_agree_with_what_is_written() -> None:
     assert counts == {0, 1, 2, 3}  # with two A's, four C's would leave no B, which is written
 
 
+@pytest.mark.slow
 def test_training_to_sort_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +239,7 @@ def test_induction_heads_are_found_and_traced() -> None:
     assert costs.loc[("other heads", "4"), "most"] < costs.loc[("induction heads", "3"), "least"]
 
 
+@pytest.mark.slow
 def test_built_by_the_textbook_no_mlp_is_between_and_no_head_can_be_spared() -> None:
     found = script("induction_heads").run(load("compiled"), quick=True)
     fails = [check.says for check in found.checks if not check.holds]
@@ -328,6 +334,7 @@ def test_words_take_over_where_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found.tables["followed"].frame["target"]) == {" has", " a", " two", " four"}
 
 
+@pytest.mark.slow
 def test_the_lens_of_an_experiment_is_that_of_the_analysis() -> None:
     module, model = script("forward_pass"), load("mini")
     tokens = model.to_tokens(module.STORY)
@@ -353,6 +360,7 @@ def test_mini_was_trained_to_have_its_heads() -> None:
     assert log.groupby("what")["million tokens"].max().eq(27.496448).all()
 
 
+@pytest.mark.slow
 def test_an_untrained_mini_has_no_such_heads() -> None:
     module, mini = script("train_mini"), load("mini")
     untrained = HookedGPT2(mini.cfg, mini.tokenizer)

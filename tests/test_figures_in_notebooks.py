@@ -11,6 +11,7 @@ import pytest
 from matplotlib import rcParams
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
+from quick import only
 
 from circuits import figures
 from circuits.figures import save_figure
@@ -65,7 +66,7 @@ def test_a_figure_is_shown_once_before_and_after(setting: str) -> None:
     assert set(before.data) == set(after.data) == {"image/png", "text/plain"}
 
 
-@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("kind", only(("heatmap", "bars"), DRAWN))
 def test_every_figure_knows_its_picture(kind: str) -> None:
     figure, before = DRAWN[kind](), dict(rcParams)
     png = figure._repr_png_()  # type: ignore[attr-defined]

@@ -41,6 +41,7 @@ def test_greedy_agrees_with_numpy() -> None:
         assert len(set(expected)) > 3
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(prompts=ragged, seed=seeds, how=options, stops=st.sets(token, max_size=4))
 def test_a_batch_equals_its_prompts_alone(prompts, seed, how, stops) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from every_analysis import TEXT, answer, question, write_files
+from quick import only
 from word_model import task_model
 
 import circuits
@@ -100,7 +101,7 @@ def close(half: pd.DataFrame, single: pd.DataFrame, dtype: torch.dtype) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[dtype] * size)
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("dtype", only([torch.bfloat16], HALVES), ids=str)
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: f"{q[0]} {q[1]} {q[2]}")
 def test_every_analysis_of_a_loud_model(
     loud: HookedGPT2,

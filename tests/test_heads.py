@@ -106,6 +106,7 @@ def test_costs_are_those_of_the_ground_truth(card: pd.DataFrame) -> None:
     assert of(card, "name-mover", "cost_n")["a2.h0"] == 4
 
 
+@pytest.mark.slow
 def test_mini_has_its_induction_heads(mini: HookedGPT2) -> None:
     card = heads(mini, kind=["induction", "previous-token"], n=4, memory="500M").frame
     induction = of(card, "induction")
@@ -252,6 +253,7 @@ def test_prompts_of_ones_own_need_the_roles(words: HookedGPT2) -> None:
         heads(words, ioi=make("repeated", words, 2), kind="name-mover")
 
 
+@pytest.mark.slow
 def test_the_report_card_in_a_terminal() -> None:
     def run(*args: str) -> str:
         return CliRunner().invoke(app, ["heads", "--model", "compiled", "-n", "2", *args]).stdout

@@ -81,6 +81,7 @@ def clear(of_mini: dict[str, Scores | str], kind: str) -> list[str]:
     return [f"a{layer}.h{head}" for layer, head in zip(*where, strict=True)]
 
 
+@pytest.mark.slow
 def test_mini_heads_that_copy_both_names_are_no_name_movers(
     of_mini: dict[str, Scores | str],
 ) -> None:

@@ -59,6 +59,7 @@ def test_tiny() -> None:
     check(theirs, checkpoints.load(theirs), tokens)
 
 
+@pytest.mark.slow
 def test_gpt2_small() -> None:
     theirs = hugging_face(n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=50257)
     ours = checkpoints.load(theirs)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from lens_models import SHAPES, lens_model
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from numpy.testing import assert_allclose, assert_array_equal
+from quick import only
 from random_models import TINY, randomized
 from random_sweeps import models, random_prompts, sweeps
 
@@ -63,6 +64,7 @@ def check(model: AdaptedModel, sweep: Sweep) -> None:
     assert_array_equal(still, np.broadcast_to(found.values[0], still.shape))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.data())
 def test_a_gpt_2_gives_what_the_engine_gives(data: st.DataObject) -> None:
@@ -86,7 +88,7 @@ def test_every_kind_of_cell_equals_a_plain_run_with_hooks(shape: str) -> None:
     check(model, asked(model, *cells, *edges, *(() if model.cfg.parallel else MID[:2])))
 
 
-@pytest.mark.parametrize("shape", WITH_MLPS)
+@pytest.mark.parametrize("shape", only(("gemma2", "llama"), WITH_MLPS))
 def test_paths_by_way_of_mlps_equal_plain_runs_with_heads_held(shape: str) -> None:
     model = adapted(shape)
     mid = () if model.cfg.parallel else ("a0->m1", "a0.h1->m0@END", "m0.n3->m1")
@@ -102,7 +104,7 @@ def test_attention_layers_can_be_alone() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", ["llama", "gemma2"])
+@pytest.mark.parametrize("shape", only(["llama"], ["llama", "gemma2"]))
 def test_every_method_writes_what_a_plain_run_writes(shape: str, method: str) -> None:
     model = adapted(shape)
     cells = [part for part in PARTS if "pattern" not in part]

@@ -13,7 +13,7 @@ from random_models import TINY, random_tokens
 from torch import Tensor
 
 from circuits.errors import SiteError
-from circuits.hooks import HookPoint, get_act_name, layer_of, position_axis, site_names, take
+from circuits.hooks import HookPoint, site_names, take
 from circuits.model import HookedGPT2
 
 SITES = site_names(TINY.n_layers)
@@ -312,31 +312,6 @@ def test_backward_hooks_know_the_positions_of_their_pass(tiny: HookedGPT2) -> No
         tiny(TOKENS)  # another pass before the gradients are asked for
         loss.backward()
     assert seen == [[[0, 1, 2], [0, 0, 0]]]
-
-
-def test_names_of_sites() -> None:
-    assert get_act_name("resid_pre", 3) == "blocks.3.hook_resid_pre"
-    assert [layer_of(site) for site in site_names(2)].count(1) == 23
-    assert layer_of("ln_final.hook_scale") is None
-
-
-def test_positions_are_on_this_axis(tiny: HookedGPT2) -> None:
-    """Shapes of all sites, and where in them the 6 query positions are."""
-    _, cache = tiny.run_with_cache(TOKENS, names_filter=SITES)
-    heads, d_head, d_mlp = TINY.n_heads, TINY.d_head, TINY.d_mlp
-    shapes = {
-        **dict.fromkeys(["q", "k", "v", "z"], (2, 6, heads, d_head)),
-        **dict.fromkeys(["attn_in", "q_input", "k_input", "v_input", "result"], (2, 6, heads, 16)),
-        **dict.fromkeys(["attn_scores", "pattern"], (2, heads, 6, 6)),
-        **dict.fromkeys(["pre", "post"], (2, 6, d_mlp)),
-        "scale": (2, 6, 1),
-        "tokens": (2, 6),
-        "out": (2, 6, TINY.d_vocab),
-    }
-    for name, value in cache.items():
-        assert value.shape == shapes.get(name.rpartition("hook_")[2], (2, 6, 16)), name
-        assert value.shape[position_axis(name)] == 6
-        assert take(value, 4, position_axis(name)).ndim == value.ndim - 1
 
 
 @pytest.mark.parametrize(

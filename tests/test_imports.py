@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from quick import only
 
 import circuits
 
@@ -46,13 +47,14 @@ def test_errors_and_sizes_are_light() -> None:
     assert not loaded_by("import circuits; circuits.GPT2_SIZES, circuits.CircuitsError") & HEAVY
 
 
-@pytest.mark.parametrize("command", [(), ("ablate",), ("logit-lens",), ("generate",)])
+@pytest.mark.parametrize("command", only([()], [(), ("ablate",), ("logit-lens",), ("generate",)]))
 def test_help_is_light(command: tuple[str, ...]) -> None:
     loaded = loaded_by(help_of(*command))
     assert "typer" in loaded
     assert not loaded & HEAVY
 
 
+@pytest.mark.slow
 def test_a_sweep_draws_and_compiles_nothing() -> None:
     loaded = loaded_by(
         "import circuits; from circuits.analyses.ablate import ablate\n"

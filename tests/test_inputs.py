@@ -123,6 +123,7 @@ def test_generation_continues_the_real_tokens(mini: HookedGPT2, theirs: Any) -> 
     assert [row[-4] for row in ours] == steps[0].tokens.tolist()
 
 
+@pytest.mark.slow
 def test_one_text_of_transformers_is_one_prompt_everywhere(mini: HookedGPT2, theirs: Any) -> None:
     """In analyses, too, where a padded prompt is read without its padding."""
     tokenizer, text = theirs[1], TEXTS[1]

@@ -82,6 +82,7 @@ def test_a_site_that_only_breaks_the_answer_does_not_keep_it(
     assert row["both"] < 0.6
 
 
+@pytest.mark.slow
 def test_induction_is_previous_then_copied(compiled: HookedGPT2) -> None:
     found = interchange(compiled, what="head", n=8).frame
     assert found["variable"].unique().tolist() == ["current", "previous", "copied"]
@@ -242,6 +243,7 @@ def test_a_subspace_is_orthonormal_and_the_same_for_a_seed(words: HookedGPT2) ->
     assert not torch.equal(basis, learn(words, pairs, at, 3, steps=3, seed=1))
 
 
+@pytest.mark.slow
 def test_the_soft_compiled_model_has_names_in_a_subspace(gifts: Prompts) -> None:
     soft = build(n_layers=3, beta=4.0)
     asked: dict[str, Any] = {"task": gifts, "variable": "s", "component": "a1.h1@END"}
@@ -338,6 +340,7 @@ def test_prompts_and_graph_have_to_fit(words: HookedGPT2) -> None:
         interchange(words, task=prompts, n=3)
 
 
+@pytest.mark.slow
 def test_the_command_line() -> None:
     base = ["interchange", "--model", "compiled", "--task", "repeated", "-n", "8"]
     shown = CliRunner().invoke(app, [*base, "--variable", "previous", "--what", "head"])

@@ -15,8 +15,10 @@ from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.interventions import (
     METHODS,
+    Into,
+    Reference,
+    Source,
     get_method,
-    noise,
     partners,
     replacements,
     require_change,
@@ -114,13 +116,16 @@ def test_mean_over_a_constant_set_is_a_no_op(model: HookedGPT2) -> None:
         torch.testing.assert_close(ablated(model, same, [part], "mean"), model(same))
 
 
-def test_means_by_position_need_prompts_of_one_length(model: HookedGPT2) -> None:
+def test_means_by_position_need_prompts_alike(model: HookedGPT2) -> None:
     tokens, mask = pad_rows([[1, 2, 3], [4, 5, 6], [7, 8]], pad_id=0)
     (value,) = replacements(model, [parse("m0")], "position-mean", tokens[:2], mask[:2])
     (each,) = replacements(model, [parse("m0")], "resample", tokens[:2], mask[:2])
-    torch.testing.assert_close(value, each.mean(0, keepdim=True))
-    with pytest.raises(CircuitsError, match="differ in length"):
+    torch.testing.assert_close(value, each.mean(0, keepdim=True).expand_as(value))
+    with pytest.raises(CircuitsError, match="of 2 tokens the reference set has 1 prompts"):
         replacements(model, [parse("m0")], "position-mean", tokens, mask)
+    left, real = pad_rows([[1, 2], [4, 5, 6]], pad_id=0, side="left")
+    with pytest.raises(CircuitsError, match="padded on the right"):
+        replacements(model, [parse("m0")], "position-mean", left, real)
 
 
 def test_noise_has_the_mean_and_spread_of_the_reference(model: HookedGPT2) -> None:
@@ -129,13 +134,35 @@ def test_noise_has_the_mean_and_spread_of_the_reference(model: HookedGPT2) -> No
     (drawn,) = replacements(model, [parse("a0.h1")], "noise", tokens)
     assert drawn.shape == real.shape
     for statistic in (torch.mean, torch.std):
-        found, expected = (statistic(x.flatten(0, 1), 0) for x in (drawn, real))
-        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.1)
+        value, expected = (statistic(x.flatten(0, 1), 0) for x in (drawn, real))
+        torch.testing.assert_close(value, expected, rtol=0.05, atol=0.1)
     between = torch.corrcoef(drawn.flatten(0, 1).T).fill_diagonal_(0)
     assert between.abs().max() < 0.1  # the numbers of one token are independent
-    again = noise(real, torch.ones_like(tokens).bool(), seed=0)
-    assert torch.equal(drawn, again)
-    assert not torch.equal(drawn, noise(real, torch.ones_like(tokens).bool(), seed=1))
+    assert torch.equal(drawn, replacements(model, [parse("a0.h1")], "noise", tokens)[0])
+    site = parse("a0.h1").site
+    other = Reference(model, Source("noise", tokens, torch.ones_like(tokens), 1), [site])
+    into = Into(torch.ones_like(tokens).bool(), 0, [], {})
+    assert not torch.equal(drawn, other.write(into)[site][:, :, 1])
+
+
+def test_noise_is_drawn_for_real_tokens(model: HookedGPT2) -> None:
+    rows, part = [[1, 2, 3], [4, 5]], parse("m0")
+    values = [
+        replacements(model, [part], "noise", *pad_rows(rows, pad_id=0, side=side))[0]
+        for side in ("left", "right")
+    ]
+    torch.testing.assert_close(values[0][1, 1:], values[1][1, :2])
+    assert values[0][1, 1:].std() > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_needs(name: str) -> None:
+    method = get_method(name)
+    assert method is METHODS[name]
+    assert method.name == name
+    words = {"which": "these", "n_tokens": 3, "alike": "as long", "seed": 0, "others": "others"}
+    assert method.source.format(**words)
+    assert not method.copies or method.needs == "rows"
 
 
 @settings(max_examples=20)
@@ -216,7 +243,7 @@ def test_values_that_do_not_fit(model: HookedGPT2, tokens: torch.Tensor) -> None
             "a1.h2",
             "mena",
             2,
-            "choose zero, mean, position-mean, resample, noise; did you mean 'mean'",
+            "choose mean, .*noise, .*position-mean, .*zero; did you mean 'mean'",
         ),
         ("a1.h2", "mean", 0, "the reference set for 'mean' is empty"),
         ("a9.h2", "zero", 2, "there is no layer 9: gpt2 has layers 0 to 1"),
@@ -232,7 +259,6 @@ def test_what_cannot_be_written(
 def test_a_reference_of_padding_alone_is_empty(model: HookedGPT2, tokens: torch.Tensor) -> None:
     with pytest.raises(CircuitsError, match="reference set for 'mean' is empty"):
         replacements(model, [parse("m0")], "mean", tokens, torch.zeros_like(tokens))
-    assert get_method("mean") is METHODS["mean"]
 
 
 @given(st.lists(st.sampled_from([2, 3, 5]), min_size=1, max_size=12), st.integers(0, 99))

@@ -27,6 +27,7 @@ def chunks(tokens: Tensor, cuts: set[int]) -> list[Tensor]:
     return [tokens[:, start:end] for start, end in pairwise(edges)]
 
 
+@pytest.mark.slow
 @both_attentions
 @settings(max_examples=25, deadline=None)
 @given(cfg=tiny_configs(), seed=seeds, data=st.data())

@@ -35,6 +35,7 @@ def test_stages_are_in_the_order_of_computation(words: HookedGPT2) -> None:
     assert frame["after"].unique().tolist() == [" the"]
 
 
+@pytest.mark.slow
 def test_the_last_stage_is_the_model(words: HookedGPT2) -> None:
     expected = words(PROMPT).detach().softmax(-1)[0]
     for position in range(len(expected)):

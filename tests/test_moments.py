@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from circuits.errors import CircuitsError
-from circuits.result import mean_interval
+from circuits.result import BEHIND, mean_interval
 from circuits.sweep.moments import Moments, moments
 
 cuts = st.lists(st.integers(1, 9), min_size=1, max_size=6)
@@ -104,3 +105,27 @@ def test_what_cannot_be_told() -> None:
         moments(good, changed, full=1).ratio()
     with pytest.raises(CircuitsError, match="different sweeps"):
         moments(good, changed).merge(moments(good, changed, full=1))
+
+
+@given(cuts, st.integers(0, 10**6))
+def test_draws_are_the_effects_of_all_prompts(sizes: list[int], seed: int) -> None:
+    values = drawn(seed, sum(sizes))
+    labels = [f"template {i % 3}" for i in range(values.shape[1])]
+    changed, start, blocks = np.zeros(len(values), dtype=bool), 0, []
+    for size in sizes:
+        block, of_block = values[:, start : start + size], labels[start : start + size]
+        summary = moments(block, changed, of_block, differences=[(1, 2)])
+        assert summary.draws is None
+        assert BEHIND not in summary.interval()
+        blocks.append(summary.drawn_from(block, of_block))
+        start += size
+    merged = reduce(Moments.merge, blocks)
+    effects = values - values[0]
+    for cell, row in enumerate([*effects, effects[1] - effects[2]]):
+        draws = merged.interval()[BEHIND][cell]
+        assert_allclose(draws.values, row, atol=1e-12)
+        assert draws.groups is None
+        assert replace(merged, clustered=True).draws.groups == tuple(labels)
+        for label, group in merged.groups.items():
+            of_group = [other == label for other in labels]
+            assert_allclose(group.interval()[BEHIND][cell].values, row[of_group], atol=1e-12)

@@ -254,6 +254,7 @@ def test_mini_has_a_neuron_for_times_of_day(mini: HookedGPT2) -> None:
     assert frame["value"].abs().min() > 0.5
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     model = word_model(n_ctx=16)
     file = tmp_path / "long.txt"
@@ -345,9 +346,19 @@ def test_a_neuron_that_does_nothing() -> None:
         (["m5.n290", "--top", "3"], ["promoted", "·evening", "suppressed"]),
         (["m5.n290", "--show", "triggers"], ["embedding alone"]),
         (["m5.n290", "--file", "text.txt"], ["top contexts", "random contexts", "·evening:"]),
-        (["m5.n290", "--file", "text.txt", "--show", "classes"], ["windows", "digits"]),
-        (["--file", "text.txt", "--layer", "5"], ["stands out on", "m5.n"]),
-        (["--file", "text.txt", "--show", "classes"], ["layer", "inside"]),
+        pytest.param(
+            ["m5.n290", "--file", "text.txt", "--show", "classes"],
+            ["windows", "digits"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--file", "text.txt", "--layer", "5"],
+            ["stands out on", "m5.n"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--file", "text.txt", "--show", "classes"], ["layer", "inside"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_on_the_command_line(
@@ -361,6 +372,7 @@ def test_on_the_command_line(
         assert word in done.output
 
 
+@pytest.mark.slow
 def test_as_json(path: Path) -> None:
     words_ = ["neurons", "m1.n5", "--file", str(path), "-n", "2", "--json", "--quiet"]
     done = CliRunner().invoke(app, words_)

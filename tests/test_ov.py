@@ -216,6 +216,7 @@ def test_models_of_few_tokens() -> None:
         ov(letters, effective=True)
 
 
+@pytest.mark.slow
 def test_mini_has_heads_that_copy(mini: HookedGPT2) -> None:
     # a1.h0 is one of its induction heads: it copies what MLP 0 makes of a token.
     frame = ov(mini, "a1.h0", show="diagonal", effective=True).frame

@@ -129,6 +129,7 @@ def test_data_stays_inside_its_element(text: str) -> None:
     assert json.loads(html) == {text: [text]}
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_text_is_data_and_title(text: str) -> None:
     result = saying(attention(), text)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 from page_samples import attention, effects, heads, lens, saying
+from quick import only
 
 from circuits.analyses.walkthrough import walkthrough
 from circuits.checkpoints import load
@@ -85,8 +86,8 @@ def fits(tab: Any) -> bool:
     return bool(tab.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
-@pytest.mark.parametrize("window", [{}, DARK, PHONE, PHONE | DARK], ids=str)
-@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("window", only([{}], [{}, DARK, PHONE, PHONE | DARK]), ids=str)
+@pytest.mark.parametrize("sample", only(("effects", "lens"), SAMPLES))
 def test_pages_open_without_complaint(visit: Open, sample: str, window: dict[str, Any]) -> None:
     tab = visit(page(SAMPLES[sample]()), **window)
     assert is_painted(tab)
@@ -95,6 +96,7 @@ def test_pages_open_without_complaint(visit: Open, sample: str, window: dict[str
     assert paper == ("rgb(20, 23, 27)" if "color_scheme" in window else "rgb(255, 255, 255)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_prompts_stay_text(visit: Open, sample: str) -> None:
     tab = visit(page(saying(SAMPLES[sample](), ATTACK)))
@@ -103,6 +105,7 @@ def test_prompts_stay_text(visit: Open, sample: str) -> None:
     assert ATTACK in tab.locator("pre").inner_text()
 
 
+@pytest.mark.slow
 def test_a_script_from_elsewhere_does_not_run(browser: Any, tmp_path: Path) -> None:
     """Were a text ever not escaped: the page's policy has the hash of its own script alone."""
     html = page(effects(8, 8)).replace("</main>", "<script>document.title = 'x'</script></main>")
@@ -113,6 +116,7 @@ def test_a_script_from_elsewhere_does_not_run(browser: Any, tmp_path: Path) -> N
     tab.close()
 
 
+@pytest.mark.slow
 def test_the_table_sorts_finds_and_turns(visit: Open) -> None:
     tab = visit(page(effects(8, 8)))
     first = tab.locator("#table tbody tr").first
@@ -130,6 +134,7 @@ def test_the_table_sorts_finds_and_turns(visit: Open) -> None:
     assert tab.get_by_role("button", name="stderr").get_attribute("title").startswith("standard")
 
 
+@pytest.mark.slow
 def test_a_large_figure_is_shown_at_full_size(visit: Open) -> None:
     tab = visit(page(effects(4, 30)), viewport={"width": 700, "height": 600})
     drawn = tab.locator(".figure svg")
@@ -139,6 +144,7 @@ def test_a_large_figure_is_shown_at_full_size(visit: Open) -> None:
     assert fits(tab)
 
 
+@pytest.mark.slow
 def test_heads_are_chosen_and_tokens_show_both_directions(visit: Open) -> None:
     tab = visit(page(attention()))
     assert tab.locator("#attn-one h2").inner_text() == "Head a0.h0"
@@ -158,6 +164,7 @@ def test_heads_are_chosen_and_tokens_show_both_directions(visit: Open) -> None:
     assert tab.locator("#attn-heads canvas").first.screenshot() != before
 
 
+@pytest.mark.slow
 def test_a_long_prompt_stays_usable(visit: Open) -> None:
     tab = visit(page(attention(tuple(f" {i}" for i in range(500)), 1, 2)))
     tab.get_by_role("button", name="head a0.h1").click()
@@ -166,6 +173,7 @@ def test_a_long_prompt_stays_usable(visit: Open) -> None:
     assert fits(tab)
 
 
+@pytest.mark.slow
 def test_the_grid_of_the_lens_is_walked_by_keys(visit: Open) -> None:
     tab = visit(page(lens()))
     card = tab.locator("#lens-card")
@@ -181,6 +189,7 @@ def test_the_grid_of_the_lens_is_walked_by_keys(visit: Open) -> None:
     assert tab.locator("#lens-grid").screenshot() != before
 
 
+@pytest.mark.slow
 def test_a_heads_card_tells_its_scores(visit: Open) -> None:
     tab = visit(page(heads()))
     card, grid = tab.locator("#heads-card"), tab.locator("#heads-grid")
@@ -196,6 +205,7 @@ def test_a_heads_card_tells_its_scores(visit: Open) -> None:
     assert tab.locator("#heads-about").inner_text() == "no series of single tokens"
 
 
+@pytest.mark.slow
 def test_light_and_dark_change_at_once(visit: Open) -> None:
     tab = visit(page(attention()))
     light = tab.locator("#attn-heads canvas").first.screenshot()
@@ -203,6 +213,7 @@ def test_light_and_dark_change_at_once(visit: Open) -> None:
     assert tab.locator("#attn-heads canvas").first.screenshot() != light
 
 
+@pytest.mark.slow
 def test_a_notebooks_frame_shows_the_viewer(visit: Open) -> None:
     tab = visit(f"<!DOCTYPE html><title>notebook</title>{inline(attention())._repr_html_()}")
     frame = tab.frame_locator("iframe")
@@ -215,6 +226,7 @@ def walk() -> str:
     return page(walkthrough(load("sort-abc"), "CBABBC"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [{}, DARK, PHONE], ids=str)
 def test_the_walkthrough_goes_on_until_the_letters_are_sorted(
     visit: Open, walk: str, window: dict[str, Any]
@@ -239,6 +251,7 @@ def test_the_walkthrough_goes_on_until_the_letters_are_sorted(
     assert is_painted(tab)
 
 
+@pytest.mark.slow
 def test_the_walkthrough_is_left_and_entered_by_keys_and_clicks(visit: Open, walk: str) -> None:
     tab = visit(walk)
     where, heading = tab.locator("#walk-where"), tab.locator("#walk-stage h2")
@@ -280,6 +293,7 @@ def test_a_cell_tells_its_number_and_where_it_comes_from(visit: Open, walk: str)
     assert tab.locator("#tip").is_hidden()
 
 
+@pytest.mark.slow
 def test_a_finger_reads_a_cell(visit: Open, walk: str) -> None:
     tab = visit(walk, **PHONE, has_touch=True)
     tab.get_by_role("button", name="next step").tap()
@@ -290,6 +304,7 @@ def test_a_finger_reads_a_cell(visit: Open, walk: str) -> None:
     assert tab.locator("#tip").is_hidden()
 
 
+@pytest.mark.slow
 def test_an_unlikely_choice_is_shown(visit: Open, mini: HookedGPT2) -> None:
     tab = visit(page(walkthrough(mini, "Once", steps=1, temperature=5.0, seed=0)))
     tab.keyboard.press("End")

@@ -203,6 +203,7 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
     assert len(list((tmp_path / "run").glob("part-*"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
 def test_a_full_disk_leaves_what_is_there(tmp_path: Path) -> None:
     """Where the file size ends, mid-part, as a full disk would end it."""

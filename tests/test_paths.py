@@ -212,6 +212,7 @@ def test_with_heads_held_it_is_the_path_patching_of_the_ioi_paper(
     )
 
 
+@pytest.mark.slow
 def test_on_mini_heads_reach_the_logits_twice_as_much_by_way_of_mlps(mini: HookedGPT2) -> None:
     asked: dict[str, Any] = {"to": "logits", "task": "ioi", "n": 100, "seed": 3}
     both = [paths(mini, hold=hold, **asked) for hold in ("all", "heads")]

@@ -62,6 +62,7 @@ def ends(row: Any) -> list[float]:
     return [row["ci_low"], row["ci_high"]]
 
 
+@pytest.mark.slow
 def test_accuracy_has_an_interval_of_paired_proportions(mini: HookedGPT2) -> None:
     asked: dict[str, Any] = {"task": "ioi", "metric": "accuracy", "n": 40, "seed": 3}
     frame = ablate(mini, all_heads=True, **asked).frame.set_index("component")
@@ -76,6 +77,7 @@ def test_accuracy_has_an_interval_of_paired_proportions(mini: HookedGPT2) -> Non
     assert ends(frame.loc["a0.h0"]) == pytest.approx([-0.065995, 0.065995], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_split_effects_on_accuracy_have_widths(mini: HookedGPT2) -> None:
     asked: dict[str, Any] = {"task": "ioi", "metric": "accuracy", "n": 12, "effects": True}
     frame = ablate(mini, all_heads=True, **asked).frame
@@ -86,6 +88,7 @@ def test_split_effects_on_accuracy_have_widths(mini: HookedGPT2) -> None:
         assert high.max() <= 1
 
 
+@pytest.mark.slow
 def test_differences_of_accuracy_are_paired(mini: HookedGPT2) -> None:
     other = copy.deepcopy(mini)
     with torch.no_grad():
@@ -121,6 +124,7 @@ def test_effects_stay_within_the_metrics_range(
     assert ends(row) == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_kl_may_fall_where_the_base_is_not_the_clean_run(mini: HookedGPT2) -> None:
     frame = patch(mini, what="head", task="ioi", metric="kl", n=6).frame
     assert (frame["value"] < 0).any()
@@ -129,6 +133,7 @@ def test_kl_may_fall_where_the_base_is_not_the_clean_run(mini: HookedGPT2) -> No
     assert (noise["ci_low"] >= 0).all()
 
 
+@pytest.mark.slow
 def test_shares_of_accuracy_have_widths(mini: HookedGPT2) -> None:
     frame = patch(mini, what="head", task="ioi", metric="accuracy", n=12).frame
     assert (frame["share_high"] > frame["share_low"]).all()
@@ -184,6 +189,7 @@ def each(mini: HookedGPT2) -> dict[str, list[float]]:
     return by_hand(without(mini, prompts, "a0.h3", "logit_diff"), prompts.templates)
 
 
+@pytest.mark.slow
 def test_by_template_tells_each_ones_effect(
     told: dict[str, Result], each: dict[str, list[float]]
 ) -> None:
@@ -205,6 +211,7 @@ def test_by_template_tells_each_ones_effect(
     assert means == pytest.approx([1.185, 1.551, 0.477, -0.044, 1.874, 4.722], abs=0.005)
 
 
+@pytest.mark.slow
 def test_clusters_are_templates(told: dict[str, Result], each: dict[str, list[float]]) -> None:
     over, within = (told[way].frame.set_index("component") for way in ("over", "all"))
     assert over["value"].tolist() == within["value"].tolist()
@@ -217,6 +224,7 @@ def test_clusters_are_templates(told: dict[str, Result], each: dict[str, list[fl
     assert ends(within.loc["a0.h3"]) == pytest.approx([0.513, 2.741], abs=0.005)
 
 
+@pytest.mark.slow
 def test_shares_over_templates_are_those_of_ratios(mini: HookedGPT2) -> None:
     asked: dict[str, Any] = {"what": "attn", "positions": "all", "task": "ioi", "n": 24}
     frame = patch(mini, cluster="template", **asked).frame.set_index("component")
@@ -235,7 +243,11 @@ def test_shares_over_templates_are_those_of_ratios(mini: HookedGPT2) -> None:
 @pytest.mark.parametrize(
     ("ask", "axes"),
     [
-        (lambda model, **asked: paths(model, to="logits", **asked), ("template", "stage", "part")),
+        pytest.param(
+            lambda model, **asked: paths(model, to="logits", **asked),
+            ("template", "stage", "part"),
+            marks=pytest.mark.slow,
+        ),
         (lambda model, **asked: attribute(model, **asked), ("template", "layer", "part")),
         (
             lambda model, **asked: patch(model, component="a5.h3", **asked),
@@ -264,6 +276,7 @@ def test_every_analysis_of_effects_tells_templates_apart(
     assert each.plot().axes
 
 
+@pytest.mark.slow
 def test_differences_between_models_are_over_templates_too(mini: HookedGPT2) -> None:
     other = copy.deepcopy(mini)
     with torch.no_grad():
@@ -298,6 +311,7 @@ def in_file(path: Path, prompts: Prompts, model: HookedGPT2) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_files_say_their_templates_block_by_block(
     mini: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +355,7 @@ def test_what_has_no_spread_over_templates(
         attribute(mini, **asked)
 
 
+@pytest.mark.slow
 def test_a_mean_by_position_is_of_one_template(mini: HookedGPT2) -> None:
     # Two of the six templates have 19 tokens, and at the same place other words.
     prompts = make("ioi", mini, 24)

@@ -36,7 +36,7 @@ HEADER = '"""A question."""\n\nDEFAULT = 3\nKind = str | None\n'
 FUNCTION = '''
 
 @analysis
-def question(model: HookedGPT2, text: str, *, {parameters}):
+def question(model: HookedModel, text: str, *, {parameters}):
     """What is it?
 
     It is this,
@@ -220,7 +220,7 @@ RUN = ["memory", "plan", "engine", "parts", "resume", "progress"]
 def test_options_of_a_group_have_the_classs_defaults(group: type[Any]) -> None:
     options = groups()[group.__name__]
     made = group()
-    assert {option.name for option in options} == {*vars(made)} - {"question"}
+    assert {option.name for option in options} == {*vars(made)} - {"question", "draws"}
     assert all(option.help == shared_helps()[option.name] for option in options)
     for option in options:
         assert option.default is not None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -22,12 +22,11 @@ from circuits.analyses.walkthrough import walkthrough
 from circuits.analyses.why import why
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
-from circuits.figures import save_figure
-from circuits.figures.of_results import DRAWN
+from circuits.figures import VIEWS, save_figure
 from circuits.intervals import student_t
 from circuits.pages import page, save_page
 from circuits.prompts import make
-from circuits.result import VIEWS, Provenance, Result, mean_interval, provenance
+from circuits.result import Provenance, Result, mean_interval, provenance
 
 ABOUT = Provenance(
     analysis="ablate",
@@ -124,6 +123,28 @@ def test_a_mean_without_its_uncertainty_is_refused(result: Result) -> None:
         replace(result, axes=("layr", "head"))
 
 
+def test_draws_stand_beside_the_table(tmp_path: Path) -> None:
+    values = np.array([[1.0, 3.0], [5.0, 9.0], [-9.0, -7.0]])
+    about: dict[str, Any] = {"unit": "logits", "title": "", "provenance": ABOUT, "axes": ("layer",)}
+    plain, asked = (
+        Result(pd.DataFrame({"layer": range(3), **mean_interval(values, draws=draws)}), **about)
+        for draws in (False, True)
+    )
+    assert plain.draws is None
+    assert asked.draws is not None
+    assert [draws and draws.values.tolist() for draws in asked.draws] == values.tolist()
+    pd.testing.assert_frame_equal(asked.frame, plain.frame)
+    assert (repr(asked), asked.to_json(), asked.to_csv()) == (
+        *(repr(plain), plain.to_json(), plain.to_csv()),
+    )
+    assert Result.load(asked.save(tmp_path / "saved")).draws is None
+    first = asked.top(2).draws
+    assert first is not None
+    assert [draws and draws.values.tolist() for draws in first] == [[-9, -7], [5, 9]]
+    with pytest.raises(CircuitsError, match="draws of 3 means, but 1 rows"):
+        replace(asked, frame=asked.frame[:1])
+
+
 def test_the_table_is_a_copy(result: Result) -> None:
     before = result.to_json()
     table = result.to_pandas()
@@ -141,7 +162,8 @@ def test_top_is_by_size_of_either_sign(result: Result) -> None:
 
 
 def test_every_view_is_drawn(result: Result) -> None:
-    assert tuple(DRAWN) == VIEWS
+    assert {result.view, "bars"} < {*VIEWS}
+    assert all(callable(draw) for draw in VIEWS.values())
     with pytest.raises(CircuitsError, match="there is no view 'bar'; .* 'bars'"):
         replace(result, view="bar")
 
@@ -252,6 +274,9 @@ def test_an_earlier_result_is_replaced_and_other_files_are_not(
     assert len(Result.load(folder).to_pandas()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert sorted(path.name for path in folder.iterdir()) == ["result.json", "table.csv"]
+    (folder / "notes.txt").write_text("mine")
+    result.save(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.tex").write_text("years of work")
@@ -277,32 +302,26 @@ def test_what_cannot_be_written(
 
     result.save(tmp_path / "kept")
     before = sorted(path.name for path in tmp_path.iterdir())
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(CircuitsError, match="kept cannot be written: No space left"):
         result.top(1).save(tmp_path / "kept")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert Result.load(tmp_path / "kept").to_json() == result.to_json()
 
 
-def test_there_is_a_result_at_every_moment(
+def test_a_result_in_the_current_folder(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, moves = result.save(tmp_path / "run"), 0
-    move = Path.replace
-
-    def fail_second(self: Path, target: str | os.PathLike[str]) -> Path:
-        nonlocal moves
-        moves += 1
-        if moves == 2:
-            raise OSError(5, "Input/output error")
-        return move(self, target)
-
-    monkeypatch.setattr(Path, "replace", fail_second)
-    with pytest.raises(CircuitsError, match="Input/output error"):
-        result.top(1).save(folder)
-    assert moves == 2
-    assert Result.load(folder).to_json() == result.to_json()
-    assert sorted(path.name for path in folder.iterdir()) == ["result.json", "table.csv"]
+    monkeypatch.chdir(tmp_path)
+    result.save(".")
+    Path("notes.txt").write_text("mine")
+    result.top(1).save(".")
+    assert len(Result.load(".").to_pandas()) == 1
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "notes.txt",
+        "result.json",
+        "table.csv",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -348,6 +367,7 @@ def test_provenance_of_a_run() -> None:
     assert bare.checksum != about.checksum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [chr(0xD83D), chr(0xDCFF)])  # of an emoji; of a file name's bytes
 def test_halves_of_characters_are_written_and_read_back(tmp_path: Path, half: str) -> None:
     """Tokenizers take them, so every writer does; the files are UTF-8 and say what was given."""

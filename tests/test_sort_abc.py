@@ -91,6 +91,7 @@ def test_loss_counts_only_the_answer(model: HookedGPT2, script: ModuleType) -> N
     assert float(loss) == pytest.approx(-float(torch.stack(answer).mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("repeatable")
 def test_training_is_deterministic(script: ModuleType) -> None:
     first, second, other = (script.train(seed, n_steps=20)[0] for seed in (1, 1, 2))

@@ -68,6 +68,7 @@ def test_every_mark_leads_to_the_rest(model: HookedGPT2, tmp_path: Path, name: s
 lines = st.lists(st.sampled_from(["x", "", "x and", "  ", "é", "\u2028"]), max_size=12)
 
 
+@pytest.mark.slow
 @given(lines, st.sampled_from(["\n", "\r\n", "\r"]), st.integers(1, 4))
 def test_any_text_can_be_resumed(
     tmp_path_factory: pytest.TempPathFactory, words: list[str], ending: str, block: int
@@ -139,6 +140,7 @@ def test_what_makes_no_blocks(model: HookedGPT2, tmp_path: Path) -> None:
         _ = PromptFile(model, tmp_path / "a.txt").n_bytes
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     model = load("sort-abc")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from long_runs import BLOCK, bits, long_run, write_words
 from numpy.testing import assert_allclose
+from quick import only
 
 from circuits.checkpoints import checksum, load
 from circuits.components import all_heads
@@ -72,7 +73,7 @@ def test_parts_change_nothing(words: Path, tmp_path: Path, expected: str) -> Non
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
-@pytest.mark.parametrize("n_done", [0, 2, 4])
+@pytest.mark.parametrize("n_done", only([2], [0, 2, 4]))
 def test_interrupted_is_as_not_interrupted(
     words: Path,
     tmp_path: Path,

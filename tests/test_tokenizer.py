@@ -59,6 +59,7 @@ def test_gpt2_facts(gpt2: Tokenizer) -> None:
         gpt2.single_token("Hermione")
 
 
+@pytest.mark.slow
 @needs_gpt2
 def test_gpt2_files_are_written_as_they_were_read(gpt2: Tokenizer, tmp_path: Path) -> None:
     gpt2.save(tmp_path)

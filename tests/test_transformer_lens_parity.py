@@ -14,9 +14,10 @@ from random_models import TINY, random_tokens, randomized
 
 from circuits.analyses.patch import patch
 from circuits.config import ModelConfig
-from circuits.hooks import get_act_name, site_names
+from circuits.errors import SiteError
 from circuits.model import HookedGPT2
 from circuits.prompts import Example, assemble
+from circuits.sites import BLOCK_SITES, MORE_SITES, get_act_name, site_names
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 pytest.importorskip("transformer_lens")
@@ -213,7 +214,7 @@ def test_weights_and_configuration_have_their_names(
 short_names = st.sampled_from(
     "embed pos_embed tokens resid_pre resid_mid resid_post attn_out mlp_out attn_in mlp_in q_input "
     "k_input v_input q k v z result pattern attn_scores attn attn_logits key query value pre post "
-    "mid mlp_pre mlp_mid mlp_post scale normalized".split()
+    "mid mlp_pre mlp_mid mlp_post scale normalized rot_q rot_k pre_linear".split()
 )
 layer_types = st.sampled_from(
     [None, "", "a", "m", "b", "block", "blocks", "attn", "mlp", "attention", "ln1", "ln2"]
@@ -225,7 +226,7 @@ def test_short_names_mean_the_same(name: str, layer: int | None, layer_type: str
     if layer is None:  # a part of a block that is in no block
         layer_type = None
     expected = patching.utils.get_act_name(name, layer, layer_type)
-    assert get_act_name(name, layer, layer_type) == expected
+    assert_same_or_no_site(expected, name, layer, layer_type)
 
 
 # Only names without an underscore: TransformerLens does not split `resid_pre3`.
@@ -236,7 +237,18 @@ def test_short_names_mean_the_same(name: str, layer: int | None, layer_type: str
 )
 def test_compact_names_mean_the_same(name: str, layer: int, layer_type: str) -> None:
     for compact in (f"{name}{layer}", f"{name}{layer}{layer_type}"):
-        assert get_act_name(compact) == patching.utils.get_act_name(compact)
+        assert_same_or_no_site(patching.utils.get_act_name(compact), compact)
+
+
+def assert_same_or_no_site(expected: str, *asked: str | int | None) -> None:
+    """What they expand to a site is that site here; what they expand to none is an error."""
+    block, _, rest = expected.partition(".")[2].partition(".")
+    known = {*BLOCK_SITES, *(site for sites in MORE_SITES.values() for site in sites)}
+    if expected in SITES or (block.isdigit() and rest in known):
+        assert get_act_name(*asked) == expected  # type: ignore[arg-type]
+    else:
+        with pytest.raises(SiteError, match="there is no site"):
+            get_act_name(*asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("site", SITES)

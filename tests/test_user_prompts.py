@@ -84,7 +84,7 @@ def test_texts_in_an_order_are_prompts(model: HookedGPT2, texts: Any) -> None:
     ("texts", "message"),
     [
         ({"clean": "x", "answer": " Tom"}, "the input is a dict without 'input_ids'; give a text"),
-        ({"x", "y"}, "the input is a set; give a text"),
+        ({"x"}, "the input is a set; give a text"),
         (TABLE, "is no row of token ids; give a text"),
         (b"x", "the input is a bytes; give a text"),
         (5, "the input is an int; give a text"),

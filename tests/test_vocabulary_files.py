@@ -149,6 +149,7 @@ def test_the_same_ids_as_transformers(folder: Path) -> None:
         assert (mine.bos_id, mine.eos_ids, mine.pad_id) == roles
 
 
+@pytest.mark.slow
 def test_saved_and_read_again(folder: Path, tmp_path: Path) -> None:
     first = Tokenizer.from_folder(folder)
     folders = [tmp_path / name for name in ("once", "twice")]

@@ -145,6 +145,7 @@ def test_bad_questions(
         walkthrough(sorter, prompt, **options)
 
 
+@pytest.mark.slow
 def test_a_large_model_is_cut_and_its_page_stays_small(mini: HookedGPT2) -> None:
     result = walkthrough(mini, "Once upon a time " * 14, steps=3)
     assert cell(result, 0, "pre.0", "shape").endswith(" × 1024")

@@ -11,16 +11,10 @@ from torch import Tensor
 
 from circuits.adapter.config import BRIDGE, AdaptedConfig, class_of
 from circuits.errors import CircuitsError, SiteError
-from circuits.hooks import HookPoint, site_names
+from circuits.hooks import HookPoint
+from circuits.sites import MORE_SITES, site_names
 
 Points = dict[str, Any]  # our names of sites -> their hook points
-# Sites that only other architectures have, and which of GPT-2's they follow.
-_MORE = {
-    "attn.hook_v": ("attn.hook_rot_q", "attn.hook_rot_k"),
-    "mlp.hook_pre": ("mlp.hook_pre_linear",),
-    "attn.hook_result": ("ln1_post.hook_scale", "ln1_post.hook_normalized"),
-    "mlp.hook_post": ("ln2_post.hook_scale", "ln2_post.hook_normalized"),
-}
 # Sites that their model computes only when it is told to.
 _FLAGS = {
     "hook_attn_in": "use_attn_in",
@@ -47,7 +41,7 @@ def points_of(theirs: Any, cfg: AdaptedConfig) -> Points:
     points: Points = {}
     for site in site_names(cfg.n_layers):
         block, in_block = _split(site)
-        for name in (in_block, *_MORE.get(in_block, ())):
+        for name in (in_block, *MORE_SITES.get(in_block, ())):
             theirs_name = "embed.hook_in" if bridged and name == "hook_tokens" else block + name
             if name not in absent and theirs_name in has and not name.startswith(prefixes):
                 points[block + name] = has[theirs_name]

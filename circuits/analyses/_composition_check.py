@@ -27,7 +27,7 @@ from circuits.analyses._reading import MEANINGS as SCORE_MEANINGS
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
-from circuits.registry import MeasureOptions, Progress, RunOptions
+from circuits.registry import MeasureOptions, RunOptions
 from circuits.result import Result
 from circuits.sweep import cell
 
@@ -56,7 +56,7 @@ def patched(
     n: int,
     prompts: MeasureOptions,
     named: Mapping[str, InWords],
-    progress: Progress | None,
+    how: RunOptions,
 ) -> Result:
     """The effect of `n` chosen edges on the task, and how it agrees with their scores.
 
@@ -68,7 +68,6 @@ def patched(
     rows, patching = _chosen(pairs, n, prompts.seed), Patching("noise", prompts.metric)
     cells = (BASE, WHOLE, *(cell(parse_edge(edge)) for edge in rows["edge"]))
     batches, ask = chosen(model, prompts), every_pair(cells, patching)
-    how = RunOptions(progress=progress)
     frames, counts = [], []
     for batch, moments in measured(model, batches, ask, how, full=1):
         what = f"patching each of these edges on {batch.first.task!r}"

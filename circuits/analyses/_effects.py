@@ -166,6 +166,7 @@ def measured(
             # A run that ended amid one task has not begun the next.
             resume=how.resume and (begun[i] or not any(begun)),
             progress=part_of(how.progress, sum(sizes[:i]), sizes[i], sum(sizes)),
+            draws=how.draws,
         )
         moments = survey(
             model,
@@ -285,7 +286,7 @@ def unit_of(frame: pd.DataFrame) -> str:
 
 def effect(moments: Moments, index: int) -> dict[str, float]:
     """The columns value to n of one cell."""
-    return {name: column[index].item() for name, column in moments.interval().items()}
+    return {name: column.item(index) for name, column in moments.interval().items()}
 
 
 def shares(moments: Moments, *, turned: bool) -> Mapping[str, NDArray[np.float64]]:

@@ -18,16 +18,16 @@ from circuits.result import mean_interval
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
 
 
-def judged(kind: Kind, scores: Scores) -> Columns:
+def judged(kind: Kind, scores: Scores, *, draws: bool = False) -> Columns:
     """What there is to say of every head, [l h] each, and by how much it exceeds what it must.
 
     ``excess`` is the lower end of the score's interval minus the control or the kind's floor,
     whichever is higher; for a score that is not an average over draws, the score itself minus
     these. It is NaN, so that nothing is clear, where a single draw has no interval, where a score
     is not above what heads reach by chance, and where what else must be above 0 is not, with its
-    whole interval.
+    whole interval. For `draws` see `mean_interval`.
     """
-    columns = mean_interval(scores.value, scale=kind.scale)
+    columns = mean_interval(scores.value, scale=kind.scale, draws=draws)
     columns["control"] = scores.control.mean(-1)
     low = columns["value"] if scores.null is not None else columns["ci_low"]
     excess = low - columns["control"].clip(min=kind.floor)

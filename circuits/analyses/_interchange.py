@@ -147,7 +147,7 @@ def swept(
                 "task": prompts.task,
                 "variable": variable,
                 **labels(site),
-                **_accuracies(right[site], moved),
+                **_accuracies(right[site], moved, how.draws),
                 "clean": clean,
                 "control": float(np.mean(peers)) if peers else np.nan,
                 "places": len(peers),
@@ -203,11 +203,13 @@ def _require_change(
         )
 
 
-def _accuracies(right: NDArray[np.float64], moved: NDArray[np.bool_]) -> dict[str, Any]:
-    """The columns value to both of one site, from each pair's 1 or 0."""
+def _accuracies(
+    right: NDArray[np.float64], moved: NDArray[np.bool_], draws: bool
+) -> dict[str, Any]:
+    """The columns value to both of one site, from each pair's 1 or 0; and, if asked, `draws`."""
     kept = right[~moved]
     return {
-        **share_interval(right[moved]),
+        **share_interval(right[moved], draws=draws),
         "kept": float(kept.mean()) if len(kept) else np.nan,
         "n_kept": len(kept),
         "both": float(right.mean()),
@@ -260,7 +262,7 @@ def searched(
         DORMANT: halves.dormant,
         RANDOM: random,
     }
-    frame = pd.DataFrame(_subspaces(model, test, at, bases))
+    frame = pd.DataFrame(_subspaces(model, test, at, bases, how.draws))
     about = {"task": prompts.task, "variable": variable, **labels(cell(at.component))}
     for place, (name, value) in enumerate(about.items()):
         frame.insert(place, name, value)
@@ -273,13 +275,18 @@ def searched(
 
 
 def _subspaces(
-    model: HookedModel, pairs: Pairs, at: Subspace, bases: Mapping[str, Tensor | None]
+    model: HookedModel,
+    pairs: Pairs,
+    at: Subspace,
+    bases: Mapping[str, Tensor | None],
+    draws: bool,
 ) -> list[dict[str, Any]]:
     rows = []
     for name, basis in bases.items():
         right = swapped(model, pairs, at, basis).double().cpu().numpy()
         width = at.width(model) if basis is None else basis.shape[1]
-        rows.append({"subspace": name, "dimensions": width, **_accuracies(right, pairs.moved)})
+        shares = _accuracies(right, pairs.moved, draws)
+        rows.append({"subspace": name, "dimensions": width, **shares})
     return rows
 
 

@@ -132,6 +132,7 @@ class ByClass:
     """Mean activation and share of positive ones in each class of tokens, window by window."""
 
     kinds: Tensor
+    draws: bool = False  # whether each mean has the numbers that it is of
     value: dict[str, Moments] = field(default_factory=dict)
     active: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
@@ -149,7 +150,7 @@ class ByClass:
             if not bool(having.any()):
                 continue
             means = ((mean * mask).sum(1) / counts)[having].cpu().numpy()
-            block = averaged(means[None])
+            block = averaged(means[None], draws=self.draws)
             self.value[name] = self.value[name].merge(block) if name in self.value else block
             share = float((positive * mask).sum())
             self.active[name] = self.active.get(name, 0.0) + share
@@ -161,18 +162,23 @@ class ByClass:
         for name in (*CLASSES, "all"):
             if name in self.value:
                 row: dict[str, Any] = {"class": name}
-                row |= {k: v[1].item() for k, v in self.value[name].interval().items()}
+                row |= {k: v.item(1) for k, v in self.value[name].interval().items()}
                 row |= {"active": self.active[name] / self.tokens[name]}
                 found.append(row | {"tokens": self.tokens[name]})
         return found
 
 
 def by_class(
-    text: TextFile, layers: Sequence[int], neuron: int | None, progress: Progress | None
+    text: TextFile,
+    layers: Sequence[int],
+    neuron: int | None,
+    progress: Progress | None,
+    *,
+    draws: bool,
 ) -> list[list[dict[str, Any]]]:
     """Activation by class of token, for each layer: of one neuron, or the mean over all."""
     kinds = classes_of(text.model)
-    kept = [ByClass(kinds) for _ in layers]
+    kept = [ByClass(kinds, draws) for _ in layers]
     only = slice(None) if neuron is None else slice(neuron, neuron + 1)
     for tokens, found in activations(text, layers, progress):
         for one, acts in zip(kept, found, strict=True):
@@ -183,8 +189,8 @@ def by_class(
 class Overview:
     """What all neurons of a layer do: how often active, how peaked, on which class of tokens."""
 
-    def __init__(self, kinds: Tensor, d_mlp: int) -> None:
-        self.kinds = kinds
+    def __init__(self, kinds: Tensor, d_mlp: int, *, draws: bool) -> None:
+        self.kinds, self.draws = kinds, draws
         self.active: Moments | None = None
         self.powers = np.zeros((4, d_mlp))  # sums of the activation to the power of 1 to 4
         self.by_class = np.zeros((len(CLASSES), d_mlp))
@@ -194,7 +200,8 @@ class Overview:
 
     def add(self, tokens: Tensor, acts: Tensor, n_start: int) -> None:
         """These windows [b p], and the layer's activations in them [b p m]."""
-        block = averaged((acts > 0).double().mean(1).T.cpu().numpy(), SHARE)
+        shares = (acts > 0).double().mean(1).T.cpu().numpy()
+        block = averaged(shares, SHARE, draws=self.draws)
         self.active = block if self.active is None else self.active.merge(block)
         ids = tokens[:, n_start:].flatten()
         flat = acts.flatten(0, 1)
@@ -235,12 +242,12 @@ class Overview:
 
 
 def overview(
-    text: TextFile, layers: Sequence[int], progress: Progress | None
+    text: TextFile, layers: Sequence[int], progress: Progress | None, *, draws: bool
 ) -> list[dict[str, NDArray[Any]]]:
     """The columns of all neurons, layer by layer."""
     model = text.model
     kinds = classes_of(model)
-    kept = [Overview(kinds, model.cfg.d_mlp) for _ in layers]
+    kept = [Overview(kinds, model.cfg.d_mlp, draws=draws) for _ in layers]
     for tokens, found in activations(text, layers, progress):
         for one, acts in zip(kept, found, strict=True):
             one.add(tokens, acts, len(text.start))

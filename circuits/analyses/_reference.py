@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuits.analyses._prompts import Batch
-from circuits.interventions import partners
+from circuits.interventions import Source, get_method, partners
 from circuits.model import HookedModel
 from circuits.prompts import TASKS, Prompts, make
 from circuits.registry import PromptOptions
-from circuits.sweep import Source
 
 
 def reference(
@@ -22,27 +21,24 @@ def reference(
     `prompts` are one block of the batch, which these options asked for.
 
     Raises:
-        CircuitsError: for ``resample``, when a prompt is the only one of its length.
+        CircuitsError: when values are taken row by row, and a prompt is the only one of its length.
     """
-    first, seed = batch.first, options.seed
-    which = f"{'these' if batch.share == 1 else 'the first'} {len(first)} prompts"
-    n_tokens = int(first.mask.sum())
-    if method == "zero":
-        return Source(method, prompts.tokens[:1, :1], prompts.mask[:1, :1]), "zeros"
-    if method == "mean":
-        words = f"the mean over the {n_tokens} tokens of {which}"
-        return Source(method, first.tokens, first.mask), words
-    if method == "position-mean":
-        alike = "as long" if first.templates is None else "as long and of the same template"
-        words = f"the mean at each position, over those of {which} that are {alike}"
-        return Source(method, first.tokens, first.mask, templates=first.templates), words
-    if method == "noise":
-        # Every block of a long input draws anew.
-        its_own = seed + int(prompts.checksum[:8], 16)
-        spread = f"the mean and spread of the {n_tokens} tokens of {which}"
-        words = f"noise with {spread} (seed {seed})"
-        return Source(method, first.tokens, first.mask, its_own), words
-    return _of_others(model, prompts, batch, method, options)
+    rule, first = get_method(method), batch.first
+    if rule.needs == "rows":
+        source, others = _of_others(model, prompts, batch, method, options)
+        return source, rule.source.format(others=others)
+    words = rule.source.format(
+        which=f"{'these' if batch.share == 1 else 'the first'} {len(first)} prompts",
+        n_tokens=int(first.mask.sum()),
+        alike="as long" if first.templates is None else "as long and of the same template",
+        seed=options.seed,
+    )
+    if rule.needs == "nothing":
+        return Source(method, prompts.tokens[:1, :1], prompts.mask[:1, :1]), words
+    # Every block of a long input draws anew.
+    seed = options.seed + int(prompts.checksum[:8], 16) if rule.drawn else 0
+    templates = first.templates if rule.needs == "alike" else None
+    return Source(method, first.tokens, first.mask, seed, templates), words
 
 
 def _of_others(

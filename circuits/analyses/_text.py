@@ -176,11 +176,12 @@ def losses(model: HookedModel, tokens: Tensor) -> NDArray[np.float64]:
     return found
 
 
-def averaged(values: NDArray[np.float64], scale: Scale = REAL) -> Moments:
+def averaged(values: NDArray[np.float64], scale: Scale = REAL, *, draws: bool = False) -> Moments:
     """Means over windows [c n], of numbers on a scale, that can be merged block by block.
 
     A first row of zeros is what `Moments` measures effects from: row i is its cell i + 1.
     """
     with_zero = np.vstack([np.zeros_like(values[:1]), values])
     scales = Scales(scale, scale.change)
-    return moments(with_zero, np.zeros(len(with_zero), dtype=bool), scales=scales)
+    block = moments(with_zero, np.zeros(len(with_zero), dtype=bool), scales=scales)
+    return block.drawn_from(with_zero) if draws else block

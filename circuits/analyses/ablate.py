@@ -31,7 +31,7 @@ from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.interventions import get_method
-from circuits.metrics import METRICS, Metric
+from circuits.metrics import METRICS, Metric, divergence
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import MeasureOptions, RunOptions, TemplateOptions, analysis
@@ -112,8 +112,7 @@ def ablate(
         component: What to ablate, by name: a5.h3, a5 (attention layer), m7 (MLP), m7.n12 (neuron),
             embed, pos, resid_pre.6; a5.h3@END at one position. Repeat it for several together.
         all_heads: Ablate every head, one at a time.
-        method: What to write instead: zero, mean (over all tokens), position-mean (at each
-            position, over prompts as long, of one template), resample (of another prompt), noise.
+        method: What to write instead: {methods}.
         freeze: Hold all attention patterns as they are without the ablation.
         effects: Split the total effect into direct and indirect, and say what is self-repair.
         rank: Say its place by damage among all of its kind, for which each of them is ablated.
@@ -379,7 +378,7 @@ def _changes(model: HookedModel, sweep: Sweep) -> pd.DataFrame:
     before, rows = log_probs.pop(0), []
     for _, after in sorted(log_probs.items()):
         change = after.exp() - before.exp()
-        row: dict[str, Any] = {"kl": float((before.exp() * (before - after)).sum())}
+        row: dict[str, Any] = {"kl": float(divergence(before, after))}
         top = change.abs().topk(min(MOST_CHANGED, len(change))).indices.tolist()
         for place, token in enumerate(top, start=1):
             row[f"token_{place}"] = tokenizer.token_strings([token])[0]

@@ -125,7 +125,9 @@ def _estimated(
         cells = grid(model.cfg, batch.first, wanted)
         ask = partial(pair, cells=cells, patching=patching)
         step = part_of(how.progress, sum(sizes[:i]), sizes[i], sum(sizes))
-        moments = estimates(model, batch.blocks, ask, memory=how.memory, progress=step)
+        moments = estimates(
+            model, batch.blocks, ask, memory=how.memory, progress=step, draws=how.draws
+        )
         hint = "choose another part, position or task"
         require_change(moments, range(2, len(cells) + 2), f"patching {batch.first.task!r}", hint)
         table = pair_table(batch.first, moments, list(map(labels, cells)), patching)

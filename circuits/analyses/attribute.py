@@ -26,7 +26,7 @@ from circuits.decompose import require_sums
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
-from circuits.registry import PromptOptions, TemplateOptions, analysis
+from circuits.registry import MeanOptions, PromptOptions, TemplateOptions, analysis
 from circuits.result import Result
 from circuits.sweep.moments import Moments, moments
 
@@ -69,6 +69,7 @@ def attribute(
     top: int | None = None,
     prompts: PromptOptions,
     templates: TemplateOptions,
+    means: MeanOptions,
 ) -> Result:
     """Which part pushes the answer?
 
@@ -108,17 +109,21 @@ def attribute(
     _check(model, what, positions, top)
     batches = _batches(model, prompts)
     require_templates(batches, templates)
-    wanted = _Wanted(what, positions, top or USUAL_TOP)
+    wanted = _Wanted(what, positions, top or USUAL_TOP, means.draws)
     return _attributed(model, wanted, batches, templates)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which parts, whether heads are taken apart by the positions they read from, and how many."""
+    """Which parts, whether heads are taken apart by the positions they read from, and how many.
+
+    With `draws`, each row has the numbers that its mean is of, too.
+    """
 
     what: What
     positions: Positions | None
     top: int
+    draws: bool
 
 
 def _attributed(
@@ -179,7 +184,8 @@ def _of_batch(
     model: HookedModel, batch: Batch, wanted: _Wanted, templates: TemplateOptions
 ) -> tuple[pd.DataFrame, int]:
     """A row for each part, and how many prompts these are means over."""
-    labels, averages = _averaged(model, batch, _split(model, batch, wanted))
+    split = _split(model, batch, wanted)
+    labels, averages = _averaged(model, batch, split, draws=wanted.draws)
     averages = measured_over(averages, batch, templates)
     whole = by_template(averages, templates, lambda some: _table(batch.first, labels, some))
     return whole, averages.n
@@ -232,7 +238,9 @@ def _split(model: HookedModel, batch: Batch, wanted: _Wanted) -> Split:
     return Split(what, tuple(where), heads)
 
 
-def _averaged(model: HookedModel, batch: Batch, split: Split) -> tuple[list[Part], Moments]:
+def _averaged(
+    model: HookedModel, batch: Batch, split: Split, *, draws: bool = False
+) -> tuple[list[Part], Moments]:
     """The parts, the whole first, and statistics of [nothing, pushes, recomputed, errors]."""
     labels: list[Part] = []
     whole: Moments | None = None
@@ -241,6 +249,7 @@ def _averaged(model: HookedModel, batch: Batch, split: Split) -> tuple[list[Part
         values = np.concatenate(list(numbers.values()), 1).reshape(3 * len(labels), -1)
         values = np.concatenate([np.zeros_like(values[:1]), values])
         some = moments(values, np.zeros(len(values), bool), templates)
+        some = some.drawn_from(values, templates) if draws else some
         whole = some if whole is None else whole.merge(some)
     assert whole is not None
     return labels, whole

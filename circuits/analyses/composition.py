@@ -19,7 +19,7 @@ from circuits.errors import CircuitsError
 from circuits.metrics import Metric
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
-from circuits.registry import MeasureOptions, Progress, analysis
+from circuits.registry import MeanOptions, MeasureOptions, Progress, RunOptions, analysis
 from circuits.result import Result, provenance
 
 
@@ -38,6 +38,7 @@ def composition(
     n: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    means: MeanOptions,
 ) -> Result:
     """Which heads read which heads?
 
@@ -80,7 +81,8 @@ def composition(
     frame = _scores(model, wanted)
     named = {"to": _in_words(to), "from_": _in_words(from_)}
     if check is not None:
-        return patched(model, frame, check, prompts, named, progress)
+        how = RunOptions(progress=progress, draws=means.draws)
+        return patched(model, frame, check, prompts, named, how)
     return _table(model, frame, named, taken_apart=subspaces is not None)
 
 

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from circuits.adapter import adapt
-from circuits.analyses._diff import MEANINGS, WEIGHTS, compared, parts_changed
-from circuits.analyses._options import parsed, required
 from circuits.checkpoints import checksum, load
-from circuits.draws import kept
+from circuits.comparison import answers_compared, weights_compared
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedModel
-from circuits.registry import Progress, Question, Recipe, analyses, analysis, find, question
+from circuits.registry import (
+    Progress,
+    Question,
+    Recipe,
+    analyses,
+    analysis,
+    arguments,
+    find,
+    in_words,
+    question,
+    with_draws,
+)
 from circuits.result import Result, provenance
 
-_OWN = ("memory", "engine", "parts", "resume", "plan")  # how a run is made; nothing to compare
+WEIGHTS = "weights"
+OF_THE_RUN = ("memory", "engine", "parts", "resume", "plan")  # how it is made: nothing to compare
+MEANINGS = {
+    "value_a": "of the model",
+    "value_b": "of the other model",
+    "value": "what changed: the other's less the model's own; of weights ||other - own|| / ||own||",
+    "stderr": "standard error of the difference",
+    "ci_low": "lower end of its 95 % interval",
+    "ci_high": "upper end of its 95 % interval",
+    "paired": "whether the difference was taken prompt by prompt (or draw by draw); otherwise its "
+    "interval takes the two means as independent, which is rather too wide",
+    "n": "number of prompts (or other draws) that either mean is of; the smaller of the two",
+    "only_in": "the model that has this row, if the other one lacks it",
+    "part": "of the model's weights: a head with its biases (h0 ...), what is left of its "
+    "attention layer (a: output bias and LayerNorm), an MLP with its LayerNorm (m), embed, pos, "
+    "logits (the final LayerNorm, and the unembedding if either model's has weights of its own); "
+    "embed[8192:8193]: the tokens, or positions, that only one of them has",
+    "component": "the same as one name",
+    "layer": "in which the part is",
+    "norm": "Frobenius norm of the change",
+}
 
 
 @analysis
@@ -60,8 +88,8 @@ def diff(
             the same tokens, and answers that have no row in common.
 
     >>> from circuits.checkpoints import load
-    >>> found = diff(load("compiled"), "compiled", analysis="ablate", layer=2, head=0, n=2)
-    >>> found.frame[["component", "value"]].values.tolist()
+    >>> changed = diff(load("compiled"), "compiled", analysis="ablate", layer=2, head=0, n=2)
+    >>> changed.frame[["component", "value"]].values.tolist()
     [['a2.h0', 0.0]]
     """
     what, words = analysis.replace("_", "-"), tuple(set_ or ())
@@ -70,10 +98,11 @@ def diff(
         result = _of_weights(both, [*words, *options], column)
     else:
         recipe = _recipe(what)
-        ask = partial(recipe.load(), **_arguments(recipe, words, options))
+        given = arguments(recipe, words, options, without=OF_THE_RUN)
+        ask = partial(with_draws(recipe.load()), **given)
         result = _of_answers(both, recipe, ask, column, progress)
     at = other if isinstance(other, str) else both.other.cfg.model_name
-    said = {"analysis": analysis, "set_": [*words, *_in_words(options)] or None, "column": column}
+    said = {"analysis": analysis, "set_": [*words, *in_words(options)] or None, "column": column}
     return _asked(result, both, question("diff", {"model": model, "other": at, **said}))
 
 
@@ -109,15 +138,13 @@ def _of_answers(
     progress: Progress | None,
 ) -> Result:
     """What changed between the answers of the two models to what `recipe` asks, row by row."""
-    answers, draws = [], []
+    answers = []
     for half, model in enumerate((both.model, both.other)):
         how = {"progress": _half(progress, half)} if recipe.reports_progress else {}
-        with kept() as behind:
-            answers.append(ask(model, **how))
-        draws.append(behind)
+        answers.append(ask(model, **how))
     first, second = answers
     names = both.names
-    frame, axes = compared(first, second, column, names, (draws[0], draws[1]))
+    frame, axes = answers_compared(first, second, column, names)
     return Result(
         frame,
         unit=first.unit if column == "value" else column,
@@ -137,7 +164,7 @@ def _of_weights(both: _Both, ignored: Sequence[str], column: str) -> Result:
         raise CircuitsError(f"column={column!r}: weights have the column value only")
     names = both.names
     return Result(
-        parts_changed(both.model, both.other, names),
+        weights_compared(both.model, both.other, names),
         unit="share of the norm",
         title=f"By how much did the weights change from {names[0]} to {names[1]}?",
         provenance=provenance(both.model, "diff"),
@@ -148,6 +175,7 @@ def _of_weights(both: _Both, ignored: Sequence[str], column: str) -> Result:
 
 
 def _recipe(name: str) -> Recipe:
+    """The analysis that both models are asked."""
     known = [each for each in analyses() if each != "diff"]
     if name not in known:
         raise CircuitsError(
@@ -157,38 +185,11 @@ def _recipe(name: str) -> Recipe:
     return find(name)
 
 
-def _arguments(
-    recipe: Recipe, words: Sequence[str], values: Mapping[str, object]
-) -> dict[str, object]:
-    """What both models are asked: the words, and the Python values."""
-    from_words = parsed(recipe, words, without=_OWN)
-    every = inspect.signature(recipe.load()).parameters
-    known = [name for name in every if name not in {"model", "progress", *_OWN}]
-    for name in values:
-        if name not in known or name in from_words:
-            why = "was given twice" if name in from_words else f"is no option of {recipe.name}"
-            raise CircuitsError(
-                f"{name} {why}; its options are {', '.join(known)}{nearest(name, known)}"
-            )
-    required(recipe, from_words | dict(values))
-    return from_words | dict(values)
-
-
 def _half(progress: Progress | None, half: int) -> Progress | None:
+    """Progress in thousandths of both halves, where this is only one of them."""
     if progress is None:
         return None
-    whole = progress
-    return lambda done, total: whole(round(500 * (half + done / max(total, 1))), 1000)
-
-
-def _in_words(values: Mapping[str, object]) -> list[str]:
-    """Python values as a command line gives them; objects that it cannot give are left out."""
-    words = []
-    for name, value in values.items():
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(item, str | int | float):
-                words.append(f"{name}={str(item).lower() if isinstance(item, bool) else item}")
-    return words
+    return lambda done, total: progress(round(500 * (half + done / max(total, 1))), 1000)
 
 
 def _asked(result: Result, both: _Both, asked: Question) -> Result:

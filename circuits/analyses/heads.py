@@ -180,7 +180,9 @@ def heads(
     with torch.inference_mode():
         scores = _scores(model, tasks, [each.name for each in kinds])
     costs = _costs(tasks, kinds, wanted, method, how)
-    frame = _named(pd.concat([_rows(each, scores, costs, tasks, wanted) for each in kinds]))
+    frame = _named(
+        pd.concat([_rows(each, scores, costs, tasks, wanted, how.draws) for each in kinds])
+    )
     return _card(model, frame, tasks, grids=component is None or len(frame) > MOST_BARS)
 
 
@@ -336,13 +338,14 @@ def _rows(
     costs: Mapping[str, pd.DataFrame],
     tasks: _Tasks,
     wanted: Sequence[Component],
+    draws: bool,
 ) -> pd.DataFrame:
     """One kind of all heads."""
     scores = scored[kind.name]
     at = tuple(np.array([(head.layer, head.head) for head in wanted]).T)
     columns: dict[str, Any] = {name: np.full(len(wanted), np.nan) for name in NUMBERS} | {"n": 0}
     if isinstance(scores, Scores):
-        columns |= {name: each[at] for name, each in judged(kind, scores).items()}
+        columns |= {name: each[at] for name, each in judged(kind, scores, draws=draws).items()}
     excess, note = columns.pop("excess"), scores if isinstance(scores, str) else None
     frame = pd.DataFrame(
         {

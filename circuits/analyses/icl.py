@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from circuits.analyses._text import TextFile, averaged, losses, read_from
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
-from circuits.prompts import Prompts, repeated
-from circuits.registry import Progress, analysis
+from circuits.prompts import Prompts
+from circuits.prompts.repeated import repeated
+from circuits.registry import MeanOptions, Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.sweep.moments import Moments
 
@@ -50,6 +51,7 @@ def icl(
     n: int | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
+    means: MeanOptions,
 ) -> Result:
     """Does it learn in context?
 
@@ -89,14 +91,19 @@ def icl(
                 "copies, length and seed are of repeated random tokens; leave out the file, or "
                 "these"
             )
-        return _of_text(model, TextFile(model, Path(file), context, n), progress)
+        return _of_text(model, TextFile(model, Path(file), context, n), progress, means)
     if context is not None:
         raise CircuitsError("context is of a text file's windows; give the file, or a length")
-    return _of_repeats(model, copies, length, n, seed or 0)
+    return _of_repeats(model, copies, length, n, seed or 0, means)
 
 
 def _of_repeats(
-    model: HookedModel, copies: int, length: int | None, n: int | None, seed: int
+    model: HookedModel,
+    copies: int,
+    length: int | None,
+    n: int | None,
+    seed: int,
+    means: MeanOptions,
 ) -> Result:
     """The loss in each copy of random tokens, and in the control."""
     if not 2 <= copies <= MOST_COPIES:
@@ -105,12 +112,16 @@ def _of_repeats(
     prompts = repeated(model, drawn, seed, length=length, copies=copies)
     assert prompts.corrupted is not None
     plain, control = (losses(model, tokens) for tokens in (prompts.tokens, prompts.corrupted))
-    frame: pd.DataFrame = pd.concat(list(_curves(prompts, plain, control, copies)))
+    frame: pd.DataFrame = pd.concat(list(_curves(prompts, plain, control, copies, means)))
     return _result(model, frame, "random tokens, repeated", prompts)
 
 
 def _curves(
-    prompts: Prompts, plain: NDArray[np.float64], control: NDArray[np.float64], copies: int
+    prompts: Prompts,
+    plain: NDArray[np.float64],
+    control: NDArray[np.float64],
+    copies: int,
+    means: MeanOptions,
 ) -> Iterator[pd.DataFrame]:
     """The curve of each copy, and the control's, from losses [b p-1]."""
     start = int(prompts.prepend_bos)
@@ -125,7 +136,7 @@ def _curves(
         mean = values[:, 1:].mean(1)
         known = [i for i in range(length) if np.isfinite(values[:, i]).all()]
         columns: dict[str, Any] = {"curve": name, "position": [i + 1 for i in known]}
-        columns |= mean_interval(values[:, known].T)
+        columns |= mean_interval(values[:, known].T, draws=means.draws)
         of = f"tokens 2-{length} of {name} minus those of copy 1"
         yield pd.DataFrame(
             columns | _ends("mean", mean) | _ends("score", mean - first) | {"score_of": of}
@@ -138,7 +149,9 @@ def _ends(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     return {column: float(interval[part]) for column, part in columns.items()}
 
 
-def _of_text(model: HookedModel, text: TextFile, progress: Progress | None) -> Result:
+def _of_text(
+    model: HookedModel, text: TextFile, progress: Progress | None, means: MeanOptions
+) -> Result:
     """The loss by position in the text's windows, and the score."""
     if text.width < LEAST_CONTEXT:
         raise CircuitsError(
@@ -146,12 +159,13 @@ def _of_text(model: HookedModel, text: TextFile, progress: Progress | None) -> R
             f"{LEAST_CONTEXT}"
         )
     early, late = stretches(text.width)
-    means = _over_windows(model, text, (early, late), progress).interval()
+    moments = _over_windows(model, text, (early, late), progress, means)
+    averages = moments.interval()
     columns: dict[str, Any] = {"curve": "text", "position": range(1, text.width)}
-    columns |= {name: column[3:] for name, column in means.items()}
+    columns |= {name: column[3:] for name, column in averages.items()}
     for row, name in ((2, "mean"), (1, "score")):
         ends = ((name, "value"), (f"{name}_low", "ci_low"), (f"{name}_high", "ci_high"))
-        columns |= {column: float(means[part][row]) for column, part in ends}
+        columns |= {column: float(averages[part][row]) for column, part in ends}
     columns["score_of"] = f"{_named(late)} minus {_named(early)}"
     return _result(model, pd.DataFrame(columns), text.path.name, text)
 
@@ -161,6 +175,7 @@ def _over_windows(
     text: TextFile,
     compared: tuple[range, range],
     progress: Progress | None,
+    means: MeanOptions,
 ) -> Moments:
     """Of all whole windows: the score, the mean loss, and the loss of each token."""
     early, late = map(_slots, compared)
@@ -170,7 +185,7 @@ def _over_windows(
         if tokens.shape[1] == text.width:
             lost = losses(model, tokens)
             score = lost[:, late].mean(1) - lost[:, early].mean(1)
-            block = averaged(np.vstack([score, lost.mean(1), lost.T]))
+            block = averaged(np.vstack([score, lost.mean(1), lost.T]), draws=means.draws)
             whole = block if whole is None else whole.merge(block)
         if progress is not None:
             progress(done, size)

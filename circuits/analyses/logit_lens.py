@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuits.batch import one_prompt
 from circuits.errors import CircuitsError
+from circuits.metrics import divergence
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.registry import analysis
@@ -214,7 +215,7 @@ def _numbers(log_probs: Tensor, final: Tensor, answers: Tensor) -> Mapping[str, 
         "answer_rank": _ranks(log_probs, answers),
         "answer_probability": log_probs.gather(1, answers[:, None])[:, 0].exp(),
         "entropy": -(log_probs.exp() * log_probs).sum(-1),
-        "kl": (final.exp() * (final - log_probs)).sum(-1),
+        "kl": divergence(final, log_probs),
     }
 
 

@@ -20,7 +20,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedModel
 from circuits.prompts.prompts import start_tokens
-from circuits.registry import Progress, analysis
+from circuits.registry import MeanOptions, Progress, analysis
 from circuits.result import Result, provenance
 
 Show = Literal["contexts", "values", "triggers", "classes", "overview"]
@@ -94,6 +94,7 @@ def neurons(
     order: Order | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    means: MeanOptions,
 ) -> Result:
     """What does this neuron do?
 
@@ -135,8 +136,8 @@ def neurons(
     [' evening', ' while', ' minute', ' night', ' hour', ' week']
     """
     part = None if neuron is None else _neuron(model, neuron)
-    of_text = _named(file=file, context=context, n=n)
-    look = _Look(part, layer, _shown(part, layer, show, order, of_text), order, top, seed)
+    shown = _shown(part, layer, show, order, _named(file=file, context=context, n=n))
+    look = _Look(part, layer, shown, order, top, seed, means.draws)
     _require_rows(model, look)
     text = None if file is None else TextFile(model, Path(file), context, n)
     return _seen(model, look, text, progress)
@@ -144,7 +145,10 @@ def neurons(
 
 @dataclass(frozen=True)
 class _Look:
-    """Which neurons, all of them or all of a layer where none is named; and what is shown?"""
+    """Which neurons, all of them or all of a layer where none is named; and what is shown?
+
+    With `draws`, each row has the numbers that its mean is of, too.
+    """
 
     neuron: Component | None
     layer: int | None
@@ -152,6 +156,7 @@ class _Look:
     order: Order | None
     top: int
     seed: int
+    draws: bool
 
 
 def _seen(
@@ -257,7 +262,8 @@ def _on_text(
     elif look.layer is not None:
         layers = [components.check(Component("mlp", look.layer), model.cfg).layer or 0]
     if look.show == "classes":
-        classes = by_class(text, layers, None if neuron is None else neuron.neuron, progress)
+        number = None if neuron is None else neuron.neuron
+        classes = by_class(text, layers, number, progress, draws=look.draws)
         rows = [{"layer": i, **row} for i, of in zip(layers, classes, strict=True) for row in of]
         by_kind: pd.DataFrame = pd.DataFrame(rows)
         return by_kind
@@ -272,7 +278,8 @@ def _overview(
 ) -> pd.DataFrame:
     """A row for each of the neurons that come first in the order that was asked for."""
     frames, model = [], text.model
-    for layer, columns in zip(layers, overview(text, layers, progress), strict=True):
+    every = overview(text, layers, progress, draws=look.draws)
+    for layer, columns in zip(layers, every, strict=True):
         names = [f"m{layer}.n{i}" for i in range(model.cfg.d_mlp)]
         place = {"component": names, "layer": layer, "neuron": range(model.cfg.d_mlp)}
         frames.append(pd.DataFrame(place | columns))

@@ -15,7 +15,7 @@ from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.intervals import NOT_NEGATIVE
 from circuits.model import HookedModel
-from circuits.registry import Progress, analysis
+from circuits.registry import MeanOptions, Progress, analysis
 from circuits.result import Result, mean_interval, provenance
 from circuits.tuned_lens import (
     TunedLens,
@@ -54,6 +54,7 @@ def tune_lens(
     lr: float = 0.002,
     seed: int = 0,
     progress: Progress | None = None,
+    means: MeanOptions,
 ) -> Result:
     """How much closer does a tuned lens come to the final prediction?
 
@@ -95,20 +96,21 @@ def tune_lens(
         raise CircuitsError(f"n={n} windows: at least one to train on, one to hold out")
     tokens = _sampled(model, n, context, seed) if file is None else _read(model, file, n, context)
     held_out = torch.arange(len(tokens)) % HELD_OUT == min(HELD_OUT, len(tokens)) - 1
-    lens = train_tuned_lens(
-        model, tokens[~held_out], steps=steps, lr=lr, seed=seed, progress=progress
-    )
-    frame = _compared(model, lens, tokens[held_out])
+    trained = tokens[~held_out]
+    lens = train_tuned_lens(model, trained, steps=steps, lr=lr, seed=seed, progress=progress)
+    frame = _compared(model, lens, tokens[held_out], means)
     lens.save(place)  # once it is known to be one
-    frame["trained"], frame["width"] = int((~held_out).sum()), tokens.shape[1]
+    frame["trained"], frame["width"] = len(trained), tokens.shape[1]
     frame["text"] = "sampled from the model" if file is None else Path(file).name
     return _result(model, frame)
 
 
-def _compared(model: HookedModel, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
+def _compared(
+    model: HookedModel, lens: TunedLens, tokens: Tensor, means: MeanOptions
+) -> pd.DataFrame:
     """The KL of each stage before and after training, and the share that training took away."""
     before, after = (
-        _table(model, name, read, tokens)
+        _table(model, name, read, tokens, means)
         for name, read in (("logit", TunedLens.untrained(model)), ("tuned", lens))
     )
     old, new = before["value"].to_numpy(), after["value"].to_numpy()
@@ -129,13 +131,16 @@ def _result(model: HookedModel, frame: pd.DataFrame) -> Result:
     )
 
 
-def _table(model: HookedModel, name: str, lens: TunedLens, tokens: Tensor) -> pd.DataFrame:
+def _table(
+    model: HookedModel, name: str, lens: TunedLens, tokens: Tensor, means: MeanOptions
+) -> pd.DataFrame:
     """A row for each stage: its KL with its interval over windows."""
     far = divergence(model, tokens, lens).clamp(min=0)  # rounding may leave less than nothing
     places = {"stage": "name", "site": "site", "layer": "layer"}
     listed = stages(model)
     columns = {column: [getattr(stage, of) for stage in listed] for column, of in places.items()}
-    intervals = mean_interval(far.double().cpu().numpy(), scale=NOT_NEGATIVE)
+    numbers = far.double().cpu().numpy()
+    intervals = mean_interval(numbers, scale=NOT_NEGATIVE, draws=means.draws)
     table: pd.DataFrame = pd.DataFrame({"lens": name, **columns, **intervals})
     return table
 

@@ -20,6 +20,7 @@ from circuits.generation import stream
 from circuits.model import HookedModel
 from circuits.registry import analysis
 from circuits.result import Result, provenance
+from circuits.steps import BLOCK, STEPS
 
 DEFAULT_MODEL = "sort-abc"  # small enough to show every number
 MOST_TOKENS = 64  # prompt and new tokens: more rows cannot be read
@@ -36,27 +37,9 @@ MEANINGS = {
     "values": "the values as JSON: as many columns as the result keeps; null where masked",
     "labels": "tokens that belong to the values, as JSON",
 }
-# What a block computes, in order: name, site. Names without a dot are sites of the block.
-_BLOCK = (
-    ("ln1_normalized", "ln1.hook_normalized"),
-    ("ln1", "ln1"),
-    ("q", "attn.hook_q"),
-    ("k", "attn.hook_k"),
-    ("v", "attn.hook_v"),
-    ("scores", "attn.hook_attn_scores"),
-    ("pattern", "attn.hook_pattern"),
-    ("z", "attn.hook_z"),
-    ("attn_out", "hook_attn_out"),
-    ("resid_mid", "hook_resid_mid"),
-    ("ln2_normalized", "ln2.hook_normalized"),
-    ("ln2", "ln2"),
-    ("pre", "mlp.hook_pre"),
-    ("post", "mlp.hook_post"),
-    ("mlp_out", "hook_mlp_out"),
-    ("resid_post", "hook_resid_post"),
-)
-_START = (("embed", "hook_embed"), ("pos_embed", "hook_pos_embed"))
-_ATTENTION = ("scores", "pattern")  # [head, query, key]; all others are [position, ...]
+_START = tuple((name, STEPS[name].site) for name in ("embed", "pos_embed"))
+_BLOCK = tuple((step.name, step.site) for step in BLOCK)  # without a dot: sites of the block
+_ATTENTION = tuple(step.name for step in BLOCK if step.square)
 
 
 @analysis

@@ -22,7 +22,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
-from circuits.registry import PromptOptions, analysis
+from circuits.registry import MeanOptions, PromptOptions, analysis
 from circuits.result import Result, mean_interval, provenance
 
 OTHERS = "other"
@@ -53,6 +53,7 @@ def why(
     task: str | Prompts | None = None,
     n: int | None = None,
     seed: int = 0,
+    means: MeanOptions,
 ) -> Result:
     """Why does it look there?
 
@@ -97,7 +98,7 @@ def why(
     prompts = _prompts(model, PromptOptions(task=task, prompt=prompt, n=n, seed=seed))
     if top < 1:
         raise CircuitsError(f"top={top}: list at least 1 part")
-    return _taken_apart(model, prompts, look, positions, top)
+    return _taken_apart(model, prompts, look, positions, top, means)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,12 @@ class _Look:
 
 
 def _taken_apart(
-    model: HookedModel, prompts: Prompts, look: _Look, positions: str | None, top: int
+    model: HookedModel,
+    prompts: Prompts,
+    look: _Look,
+    positions: str | None,
+    top: int,
+    means: MeanOptions,
 ) -> Result:
     """The look's score, a row for each pair of parts."""
     where: list[str | int] = []
@@ -124,7 +130,8 @@ def _taken_apart(
     total = values.sum((0, 1))
     score, compared, weight = _really(cache, ends)
     require_product(model, total, score - compared, values.abs().sum((0, 1)))
-    columns = mean_interval(values.flatten(0, 1).double().cpu().numpy())
+    numbers = values.flatten(0, 1).double().cpu().numpy()
+    columns = mean_interval(numbers, draws=means.draws)
     whole = float(total.double().mean())
     frame = pd.DataFrame(
         {

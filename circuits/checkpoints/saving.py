@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from circuits.checkpoints.hugging_face import CONFIG_FILE
 from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
 from circuits.checkpoints.weight_files import SAFE
 from circuits.errors import CheckpointError
+from circuits.files import replacing_folder
 from circuits.model import HookedGPT2
 from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
 
@@ -50,27 +49,9 @@ def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | No
         )
     folder = Path(folder).expanduser()
     tensors = _tensors(model, None if dtype is None else find_dtype(dtype))
-    target = folder.resolve()
     _require_own(folder)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    replaced = partial.with_suffix(".old")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
+    with replacing_folder(folder, failure=SafetensorError, error=CheckpointError) as partial:
         _write(model, tensors, partial)
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"{folder} cannot be written ({reason}); choose another folder"
-        ) from None
-    finally:
-        if replaced.exists() and not target.exists():
-            replaced.rename(target)
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
     return folder
 
 

@@ -14,10 +14,10 @@ from circuits.checkpoints.plain_pickle import read_plain
 from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import TokenError
 from circuits.tokenizer import (
+    JSON_FILE,
     MERGES_FILES,
     SETTINGS_FILES,
     VOCAB_FILES,
-    WHOLE_FILE,
     Roles,
     Settings,
     Tokenizer,
@@ -25,7 +25,7 @@ from circuits.tokenizer import (
     model_roles,
 )
 
-_VOCABULARY = (*VOCAB_FILES, *MERGES_FILES, WHOLE_FILE)
+_VOCABULARY = (*VOCAB_FILES, *MERGES_FILES, JSON_FILE)
 TOKENIZER_FILES = (*_VOCABULARY, "added_tokens.json", *SETTINGS_FILES)
 GPT2_N_VOCAB = 50257
 _PADDED = 50304  # the next multiple of 64, to which nanoGPT pads

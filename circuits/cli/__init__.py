@@ -17,7 +17,7 @@ from rich.markup import escape
 from circuits import __version__
 from circuits.cli import commands, experiments
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, as_command
-from circuits.cli.terminal import bar, out, politely, remark, require_text
+from circuits.cli.terminal import bar, out, remark, require_text, with_exit_codes
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.registry import Recipe, analyses
@@ -68,10 +68,10 @@ def _load(given: dict[str, Any]) -> HookedModel:
     return load(given["model"], device=given["device"], dtype=given["dtype"])
 
 
-def _run_analysis(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -> None:
+def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any]) -> None:
     if common["json"] and common["csv"]:
         raise CircuitsError("--json and --csv both want the output; give one of them")
-    for value in own.values():
+    for value in asked.values():
         require_text(value)
     function = recipe.load()
     if common["figure"] is not None:
@@ -88,8 +88,8 @@ def _run_analysis(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -
     model = _load(common | {"model": common["model"] or recipe.default_model})
     with bar(recipe.name, quiet=common["quiet"]) as progress:
         if recipe.reports_progress:
-            own = own | {"progress": progress}
-        result = function(model, **own)
+            asked = asked | {"progress": progress}
+        result = function(model, **asked)
     _deliver(result, common)
 
 
@@ -119,9 +119,9 @@ def _deliver(result: Result, common: dict[str, Any]) -> None:
             remark(f"wrote {path}")
 
 
-def _run_generate(recipe: Recipe, own: dict[str, Any], common: dict[str, Any]) -> None:
+def _run_generate(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any]) -> None:
     require_text(common["prompt"])
-    commands.generate(_load(common), own, common)
+    commands.generate(_load(common), asked, common)
 
 
 def _add(recipe: Recipe, function: Callable[..., None]) -> None:
@@ -131,7 +131,7 @@ def _add(recipe: Recipe, function: Callable[..., None]) -> None:
         recipe.name,
         help="\n\n".join(escape(" ".join(text.split())) for text in paragraphs if text),
         epilog=f"Examples:\n\n{examples}" if examples else None,
-    )(politely(function))
+    )(with_exit_codes(function))
 
 
 for _recipe in analyses().values():
@@ -139,4 +139,4 @@ for _recipe in analyses().values():
 _recipe = commands.generation()
 _add(_recipe, as_command(_recipe, _run_generate, commands.GENERATE_OPTIONS))
 for _command in (experiments.run, commands.models, commands.pull, commands.info):
-    app.command()(politely(_command))
+    app.command()(with_exit_codes(_command))

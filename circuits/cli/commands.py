@@ -71,7 +71,7 @@ GENERATE_OPTIONS: Mapping[str, tuple[Any, Any]] = {
 
 
 def generation() -> Recipe:
-    """What can be asked of generation? The library's options and defaults, in few words."""
+    """What can be asked of generation: the library's options and defaults, in few words."""
     recipe = read("circuits.generation", "stream")
     asked = [p for p in recipe.signature.parameters.values() if p.name in GENERATE_HELPS]
     return replace(
@@ -90,13 +90,13 @@ def generation() -> Recipe:
     )
 
 
-def generate(model: HookedModel, own: Mapping[str, Any], common: Mapping[str, Any]) -> None:
+def generate(model: HookedModel, asked: Mapping[str, Any], common: Mapping[str, Any]) -> None:
     """Write the prompt and what follows, or as JSON all that is known about it."""
     from circuits.checkpoints import checksum
     from circuits.generation import packed_for, stream
 
     prompt = common["prompt"]
-    given = {name: value for name, value in own.items() if value is not None}
+    given = {name: value for name, value in asked.items() if value is not None}
     ends = model.require_tokenizer().eos_ids
     stops = [*given.pop("stop", ()), *ends]
     steps = stream(model, prompt, stop=stops, **given)
@@ -104,13 +104,13 @@ def generate(model: HookedModel, own: Mapping[str, Any], common: Mapping[str, An
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
         sys.stdout.write(prompt)
-        with packed_for(model, own["max_new_tokens"]):
+        with packed_for(model, asked["max_new_tokens"]):
             for text in _texts(steps, ends):
                 sys.stdout.write(text)
                 sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    with packed_for(model, own["max_new_tokens"]):
+    with packed_for(model, asked["max_new_tokens"]):
         written = list(steps)
     tokens = [int(step.tokens[0]) for step in written]
     content = {
@@ -121,7 +121,7 @@ def generate(model: HookedModel, own: Mapping[str, Any], common: Mapping[str, An
         "tokens": tokens,
         "token_strings": model.require_tokenizer().token_strings(tokens),
         "logprobs": [float(f"{float(step.logprobs[0]):.6g}") for step in written],
-        "options": dict(own),
+        "options": dict(asked),
     }
     sys.stdout.write(json_.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
@@ -140,17 +140,17 @@ def models(json: JsonFlag = False) -> None:
     """
     from circuits.checkpoints import available, model_name
 
-    found = available()
+    models_here = available()
     if json:
         rows = [
             {
-                "name": one.name,
-                "kind": one.kind,
-                "revision": one.revision,
-                "bytes": one.n_bytes,
-                "folder": None if one.folder is None else str(one.folder),
+                "name": model.name,
+                "kind": model.kind,
+                "revision": model.revision,
+                "bytes": model.n_bytes,
+                "folder": None if model.folder is None else str(model.folder),
             }
-            for one in found
+            for model in models_here
         ]
         sys.stdout.write(json_.dumps(rows, ensure_ascii=False, indent=1) + "\n")
         return
@@ -160,10 +160,10 @@ def models(json: JsonFlag = False) -> None:
     table.add_column("size", justify="right")
     table.add_column("revision")
     default = model_name()
-    for one in found:
-        name = Text(one.name, style="bold" if one.name == default else "")
-        size = f"{one.n_bytes / 1e6:.1f} MB" if one.n_bytes else ""
-        table.add_row(name, one.kind, size, (one.revision or "")[:12])
+    for model in models_here:
+        name = Text(model.name, style="bold" if model.name == default else "")
+        size = f"{model.n_bytes / 1e6:.1f} MB" if model.n_bytes else ""
+        table.add_row(name, model.kind, size, (model.revision or "")[:12])
     out().print(table)
     remark(f"default: {default} (--model or CIRCUITS_MODEL chooses another)")
 

@@ -1,4 +1,7 @@
-"""The command that runs experiments: circuits run."""
+"""The command that runs experiments: circuits run.
+
+Each script of experiments/ is that command, too, for itself.
+"""
 
 from __future__ import annotations
 
@@ -59,3 +62,11 @@ def run(
     for part in verdict(bundle):
         standard_output().print(part)
     remark(f"wrote {out / name}")
+
+
+def as_command(file: str) -> None:
+    """Run this script of experiments/ as ``circuits run`` does, with the same options."""
+    from circuits.cli import main
+
+    sys.argv[1:1] = ["run", Path(file).stem]
+    main()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from circuits.catalog import joined
 from circuits.errors import nearest
-from circuits.registry import Recipe, flag
+from circuits.files import FIGURE_FORMATS
+from circuits.registry import Recipe, flag, members
 
 MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
 
@@ -52,7 +53,9 @@ Save = Annotated[
 FigureFile = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Draw the result: .png, .svg or .pdf.", rich_help_panel=OUTPUT_PANEL
+        metavar="FILE",
+        help=f"Draw the result: {joined(FIGURE_FORMATS)}.",
+        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 HtmlFile = Annotated[
@@ -88,7 +91,7 @@ def as_command(
     run: Callable[[Recipe, dict[str, Any], dict[str, Any]], None],
     common: Mapping[str, tuple[Any, Any]],
 ) -> Callable[..., None]:
-    """Which function shall typer make the command of this recipe from?
+    """The function that typer makes the command of this recipe from.
 
     It has the recipe's parameters and the `common` ones (name: annotation, default), and calls
     `run` with the recipe, the former and the latter.
@@ -101,8 +104,8 @@ def as_command(
     ]
 
     def command(**given: Any) -> None:
-        own = {name: _plain(given[name]) for name in recipe.signature.parameters}
-        run(recipe, own, {name: given[name] for name in common})
+        asked = {name: _plain(given[name]) for name in recipe.signature.parameters}
+        run(recipe, asked, {name: given[name] for name in common})
 
     command.__name__ = recipe.function
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -126,36 +129,30 @@ def _parameter(recipe: Recipe, parameter: inspect.Parameter) -> inspect.Paramete
 
 
 def _words(annotation: Any) -> tuple[Any, dict[str, Any]]:
-    """What typer shall read for this type, and how."""
-    members = _members(annotation)
-    optional = type(None) in members
-    members = [member for member in members if member is not type(None)]
-    if any(get_origin(member) not in (None, Literal) for member in members):
+    """What typer reads for this type, and how."""
+    kinds = members(annotation)
+    optional = type(None) in kinds
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    if any(get_origin(kind) not in (None, Literal) for kind in kinds):
         return (list[str] | None if optional else list[str]), {"metavar": "TEXT"}
-    if set(members) == {str, Path}:
-        members = [str]
-    if len(members) == 1 and get_origin(members[0]) is None:
-        return (members[0] | None if optional else members[0]), {}
-    choices = [_members_text(member) for member in members]
-    parser = _parser_of(members)
+    if set(kinds) == {str, Path}:
+        kinds = [str]
+    if len(kinds) == 1 and get_origin(kinds[0]) is None:
+        return (kinds[0] | None if optional else kinds[0]), {}
+    choices = [_in_words(kind) for kind in kinds]
+    parser = _parser_of(kinds)
     return (str | None if optional else str), {"parser": parser, "metavar": "|".join(choices)}
 
 
-def _members(annotation: Any) -> list[Any]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [member for one in get_args(annotation) for member in _members(one)]
-    return [annotation]
-
-
-def _members_text(member: Any) -> str:
+def _in_words(member: Any) -> str:
     if get_origin(member) is Literal:
         return "|".join(map(str, get_args(member)))
     return str(member.__name__).upper()
 
 
-def _parser_of(members: Sequence[Any]) -> Callable[[str], Any]:
-    words = [w for m in members if get_origin(m) is Literal for w in get_args(m)]
-    numbers = [m for m in members if m in (int, float)]
+def _parser_of(kinds: Sequence[Any]) -> Callable[[str], Any]:
+    words = [w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind)]
+    numbers = [kind for kind in kinds if kind in (int, float)]
 
     def parse(text: str) -> Any:
         if text in words:
@@ -165,7 +162,7 @@ def _parser_of(members: Sequence[Any]) -> Callable[[str], Any]:
                 return number(text)
             except ValueError:
                 continue
-        if str in members:
+        if str in kinds:
             return text
         allowed = [*words, *("a whole number" if n is int else "a number" for n in numbers)]
         raise typer.BadParameter(
@@ -176,5 +173,5 @@ def _parser_of(members: Sequence[Any]) -> Callable[[str], Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A list that nobody added to was not given."""
+    """The value; None for an empty list, which is how typer says that nothing was given."""
     return value or None if isinstance(value, list | tuple) else value

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from circuits.errors import CircuitsError
+from circuits.files import is_broken
 
 WRONG_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # as shells and Unix tools count
 PIPED_WIDTH = 120
@@ -41,7 +42,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `politely`."""
+    """A console that leaves a closed pipe to `with_exit_codes`."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -53,7 +54,7 @@ def remark(text: str) -> None:
 
 
 def visible(token: str) -> str:
-    r"""How is a token shown in a table? With its spaces and line breaks visible.
+    r"""The token for a table: its spaces and line breaks are visible.
 
     >>> visible(" garden"), visible("\n"), visible("\x1b[31m")
     ('·garden', '\\n', '\\x1b[31m')
@@ -93,7 +94,7 @@ def bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
             progress.stop()
 
 
-def politely(command: Callable[..., None]) -> Callable[..., None]:
+def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """The command, with errors that the user can understand and exit codes that scripts can."""
 
     @wraps(command)
@@ -117,12 +118,12 @@ def politely(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def require_text(given: Any) -> None:
-    """Is everything that was typed text?
+    """Refuse what was typed and is no text.
 
     Raises:
         CircuitsError: for bytes that are not UTF-8, which Python passes on in disguise.
     """
     for value in given if isinstance(given, list | tuple) else [given]:
-        if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        if isinstance(value, str) and is_broken(value):
             shown = value.encode("utf-8", "replace").decode()
             raise CircuitsError(f"{shown!r} is not UTF-8 text; give text in UTF-8")

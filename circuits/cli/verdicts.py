@@ -34,15 +34,15 @@ def verdict(bundle: Bundle) -> Iterator[RenderableType]:
         for name in ("value", "95 %", "n", "wanted"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
-        for one in bundle.finding.checks:
-            if one.control == control:
-                mark = Text("holds", "green") if one.holds else Text("fails", "bold red")
-                table.add_row(Text(one.says), *_cells(one), mark)
+        for check in bundle.finding.checks:
+            if check.control == control:
+                mark = Text("holds", "green") if check.holds else Text("fails", "bold red")
+                table.add_row(Text(check.says), *_cells(check), mark)
         yield table
     holds = bundle.finding.holds
     yield Text(f"The claim {'holds' if holds else 'does not hold'}.", style="bold")
 
 
-def _cells(one: Check) -> list[Text]:
-    value = f"{number(one.value)} {one.unit}".strip()
-    return [Text(text) for text in (value, one.interval, str(one.n or NONE), one.wanted)]
+def _cells(check: Check) -> list[Text]:
+    value = f"{number(check.value)} {check.unit}".strip()
+    return [Text(text) for text in (value, check.interval, str(check.n or NONE), check.wanted)]

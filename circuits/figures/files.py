@@ -1,4 +1,4 @@
-"""Figures as files: whole or not at all, the same bytes for the same figure."""
+"""Figures as files: complete or not at all, the same bytes for the same figure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 
 from circuits.errors import CircuitsError
 from circuits.figures.style import STYLE
-from circuits.files import whole
+from circuits.files import FIGURE_FORMATS as FORMATS
+from circuits.files import replacing
 
-FORMATS = (".png", ".svg", ".pdf")
+# What each kind of file shall not say of the day and the program that wrote it.
+_UNSAID = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
 
 
 @rc_context(STYLE)
@@ -27,9 +29,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """
     path = Path(path)
     suffix = figure_format(path)
-    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with whole(path) as partial:
-        figure.savefig(partial, dpi=200, metadata=metadata[suffix], facecolor="white")
+    metadata = {_UNSAID[suffix]: None}
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=200, metadata=metadata, facecolor="white")
     return path
 
 
@@ -51,7 +53,7 @@ def figure_svg(figure: Figure) -> str:
 
 
 def figure_format(path: Path) -> str:
-    """Which kind of figure does this name ask for? One of `FORMATS`.
+    """The kind of figure that this name asks for, one of `FORMATS`.
 
     >>> figure_format(Path("Lens.PNG"))
     '.png'

@@ -135,7 +135,7 @@ def _grid_shape(values: Numbers, interval: Interval | None) -> tuple[int, int]:
 
 
 def _draw_grid(figure: Figure, ax: Axes, panel: Panel, limit: float) -> list[str]:
-    """Draw the cells and their color bar; what has to be said about them?"""
+    """Draw the cells and their color bar; returns what has to be said about them."""
     values, interval, unit = panel
     ax.set_facecolor("#bbbbbb")
     image = ax.imshow(
@@ -160,7 +160,7 @@ def _draw_grid(figure: Figure, ax: Axes, panel: Panel, limit: float) -> list[str
 
 
 def _power_of_ten(limit: float) -> int:
-    """Which power of 1000 makes numbers short that are very small or large?"""
+    """The power of 1000 that makes numbers short that are very small or large."""
     return 0 if 0.01 <= limit < 1000 else 3 * math.floor(math.log10(limit) / 3)
 
 

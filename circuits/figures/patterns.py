@@ -65,8 +65,8 @@ def pattern_grid(
     figure = new_figure(side * across + 0.8, side * down + 0.5)
     places = figure.add_gridspec(down, across)
     block = -(-n // _MOST_CELLS[few])
-    for i, (name, whole) in enumerate(patterns.items()):
-        pattern = _largest(whole, block)
+    for i, (name, weights) in enumerate(patterns.items()):
+        pattern = _largest(weights, block)
         ax = add_axes(figure, places[divmod(i, across)], name, side)
         future = np.triu(np.ones_like(pattern, dtype=bool), 1)
         ax.set_facecolor("#f2f2f2")
@@ -98,5 +98,5 @@ def _largest(pattern: Numbers, block: int) -> Numbers:
     missing, margin = -1.0, -len(pattern) % block
     padded = np.pad(np.nan_to_num(pattern, nan=missing), (0, margin), constant_values=missing)
     tallest = reduce(padded, "(q i) (k j) -> q k", "max", i=block, j=block)
-    found: Numbers = np.where(tallest == missing, np.nan, tallest)
-    return found
+    largest: Numbers = np.where(tallest == missing, np.nan, tallest)
+    return largest

@@ -60,7 +60,7 @@ CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", 
 
 
 def visible(token: str, longest: int = 12) -> str:
-    r"""How is a token shown in a small cell? With its spaces and breaks visible, and cut if long.
+    r"""The token for a small cell: its spaces and breaks are visible, and it is cut if long.
 
     >>> visible(" garden"), visible("\n"), visible("notwithstanding", 8)
     ('·garden', '\\n', 'notwith…')

@@ -59,8 +59,8 @@ def _tokens(frame: pd.DataFrame) -> list[str]:
     """The prompt, as far as the rows tell it."""
     known: dict[int, str] = {}
     for place, text in (("query", "query_token"), ("key", "key_token")):
-        one = frame.drop_duplicates(place)
-        known |= dict(zip(one[place].astype(int), one[text].astype(str), strict=True))
+        rows = frame.drop_duplicates(place)
+        known |= dict(zip(rows[place].astype(int), rows[text].astype(str), strict=True))
     return [known.get(i, "") for i in range(max(known) + 1)]
 
 

@@ -1,11 +1,11 @@
-"""Pages as files: whole or not at all."""
+"""Pages as files: complete or not at all."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from circuits.errors import CircuitsError
-from circuits.files import whole
+from circuits.files import replacing
 
 SUFFIXES = (".html", ".htm")
 
@@ -17,7 +17,7 @@ def save_page(html: str, path: str | Path) -> Path:
         CircuitsError: for another kind of file, or a place that cannot be written.
     """
     path = require_page(path)
-    with whole(path) as partial:
+    with replacing(path) as partial:
         # A broken character (half of a surrogate pair) shows as one; it does not stop the rest.
         partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
     return path

@@ -26,7 +26,7 @@ def data(result: Result) -> dict[str, Any]:
             {
                 "kind": str(kind),
                 "about": {name: _known(rows[name]) for name in _ABOUT if name in rows},
-                "clear": [bool(one) for one in part["clear"].eq(True)],
+                "clear": [bool(flag) for flag in part["clear"].eq(True)],
                 "numbers": {
                     name: rounded(part[name].to_numpy(float, na_value=float("nan")))
                     for name in _SCORES

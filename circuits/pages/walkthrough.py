@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,31 +12,7 @@ from numpy.typing import NDArray
 from circuits.pages.numbers import packed_array
 from circuits.pages.viewers import Viewer
 from circuits.result import Result
-
-# The stages of the page in order, each with the tensors that it shows.
-START = {"tokens": ("tokens",), "embed": ("embed",), "pos_embed": ("pos_embed",)}
-SUM = {"sum": ("embed", "pos_embed", "resid_pre.0")}
-# Where a sum is shown, its terms come first; the stream before the block is put in by `_stages`.
-BLOCK = {
-    "ln1": ("ln1_normalized", "ln1"),
-    "qkv": ("q", "k", "v"),
-    "scores": ("scores",),
-    "pattern": ("pattern",),
-    "z": ("z",),
-    "attn_out": ("attn_out",),
-    "resid_mid": ("before", "attn_out", "resid_mid"),
-    "ln2": ("ln2_normalized", "ln2"),
-    "pre": ("pre",),
-    "post": ("post",),
-    "mlp_out": ("mlp_out",),
-    "resid_post": ("resid_mid", "mlp_out", "resid_post"),
-}
-END = {
-    "ln_final": ("ln_final",),
-    "logits": ("logits",),
-    "softmax": ("probabilities",),
-    "next": ("next",),
-}
+from circuits.steps import STAGES_AFTER, STAGES_BEFORE, STAGES_OF_BLOCK, STEPS, Stage
 
 
 def data(result: Result) -> dict[str, Any]:
@@ -48,19 +24,21 @@ def data(result: Result) -> dict[str, Any]:
     at = 0
     columns = ("step", "stage", "shape", "values", "labels")
     for step, stage, shape, text, labels in zip(*(frame[c] for c in columns), strict=True):
-        kept = np.array(json.loads(text), dtype=np.float64)  # null becomes NaN
+        array = np.array(json.loads(text), dtype=np.float64)  # null becomes NaN
         names = json.loads(labels) if labels else []
         if stage == "tokens":
             tokens += names
-        tensor = {"step": int(step), "stage": stage, "shape": list(kept.shape), "at": at}
+        tensor = {"step": int(step), "stage": stage, "shape": list(array.shape), "at": at}
         tensors.append(tensor | {"whole": _sizes(shape), "labels": names})
-        values.append(kept.ravel())
-        at += kept.size
+        values.append(array.ravel())
+        at += array.size
     last = tensors[-1]["labels"]
     return {
         "tokens": [*tokens, *last],
         "n_prompt": len(tensors[0]["labels"]),
         "stages": _stages({str(stage) for stage in frame["stage"]}),
+        "titles": {name: step.title for name, step in STEPS.items() if step.title},
+        "square": [name for name, step in STEPS.items() if step.square],
         "tensors": tensors,
         "numbers": packed_array(np.concatenate(values), "f4"),
         "facts": _facts(result, tensors),
@@ -74,39 +52,36 @@ def _sizes(shape: str) -> list[int]:
 def _stages(known: set[str]) -> list[dict[str, Any]]:
     """The page's stages: kind, block, and which tensors each shows of those that there are."""
     n_layers = 1 + max((int(s.split(".")[1]) for s in known if "." in s), default=-1)
-    stages = [*_of(START, None, known, {}), *_of(SUM, None, known, {})]
+    stages = [*_of(STAGES_BEFORE, None, known, {"resid_pre": "resid_pre.0"})]
     for layer in range(n_layers):
         before = f"resid_post.{layer - 1}" if layer else "resid_pre.0"
-        stages += _of(BLOCK, layer, known, {"before": before})
-    return [*stages, *_of(END, None, known, {})]
+        stages += _of(STAGES_OF_BLOCK, layer, known, {"before": before})
+    return [*stages, *_of(STAGES_AFTER, None, known, {})]
 
 
 def _of(
-    kinds: Mapping[str, tuple[str, ...]],
-    layer: int | None,
-    known: set[str],
-    others: Mapping[str, str],
+    stages: Iterable[Stage], layer: int | None, known: set[str], others: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     """The stages of one part; `others` are tensors of another part under the names used here."""
-    for kind, names in kinds.items():
-        full = [others.get(n, n if layer is None else f"{n}.{layer}") for n in names]
-        found = [name for name in full if name in known]
-        if found:
-            yield {"kind": kind, "block": layer, "tensors": found}
+    for stage in stages:
+        full = [others.get(n, n if layer is None else f"{n}.{layer}") for n in stage.steps]
+        shown = [name for name in full if name in known]
+        if shown:
+            yield {"kind": stage.kind, "name": stage.name, "block": layer, "tensors": shown}
 
 
 def _facts(result: Result, tensors: list[dict[str, Any]]) -> dict[str, Any]:
-    whole = {tensor["stage"]: tensor["whole"] for tensor in tensors}
-    heads, d_head = whole["q.0"][1:]
+    sizes = {tensor["stage"]: tensor["whole"] for tensor in tensors}
+    heads, d_head = sizes["q.0"][1:]
     temperature = result.provenance.arguments.get("temperature", 0.0)
     return {
         "model": result.provenance.model,
-        "n_layers": sum(stage.startswith("pattern.") for stage in whole),
+        "n_layers": sum(stage.startswith("pattern.") for stage in sizes),
         "n_heads": heads,
         "d_head": d_head,
-        "d_model": whole["resid_pre.0"][1],
-        "d_mlp": whole["pre.0"][1],
-        "d_vocab": whole["logits"][1],
+        "d_model": sizes["resid_pre.0"][1],
+        "d_mlp": sizes["pre.0"][1],
+        "d_vocab": sizes["logits"][1],
         "temperature": temperature,
     }
 

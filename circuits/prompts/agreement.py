@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import single_pairs, single_tokens
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ NOUNS = (
 BETWEEN = ("near", "behind", "beside", "beyond", "by", "with", "under")
 
 
+@task()
 def agreement(
     model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:
@@ -81,8 +82,8 @@ def agreement(
         subject, attractor = (nouns[k] for k in rng.choice(len(nouns), 2, replace=False))
         link = str(rng.choice(between))
         text, twin = (
-            TEMPLATE.format(subject=one, between=link, attractor=attractor[1 - number])
-            for one in (subject[number], subject[1 - number])
+            TEMPLATE.format(subject=noun, between=link, attractor=attractor[1 - number])
+            for noun in (subject[number], subject[1 - number])
         )
         ids = start + tokenizer.encode(text)
         at = ids.index(tokenizer.single_token(f" {subject[number]}"))

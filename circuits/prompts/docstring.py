@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import require_choice, single_tokens
 from circuits.tokenizer import Tokenizer
 
@@ -35,6 +35,7 @@ WORDS = (
 ).split()
 
 
+@task()
 def docstring(
     model: HookedModel,
     n: int = 100,
@@ -79,15 +80,15 @@ def docstring(
 def _example(
     tokenizer: Tokenizer, start: list[int], drawn: Sequence[str], corruption: Corruption
 ) -> Example:
-    own, others, rest = drawn[:4], drawn[4:8], drawn[8:]
-    a, b, c, d = own
+    names, others, rest = drawn[:4], drawn[4:8], drawn[8:]
+    a, b, c, d = names
     twin = others if corruption == "random" else [a, b, d, c]
     text, twin_text = (
         TEMPLATE.format(name=rest[0], arguments=", ".join(arguments), a=a, b=b, words=rest[1:])
-        for arguments in (own, twin)
+        for arguments in (names, twin)
     )
     ids = start + tokenizer.encode(text)
-    tokens = [tokenizer.single_token(f" {name}") for name in own]
+    tokens = [tokenizer.single_token(f" {name}") for name in names]
     roles = {f"{'ABCD'[i]}_def": ids.index(token) for i, token in enumerate(tokens)}
     for i, role in enumerate(("A_doc", "B_doc")):
         roles[role] = ids.index(tokens[i], ids.index(tokens[i]) + 1)

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from circuits.errors import CircuitsError, nearest
+from circuits.files import is_broken
 from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
 
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 COLUMNS = ("clean", "corrupted", "answer", "distractor", "template")
 BLOCK = 500  # prompts
 _BOM = "\ufeff"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Up to where has an input been read?
+    """The place up to which an input has been read.
 
     `n_prompts` prompts, which in a file are `line` lines and `offset` bytes; `sha256` is of what
     was read, by which it is known again.
@@ -44,7 +43,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class PromptFile:
-    r"""Which batches do the prompts in a file make, `block` prompts at a time?
+    r"""The prompts of a file in batches, `block` prompts at a time.
 
     The file is read as it is needed, so it may hold millions of prompts. Each block is padded for
     itself. Iterating starts at the file's beginning every time. The formats are `from_file`'s.
@@ -81,12 +80,12 @@ class PromptFile:
 
     @property
     def n_bytes(self) -> int:
-        """How long is the file?"""
+        """The file's size."""
         with _readable(self.path):
             return self.path.stat().st_size
 
     def count(self) -> int:
-        """How many prompts are in the file? All of it is read, and none of it made into tokens.
+        """The number of prompts in the file: all of it is read, and none of it made into tokens.
 
         Raises:
             CircuitsError: as iterating does, for what cannot be read.
@@ -127,7 +126,7 @@ class PromptFile:
 
 
 def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None = None) -> Prompts:
-    """Which batch do the prompts in this file make?
+    """The prompts of this file as one batch.
 
     ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have
     the fields clean, and if wanted corrupted, answer, distractor, template (a name for the sentence
@@ -226,7 +225,7 @@ def _read_csv(lines: _Lines) -> Iterator[Row]:
     taken: list[str] = []  # the lines of one record; several where a break is within quotes
     header: list[str] = []
     try:
-        for cells in csv.reader(_kept(lines, taken), strict=True):
+        for cells in csv.reader(_noting(lines, taken), strict=True):
             place, raw = lines.place(len(taken)), "".join(taken)
             taken.clear()
             if not raw.strip():
@@ -244,7 +243,7 @@ def _read_csv(lines: _Lines) -> Iterator[Row]:
         _csv_header(lines.name, [])
 
 
-def _kept(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
+def _noting(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
     for line in lines:
         taken.append(line)
         yield line
@@ -360,7 +359,7 @@ def _row(place: str, record: Mapping[str, object]) -> Row:
             shown = json.dumps(value, ensure_ascii=False)
             shown = shown if len(shown) <= 40 else f"{shown[:39]}…"
             raise CircuitsError(f"{place}: {name} is {shown}; give a text in quotes")
-        if value is not None and _SURROGATE.search(value):
+        if value is not None and is_broken(value):
             raise CircuitsError(
                 f"{place}: {name} has half a character (a lone surrogate): {value!r}; mend the text"
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuits.errors import TokenError
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import refuse, single_tokens
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ CENTURIES = range(11, 18)
 LEAST, MOST, EARLIEST = 2, 98, 1  # the years that are asked about, and the twin's year
 
 
+@task()
 def greater_than(
     model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:
@@ -91,7 +92,7 @@ def greater_than(
 
 def _years(model: HookedModel, ids: list[int]) -> dict[int, list[int]]:
     """The years YY of each century XX that are written as the tokens XX and YY."""
-    tokenizer, found = model.require_tokenizer(), {}
+    tokenizer, years_of = model.require_tokenizer(), {}
     for century in CENTURIES:
         try:
             first = tokenizer.single_token(f" {century}")
@@ -103,10 +104,10 @@ def _years(model: HookedModel, ids: list[int]) -> dict[int, list[int]]:
 
         years = [year for year in range(LEAST, MOST + 1) if splits(year)]
         if years and splits(EARLIEST):
-            found[century] = years
-    if not found:
+            years_of[century] = years
+    if not years_of:
         shown = " | ".join(tokenizer.token_strings(tokenizer.encode(" 1732")))
         refuse(
             model, TASK, f"its vocabulary does not split years into XX and YY (' 1732': {shown})"
         )
-    return found
+    return years_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import require_choice, single_tokens
 from circuits.tokenizer import Tokenizer
 
@@ -48,6 +48,7 @@ OBJECTS = (
 ).split()
 
 
+@task(usual=2)
 def ioi(
     model: HookedModel,
     n: int = 100,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
 
 UNSCORED = -1
+Task = TypeVar("Task", bound="Callable[..., Prompts]")
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Which texts are asked, which tokens are they, and what counts as a good answer?
+    """The texts that are asked, their tokens, and what counts as a good answer.
 
     Shapes: b prompts, p positions. Prompts of different lengths are padded on the right, so a
     position is an index from the start of every prompt (a start token, if there is one, is 0).
@@ -94,12 +95,12 @@ class Prompts:
 
     @property
     def population(self) -> str | None:
-        """Over which prompts is the mean of these, and the interval of it?"""
+        """The prompts that a mean of these, and its interval, are over, in words."""
         return population(self.templates, drawn=self.seed is not None, n=len(self))
 
     @property
     def checksum(self) -> str:
-        """Are these the same prompts? A hash of the tokens and of what is asked about them.
+        """A hash of the tokens and of what is asked about them: the same prompts have the same.
 
         What stands at padding, which differs from vocabulary to vocabulary, takes no part.
         """
@@ -132,7 +133,7 @@ class Prompts:
         return replace(self, texts=self.texts[rows], roles=roles, **cut)
 
     def index(self, position: str | int) -> Tensor:
-        """Where is this role, or this position, in each prompt? Indices [b].
+        """The index [b] of this role, or this position, in each prompt.
 
         A negative number counts from each prompt's last token.
 
@@ -158,7 +159,7 @@ class Prompts:
         return index
 
     def where(self, position: str | int | None) -> Tensor:
-        """Which tokens are at this role or position? [b p]; with None, all real ones."""
+        """[b p], True at the tokens of this role or position; with None, at all real ones."""
         if position is None:
             return self.mask
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
@@ -188,12 +189,12 @@ class Example:
 
     @property
     def end(self) -> int:
-        """Where is the answer read?"""
+        """The position where the answer is read."""
         return self.roles.get("END", len(self.ids) - 1)
 
     @property
     def scored(self) -> Mapping[int, int]:
-        """Which token should follow which position?"""
+        """The token that should follow, by position."""
         if self.targets is not None:
             return self.targets
         if self.answer is not None:
@@ -210,7 +211,7 @@ def assemble(
     prepend_bos: bool,
     seed: int | None = None,
 ) -> Prompts:
-    """Which batch do these examples make? Padded on the right, on the model's device.
+    """The batch that these examples make, padded on the right, on the model's device.
 
     Raises:
         CircuitsError: when no examples are given, only some have an answer, a distractor or a
@@ -249,7 +250,7 @@ def assemble(
 
 
 def population(templates: Collection[str] | None, *, drawn: bool, n: int) -> str | None:
-    """Over which prompts is a mean of n, and its interval? None for a single prompt.
+    """The prompts that a mean of n, and its interval, are over, in words; None for a single prompt.
 
     `templates` are those of the prompts, as far as they are known; `drawn` is whether the prompts
     were drawn at random, or given.
@@ -312,7 +313,7 @@ def _twins(examples: Sequence[Example], like: Tensor) -> Tensor | None:
 
 
 def start_tokens(model: HookedModel, prepend_bos: bool | None) -> list[int]:
-    """Which tokens stand before a prompt: the start token, or nothing?
+    """The tokens that stand before a prompt: the start token, or none.
 
     A model without a tokenizer has none that it knows of.
 
@@ -325,10 +326,19 @@ def start_tokens(model: HookedModel, prepend_bos: bool | None) -> list[int]:
 
 
 def require_count(n: int) -> None:
-    """Can this many prompts be drawn?
+    """Refuse a number of prompts that cannot be drawn.
 
     Raises:
         CircuitsError: when `n` is below 1.
     """
     if n < 1:
         raise CircuitsError(f"n={n} prompts: ask for at least 1")
+
+
+def task(*, usual: int | None = None) -> Callable[[Task], Task]:
+    """Mark a function of a file of its own as the task of its name, from Python and everywhere.
+
+    It takes a model, the number of prompts `n` and a `seed`, and returns `Prompts`; its docstring
+    begins with the question. Tasks that are `usual` are asked, in that order, when none is named.
+    """
+    return lambda function: function

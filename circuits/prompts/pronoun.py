@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 from circuits.prompts.words import MEN, WOMEN, single_tokens
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ ADJECTIVES = "great good kind nice fine clever brave bad strange funny".split()
 NOUNS = "friend person neighbor teacher writer singer leader player doctor child cook".split()
 
 
+@task()
 def pronoun(
     model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:
@@ -53,8 +54,8 @@ def pronoun(
     rng = np.random.default_rng(seed)
     examples = []
     for i in range(n):
-        own, other = sides[i % 2], sides[1 - i % 2]
-        names = [str(rng.choice(names)) for names, _ in (own, other)]
+        side, other = sides[i % 2], sides[1 - i % 2]
+        names = [str(rng.choice(names)) for names, _ in (side, other)]
         setting = {"adjective": str(rng.choice(adjectives)), "noun": str(rng.choice(nouns))}
         text, twin = (TEMPLATE.format(name=name, **setting) for name in names)
         ids = start + tokenizer.encode(text)
@@ -64,7 +65,7 @@ def pronoun(
             Example(
                 text,
                 ids,
-                answer=tokenizer.single_token(f" {own[1]}"),
+                answer=tokenizer.single_token(f" {side[1]}"),
                 distractor=tokenizer.single_token(f" {other[1]}"),
                 corrupted=start + tokenizer.encode(twin),
                 roles=roles | {"END": len(ids) - 1},

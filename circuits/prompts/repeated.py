@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 USUAL_LENGTH = 25
 
 
+@task(usual=1)
 def repeated(
     model: HookedModel,
     n: int = 20,
@@ -74,7 +75,7 @@ def repeated(
 
 
 def ordinary_tokens(model: HookedModel) -> NDArray[np.int64]:
-    """Which token ids may stand anywhere? All but special ones; without a tokenizer, all."""
+    """The token ids that may stand anywhere: all but special ones; without a tokenizer, all."""
     if model.tokenizer is None:
         return np.arange(model.cfg.d_vocab)
     return np.array(sorted(model.tokenizer.ranks.values()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuits.errors import CircuitsError
-from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens
+from circuits.prompts.prompts import Example, Prompts, assemble, require_count, start_tokens, task
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -16,6 +16,7 @@ LETTERS = "ABC"
 N_LETTERS = 6
 
 
+@task(usual=3)
 def sorting(
     model: HookedModel, n: int = 100, seed: int = 0, *, prepend_bos: bool | None = None
 ) -> Prompts:

@@ -39,7 +39,7 @@ def from_texts(
     distractor: str | None = None,
     prepend_bos: bool | None = None,
 ) -> Prompts:
-    """Which batch do these texts make? They may have different lengths, or be token ids.
+    """The batch that these texts make. They may have different lengths, or be token ids.
 
     `answer` and `distractor`, one token each, hold for all of them. Without an answer every next
     token of the texts is scored.
@@ -81,7 +81,7 @@ def from_rows(
     prepend_bos: bool | None = None,
     first: Row | None = None,
 ) -> Prompts:
-    """Which batch do these rows make? They have what the `first` of all rows has.
+    """The batch that these rows make. They have what the `first` of all rows has.
 
     Raises:
         CircuitsError: when only some have an answer, a distractor or a corrupted twin.

@@ -31,7 +31,7 @@ def single_tokens(
     at_least: int,
     lead: str = " ",
 ) -> list[str]:
-    """Which of these words are one token in the model's vocabulary, with `lead` before them?
+    """Those of these words that are one token in the model's vocabulary, with `lead` before them.
 
     Raises:
         CircuitsError: when they are fewer than `at_least`, with how the others split.
@@ -69,17 +69,17 @@ def single_pairs(
     what: str,
     at_least: int,
 ) -> list[tuple[str, str]]:
-    """Which of these pairs are two single tokens, each after a space?
+    """Those of these pairs that are two single tokens, each after a space.
 
     Raises:
         CircuitsError: when they are fewer than `at_least`, with how the others split.
     """
     words = [word for pair in pairs for word in pair]
     fitting = set(single_tokens(model, words, task=task, what=what, at_least=0))
-    found = [pair for pair in pairs if fitting.issuperset(pair)]
-    if len(found) < at_least:
+    single = [pair for pair in pairs if fitting.issuperset(pair)]
+    if len(single) < at_least:
         single_tokens(model, words, task=task, what=what, at_least=len(words))
-    return found
+    return single
 
 
 def refuse(model: HookedModel, task: str, why: str) -> NoReturn:
@@ -92,7 +92,7 @@ def refuse(model: HookedModel, task: str, why: str) -> NoReturn:
 
 
 def require_choice(what: str, given: str, allowed: Sequence[str]) -> None:
-    """Is this one of the values there are?
+    """Refuse a value that there is not.
 
     Raises:
         CircuitsError: when it is not, with the nearest one.

@@ -3,15 +3,17 @@
 An analysis is a file of `circuits/analyses/` with one function marked ``@analysis``. The mark is
 the registration. `recipes` reads signatures and docstrings from the files' syntax trees, so the
 command line can show its help without importing the files, and with them torch; `options` are what
-several analyses take; `asking` calls an analysis, and tells its answer what was asked.
+several analyses take; `words` are arguments as a command line has them; `asking` calls an analysis,
+and tells its answer what was asked.
 """
 
-from circuits.registry.asking import Question, analysis, question
+from circuits.progress import Progress
+from circuits.registry.asking import Question, analysis, question, with_draws
 from circuits.registry.options import (
+    MeanOptions,
     MeasureOptions,
     MemoryOptions,
     PairOptions,
-    Progress,
     PromptOptions,
     RunOptions,
     TemplateOptions,
@@ -23,12 +25,15 @@ from circuits.registry.recipes import (
     find,
     flag,
     groups,
+    members,
     parameters,
     read,
     shared_helps,
 )
+from circuits.registry.words import arguments, in_words, parsed
 
 __all__ = [
+    "MeanOptions",
     "MeasureOptions",
     "MemoryOptions",
     "PairOptions",
@@ -40,12 +45,17 @@ __all__ = [
     "TemplateOptions",
     "analyses",
     "analysis",
+    "arguments",
     "beside",
     "find",
     "flag",
     "groups",
+    "in_words",
+    "members",
     "parameters",
+    "parsed",
     "question",
     "read",
     "shared_helps",
+    "with_draws",
 ]

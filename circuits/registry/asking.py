@@ -12,17 +12,18 @@ import shlex
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from circuits.catalog import filled
 from circuits.errors import require_seed
 from circuits.registry import options
-from circuits.registry.options import CHANGE_NOTHING, ORDER
-from circuits.registry.recipes import ARGS, find, flag, groups, sections, shared_helps
+from circuits.registry.options import CHANGE_NOTHING
+from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, shared_helps
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
+    from circuits.result import Result
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -61,14 +62,14 @@ def analysis(function: Function) -> Function:
         )
     shared = [f"    {name}: {helps[name]}\n" for name in names[1:] if name not in explained]
     ask = _asked(function, call)
-    pieces = (docstring[: block.end()], "" if block[0].endswith("\n") else "\n", *shared)
+    pieces = (filled(docstring[: block.end()]), "" if block[0].endswith("\n") else "\n", *shared)
     ask.__doc__ = "".join(pieces) + docstring[block.end() :]
     return ask
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """How is a function called whose parameters may be groups of options?
+    """A call of a function whose parameters may be groups of options.
 
     `signature` is the flat one. `groups` maps a parameter to the class that it is an object of.
     """
@@ -80,44 +81,34 @@ class Call:
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Call:
         """Read from the function's own signature."""
-        own, shared, classes = [], [], {}
+        signature, classes = inspect.signature(function), {}
         rest: list[inspect.Parameter] = []
-        signature = inspect.signature(function)
+        named: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
+            is_rest = parameter.kind is inspect.Parameter.VAR_KEYWORD
+            (rest if is_rest else named).append(parameter)
             if parameter.annotation in groups():
-                group = classes[parameter.name] = getattr(options, parameter.annotation)
-                types_of = {field.name: field.type for field in dataclasses.fields(group)}
-                shared += [
-                    inspect.Parameter(
-                        option.name,
-                        inspect.Parameter.KEYWORD_ONLY,
-                        default=getattr(group, option.name),
-                        annotation=types_of[option.name],
-                    )
-                    for option in groups()[parameter.annotation]
-                ]
-            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                rest.append(parameter)
-            else:
-                own.append(parameter)
-        shared.sort(key=lambda parameter: ORDER.index(parameter.name))
-        return cls(function, signature.replace(parameters=[*own, *shared, *rest]), classes)
+                classes[parameter.name] = getattr(options, parameter.annotation)
+        parameters = flat(named, lambda p: _fields(classes[p.name]) if p.name in classes else None)
+        return cls(function, signature.replace(parameters=[*parameters, *rest]), classes)
 
-    def __call__(self, model: Any, *given: Any, **named: Any) -> Any:
-        """The answer, whose provenance says what was asked."""
-        bound = self.signature.bind(model, *given, **named)
+    def answer(self, given: tuple[Any, ...], named: Mapping[str, Any], *, draws: bool) -> Any:
+        """The answer, whose provenance says what was asked; with or without `Result.draws`."""
+        bound = self.signature.bind(*given, **named)
         bound.apply_defaults()
         values = dict(bound.arguments)
         if values.get("seed") is not None:
             require_seed(values["seed"])
-        values["model"] = model = _adapted(model)
+        values["model"] = _adapted(values["model"])
         asked = question(self.function.__name__, values)
-        grouped = {name: self._group(cls, values, asked) for name, cls in self.groups.items()}
-        fields = {field for group in grouped.values() for field in vars(group)}
+        grouped = {
+            name: self._group(cls, values, asked, draws) for name, cls in self.groups.items()
+        }
         extra = [p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         more = {key: value for name in extra for key, value in values.pop(name).items()}
-        own = {name: value for name, value in values.items() if name not in fields}
-        result = self.function(**own, **grouped, **more)
+        fields = {field for group in grouped.values() for field in vars(group)}
+        alone = {name: value for name, value in values.items() if name not in fields}
+        result = self.function(**alone, **grouped, **more)
         about = result.provenance
         if about.command:  # it has said so itself
             return result
@@ -128,11 +119,30 @@ class Call:
         )
         return replace(result, provenance=about)
 
-    def _group(self, cls: type[Any], values: Mapping[str, Any], asked: Question) -> Any:
+    def _group(
+        self, cls: type[Any], values: Mapping[str, Any], asked: Question, draws: bool
+    ) -> Any:
+        """An object of a group of options, with what is no option besides."""
         given = {option.name: values[option.name] for option in groups()[cls.__name__]}
+        if issubclass(cls, options.MeanOptions):
+            given["draws"] = draws
         if cls is options.RunOptions:
             given["question"] = asked.of_the_numbers()
         return cls(**given)
+
+
+def _fields(group: type[Any]) -> list[inspect.Parameter]:
+    """The options of a group, as parameters of a flat call."""
+    types_of = {field.name: field.type for field in dataclasses.fields(group)}
+    return [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(group, option.name),
+            annotation=types_of[option.name],
+        )
+        for option in groups()[group.__name__]
+    ]
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ class Question:
 
 
 def question(name: str, given: Mapping[str, Any]) -> Question:
-    """What was this analysis asked?
+    """What this analysis was asked.
 
     `given` maps parameters to what was given, the model among them. Objects that words cannot
     express are left out; what changes no number is as if it had not been given.
@@ -179,17 +189,30 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
     return Question(recipe.function, arguments, shlex.join(words))
 
 
+def with_draws(analysis: Callable[..., Result]) -> Callable[..., Result]:
+    """The same analysis, whose answer has the numbers behind each row's mean: `Result.draws`.
+
+    >>> import circuits
+    >>> asked = {"component": "a2.h0", "task": "repeated", "n": 3}
+    >>> with_draws(circuits.ablate)(circuits.load("compiled"), **asked).draws[0].values.shape
+    (3,)
+    """
+    call = Call.of(inspect.unwrap(analysis))
+    return lambda *given, **named: call.answer(given, named, draws=True)
+
+
 def _asked(function: Function, call: Call) -> Function:
     """The same function by way of `call`, in its own module, where doctest finds its examples."""
 
     def ask(model: Any, *given: Any, **named: Any) -> Any:
-        return call(model, *given, **named)
+        return call.answer((model, *given), named, draws=False)
 
     home = cast(types.FunctionType, function).__globals__
     asked = types.FunctionType(ask.__code__, home, closure=ask.__closure__)
     for name in ("__module__", "__name__", "__qualname__"):
         setattr(asked, name, getattr(function, name))
     asked.__signature__ = call.signature  # type: ignore[attr-defined]
+    asked.__wrapped__ = function  # type: ignore[attr-defined]
     return cast(Function, asked)
 
 
@@ -197,7 +220,9 @@ def _adapted(model: Any) -> Any:
     """The model in our words, if it is one of transformer_lens, which is not imported for it."""
     kinds = type(model).__mro__
     if any(kind.__module__.startswith("transformer_lens.") for kind in kinds):
-        return import_module("circuits.adapter").adapt(model)
+        from circuits.adapter import adapt  # and with it torch
+
+        return adapt(model)
     return model
 
 

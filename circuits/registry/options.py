@@ -2,23 +2,24 @@
 
 An analysis that takes a group has a parameter of its class, and its callers give the fields one by
 one: ``ablate(model, task="ioi", n=50)`` builds ``PromptOptions(task="ioi", n=50)``. A field's
-string below it is its help, in Python and on the command line. A field without one is no option.
+string below it is its help, in Python and on the command line, where names in braces stand for
+lists (`circuits.catalog`). A field without one is no option.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from circuits.progress import Progress
 
 if TYPE_CHECKING:
     from circuits.inputs import ModelInput
     from circuits.metrics import Metric
     from circuits.prompts import Prompts
 
-# How much of a long computation is done: called with (steps done, steps in all).
-Progress = Callable[[int, int], None]
 # In this order options of groups stand in help, signatures and commands.
 ORDER = (
     "task", "prompt", "corrupted", "file", "answer", "distractor", "metric", "n", "seed",
@@ -30,11 +31,10 @@ CHANGE_NOTHING = ("memory", "engine", "parts", "resume")
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Which prompts are asked?"""
+    """Which prompts are asked."""
 
     task: str | Prompts | None = None
-    """Which prompts: repeated, ioi, greater-than, docstring, pronoun, agreement or sorting. Without
-    it, those of repeated, ioi and sorting that suit the model."""
+    """Which prompts: {tasks}. Without it, those of {usual tasks} that suit the model."""
     prompt: str | Sequence[str] | ModelInput | None = None
     """A prompt of your own instead of a task; repeat it for several."""
     file: str | Path | None = None
@@ -52,15 +52,15 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class MeasureOptions(PromptOptions):
-    """Which prompts are asked, and what is measured of them?"""
+    """Which prompts are asked, and what is measured of them."""
 
     metric: str | Metric | None = None
-    """logit_diff, prob, prob_diff, accuracy, loss or kl. Without it, the task's own."""
+    """{metrics}. Without it, the task's own."""
 
 
 @dataclass(frozen=True)
 class PairOptions(MeasureOptions):
-    """Which pairs of prompts are asked, and what is measured of them?"""
+    """Which pairs of prompts are asked, and what is measured of them."""
 
     corrupted: str | Sequence[str] | ModelInput | None = None
     """The corrupted twin of your prompt, token for token; repeat it for several."""
@@ -68,7 +68,7 @@ class PairOptions(MeasureOptions):
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """Are templates told apart, and over what are the intervals?"""
+    """Whether templates are told apart, and over what the intervals are."""
 
     by: Literal["template"] | None = None
     """Each template of the prompts by itself, and how much they differ (by=template)."""
@@ -77,8 +77,15 @@ class TemplateOptions:
 
 
 @dataclass(frozen=True)
-class MemoryOptions:
-    """What may a computation take, and who hears how far it is?"""
+class MeanOptions:
+    """How means are taken. With `draws`, each row has the numbers that its mean is of, too."""
+
+    draws: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryOptions(MeanOptions):
+    """What a computation may take, and who is told how far it is."""
 
     memory: str | None = None
     """What tensors may take besides the weights: 4G, 500M. Without it, 1G on a CPU."""
@@ -88,7 +95,7 @@ class MemoryOptions:
 
 @dataclass(frozen=True)
 class RunOptions(MemoryOptions):
-    """How is a sweep computed? `question` is what was asked, for the files of a long run."""
+    """How a sweep is computed. `question` is what was asked, for the files of a long run."""
 
     plan: bool = False
     """Only say what would be computed, and what it would cost."""

@@ -1,4 +1,4 @@
-"""What does a function ask for? Read from its file's syntax tree, without importing the file."""
+"""What a function asks for, read from its file's syntax tree, without importing the file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
+from circuits.catalog import filled
 from circuits.errors import CircuitsError, nearest
 from circuits.registry.options import ORDER
 
@@ -27,6 +28,7 @@ _OBJECTS = {
     "AnyMask",
     "CausalGraph",
     "Component",
+    "HookedGPT2",
     "HookedModel",
     "Hooks",
     "Metric",
@@ -40,9 +42,17 @@ _OBJECT = object()
 ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Google's style
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Named)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What does a function ask for, and what does it say about itself? Read from its source.
+    """What a function asks for and says about itself, read from its source.
 
     `signature` has the parameters that words can express; its annotations are types. `helps` maps
     parameters to what they mean; `examples` are the docstring's lines ``$ circuits ...``;
@@ -77,18 +87,18 @@ class Recipe:
 
 @cache
 def analyses() -> Mapping[str, Recipe]:
-    """Which questions can be asked? Command names and recipes, in alphabetical order.
+    """The questions that can be asked: command names and recipes, in alphabetical order.
 
     >>> "ablate" in analyses()
     True
     """
     names = sorted(file.stem for file in (PACKAGE / "analyses").glob("[!_]*.py"))
-    found = [read(f"circuits.analyses.{name}") for name in names]
-    return types.MappingProxyType({recipe.name: recipe for recipe in found})
+    recipes = [read(f"circuits.analyses.{name}") for name in names]
+    return types.MappingProxyType({recipe.name: recipe for recipe in recipes})
 
 
 def find(name: str) -> Recipe:
-    """Which analysis has this name? Dashes and underscores are the same.
+    """The analysis of this name; dashes and underscores are the same.
 
     Raises:
         CircuitsError: for an unknown name, with the nearest one.
@@ -114,13 +124,13 @@ def beside(analysis: str, package: str) -> types.ModuleType | None:
 
 
 def read(module: str, function: str | None = None) -> Recipe:
-    """What do signature and docstring of this function say, without importing its module?
+    """What signature and docstring of this function say, without importing its module.
 
     None stands for the module's analysis.
 
     >>> recipe = read("circuits.registry.recipes", "find")
     >>> str(recipe.signature), recipe.question
-    ('(name: str)', 'Which analysis has this name? Dashes and underscores are the same.')
+    ('(name: str)', 'The analysis of this name; dashes and underscores are the same.')
 
     Raises:
         TypeError: for a function that is not there, or a type that a command line cannot take.
@@ -136,7 +146,7 @@ def read(module: str, function: str | None = None) -> Recipe:
         signature,
         question=text.question,
         about=text.about,
-        helps={**shared_helps(), **text.helps},
+        helps={**shared_helps(), **{name: filled(says) for name, says in text.helps.items()}},
         examples=text.examples,
         reports_progress="progress" in {option.name for option in options},
         default_model=ast.literal_eval(constants.get("DEFAULT_MODEL", ast.Constant(None))),
@@ -178,8 +188,19 @@ class _Spelled(ast.NodeTransformer):
         return value
 
 
+def members(annotation: Any) -> list[Any]:
+    """The types that a type is one of.
+
+    >>> members(int | str | None)
+    [<class 'int'>, <class 'str'>, <class 'NoneType'>]
+    """
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for part in get_args(annotation) for member in members(part)]
+    return [annotation]
+
+
 def flag(parameter: str) -> str:
-    """Which option of the command line gives this parameter?
+    """The option of the command line that gives this parameter.
 
     >>> flag("all_heads"), flag("n"), flag("from_")
     ('--all-heads', '-n', '--from')
@@ -189,19 +210,21 @@ def flag(parameter: str) -> str:
 
 
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """What are the file's names for values and types, also those that analyses share?"""
-    found: dict[str, ast.expr] = {}
+    """The file's names for values and types, also those that analyses share."""
+    constants: dict[str, ast.expr] = {}
     for statement in tree.body:
         match statement:
             case ast.Assign(targets, value):
-                found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+                constants |= {
+                    target.id: value for target in targets if isinstance(target, ast.Name)
+                }
             case ast.ImportFrom(str(module), names) if module.startswith("circuits.analyses._"):
                 text = (
                     PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text("utf-8")
                 )
                 theirs = _constants(ast.parse(text))
-                found |= {n.name: theirs[n.name] for n in names if n.name in theirs}
-    return found
+                constants |= {n.name: theirs[n.name] for n in names if n.name in theirs}
+    return constants
 
 
 def _is_analysis(node: ast.FunctionDef) -> bool:
@@ -221,18 +244,20 @@ class Option:
 
 @cache
 def groups() -> Mapping[str, tuple[Option, ...]]:
-    """Which options has each class of `circuits.registry.options`, its bases' included?
+    """The options of each class of `circuits.registry.options`, its bases' included.
 
     >>> [option.name for option in groups()["MemoryOptions"]]
     ['memory', 'progress']
     """
     text = Path(__file__).with_name("options.py").read_text(encoding="utf-8")
-    found: dict[str, tuple[Option, ...]] = {}
+    groups_by_name: dict[str, tuple[Option, ...]] = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.ClassDef):
-            inherited = [o for base in node.bases for o in found.get(ast.unparse(base), ())]
-            found[node.name] = (*inherited, *_fields(node))
-    return found
+            inherited = [
+                o for base in node.bases for o in groups_by_name.get(ast.unparse(base), ())
+            ]
+            groups_by_name[node.name] = (*inherited, *_fields(node))
+    return groups_by_name
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Option]:
@@ -243,13 +268,31 @@ def _fields(node: ast.ClassDef) -> Iterator[Option]:
                 ast.AnnAssign(ast.Name(name), annotation, default),
                 ast.Expr(ast.Constant(str(text))),
             ):
-                yield Option(name, annotation, default, help=" ".join(text.split()))
+                yield Option(name, annotation, default, help=filled(" ".join(text.split())))
 
 
 @cache
 def shared_helps() -> Mapping[str, str]:
-    """What do options mean that several analyses have?"""
+    """What the options mean that several analyses have."""
     return {option.name: option.help for group in groups().values() for option in group}
+
+
+def flat(
+    parameters: Iterable[Named], fields: Callable[[Named], Sequence[Named] | None]
+) -> list[Named]:
+    """The parameters of a call, those that stand for a group of options replaced by its `fields`.
+
+    Fields come last, in the `ORDER` of all options.
+    """
+    alone: list[Named] = []
+    shared: list[Named] = []
+    for parameter in parameters:
+        group = fields(parameter)
+        if group is None:
+            alone.append(parameter)
+        else:
+            shared += group
+    return [*alone, *sorted(shared, key=lambda option: ORDER.index(option.name))]
 
 
 def _options(node: ast.FunctionDef) -> list[Option]:
@@ -259,22 +302,21 @@ def _options(node: ast.FunctionDef) -> list[Option]:
     defaults = [*[None] * (len(plain) - len(args.defaults)), *args.defaults]
     rows = [(*pair, False) for pair in zip(plain, defaults, strict=True)]
     rows += [(*pair, True) for pair in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
-    own: list[Option] = []
-    shared: list[Option] = []
-    for arg, default, keyword_only in rows:
-        match arg.annotation:
-            case ast.Name(name) if name in groups():
-                shared += groups()[name]
-            case annotation:
-                own.append(Option(arg.arg, annotation, default, keyword_only))
-    return [*own, *sorted(shared, key=lambda option: ORDER.index(option.name))]
+
+    def fields(option: Option) -> Sequence[Option] | None:
+        match option.annotation:
+            case ast.Name(name):
+                return groups().get(name)
+        return None
+
+    return flat([Option(a.arg, a.annotation, default, k) for a, default, k in rows], fields)
 
 
 def _in_words(
     options: Iterable[Option], constants: Mapping[str, ast.expr]
 ) -> list[inspect.Parameter]:
     """What can be asked for in words: parameters that take objects are left out."""
-    found = []
+    parameters = []
     for option in options:
         given = _type(option.annotation, constants)
         if given is not _OBJECT:
@@ -285,8 +327,8 @@ def _in_words(
                 if option.keyword_only
                 else inspect.Parameter.POSITIONAL_OR_KEYWORD
             )
-            found.append(inspect.Parameter(option.name, kind, default=value, annotation=given))
-    return found
+            parameters.append(inspect.Parameter(option.name, kind, default=value, annotation=given))
+    return parameters
 
 
 def _value(node: ast.expr, constants: Mapping[str, ast.expr]) -> Any:
@@ -334,7 +376,7 @@ class Sections:
 
 
 def sections(docstring: str) -> Sections:
-    """What does this docstring say, in which of its parts?"""
+    """What a docstring says, section by section."""
     first, _, rest = docstring.partition("\n\n")
     about = re.split(r"^(?:\w+:$|\s*\$ circuits |>>> )", rest, maxsplit=1, flags=re.M)[0]
     examples = tuple(re.findall(r"^ *\$ (circuits .*)$", docstring, flags=re.M))

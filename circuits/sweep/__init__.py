@@ -4,7 +4,8 @@ A `Sweep` says what is written where (its cells) and what is measured; `plan` fi
 for it, and `run` does it. Everything equals one plain forward pass for each cell.
 """
 
-from circuits.sweep.cells import Cell, Hold, Source, Sweep, Write, cell, check_cell, name
+from circuits.interventions import Source
+from circuits.sweep.cells import Cell, Hold, Sweep, Write, cell, check_cell, name
 from circuits.sweep.execute import Executor, Scores, TaskScores, logits, run
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.planning import Plan, Task, estimate, plan

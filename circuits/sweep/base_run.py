@@ -118,18 +118,19 @@ def base_run(
     routes: Routes,
     rows: slice,
     sites: Iterable[str],
-    reference: Reference | None,
+    reference: Reference,
 ) -> BaseRun:
-    """Run these prompts, and keep what passes these sites. Another run needs no `reference`."""
+    """Run these prompts, and keep what passes these sites."""
     sweep = routes.sweep
     prompts, sites = sweep.prompts.part(rows), set(sites)
-    if reference is None:
+    passed: Runs = {}
+    if sweep.source.rule.needs == "rows":
         of_source = needed_sites(routes.writes, model.cfg.n_layers)[1]
         other = sweep.source.tokens[rows, : prompts.tokens.shape[1]]
-        values, source = pair_of_runs(model, prompts, other, sites, of_source)
+        values, passed = pair_of_runs(model, prompts, other, sites, of_source)
     else:
         values = run_sites(model, prompts.tokens, prompts.mask, sites)
-        source = reference.values(prompts, rows)
+    source = reference.values(prompts, rows, passed)
     return BaseRun(model, routes, rows, prompts, values, source)
 
 

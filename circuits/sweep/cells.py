@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,15 +11,13 @@ from torch import Tensor
 from circuits.components import Component, Edge, check, parse, parse_edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, nearest
-from circuits.interventions import get_method
+from circuits.interventions import METHODS, Source
 
 if TYPE_CHECKING:
     from circuits.metrics import Metric
     from circuits.prompts import Prompts
 
 _RECEIVERS = ("head", "attn", "mlp", "logits")
-ROW_BY_ROW = ("resample", "position-mean", "noise")  # each prompt gets values of its own
-Kind = tuple[str | None, int]  # a prompt's template and number of tokens
 Freeze = Literal["patterns"]
 FREEZE: tuple[Freeze, ...] = ("patterns",)
 Hold = Literal["all", "heads"]
@@ -30,7 +26,7 @@ HOLD: tuple[Hold, ...] = ("all", "heads")
 
 @dataclass(frozen=True)
 class Write:
-    """Which part is replaced in a run, and by what?
+    """Which part is replaced in a run, and by what.
 
     Without `senders` the target writes (a slot: reads) the source's value. With senders the target
     reads what it would if these wrote the source's values and what the sweep holds (`Sweep.hold`)
@@ -54,7 +50,7 @@ Cell = tuple[Write, ...]  # what is written together in one run; () is the base 
 
 
 def cell(*parts: str | Component | Edge) -> Cell:
-    """What is written together in one run? Edges into the same receiver become one write.
+    """What is written together in one run; edges into the same receiver become one write.
 
     >>> [str(write) for write in cell("m7", "a5.h3@END")]
     ['m7', 'a5.h3@END']
@@ -78,72 +74,17 @@ def cell(*parts: str | Component | Edge) -> Cell:
 
 
 def scale_held(cell: Cell) -> bool:
-    """Are the logits of this cell read with the final norm's scale of the base run?"""
+    """Whether the logits of this cell are read with the final norm's scale of the base run."""
     return any(write.scale_held for write in cell)
 
 
 def name(cell: Cell) -> str:
-    """What is a cell called in tables? Plus signs join what is written together.
+    """The name of a cell in tables: plus signs join what is written together.
 
     >>> name(cell_of_two := cell("m7", "a5.h3"))
     'm7+a5.h3'
     """
     return "+".join(map(str, cell))
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """Where do the values come from that are written?
-
-    `method` is one of `circuits.interventions.METHODS`, asked about the run on `tokens` [b p], of
-    which `mask` [b p] marks the real ones. For ``resample`` row i is where prompt i takes its
-    values from; for ``mean``, ``position-mean`` and ``noise`` it is any set of prompts; ``zero``
-    needs none. ``position-mean`` takes the mean over those of the prompt's own length, and where
-    the set's `templates` [b] are given, of its own template: at the same position another sentence
-    has something else. `seed` is what ``noise`` is drawn from.
-
-    Raises:
-        CircuitsError: for an unknown method, or an empty set.
-    """
-
-    method: str
-    tokens: Tensor
-    mask: Tensor
-    seed: int = 0
-    templates: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        get_method(self.method)
-        if not self.mask.any():
-            raise CircuitsError(
-                f"the reference set for {self.method!r} is empty; give at least one prompt whose "
-                "values can be taken"
-            )
-
-    @property
-    def kinds(self) -> list[Kind]:
-        """What the prompts of the set are that share a position's meaning: template and length."""
-        return _kinds(self.templates, self.mask)
-
-    def kinds_of(self, prompts: Prompts) -> list[Kind]:
-        """The same of these prompts, as far as the set tells its own apart.
-
-        Raises:
-            CircuitsError: when the set has templates and the prompts do not.
-        """
-        if self.templates is None:
-            return _kinds(None, prompts.mask)
-        if prompts.templates is None:
-            raise CircuitsError(
-                f"the prompts of {prompts.task!r} have no templates, and those of the reference "
-                "set have; give them to both"
-            )
-        return _kinds(prompts.templates, prompts.mask)
-
-
-def _kinds(templates: Sequence[str] | None, mask: Tensor) -> list[Kind]:
-    labels: Sequence[str | None] = templates or [None] * len(mask)
-    return list(zip(labels, mask.sum(1).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,36 +123,24 @@ class Sweep:
         if bool((mask[:, 1:] & ~mask[:, :-1]).any()) or not bool(mask[:, 0].all()):
             raise CircuitsError("a sweep takes prompts that are padded on the right")
         same_shape = {"clean": self.clean}
-        if self.source.method == "resample":
-            same_shape["the source of 'resample'"] = self.source.tokens
+        method, needs = self.source.method, self.source.rule.needs
+        if needs == "rows":
+            same_shape[f"the source of {method!r}"] = self.source.tokens
         for what, tokens in same_shape.items():
             if tokens is not None and tuple(tokens.shape) != shape:
                 raise CircuitsError(
                     f"{what} has shape {tuple(tokens.shape)}, the prompts {shape}; give one row "
                     "for each prompt, token for token"
                 )
-        if self.source.method == "resample" and not torch.equal(self.source.mask.bool(), mask):
+        if needs == "rows" and not torch.equal(self.source.mask.bool(), mask):
             raise CircuitsError(
-                "the source of 'resample' has prompts of other lengths than those it is written "
+                f"the source of {method!r} has prompts of other lengths than those it is written "
                 "into; take each prompt's values from one of the same length"
             )
         self.metric.check(self.prompts, clean=True)
-        self._check_lengths()
+        if needs == "alike":
+            self.source.require_alike(self.source.kinds_of(self.prompts))
         self._check_patterns()
-
-    def _check_lengths(self) -> None:
-        if self.source.method != "position-mean":
-            return
-        known = Counter(self.source.kinds)
-        for template, length in self.source.kinds_of(self.prompts):
-            if (n := known[template, length]) < 2:
-                of = "" if template is None else f" of the template {template!r}"
-                both = "" if template is None else " and template"
-                raise CircuitsError(
-                    f"a mean by position is over prompts of one length{both}, and of {length} "
-                    f"tokens{of} the reference set has {n} prompts; give two or more of each "
-                    f"length{both}, or choose the method 'mean'"
-                )
 
     def _check_patterns(self) -> None:
         if self.freeze is not None and self.freeze not in FREEZE:
@@ -225,11 +154,12 @@ class Sweep:
                 f"{nearest(str(self.hold), HOLD)}"
             )
         for target in (write.target for cell in self.cells for write in cell):
-            if target.slot == "pattern" and self.source.method not in ("resample", "position-mean"):
+            if target.slot == "pattern" and not self.source.rule.writes_patterns:
+                able = [repr(name) for name, rule in METHODS.items() if rule.writes_patterns]
                 raise CircuitsError(
-                    f"{target} has no {self.source.method!r}: a pattern can come from another run "
-                    "('resample') or be the mean of others by position ('position-mean'); or "
-                    f"ablate what the head writes, {replace(target, slot=None)}"
+                    f"{target} has no {self.source.method!r}: a pattern can come from another run, "
+                    f"or from several by position (the methods {' and '.join(able)}); or ablate "
+                    f"what the head writes, {replace(target, slot=None)}"
                 )
             if self.freeze == "patterns" and target.slot in ("q", "k", "pattern"):
                 raise CircuitsError(
@@ -239,7 +169,7 @@ class Sweep:
 
 
 def check_cell(cell: Cell, cfg: ModelConfig) -> None:
-    """Can these parts be written in this model?
+    """Refuse parts that cannot be written in this model.
 
     Raises:
         CircuitsError: for parts that do not exist, or that cannot be written or receive.

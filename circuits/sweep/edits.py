@@ -121,13 +121,13 @@ def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
     """
     prompts, never = sweep.prompts, sweep.prompts.tokens.shape[1]
     differs = torch.zeros(len(prompts), dtype=torch.long, device=prompts.tokens.device)
-    if sweep.source.method == "resample":
+    if sweep.source.rule.copies:
         other = prompts.tokens != sweep.source.tokens
         differs = torch.where(other.any(1), other.long().argmax(1), never)
 
     def first(*parts: Component) -> Tensor:
         """From where on what these write, or send and read, differs: [b]."""
-        if sweep.source.method == "resample" and parts[0].kind == "pos":
+        if sweep.source.rule.copies and parts[0].kind == "pos":
             return torch.full_like(differs, never)  # the positions are the same
         start, named = differs, [p.position for p in parts if p.position is not None]
         places = [prompts.index(position) for position in named]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from circuits.errors import CircuitsError
+from circuits.progress import Progress
 from circuits.sweep.base_run import Bools, Floats, base_run
 from circuits.sweep.cells import Sweep
 from circuits.sweep.edits import needed_sites
@@ -22,8 +23,6 @@ from circuits.sweep.values import Reference
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +141,7 @@ class Executor:
         return self._last
 
     @cached_property
-    def reference(self) -> Reference | None:
-        """What a method other than ``resample`` writes."""
-        if self.routes.sweep.source.method == "resample":
-            return None
+    def reference(self) -> Reference:
+        """What the method writes."""
         _, sites = needed_sites(self.routes.writes, self.model.cfg.n_layers)
         return Reference(self.model, self.routes.sweep.source, sites)

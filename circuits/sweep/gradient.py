@@ -21,9 +21,9 @@ from torch import Tensor
 
 from circuits.errors import CircuitsError
 from circuits.precision import wide
+from circuits.progress import Progress
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.engine import runner_of
-from circuits.sweep.execute import Progress
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.planning import default_memory
@@ -116,7 +116,7 @@ def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
 
 
 def _check(model: HookedModel, sweep: Sweep) -> None:
-    if sweep.source.method != "resample":
+    if not sweep.source.rule.copies:
         raise CircuitsError(
             "a gradient estimates patching from another run (the method 'resample'), not "
             f"{sweep.source.method!r}; sweep over these cells instead"
@@ -242,12 +242,14 @@ def estimates(
     *,
     memory: int | str | None = None,
     progress: Progress | None = None,
+    draws: bool = False,
 ) -> Moments:
     """What would each cell do on average over all these prompts, by gradient?
 
     The moments' cells are: 0 the base run and 1 the source's whole run, both as they are, then the
     sweep's own; the second is the full effect. For the rest see `attribute`; `progress` counts all
-    prompts, or, where they are read block by block, those so far.
+    prompts, or, where they are read block by block, those so far. With `draws`, the moments have
+    every prompt's estimates, too.
     """
     so_far: Moments | None = None
     for prompts in blocks:
@@ -255,6 +257,7 @@ def estimates(
         values = np.concatenate([[block.base, block.source], block.base + block.effects])
         changed = np.concatenate([[False, True], block.effects.any(1)])
         here = moments(values, changed, prompts.templates, full=1)
+        here = here.drawn_from(values, prompts.templates) if draws else here
         so_far = here if so_far is None else so_far.merge(here)
     if so_far is None:
         raise CircuitsError("there are no prompts to ask; give at least one")

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits import intervals
-from circuits.draws import Behind, keeper
 from circuits.errors import CircuitsError
-from circuits.intervals import REAL, Ends, Scale
+from circuits.intervals import REAL, Draws, Ends, Scale
 from circuits.result import averaged
 
 Numbers = NDArray[np.float64]
@@ -24,7 +23,7 @@ Differences = Sequence[tuple[int, int]]  # of cells
 
 
 class Scales(NamedTuple):
-    """Which numbers can a prompt's effect be, and which the difference between two effects?"""
+    """The numbers that a prompt's effect can be, and those of a difference between two effects."""
 
     effect: Scale = REAL
     difference: Scale = REAL
@@ -35,10 +34,10 @@ ANY = Scales()
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What does each cell do, on average over the prompts so far, and how sure is it?
+    """What each cell does, on average over the prompts so far, and how sure that is.
 
-    Everything an interval needs, and no prompt's own number (unless they are kept): the size does
-    not depend on n. Made by `moments`; `merge` is exact up to rounding (Chan, Golub & LeVeque
+    Everything an interval needs, and no prompt's own number (but for `draws`): the size does not
+    depend on n. Made by `moments`; `merge` is exact up to rounding (Chan, Golub & LeVeque
     1983), and merging in the same order gives the same bits.
 
     Attributes:
@@ -55,7 +54,7 @@ class Moments:
         scales: which numbers these are means of.
         groups: the same of each group of prompts by itself, where they have labels.
         clustered: whether groups are independent of each other, and not prompts.
-        draws: the effects themselves [c n]; only while somebody keeps them (`circuits.draws`).
+        draws: the effects themselves [c n]; only where they were asked for, see `drawn_from`.
     """
 
     n: int
@@ -69,16 +68,16 @@ class Moments:
     scales: Scales = ANY
     groups: Mapping[str, Moments] = field(default_factory=dict)
     clustered: bool = False
-    draws: Behind | None = None
+    draws: Draws | None = None
 
     def at(self, cell: int, other: int) -> int:
-        """Where stand the numbers of the difference between these two cells?
+        """The place of the numbers of the difference between these two cells.
 
-        >>> found = moments(np.eye(3), np.ones(3, dtype=bool), differences=[(1, 2)])
-        >>> found.at(1, 2), found.effect[3].item()
+        >>> averages = moments(np.eye(3), np.ones(3, dtype=bool), differences=[(1, 2)])
+        >>> averages.at(1, 2), averages.effect[3].item()
         (3, 0.0)
         """
-        return self._n_cells + self.differences.index((cell, other))
+        return self.n_cells + self.differences.index((cell, other))
 
     def merge(self, other: Moments) -> Moments:
         """The same over these prompts and the other's, which follow them.
@@ -92,7 +91,7 @@ class Moments:
         >>> whole.n, whole.effect.tolist(), whole.squares.tolist()
         (3, [0.0, 3.0], [0.0, 14.0])
         """
-        kinds = [(len(one.value), one.full, one.differences) for one in (self, other)]
+        kinds = [(len(each.value), each.full, each.differences) for each in (self, other)]
         if kinds[0] != kinds[1]:
             raise CircuitsError(
                 f"moments of {len(self.value)} cells (full effect: {self.full}) and of "
@@ -120,23 +119,45 @@ class Moments:
             draws=_joined(self.draws, other.draws),
         )
 
+    def drawn_from(
+        self, values: Numbers, labels: Sequence[str] | None = None, *, base: int = 0
+    ) -> Moments:
+        """The same moments with `draws`, of all prompts and of each group.
+
+        `values` [c n], `labels` [n] and `base` are those that `moments` was given.
+
+        >>> values = np.array([[0.0, 0.0], [1.0, 2.0]])
+        >>> averages = moments(values, np.array([False, True]))
+        >>> averages.draws is None, averages.drawn_from(values).draws.values.tolist()
+        (True, [[0.0, 0.0], [1.0, 2.0]])
+        """
+        values = _with_differences(values, base, self.differences)
+        effects, scale = _effects(values, base, self.n_cells, self.scales), self.scales.effect
+        groups = {}
+        for label, group in self.groups.items():
+            in_group = np.array([other == label for other in labels or ()])
+            groups[label] = replace(group, draws=Draws(effects[:, in_group], scale))
+        draws = Draws(effects, scale, None if labels is None else tuple(labels))
+        return replace(self, draws=draws, groups=groups)
+
     def interval(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
         """The mean effect [c] with its uncertainty: the columns of `mean_interval`.
 
-        >>> found = moments(np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]), np.array([False, True]))
-        >>> {name: round(float(column[1]), 3) for name, column in found.interval().items()}
+        >>> values = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+        >>> columns = moments(values, np.array([False, True])).interval()
+        >>> {name: round(float(column[1]), 3) for name, column in columns.items()}
         {'value': 2.0, 'stderr': 0.577, 'ci_low': -0.484, 'ci_high': 4.484, 'n': 3.0}
         """
-        effects = self._ends(slice(self._n_cells), self.scales.effect, confidence)
-        more = self._ends(slice(self._n_cells, None), self.scales.difference, confidence)
+        effects = self._ends(slice(self.n_cells), self.scales.effect, confidence)
+        more = self._ends(slice(self.n_cells, None), self.scales.difference, confidence)
         both = [np.concatenate(pair) for pair in zip(effects, more, strict=True)]
-        behind = self.draws
-        if behind is not None and not self.clustered:
-            behind = replace(behind, groups=None)
-        return averaged(self.effect, (both[0], both[1], both[2]), self.n, behind)
+        draws = self.draws
+        if draws is not None and not self.clustered:
+            draws = replace(draws, groups=None)
+        return averaged(self.effect, (both[0], both[1], both[2]), self.n, draws)
 
     def ratio(self, confidence: float = 0.95) -> dict[str, NDArray[Any]]:
-        """Which share of the full effect has each cell [c]? Mean effect over mean full effect.
+        """The share of the full effect that each cell has [c]: mean effect over mean full effect.
 
         The standard error is the ratio estimator's (see `circuits.intervals.ratio_ends`): that of
         the mean of effect - ratio x full effect, over the full effect's mean. A share may be below
@@ -147,28 +168,29 @@ class Moments:
         """
         if self.full is None or self.products is None:
             raise CircuitsError("no cell is the full effect; say which one when the sweep begins")
-        whole = float(self.effect[self.full])
-        if not whole:
+        full = float(self.effect[self.full])
+        if not full:
             raise CircuitsError(
                 "the full effect is 0 on average, so no share of it can be told: the two runs do "
                 "not differ in this metric; choose other prompts or another metric"
             )
-        ratio = self.effect / whole
+        ratio = self.effect / full
         # Rounding may leave a little less than nothing of a difference.
         left = self.squares - 2 * ratio * self.products + ratio**2 * self.squares[self.full]
-        left, counted = np.maximum(left, 0), self.scales.effect.whole
-        found = intervals.ratio_ends(
-            ratio, left, whole, self.n, counted=counted, confidence=confidence
+        left, counted = np.maximum(left, 0), self.scales.effect.counted
+        ends = intervals.ratio_ends(
+            ratio, left, full, self.n, counted=counted, confidence=confidence
         )
         if self.clustered:
-            groups = [(part.n, part.effect, part.effect[self.full]) for part in self._groups]
-            sums = np.stack([n * (own - ratio * all_) / whole for n, own, all_ in groups], 1)
-            scale = Scale(whole=counted)
-            found = intervals.grouped(ratio, sums, self.n, scale, found, confidence)
-        return averaged(ratio, found, self.n)
+            groups = [(group.n, group.effect, group.effect[self.full]) for group in self._groups]
+            sums = np.stack([n * (part - ratio * all_) / full for n, part, all_ in groups], 1)
+            scale = Scale(counted=counted)
+            ends = intervals.grouped(ratio, sums, self.n, scale, ends, confidence)
+        return averaged(ratio, ends, self.n)
 
     @property
-    def _n_cells(self) -> int:
+    def n_cells(self) -> int:
+        """How many cells there are, differences between them not counted."""
         return len(self.value) - len(self.differences)
 
     @property
@@ -177,11 +199,11 @@ class Moments:
 
     def _ends(self, cells: slice, scale: Scale, confidence: float) -> Ends:
         mean, squares = self.effect[cells], self.squares[cells]
-        found = intervals.ends(mean, squares, self.n, scale, confidence)
+        alone = intervals.ends(mean, squares, self.n, scale, confidence)
         if not self.clustered:
-            return found
-        sums = np.stack([part.n * (part.effect[cells] - mean) for part in self._groups], 1)
-        return intervals.grouped(mean, sums, self.n, scale, found, confidence)
+            return alone
+        sums = np.stack([group.n * (group.effect[cells] - mean) for group in self._groups], 1)
+        return intervals.grouped(mean, sums, self.n, scale, alone, confidence)
 
 
 def moments(
@@ -194,7 +216,7 @@ def moments(
     differences: Differences = (),
     scales: Scales = ANY,
 ) -> Moments:
-    """What does each cell do on these prompts? `values` [c n], `changed` [c].
+    """What each cell does on these prompts: `values` [c n], `changed` [c].
 
     `base` is the cell that effects are measured from, `full` one whose effect is the whole. A pair
     of `differences` adds a row: how much larger is the effect of the one cell than the other's on
@@ -212,21 +234,14 @@ def moments(
     groups: dict[str, Moments] = {}
     given: dict[str, Any] = {"base": base, "full": full, "scales": scales}
     for label in dict.fromkeys(labels or ()):
-        own = np.array([other == label for other in labels or ()])
-        groups[label] = moments(values[:, own], changed, differences=differences, **given)
+        in_group = np.array([other == label for other in labels or ()])
+        groups[label] = moments(values[:, in_group], changed, differences=differences, **given)
     pairs = tuple(differences)
-    one, other = ([pair[end] for pair in pairs] for end in (0, 1))
-    values = np.concatenate([values, values[base] + (values[one] - values[other])])
-    changed = np.concatenate([changed, changed[one] | changed[other]])
-    effects = values - values[base]
-    n_cells = len(values) - len(pairs)
-    for rows, scale in ((effects[:n_cells], scales.effect), (effects[n_cells:], scales.difference)):
-        np.clip(rows, scale.low, scale.high, out=rows)  # rounding may leave them a little outside
+    values = _with_differences(values, base, pairs)
+    first, second = ([pair[end] for pair in pairs] for end in (0, 1))
+    changed = np.concatenate([changed, changed[first] | changed[second]])
+    effects = _effects(values, base, len(values) - len(pairs), scales)
     effect = effects.mean(1)
-    draws = None
-    if keeper() is not None:
-        which = None if labels is None else tuple(labels)
-        draws = Behind(effects.copy(), scales.effect, which)
     effects -= effect[:, None]
     return Moments(
         n=n,
@@ -239,11 +254,24 @@ def moments(
         differences=pairs,
         scales=scales,
         groups=groups,
-        draws=draws,
     )
 
 
-def _joined(first: Behind | None, second: Behind | None) -> Behind | None:
+def _with_differences(values: Numbers, base: int, pairs: Differences) -> Numbers:
+    """The values [c n], and below them what each pair's difference alone would make of the base."""
+    first, second = ([pair[end] for pair in pairs] for end in (0, 1))
+    return np.concatenate([values, values[base] + (values[first] - values[second])])
+
+
+def _effects(values: Numbers, base: int, n_cells: int, scales: Scales) -> Numbers:
+    """How far each prompt's value is from its base: of `n_cells` cells, then of differences."""
+    effects: Numbers = values - values[base]
+    for rows, scale in ((effects[:n_cells], scales.effect), (effects[n_cells:], scales.difference)):
+        np.clip(rows, scale.low, scale.high, out=rows)  # rounding may leave them a little outside
+    return effects
+
+
+def _joined(first: Draws | None, second: Draws | None) -> Draws | None:
     """The draws of both, those of the second after the first's."""
     if first is None or second is None:
         return None

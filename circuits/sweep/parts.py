@@ -1,9 +1,9 @@
-"""A long sweep on disk: Parquet parts and a manifest, of which nothing is lost and nothing twice.
+"""A long sweep on disk: Parquet parts and a manifest, with which a run that died goes on.
 
-A part holds one block of prompts. It appears whole under its name (written aside, flushed to the
-disk, renamed), and counts once the manifest says so: ``manifest.jsonl`` has a first line that says
-which question is answered, a line for every part, and a last one when the input has ended. Lines
-are only ever added, so whatever moment a run dies at, what stands there before is whole.
+A part is a file with one block of prompts. It is written aside, flushed to the disk and renamed,
+and counts once the manifest says so: ``manifest.jsonl`` has a first line that says which question
+is answered, a line for every part, and a last one when the input has ended. Lines are only ever
+added, so at whatever moment a run dies, the lines before are complete, and so are their parts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Parts:
     def __init__(self, folder: Path, cells: Sequence[str], manifest: FileIO) -> None:
         self.folder, self.cells = folder, tuple(cells)
         self._manifest = manifest
-        path, lines = folder / MANIFEST, _whole_lines(manifest)
+        path, lines = folder / MANIFEST, _finished_lines(manifest)
         try:
             if lines[0]["format"] != FORMAT:
                 raise CircuitsError(
@@ -70,7 +70,7 @@ class Parts:
 
     @property
     def end(self) -> Mark:
-        """Up to where has the input been answered?"""
+        """Where in the input the written parts end."""
         return self.written[-1].end if self.written else Mark()
 
     def read(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
@@ -93,10 +93,10 @@ class Parts:
             yield _decode(content, len(self.cells))
 
     def write(self, values: NDArray[np.float64], changed: NDArray[np.bool_], end: Mark) -> None:
-        """Keep the next block: `values` [cells prompts], `changed` [cells], its `end` in the input.
+        """Add a block: `values` [cells prompts], `changed` [cells], and its `end` in the input.
 
         Raises:
-            CircuitsError: when it cannot be written; what stands there before stays whole.
+            CircuitsError: when it cannot be written; what stands there before stays as it is.
         """
         index, first = len(self.written), self.end.n_prompts
         name = f"part-{index:06d}.parquet"
@@ -132,7 +132,7 @@ def opened(
     """The parts of this question's run in a folder; with `resume`, those that are there already.
 
     `question` (JSON values) tells runs apart; `cells` are the names of what is measured; `began` is
-    what a run that begins here has found out for itself, and one that goes on should take over
+    what a run that begins here has measured, and one that goes on should take over
     (`Parts.began`). Files that a killed run left, and that no manifest counts, are removed.
 
     Raises:
@@ -192,17 +192,17 @@ def _begin(folder: Path, header: Mapping[str, Any]) -> None:
     _appear(folder / MANIFEST, _line({"format": FORMAT, **header}))
 
 
-def _whole_lines(manifest: FileIO) -> list[dict[str, Any]]:
-    """The lines that were written to the end; a torn one is cut off, and writing goes on there."""
+def _finished_lines(manifest: FileIO) -> list[dict[str, Any]]:
+    """The finished lines; an unfinished one is cut off, and writing goes on there."""
     content = manifest.readall()
-    whole = content[: content.rfind(b"\n") + 1]
+    finished = content[: content.rfind(b"\n") + 1]
     try:
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [json.loads(line) for line in finished.splitlines()]
     except ValueError as error:
         raise _damaged(Path(str(manifest.name))) from error
-    if len(whole) < len(content):
-        manifest.truncate(len(whole))
-    manifest.seek(len(whole))
+    if len(finished) < len(content):
+        manifest.truncate(len(finished))
+    manifest.seek(len(finished))
     return lines
 
 
@@ -256,13 +256,13 @@ def _lock(folder: Path, manifest: FileIO) -> None:
 
 
 @contextmanager
-def _writing(path: Path, kept: str) -> Iterator[None]:
+def _writing(path: Path, remains: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise CircuitsError(
-            f"{path} cannot be written: {error.strerror}; {kept}, so go on with resume (--resume) "
-            "once it can be"
+            f"{path} cannot be written: {error.strerror}; {remains}, so go on with resume "
+            "(--resume) once it can be"
         ) from error
 
 

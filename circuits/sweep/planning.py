@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.errors import CircuitsError
-from circuits.sweep.cells import ROW_BY_ROW, Cell, Sweep, Write, check_cell
+from circuits.sweep.cells import Cell, Sweep, Write, check_cell
 from circuits.sweep.edits import Point, Stage, first_changes, frozen_sites, needed_sites, point
 from circuits.sweep.engine import runner_of
 from circuits.sweep.memory import parse_bytes
@@ -261,7 +261,7 @@ class _Cost:
         self.per_read = cfg.d_model * vocabulary / block
         self.forward_rows = self.width * (self.n_layers + cfg.d_model * cfg.d_vocab / block)
         compares = routes.sweep.clean is not None and "clean" in metric.needs
-        runs = 1 + (routes.sweep.source.method != "zero") + compares
+        runs = 1 + (routes.sweep.source.rule.needs != "nothing") + compares
         self.base_rows = float(runs * self.n_prompts * self.width * self.n_layers)
         # Logits, their log-probabilities and the clean run's.
         logits = 3 * self.reads * (vocabulary + cfg.d_model) * max(size, 4)
@@ -271,7 +271,7 @@ class _Cost:
         shared = {site.rpartition("hook_")[0] for site in sites if site.endswith(qkv)}
         others = sum(_numbers(site, cfg, self.width) for site in sites if not site.endswith(qkv))
         floats = (others + 3 * len(shared) * inner) * self.width * size
-        floats *= 2 if routes.sweep.source.method in ROW_BY_ROW else 1
+        floats *= 2 if routes.sweep.source.rule.row_by_row else 1
         self.prompt_bytes = floats + logits
         # Held patterns are taken out of the base run's for each row.
         self.pattern_bytes = cfg.n_heads * self.width * size if routes.sweep.freeze else 0

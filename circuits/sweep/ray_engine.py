@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuits.errors import CircuitsError
-from circuits.sweep.execute import Executor, Progress, Scores, TaskScores, collect
+from circuits.progress import Progress
+from circuits.sweep.execute import Executor, Scores, TaskScores, collect
 from circuits.sweep.planning import Plan
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from circuits import __version__
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError, nearest
+from circuits.progress import Progress
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
-from circuits.sweep.execute import Progress, Scores, run
+from circuits.sweep.execute import Scores, run
 from circuits.sweep.moments import Differences, Moments, Scales, moments
 from circuits.sweep.parts import Parts, opened
 from circuits.sweep.planning import plan
@@ -50,6 +51,7 @@ class How:
         resume: go on with the run in `parts`.
         progress: called with what is done and the whole: bytes of a file, otherwise forward passes
             that a loop would need.
+        draws: whether what comes out has every prompt's effects, too (`Moments.draws`).
 
     Raises:
         CircuitsError: for an engine there is not, or `resume` without `parts`.
@@ -60,6 +62,7 @@ class How:
     parts: Path | None = None
     resume: bool = False
     progress: Progress | None = None
+    draws: bool = False
 
     def __post_init__(self) -> None:
         if self.engine != "local" and self.engine.partition("=")[0] != "ray":
@@ -128,7 +131,20 @@ def survey(
         progress = _Overall(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
         known = _known(parts, blocks, first.templates is not None) if parts else ()
         new = _answers(blocks, make_sweep, engine, parts, progress)
+        summary = partial(_with_draws, summary, base=base) if how.draws else summary
         return reduce(Moments.merge, starmap(summary, chain(known, new)))
+
+
+def _with_draws(
+    summary: Callable[..., Moments],
+    values: NDArray[np.float64],
+    changed: NDArray[np.bool_],
+    labels: tuple[str, ...] | None,
+    *,
+    base: int,
+) -> Moments:
+    """What `summary` says of an answer, with every prompt's effects."""
+    return summary(values, changed, labels).drawn_from(values, labels, base=base)
 
 
 def _known(parts: Parts, blocks: Blocks, labelled: bool) -> Iterator[Answer]:

@@ -8,10 +8,10 @@ from circuits.tokenizer.added import AddedToken
 from circuits.tokenizer.byte_pairs import CHARACTERS, GPT2_PATTERN, UNUSED
 from circuits.tokenizer.fitted import FittedTokenizer, ModelRoles, no_tokenizer
 from circuits.tokenizer.reading import (
+    JSON_FILE,
     MERGES_FILES,
     TIKTOKEN_FILES,
     VOCAB_FILES,
-    WHOLE_FILE,
     complete,
     tiktoken_cache,
 )
@@ -24,12 +24,12 @@ __all__ = [
     "CHARACTERS",
     "END_OF_TEXT",
     "GPT2_PATTERN",
+    "JSON_FILE",
     "MERGES_FILES",
     "SETTINGS_FILES",
     "TIKTOKEN_FILES",
     "UNUSED",
     "VOCAB_FILES",
-    "WHOLE_FILE",
     "WRITTEN",
     "AddedToken",
     "FittedTokenizer",

@@ -37,12 +37,12 @@ class AddedToken:
 
     @property
     def is_plain(self) -> bool:
-        """Is it looked for as it stands, and before others?"""
+        """Whether it is looked for as it stands, and before others."""
         return not (self.lstrip or self.rstrip or self.single_word or self.normalized)
 
 
 class AddedTokens:
-    """Where in a text do added tokens stand?
+    """Finds the added tokens in a text.
 
     As in ``tokenizers``: the first place counts, and of several tokens that begin there the
     longest; what is not `normalized` is looked for first, the others in what is left.
@@ -104,7 +104,7 @@ def _inside_word(text: str, start: int, stop: int) -> bool:
 
 
 def _spaces_from(text: str, end: int) -> int:
-    """Where does the white space begin that ends here?"""
+    """Where the white space begins that ends here."""
     while end and _SPACES_AFTER.fullmatch(text[end - 1]):
         end -= 1
     return end

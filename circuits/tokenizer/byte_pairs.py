@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
+
 # How a text is split before anything is merged: GPT-2's pattern, and one that keeps letters apart.
-GPT2_PATTERN = (
-    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-)
+GPT2_PATTERN: str = r50k_pat_str
 CHARACTERS = r"(?s:.)"
 UNUSED = "<|unused_{}|>"  # how an id without a token is called
 
 
 def split_token(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, ...]:
-    """Of which two tokens is this one made? Byte-pair encoding that stops one merge short."""
+    """The two tokens that this one is made of: byte-pair encoding that stops one merge short."""
     parts = [token[i : i + 1] for i in range(len(token))]
-    own = ranks[token]
+    last = ranks[token]
     while len(parts) > 2:
-        pairs = (ranks.get(a + b, own) for a, b in pairwise(parts))
+        pairs = (ranks.get(a + b, last) for a, b in pairwise(parts))
         rank, i = min((rank, i) for i, rank in enumerate(pairs))
-        if rank >= own:
+        if rank >= last:
             break
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return tuple(parts)
 
 
 def to_bytes(token: str) -> bytes:
-    """Which bytes does a file mean by this token?"""
+    """The bytes that a file means by this token."""
     return bytes(map(BYTE_OF.__getitem__, token))
 
 
@@ -37,7 +37,7 @@ def reads_as(token: str) -> bytes:
 
 
 def to_chars(token: bytes) -> str:
-    """How does a file write these bytes? Every byte is one printable character."""
+    """These bytes as a file writes them: every byte is one printable character."""
     return "".join(map(CHAR_OF.__getitem__, token))
 
 

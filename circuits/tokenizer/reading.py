@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 VOCAB_FILES = ("vocab.json", "encoder.json")
 MERGES_FILES = ("merges.txt", "vocab.bpe")
-WHOLE_FILE = "tokenizer.json"
+JSON_FILE = "tokenizer.json"
 # Under these names (SHA-1 of the download address) tiktoken keeps GPT-2's two files.
 TIKTOKEN_FILES = {
     "vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
@@ -52,8 +52,8 @@ _PLAIN: dict[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a vocabulary's own files say, before the files beside them have been asked.
+class VocabularyFiles:
+    """What a vocabulary's own files say, before the files beside them are read.
 
     `vocab` has tokens as files write them, `merges` is one a line, `added` the tokens that the same
     files add; `pattern`, `prefix_space` and `adds_bos` are as in `Tokenizer` and `Roles`.
@@ -70,34 +70,34 @@ class Parts:
 def read_folder(cls: type[Tokenizer], folder: Path) -> Tokenizer:
     """`Tokenizer.from_folder`, of class `cls`."""
     settings = Settings.of(folder)
-    settings.require_readable(folder, whole=(folder / WHOLE_FILE).is_file())
+    settings.require_readable(folder, has_json=(folder / JSON_FILE).is_file())
     vocab = next((folder / f for f in VOCAB_FILES if (folder / f).is_file()), None)
     merges = next((folder / f for f in MERGES_FILES if (folder / f).is_file()), None)
     prefix_space = bool(settings.tokenizer.get("add_prefix_space"))
     adds_bos = bool(settings.tokenizer.get("add_bos_token"))
-    if (folder / WHOLE_FILE).is_file():
-        parts = _parts(read_text(folder / WHOLE_FILE), folder.name)
-        _say_stale(folder, parts, vocab, merges)
-        if not settings.is_gpt2_class or parts.pattern == CHARACTERS:
-            prefix_space = parts.prefix_space
-        adds_bos = parts.adds_bos
+    if (folder / JSON_FILE).is_file():
+        files = _from_json(read_text(folder / JSON_FILE), folder.name)
+        _say_stale(folder, files, vocab, merges)
+        if not settings.is_gpt2_class or files.pattern == CHARACTERS:
+            prefix_space = files.prefix_space
+        adds_bos = files.adds_bos
     elif vocab is None or merges is None:
         missing = VOCAB_FILES if vocab is None else MERGES_FILES
         raise TokenError(f"{folder} has no vocabulary: neither {missing[0]} nor {missing[1]}")
     else:
         file = folder / "added_tokens.json"
         listed = settings.bare(parse_file(file)) if file.is_file() else ()
-        parts = Parts(parse_file(vocab), read_text(merges), listed)
-    added = settings.added(parts.vocab, parts.added)
-    ranks, special = _tokens(parts, added, folder.name)
-    named = {**parts.vocab, **{token.content: token.id for token in added}}
+        files = VocabularyFiles(parse_file(vocab), read_text(merges), listed)
+    added = settings.added(files.vocab, files.added)
+    ranks, special = _tokens(files, added, folder.name)
+    named = {**files.vocab, **{token.content: token.id for token in added}}
     roles = settings.roles(named, special, adds_bos)
     _refuse_unreachable(special, added, roles, folder.name)
     return cls(
         ranks,
         special,
         name=folder.name,
-        pattern=parts.pattern,
+        pattern=files.pattern,
         roles=roles,
         added=added,
         prefix_space=prefix_space,
@@ -106,18 +106,18 @@ def read_folder(cls: type[Tokenizer], folder: Path) -> Tokenizer:
 
 def read_json(cls: type[Tokenizer], text: str, *, name: str, roles: Roles | None) -> Tokenizer:
     """`Tokenizer.from_json`, of class `cls`."""
-    parts = _parts(text, name)
-    ranks, special = _tokens(parts, parts.added, name)
+    files = _from_json(text, name)
+    ranks, special = _tokens(files, files.added, name)
     roles = roles_by_name(special) if roles is None else roles
-    _refuse_unreachable(special, parts.added, roles, name)
+    _refuse_unreachable(special, files.added, roles, name)
     return cls(
         ranks,
         special,
         name=name,
-        pattern=parts.pattern,
+        pattern=files.pattern,
         roles=roles,
-        added=parts.added,
-        prefix_space=parts.prefix_space,
+        added=files.added,
+        prefix_space=files.prefix_space,
     )
 
 
@@ -165,17 +165,17 @@ def read_cache(*, download: bool) -> tuple[dict[bytes, int], dict[str, int]]:
 
 
 def tiktoken_cache() -> Path:
-    """In which folder does tiktoken keep its downloads?"""
+    """The folder in which tiktoken keeps its downloads."""
     named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     return Path(named) if named else Path(tempfile.gettempdir(), "data-gym-cache")
 
 
 def bracketed(token: str) -> bool:
-    """Does this token look like none that a text could hold, such as <s> or [PAD]?"""
+    """Whether a token looks like none that a text could hold, such as <s> or [PAD]."""
     return len(token) > 2 and token[0] + token[-1] in ("<>", "[]")
 
 
-def _parts(text: str, name: str) -> Parts:
+def _from_json(text: str, name: str) -> VocabularyFiles:
     """What this text of a ``tokenizer.json`` says."""
     data = parse(text, f"the tokenizer.json of {name}")
     model, splitter = data.get("model") or {}, data.get("pre_tokenizer") or {}
@@ -186,7 +186,7 @@ def _parts(text: str, name: str) -> Parts:
     plain = plain and not data.get("normalizer") and isinstance(model.get("vocab"), dict)
     words = set(model["vocab"] if plain else ()) - {token.content for token in added}
     if plain and not splitter and not merges and all(len(word) == 1 for word in words):
-        return Parts(model["vocab"], "", added, CHARACTERS)
+        return VocabularyFiles(model["vocab"], "", added, CHARACTERS)
     if not plain or splitter.get("type") != "ByteLevel" or not splitter.get("use_regex", True):
         raise TokenError(
             f"the tokenizer.json of {name} is not GPT-2's kind (byte-level BPE, no normalizer); "
@@ -194,7 +194,9 @@ def _parts(text: str, name: str) -> Parts:
         )
     prefix_space, first = bool(splitter.get("add_prefix_space", True)), _first_piece(data)
     adds_bos = "SpecialToken" in first
-    return Parts(model["vocab"], "\n".join(merges), added, GPT2_PATTERN, prefix_space, adds_bos)
+    return VocabularyFiles(
+        model["vocab"], "\n".join(merges), added, GPT2_PATTERN, prefix_space, adds_bos
+    )
 
 
 def _first_piece(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -207,15 +209,17 @@ def _first_piece(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _say_stale(folder: Path, parts: Parts, vocab: Path | None, merges: Path | None) -> None:
+def _say_stale(
+    folder: Path, files: VocabularyFiles, vocab: Path | None, merges: Path | None
+) -> None:
     """Older files beside tokenizer.json that say something else are not read, which is said."""
     old = parse_file(vocab) if vocab else {}
-    now = {**{token.content: token.id for token in parts.added}, **parts.vocab}
+    now = {**{token.content: token.id for token in files.added}, **files.vocab}
     differs = any(now.get(token) != i for token, i in old.items())
     lines = _lines(read_text(merges)) if merges else []
-    if differs or (merges and lines != _lines(parts.merges)):
+    if differs or (merges and lines != _lines(files.merges)):
         warnings.warn(
-            f"{folder} holds two vocabularies: {WHOLE_FILE} is read, as in transformers, and "
+            f"{folder} holds two vocabularies: {JSON_FILE} is read, as in transformers, and "
             f"{' and '.join(file.name for file in (vocab, merges) if file)}, which differ from it, "
             "are not; remove the old ones",
             stacklevel=2,
@@ -227,14 +231,14 @@ def _lines(merges: str) -> list[str]:
 
 
 def _tokens(
-    parts: Parts, added: Sequence[AddedToken], name: str
+    files: VocabularyFiles, added: Sequence[AddedToken], name: str
 ) -> tuple[dict[bytes, int], dict[str, int]]:
     """The ordinary tokens by their bytes, and all others by their names."""
-    vocab, names = parts.vocab, {token.content: token.id for token in added}
-    if parts.pattern == CHARACTERS:
+    vocab, names = files.vocab, {token.content: token.id for token in added}
+    if files.pattern == CHARACTERS:
         letters = {t.encode(): i for t, i in vocab.items() if t not in names}
         return letters, {t: i for t, i in vocab.items() if t in names} | names
-    pairs = [line.split(" ") for line in _lines(parts.merges)]
+    pairs = [line.split(" ") for line in _lines(files.merges)]
     merged = ["".join(pair) for pair in pairs]
     ordinary = BYTE_OF.keys() | merged
     special = {t: i for t, i in vocab.items() if t not in ordinary} | names
@@ -245,7 +249,7 @@ def _tokens(
         raise TokenError(
             f"the vocabulary {name!r} and its merges do not fit together: {error} is missing"
         ) from None
-    known = hashlib.sha256(parts.merges.encode()).hexdigest() == GPT2_MERGES_SHA256
+    known = hashlib.sha256(files.merges.encode()).hexdigest() == GPT2_MERGES_SHA256
     for pair, i, previous in zip(pairs, ids, [-1, *ids], strict=False):
         sound = known or split_token(ranks, to_bytes("".join(pair))) == tuple(map(to_bytes, pair))
         if i <= previous or not sound:

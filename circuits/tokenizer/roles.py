@@ -14,12 +14,12 @@ PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>")
 
 @dataclass(frozen=True)
 class Roles:
-    """Which tokens start, end and fill up a text?
+    """The tokens that start, end and fill up a text.
 
     `bos_id` is put before a text, `eos_ids` end one (there may be several), `pad_id` fills up the
     shorter texts of a batch. None, or no ids, where the vocabulary has no such token. `adds_bos`
     says whether transformers' own tokenizer puts the start token before every text; `others` are
-    names that its files give, such as ("mask_token", "<mask>"), and that are kept for them.
+    names that its files give, such as ("mask_token", "<mask>"), and that are written again.
     """
 
     bos_id: int | None = None
@@ -44,7 +44,7 @@ class Roles:
 
 
 def roles_by_name(special: Mapping[str, int]) -> Roles:
-    """Which roles do the names of these special tokens suggest?
+    """The roles that the names of these special tokens suggest.
 
     >>> roles_by_name({"<s>": 7, "</s>": 8, "<mask>": 9})
     Roles(bos_id=7, eos_ids=(8,), pad_id=None, adds_bos=False, others=())

@@ -27,7 +27,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What do the small files of a checkpoint's folder say? Each is empty where it is missing."""
+    """What the small files of a checkpoint's folder say; each is empty where it is missing."""
 
     tokenizer: Json
     special_map: Json
@@ -46,29 +46,30 @@ class Settings:
 
     @property
     def tokenizer_class(self) -> str | None:
-        """Which class of transformers reads the vocabulary, without its suffix "Fast"?"""
+        """The class of transformers that reads the vocabulary, without its suffix "Fast"."""
         name = self.tokenizer.get("tokenizer_class") or self.config.get("tokenizer_class")
         return str(name).removesuffix("Fast") if name else None
 
     @property
     def is_gpt2_class(self) -> bool:
-        """Does transformers build the splitter itself, whatever tokenizer.json says of it?"""
+        """Whether transformers builds the splitter itself, whatever tokenizer.json says of it."""
         return self.tokenizer_class not in _ANY_KIND
 
-    def require_readable(self, folder: Path, *, whole: bool) -> None:
-        """Does transformers read this vocabulary as we do? `whole`: from a tokenizer.json.
+    def require_readable(self, folder: Path, *, has_json: bool) -> None:
+        """Refuse a vocabulary that transformers reads otherwise; `has_json`: from a tokenizer.json.
 
         Raises:
             TokenError: for a class that splits otherwise, or special tokens that are read as text.
         """
         name = self.tokenizer_class
-        same = (None, "GPT2Tokenizer", *(_ANY_KIND if whole else ()))
-        same += tuple(f"{kind}Tokenizer" for kind in _OF_GPT2_KIND if whole)
+        same = (None, "GPT2Tokenizer", *(_ANY_KIND if has_json else ()))
+        same += tuple(f"{kind}Tokenizer" for kind in _OF_GPT2_KIND if has_json)
         if name not in same:
-            hint = "" if whole else "; a tokenizer.json, which transformers writes, may be readable"
+            other = "; a tokenizer.json, which transformers writes, may be readable"
             raise TokenError(
                 f"{folder} says tokenizer_class={name!r}, which splits texts in another way than "
-                f"GPT-2's, or adds tokens of its own{hint}; give token ids instead"
+                f"GPT-2's, or adds tokens of its own{'' if has_json else other}; give token ids "
+                "instead"
             )
         if self.tokenizer.get("split_special_tokens"):
             raise TokenError(
@@ -95,7 +96,7 @@ class Settings:
         ]
 
     def added(self, vocab: Mapping[str, int], listed: Sequence[AddedToken]) -> list[AddedToken]:
-        """Which tokens are looked for in texts, and under which ids?
+        """The tokens that are looked for in texts, with their ids.
 
         `listed` are those that the vocabulary's own files add.
 
@@ -142,7 +143,7 @@ class Settings:
         return list(declared.values())
 
     def _further(self, added: Mapping[str, AddedToken]) -> Iterator[tuple[AddedToken, bool]]:
-        """Tokens that are named and not added yet, without their ids; did a file name them?"""
+        """Tokens that are named and not added yet, without ids, and whether a file names them."""
         seen = set(added)
         first: dict[str, Json | str | None] = {}
         for _, name, token in self.named():
@@ -191,13 +192,13 @@ class Settings:
             others.pop("eos_token", None)
         if others.get("unk_token") == END_OF_TEXT:  # as GPT-2's users take for granted
             others.pop("unk_token")
-        kept = {n: t for n, t in others.items() if n not in ("bos_token", "pad_token")}
-        return Roles(bos, ends, pad, adds_bos, tuple(sorted(kept.items())))
+        named = {n: t for n, t in others.items() if n not in ("bos_token", "pad_token")}
+        return Roles(bos, ends, pad, adds_bos, tuple(sorted(named.items())))
 
     def _said(
         self, role: str, ids: Mapping[str, int], special: Collection[int]
     ) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """File by file: which tokens have this role?
+        """The tokens that have this role, file by file.
 
         Where GPT-2's end of text is a piece of text, it is what transformers wrote unasked.
         """
@@ -211,7 +212,7 @@ class Settings:
 
 
 def model_roles(config: Json, generation: Json, guess: Roles | None = None) -> Roles:
-    """Which roles do a model's two configurations give? `guess` fills in what they leave open.
+    """The roles that a model's two configurations give; `guess` fills in what they leave open.
 
     Raises:
         TokenError: when the two contradict each other.
@@ -295,7 +296,7 @@ def added_token(data: Json, i: int) -> AddedToken:
 
 
 def parse_file(path: Path) -> dict[str, Any]:
-    """What does this JSON file hold?
+    """What a JSON file holds.
 
     Raises:
         TokenError: when it cannot be read, or holds no JSON object.
@@ -316,7 +317,7 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, origin: object) -> dict[str, Any]:
-    """What does this JSON say?
+    """What a JSON text says.
 
     Raises:
         TokenError: when it is damaged or no object.

@@ -18,7 +18,7 @@ from circuits.tokenizer.roles import Roles, roles_by_name
 
 
 class Tokenizer:
-    """Which tokens is this text made of?
+    """Text to token ids and back.
 
     Args:
         ranks: each ordinary token's bytes and its id, lower ids merging first.
@@ -63,7 +63,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """What is the tokenizer of this checkpoint folder?
+        """The tokenizer of a checkpoint folder.
 
         Reads what transformers reads, in its order: ``tokenizer.json``, otherwise ``vocab.json``
         and ``merges.txt`` (or OpenAI's names for them) with ``added_tokens.json``; then
@@ -77,7 +77,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, *, name: str, roles: Roles | None = None) -> Tokenizer:
-        """What tokenizer does the text of a Hugging Face ``tokenizer.json`` describe?
+        """The tokenizer that the text of a Hugging Face ``tokenizer.json`` describes.
 
         Raises:
             TokenError: when it is not a byte-level BPE that splits text as GPT-2 does.
@@ -184,22 +184,22 @@ class Tokenizer:
 
     @cached_property
     def n_vocab(self) -> int:
-        """How many ids are there? (the highest one, plus 1)"""
+        """The highest id, plus 1."""
         return max([*self.ranks.values(), *self.special.values()]) + 1
 
     @property
     def bos_id(self) -> int | None:
-        """Which token stands at the start of a text? None when the vocabulary has none."""
+        """The token at the start of a text; None when the vocabulary has none."""
         return self.roles.bos_id
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Which tokens end a text? None, one, or several."""
+        """The tokens that end a text: none, one, or several."""
         return self.roles.eos_ids
 
     @property
     def pad_id(self) -> int | None:
-        """Which token fills up a batch? None when the vocabulary has none."""
+        """The token that fills up a batch; None when the vocabulary has none."""
         return self.roles.pad_id
 
     @cached_property
@@ -223,7 +223,7 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Which token ids is this text made of? An added token's name counts as that token.
+        """The token ids of a text. An added token's name counts as that token.
 
         Raises:
             TokenError: when a small vocabulary has no token for a character.
@@ -241,7 +241,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Which text do these tokens spell? Bytes that are no text become the character U+FFFD.
+        """The text that these tokens spell. Bytes that are no text become the character U+FFFD.
 
         Raises:
             TokenError: for an id outside the vocabulary.
@@ -249,7 +249,7 @@ class Tokenizer:
         return self._token_bytes(ids).decode(errors="replace")
 
     def token_strings(self, ids: Iterable[int]) -> list[str]:
-        r"""How does each token read by itself?
+        r"""Each token as it reads by itself.
 
         A token may be part of a character; its bytes are then spelled out, as in ``\xe2\x80``, so
         that different tokens never look the same.
@@ -263,7 +263,7 @@ class Tokenizer:
         return [self._token_bytes([i]).decode(errors="backslashreplace") for i in ids]
 
     def single_token(self, text: str) -> int:
-        """Which one token is this text?
+        """The id of a text that is one token.
 
         Raises:
             TokenError: when it is several tokens, or none; the message shows the split.

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from circuits.errors import TokenError
 from circuits.tokenizer.added import AddedToken
 from circuits.tokenizer.byte_pairs import CHARACTERS, UNUSED, split_token, to_chars
-from circuits.tokenizer.reading import MERGES_FILES, VOCAB_FILES, WHOLE_FILE
+from circuits.tokenizer.reading import JSON_FILE, MERGES_FILES, VOCAB_FILES
 from circuits.tokenizer.roles import END_OF_TEXT, Roles
 from circuits.tokenizer.settings import SETTINGS
 
 if TYPE_CHECKING:
     from circuits.tokenizer.vocabulary import Tokenizer
 
-WRITTEN = (VOCAB_FILES[0], MERGES_FILES[0], WHOLE_FILE, SETTINGS)
+WRITTEN = (VOCAB_FILES[0], MERGES_FILES[0], JSON_FILE, SETTINGS)
 
 
 def write_folder(tokenizer: Tokenizer, folder: Path) -> None:
@@ -33,7 +33,7 @@ def write_folder(tokenizer: Tokenizer, folder: Path) -> None:
     special = _written(tokenizer)
     if letters:
         vocab = {token.decode(): i for token, i in tokenizer.ranks.items()} | special
-        _write(folder / WHOLE_FILE, _whole(tokenizer, _in_order(vocab)))
+        _write(folder / JSON_FILE, _tokenizer_json(tokenizer, _in_order(vocab)))
     else:
         lines = _merges(tokenizer)
         ordinary = {to_chars(token): i for token, i in tokenizer.ranks.items()}
@@ -54,7 +54,7 @@ def write_folder(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _says_nothing_new(tokenizer: Tokenizer) -> bool:
-    """Is all that ``tokenizer_config.json`` could say what GPT-2's users take for granted?"""
+    """Whether ``tokenizer_config.json`` could only say what GPT-2's users take for granted."""
     end = tokenizer.special.get(END_OF_TEXT)
     return (
         end is not None
@@ -107,7 +107,7 @@ def _settings(tokenizer: Tokenizer, kind: str) -> dict[str, Any]:
     }
 
 
-def _whole(tokenizer: Tokenizer, vocab: Mapping[str, int]) -> dict[str, Any]:
+def _tokenizer_json(tokenizer: Tokenizer, vocab: Mapping[str, int]) -> dict[str, Any]:
     """A ``tokenizer.json`` that merges nothing: one token a character."""
     return {
         "version": "1.0",

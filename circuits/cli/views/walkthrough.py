@@ -12,33 +12,7 @@ from rich.text import Text
 from circuits.cli.tables import new_table, number, percent
 from circuits.cli.terminal import visible
 from circuits.result import Result
-
-STEPS = {
-    "tokens": "the text as numbers",
-    "embed": "each token's row of the embedding",
-    "pos_embed": "each position's row",
-    "resid_pre": "their sum: the residual stream",
-    "ln1_normalized": "the stream, its mean taken away, at a common size",
-    "ln1": "the same, scaled and shifted",
-    "q": "queries: what is looked for",
-    "k": "keys: what is found by it",
-    "v": "values: what is passed on",
-    "scores": "query times key: how well they match",
-    "pattern": "softmax of the scores: who looks where",
-    "z": "values, weighted by the pattern",
-    "attn_out": "projection of all heads' values",
-    "resid_mid": "added to the stream",
-    "ln2_normalized": "the stream, its mean taken away, at a common size",
-    "ln2": "the same, scaled and shifted",
-    "pre": "how well each neuron's pattern matches",
-    "post": "GELU: how strongly it fires",
-    "mlp_out": "what the neurons write",
-    "resid_post": "added to the stream",
-    "ln_final": "the stream, normalized",
-    "logits": "compared with every token",
-    "probabilities": "softmax of the logits",
-    "next": "the choice",
-}
+from circuits.steps import STEPS
 
 
 def view(result: Result, width: int) -> Iterator[RenderableType]:
@@ -52,7 +26,7 @@ def view(result: Result, width: int) -> Iterator[RenderableType]:
     table.add_column("norm", justify="right", no_wrap=True)
     for row in first[first["layer"].fillna(0) == 0].itertuples(index=False):
         name = str(row.stage).partition(".")[0]
-        table.add_row(row.stage, STEPS.get(name, ""), row.shape, number(row.value))
+        table.add_row(row.stage, STEPS[name].does, row.shape, number(row.value))
     yield table
     more = int(first["layer"].max())
     if more:

@@ -1,23 +1,9 @@
 // The forward pass, step by step: a step is one stage of one pass; each pass writes one token.
 (function () {
-  const { tokens, n_prompt, stages, tensors, facts } = DATA.view;
+  const { tokens, n_prompt, stages, tensors, titles, square: SQUARE, facts } = DATA.view;
   const numbers = unpack(DATA.view.numbers, Float32Array);
   const n_passes = tokens.length - n_prompt;
   const byName = new Map(tensors.map((tensor) => [`${tensor.step} ${tensor.stage}`, tensor]));
-  const NAMES = {
-    tokens: "tokens", embed: "token embedding", pos_embed: "position embedding", sum: "sum",
-    ln1: "LayerNorm", qkv: "queries, keys, values", scores: "scores", pattern: "softmax", z: "weighted values",
-    attn_out: "projection", resid_mid: "add", ln2: "LayerNorm", pre: "MLP in", post: "GELU", mlp_out: "MLP out",
-    resid_post: "add", ln_final: "last LayerNorm", logits: "logits", softmax: "probabilities", next: "next token",
-  };
-  const TITLES = {
-    embed: "token embedding e", pos_embed: "position embedding π", resid_pre: "residual stream x",
-    ln1_normalized: "normalized x̂", ln1: "scaled and shifted y", ln2_normalized: "normalized x̂", ln2: "scaled and shifted y",
-    q: "queries", k: "keys", v: "values", scores: "scores", pattern: "attention pattern", z: "weighted values z",
-    attn_out: "attention's output o", resid_mid: "residual stream x", pre: "neurons before GELU, u", post: "neurons after GELU, g",
-    mlp_out: "the MLP's output m", resid_post: "residual stream x", ln_final: "normalized y",
-  };
-  const ATTENTION = ["scores", "pattern"];
   let pass = 0, stage = 0, painted = [];
 
   // One tensor as it stands in this pass: rows of all positions so far, [position][column] for a head.
@@ -26,10 +12,10 @@
     const kind = name.split(".")[0];
     for (let step = 0; step <= pass; step++) {
       const { shape, at } = byName.get(`${step} ${name}`);
-      const [heads, n] = ATTENTION.includes(kind) ? [shape[0], shape[1]] : [shape.length === 3 ? shape[1] : 1, shape[0]];
+      const [heads, n] = SQUARE.includes(kind) ? [shape[0], shape[1]] : [shape.length === 3 ? shape[1] : 1, shape[0]];
       const width = shape[shape.length - 1];
       for (let i = 0; i < n; i++) {
-        const start = ATTENTION.includes(kind) ? at + (head * n + i) * width : at + (i * heads + head) * width;
+        const start = SQUARE.includes(kind) ? at + (head * n + i) * width : at + (i * heads + head) * width;
         all.push(numbers.subarray(start, start + width));
       }
     }
@@ -90,7 +76,7 @@
   function tensor(name, head, role, most) {
     const kind = name.split(".")[0];
     const all = rows(name, pass, head), n = all.length;
-    const square = ATTENTION.includes(kind);
+    const square = SQUARE.includes(kind);
     const { shape, whole } = shapeOf(name);
     const width = square ? n : shape.at(-1);
     const masked = (i, j) => square && j > i;
@@ -102,7 +88,7 @@
       const source = how(name, head, i, j);
       return `${place}: ${size(all[i][j])}${source ? "\n" + source : ""}`;
     };
-    const title = (TITLES[kind] ?? kind) + (head === null ? "" : `, head ${head}`) + role;
+    const title = (titles[kind] ?? kind) + (head === null ? "" : `, head ${head}`) + role;
     const map = heat({ shape: [n, width], color, tell, cell, label: `${title}: ${n} rows, ${width} columns` });
     const names = Array.from({ length: n }, (_, i) => visible(tokens[i], 10));
     const box = labeled(map.box, cell, cell[1] >= 8 ? names : null, square && cell[0] >= 10 ? names : null);
@@ -122,7 +108,7 @@
       const most = isSum ? together : largest(name);
       const role = !isStream(name) || names.length < 2 ? "" : k ? ", after" : ", before";
       const { shape } = shapeOf(name);
-      const heads = ATTENTION.includes(name.split(".")[0]) ? shape[0] : shape.length === 3 ? shape[1] : 0;
+      const heads = SQUARE.includes(name.split(".")[0]) ? shape[0] : shape.length === 3 ? shape[1] : 0;
       return heads ? Array.from({ length: heads }, (_, h) => tensor(name, h, "", most)) : [tensor(name, null, role, most)];
     });
   }
@@ -165,8 +151,8 @@
   }
 
   const nav = document.getElementById("walk-stages");
-  const buttons = stages.map(({ kind, block }, i) => {
-    return el("button", { type: "button", tabindex: -1, onclick: () => go(pass, i) }, NAMES[kind]);
+  const buttons = stages.map(({ name }, i) => {
+    return el("button", { type: "button", tabindex: -1, onclick: () => go(pass, i) }, name);
   });
   const boxes = [];
   stages.forEach(({ block }, i) => {

@@ -1,14 +1,8 @@
-"""What to write at a component in place of what it computes.
-
-A method is one function in `METHODS`: given the reference run's values [b p ...] and which of its
-tokens are real [b p], it returns the value to write, broadcastable to [b p ...]. Everything else
-(which site, which head, which positions) is the same for all methods.
-"""
+"""Write values at components by hooks: which values, where, and whether anything changed."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,97 +11,16 @@ from torch import Tensor
 
 from circuits.batch import as_batch
 from circuits.components import Component, check
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError
 from circuits.hooks import HookFn, HookPoint
+from circuits.interventions.base import Into, get_method
+from circuits.interventions.reference import Reference, Source, run_sites
 from circuits.padding import all_real
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
 
-Method = Callable[[Tensor, Tensor], Tensor]
 Hook = tuple[str, HookFn]
-
-
-def zero(values: Tensor, mask: Tensor) -> Tensor:
-    """What is left when the component writes nothing? Zeros [1 1 ...].
-
-    For a head this leaves the layer's output bias in place, for an MLP it removes the bias too.
-    """
-    return torch.zeros_like(values[:1, :1])
-
-
-def mean(values: Tensor, mask: Tensor) -> Tensor:
-    """What does the component write on average? The mean [1 1 ...] over all real tokens.
-
-    >>> values, mask = torch.tensor([[1.0, 2.0], [6.0, 99.0]]), torch.tensor([[1, 1], [1, 0]])
-    >>> mean(values[..., None], mask.bool()).flatten()
-    tensor([3.])
-    """
-    return values[mask].mean(0)[None, None]
-
-
-def resample(values: Tensor, mask: Tensor) -> Tensor:
-    """What does the component write in another prompt? Its values [b p ...], row by row."""
-    return values
-
-
-def position_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """What does the component write on average at each position? The mean [1 p ...] over prompts.
-
-    Raises:
-        CircuitsError: when prompts differ in length, so that a position is not the same in all.
-    """
-    if not (mask == mask[:1]).all():
-        raise CircuitsError(
-            "the prompts differ in length, so there is no mean by position over all of them; give "
-            "prompts of one length, or choose the method 'mean'"
-        )
-    return values.mean(0, keepdim=True)
-
-
-def noise(values: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
-    """What would the component write if it said nothing, as loudly as ever? Gaussian [b p ...].
-
-    Each number is drawn for each token, with the mean and the standard deviation that it has over
-    all real tokens (the covariance's diagonal). The same seed draws the same.
-    """
-    real = values[mask]
-    drawn = normal_draws(values.shape, seed).to(values)
-    return real.mean(0) + real.std(0, correction=0) * drawn
-
-
-def normal_draws(shape: Sequence[int], *key: object) -> Tensor:
-    """Standard normal numbers in float64 that depend on the shape and this key alone.
-
-    >>> normal_draws([2], 0, "embed").equal(normal_draws([2], 0, "embed"))
-    True
-    """
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
-
-
-METHODS: dict[str, Method] = {
-    "zero": zero,
-    "mean": mean,
-    "position-mean": position_mean,
-    "resample": resample,
-    "noise": noise,
-}
-
-
-def get_method(name: str) -> Method:
-    """Which function is this method of ablation?
-
-    Raises:
-        CircuitsError: for an unknown name, with the nearest one.
-    """
-    if name not in METHODS:
-        raise CircuitsError(
-            f"there is no ablation method {name!r}; choose {', '.join(METHODS)}"
-            f"{nearest(name, METHODS)}"
-        )
-    return METHODS[name]
 
 
 def replacements(
@@ -117,7 +30,7 @@ def replacements(
     tokens: Tensor,
     mask: Tensor | None = None,
 ) -> list[Tensor]:
-    """What does the method write at each of these components? One run of the model for all.
+    """What the method writes at each of these components, in the prompts of the set themselves.
 
     `tokens` [b p] is the reference set, `mask` [b p] marks its real tokens. For ``mean`` it is any
     set of prompts; for ``resample`` row i is the prompt that row i takes its values from (see
@@ -125,7 +38,8 @@ def replacements(
     for a head.
 
     Raises:
-        CircuitsError: for an unknown method or component, or an empty reference set.
+        CircuitsError: for an unknown method or component, an empty reference set, or one whose
+            prompts are not as the method needs them.
 
     >>> from circuits.checkpoints import load
     >>> model, head = load("sort-abc"), Component("head", 1, 0)
@@ -134,23 +48,22 @@ def replacements(
     >>> model.run_with_hooks("CCBBAA", fwd_hooks=hooks).shape
     torch.Size([1, 6, 3])
     """
-    write = get_method(method)
+    rule = get_method(method)
     sites = list(dict.fromkeys(check(component, model.cfg).site for component in components))
     mask = _real(model, tokens) if mask is None else mask.bool()
-    if not mask.any():
-        raise CircuitsError(
-            f"the reference set for {method!r} is empty; give at least one prompt whose values "
-            "can be taken"
-        )
-    with torch.no_grad():
-        _, cache = model.run_with_cache(
-            tokens, attention_mask=mask, names_filter=sites, return_type=None
-        )
-    return [write(cache[c.site][c.within], mask) for c in components]
+    source = Source(method, tokens, mask)
+    if rule.needs == "alike":
+        if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            raise CircuitsError(f"{method!r} counts positions; give prompts padded on the right")
+        source.require_alike(source.kinds)
+    other = run_sites(model, tokens, mask, sites) if rule.needs == "rows" else {}
+    kinds = source.kinds if rule.needs == "alike" else []
+    written = Reference(model, source, sites).write(Into(mask, 0, kinds, other))
+    return [written[c.site][c.within].clone() for c in components]
 
 
 def _real(model: HookedModel, tokens: Tensor) -> Tensor:
-    """Which tokens [b p] are real, as far as they tell by themselves?"""
+    """Which tokens [b p] are real, as far as they tell by themselves."""
     if not tokens.numel():
         return all_real(tokens)
     batch = as_batch(model, tokens)
@@ -160,7 +73,7 @@ def _real(model: HookedModel, tokens: Tensor) -> Tensor:
 
 
 def write_hook(component: Component, value: Tensor, where: Tensor | None = None) -> Hook:
-    """Which hook writes this value at the component? For ``model.hooks`` or ``run_with_hooks``.
+    """The hook that writes this value at the component, for ``model.hooks`` or ``run_with_hooks``.
 
     `value` broadcasts to what the component writes: [b p d], or [b p e] for a head, [b p 1] for a
     neuron, [b q k] for a pattern. `where` [b p] is True at the tokens to write at; None means all.
@@ -195,7 +108,7 @@ def write_hook(component: Component, value: Tensor, where: Tensor | None = None)
 
 
 def partners(mask: Tensor, seed: int = 0) -> Tensor:
-    """Which other prompt shall each prompt take values from? Row indices [b], none its own.
+    """The other prompt that each prompt takes values from: row indices [b], none its own.
 
     Partners have the same number of real tokens, so that every position has a counterpart; within
     that, each prompt is taken from exactly once. `mask` [b p] marks the real tokens.
@@ -214,8 +127,8 @@ def partners(mask: Tensor, seed: int = 0) -> Tensor:
         rows = (lengths == length).nonzero().flatten()
         if len(rows) == 1:
             raise CircuitsError(
-                f"prompt {int(rows)} is the only one of {int(length)} tokens, and 'resample' needs "
-                "another prompt of the same length to take values from; give more prompts of this "
+                f"prompt {int(rows)} is the only one of {int(length)} tokens, and values "
+                "are to be taken from another prompt of the same length; give more prompts of this "
                 "length, or choose the method 'mean'"
             )
         order = rows[torch.randperm(len(rows), generator=generator)]
@@ -224,7 +137,7 @@ def partners(mask: Tensor, seed: int = 0) -> Tensor:
 
 
 def require_change(before: Tensor, after: Tensor, what: str) -> None:
-    """Did the intervention change anything at all? Silence is an error here.
+    """Refuse an intervention that changed nothing: silence is an error here.
 
     `what` names the intervention, for the message.
 

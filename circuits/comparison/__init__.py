@@ -1,0 +1,11 @@
+"""What differs between two models: in their answers, row by row, and in their weights.
+
+`answers_compared` matches two answers to the same question by what their rows are about; the
+interval of a difference between means is taken draw by draw, where the answers have their draws
+(`Result.draws`). `weights_compared` says how far each part's weights moved.
+"""
+
+from circuits.comparison.answers import answers_compared
+from circuits.comparison.weights import weights_compared
+
+__all__ = ["answers_compared", "weights_compared"]

@@ -1,0 +1,9 @@
+"""How well does the model do what the prompts ask for? One number per prompt.
+
+A metric is one file with a function marked ``@metric``: what is made of the logits that it reads.
+"""
+
+from circuits.metrics.base import METRICS, Metric, Need, get_metric
+from circuits.metrics.reading import divergence
+
+__all__ = ["METRICS", "Metric", "Need", "divergence", "get_metric"]
