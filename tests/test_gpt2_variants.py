@@ -13,13 +13,15 @@ import torch
 from checkpoint_files import SHAPE, config_of, released, single, write_folder
 from lens_twin import IGNORE_DEPRECATION
 from numpy.testing import assert_allclose
+from random_models import randomized
 from random_sweeps import random_prompts
 from torch import Tensor
 from torch.testing import assert_close
 
+import circuits
 from circuits.checkpoints import checksum, load
 from circuits.config import ACTIVATIONS, ModelConfig
-from circuits.errors import CircuitsError
+from circuits.errors import CheckpointError, CircuitsError
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.model.gpt2 import ACTIVATIONS as FUNCTIONS
@@ -168,6 +170,72 @@ def test_scores_are_explained_with_their_own_scale(tmp_path: Path) -> None:
             scores = torch.einsum("bqhe,bkhe->bhqk", q, k) / scale
             seen = cache["attn_scores", layer].isfinite()
             assert_close(cache["attn_scores", layer][seen], scores[seen])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_what_is_saved_is_read_again_here_and_there(tmp_path: Path, number: int) -> None:
+    theirs = [neo(), gpt2(scale_attn_weights=False, activation_function="quick_gelu")]
+    theirs.append(gpt2(scale_attn_by_inverse_layer_idx=True))
+    model = ours(theirs[number], tmp_path / "a")
+    circuits.save(model, tmp_path / "b")
+    again = load(tmp_path / "b", dtype="float64")
+    assert again.cfg == replace(model.cfg, model_name=again.cfg.model_name)
+    assert torch.equal(again(TOKENS), model(TOKENS))
+    back = type(theirs[number]).from_pretrained(tmp_path / "b").double()
+    assert_close(logits_of(back, TOKENS), model(TOKENS), **NEAR)
+    circuits.save(again, tmp_path / "c")
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "b" / file).read_bytes() == (tmp_path / "c" / file).read_bytes()
+
+
+def test_local_attention_that_no_format_can_say(tmp_path: Path) -> None:
+    cfg = replace(SHAPE, attn_types=("global", "local"), window_size=3, use_attn_scale=False)
+    model = randomized(cfg)
+    with pytest.raises(CheckpointError, match="biases of queries, keys or values"):
+        circuits.save(model, tmp_path / "a")
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.b_QKV.zero_()
+    circuits.save(model, tmp_path / "a")
+    assert_close(load(tmp_path / "a")(TOKENS), model(TOKENS))
+    with pytest.raises(CheckpointError, match="divided by the root of d_head"):
+        circuits.save(randomized(replace(cfg, use_attn_scale=True)), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+HEADS = {
+    "score": ("GPT2ForSequenceClassification", {}),
+    "classifier": ("GPT2ForTokenClassification", {}),
+    "qa_outputs": ("GPT2ForQuestionAnswering", {"num_labels": 2}),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_of_fine_tuned_models(tmp_path: Path, name: str) -> None:
+    kind, more = HEADS[name]
+    sizes = {"vocab_size": 31, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 12}
+    labels = {"id2label": {0: "no", 1: "yes", 2: "so"}, "label2id": {"no": 0, "yes": 1, "so": 2}}
+    config = transformers.GPT2Config(
+        **sizes, bos_token_id=0, eos_token_id=0, pad_token_id=0, **(more or labels)
+    )
+    theirs = shaken(getattr(transformers, kind)(config))
+    theirs.save_pretrained(tmp_path / "a")
+    with pytest.warns(UserWarning, match=rf"kept as model.readouts\['{name}'\]"):
+        model = load(tmp_path / "a", dtype="float64")
+    readout = model.readouts[name]
+    resid = model(TOKENS, stop_at_layer=2)
+    with torch.no_grad():
+        hidden = theirs.transformer(TOKENS).last_hidden_state
+        expected = getattr(theirs, name)(hidden)
+        assert_close(readout(model.ln_final(resid)), expected, rtol=1e-9, atol=1e-9)
+    assert readout.labels == (("LABEL_0", "LABEL_1") if more else ("no", "yes", "so"))
+    circuits.save(model, tmp_path / "b")
+    back = getattr(transformers, kind).from_pretrained(tmp_path / "b").double()
+    assert_close(getattr(back, name)(hidden), expected)
+    with pytest.warns(UserWarning, match="kept as"):
+        again = load(tmp_path / "b", dtype="float64")
+    assert checksum(again) == checksum(model)
+    assert again.readouts[name].labels == readout.labels
 
 
 LENS: list[dict[str, Any]] = [

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.checkpoints import gpt_neo
+from circuits.checkpoints import gpt_neo, readouts
 from circuits.checkpoints.layout import (
     HEAD,
     assemble,
+    is_readout,
     listed,
     released_names,
     require_names,
@@ -78,7 +79,7 @@ def load_folder(
     )
     if tokenizer is None:
         model.roles = folder_roles(folder)
-    return model
+    return readouts.attach(model, tensors, config)
 
 
 def from_object(
@@ -110,7 +111,7 @@ def from_object(
     )
     if tokenizer is None:
         model.roles = model_roles(config, generation)
-    return model
+    return readouts.attach(model, tensors, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -182,6 +183,7 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
         CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
     """
     theirs = gpt_neo.as_gpt2_tensors(under_released_names(tensors, origin))
+    theirs = {name: tensor for name, tensor in theirs.items() if not is_readout(name)}
     W_E, head = theirs.get(_EMBEDDING), theirs.get(_HEAD)
     if cfg.tied and head is not None:
         if W_E is not None and not same_numbers(head, W_E):

@@ -18,6 +18,7 @@ from circuits.checkpoints import (
     weight_files,
 )
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bundled
+from circuits.checkpoints.layout import READOUTS
 from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import CheckpointError, nearest
 from circuits.model import HookedGPT2
@@ -27,6 +28,7 @@ MODEL_VARIABLE = "CIRCUITS_MODEL"
 _OBJECTS = {
     ("transformers", "GPT2LMHeadModel"): hugging_face.from_object,
     ("transformers", "GPTNeoForCausalLM"): hugging_face.from_object,
+    **{("transformers", head): hugging_face.from_object for head in READOUTS.values()},
     ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
 }
 

@@ -28,6 +28,7 @@ from circuits.model.attention import Attention, Places
 from circuits.model.block import Block, Unembed
 from circuits.model.mlp import ALL, MLP
 from circuits.model.norm import Norm
+from circuits.model.readout import Readout
 from circuits.model.transformer import Transformer, Visit
 from circuits.precision import wide
 from circuits.tokenizer import Tokenizer
@@ -232,6 +233,8 @@ class HookedGPT2(Transformer):
         )  # a ModuleList does not keep the type of its items
         self.ln_final = LayerNorm(cfg)
         self.unembed = GPT2Unembed(cfg, self.W_E, self.backend)
+        # Heads of a fine-tuned checkpoint besides the unembedding, by their names.
+        self.readouts = cast(dict[str, Readout], nn.ModuleDict())
         self.name_sites()
         self.tokenizer = tokenizer
 
