@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from circuits.errors import CircuitsError
 
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     import torch
 
 
-# GPT-2's GELU, by tanh, and the exact one, which nanoGPT uses; and what torch calls them.
-ACTIVATIONS = {"gelu_new": "tanh", "gelu": "none"}
+# What neurons do to what they read; `circuits.model.gpt2` has the functions. The first is GPT-2's,
+# the second the exact one, which nanoGPT uses.
+ActFn = Literal["gelu_new", "gelu", "gelu_fast", "quick_gelu", "relu", "silu"]
+ACTIVATIONS: tuple[str, ...] = get_args(ActFn)
+AttnType = Literal["global", "local"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,13 @@ class ModelConfig:
     tied: bool = True  # the unembedding is the transposed token embedding
     model_name: str = "gpt2"
     default_prepend_bos: bool = True
-    act_fn: str = "gelu_new"
+    act_fn: str = "gelu_new"  # one of `ACTIVATIONS`
     normalization_type: str = "LN"
+    # Switches that some checkpoints of GPT-2's shape set (Stanford's, GPT-Neo's).
+    use_attn_scale: bool = True  # scores are divided by the root of d_head
+    scale_attn_by_inverse_layer_idx: bool = False  # and by the layer's number, from 1 on
+    attn_types: tuple[AttnType, ...] | None = None  # of each layer; None: all are global
+    window_size: int | None = None  # how many tokens a local layer sees, its own included
     device: torch.device | None = field(default=None, compare=False)
     dtype: torch.dtype | None = field(default=None, compare=False)
 
@@ -68,8 +76,9 @@ class ModelConfig:
             object.__setattr__(self, "d_mlp", 4 * self.d_model)
         if self.act_fn not in ACTIVATIONS:
             raise CircuitsError(
-                f"act_fn={self.act_fn!r}: a GPT-2 has {' or '.join(map(repr, ACTIVATIONS))}"
+                f"act_fn={self.act_fn!r}: choose {' or '.join(map(repr, ACTIVATIONS))}"
             )
+        self._require_windows()
 
     def _require_whole(self, name: str, *, least: int) -> None:
         value = getattr(self, name)
@@ -77,6 +86,32 @@ class ModelConfig:
             raise CircuitsError(
                 f"{name}={value!r}: a model needs a whole number of at least {least}"
             )
+
+    def _require_windows(self) -> None:
+        types = self.attn_types
+        if types is None:
+            return
+        if len(types) != self.n_layers or {*types} - {*get_args(AttnType)}:
+            raise CircuitsError(
+                f"attn_types={types!r}: give 'global' or 'local' for each of the "
+                f"{self.n_layers} layers"
+            )
+        if "local" in types:
+            self._require_whole("window_size", least=1)
+
+    def score_scale(self, layer: int) -> float:
+        """What this layer divides the product of a query and a key by to get their score.
+
+        >>> GPT2_SIZES["gpt2"].score_scale(3)
+        8.0
+        """
+        scale = math.sqrt(self.d_head) if self.use_attn_scale else 1.0
+        return scale * (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens a query of this layer sees, its own included; None: all before it."""
+        is_local = self.attn_types is not None and self.attn_types[layer] == "local"
+        return self.window_size if is_local else None
 
     @property
     def n_key_value_heads(self) -> int | None:
@@ -146,4 +181,12 @@ GPT2_SIZES: dict[str, ModelConfig] = {
     "gpt2-medium": _gpt2("gpt2-medium", 24, 16, 1024),
     "gpt2-large": _gpt2("gpt2-large", 36, 20, 1280),
     "gpt2-xl": _gpt2("gpt2-xl", 48, 25, 1600),
+}
+
+# What OpenAI's own script, and picoGPT, call the four sizes.
+OPENAI_NAMES = {
+    "124M": "gpt2",
+    "355M": "gpt2-medium",
+    "774M": "gpt2-large",
+    "1558M": "gpt2-xl",
 }

@@ -124,8 +124,8 @@ def test_transformers_object(tied: bool) -> None:
         theirs.transformer.wte.weight.fill_(0)
     assert checksum(loaded) == before
     assert load(theirs.half()).cfg.dtype == torch.float32
-    config.scale_attn_by_inverse_layer_idx = True
-    with pytest.raises(CheckpointError, match="scale_attn_by_inverse_layer_idx"):
+    config.add_cross_attention = True
+    with pytest.raises(CheckpointError, match="add_cross_attention"):
         load(theirs)
 
 
@@ -185,7 +185,7 @@ class TestTransformerLens:
     @pytest.mark.parametrize(
         ("setting", "value"),
         [
-            ("act_fn", "relu"),
+            ("act_fn", "solu_ln"),
             ("normalization_type", "RMS"),
             ("positional_embedding_type", "rotary"),
             ("attn_only", True),

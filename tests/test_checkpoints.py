@@ -85,7 +85,7 @@ def test_masks_among_the_weights(
 
 def test_an_index_may_list_masks_that_no_shard_has(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", config_of(SHAPE), released(single()), n_shards=2)
-    index = folder / hugging_face.INDEX_FILE
+    index = folder / "model.safetensors.index.json"
     where = json.loads(index.read_text())["weight_map"]
     where["transformer.h.0.attn.bias"] = where["transformer.wpe.weight"]
     index.write_text(json.dumps({"weight_map": where}))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoint_files import SHAPE, config_of, released, single, write_folder
 from fake_hub import FakeHub, commit_of, serving
 
@@ -89,6 +90,8 @@ def test_released_sizes_need_no_owner(remote: FakeHub) -> None:
     folder = pull("gpt2")
     assert folder.parents[1].name == "models--openai-community--gpt2"
     assert load("gpt2").cfg.model_name == "gpt2"
+    assert pull("124M") == folder
+    assert load("124M").cfg.model_name == "gpt2"
 
 
 def test_available(remote: FakeHub) -> None:
@@ -103,7 +106,7 @@ def test_available(remote: FakeHub) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"model_type": "llama"}, "of type 'llama'"), ({"activation_function": "relu"}, "relu")],
+    [({"model_type": "llama"}, "of type 'llama'"), ({"activation_function": "elu"}, "'elu'")],
 )
 def test_other_architectures_are_not_downloaded(
     remote: FakeHub, tmp_path: Path, changes: dict[str, str], said: str
@@ -114,9 +117,24 @@ def test_other_architectures_are_not_downloaded(
     assert remote.served == ["config.json"]
 
 
-def test_pickles_are_not_downloaded(remote: FakeHub, tmp_path: Path) -> None:
+def test_pickled_weights_where_there_are_no_safetensors(remote: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "main" / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"has no model\.safetensors on the hub"):
+    torch.save(released(single(seed=1)), tmp_path / "main" / "pytorch_model.bin")
+    model = load(NAME)
+    assert checksum(model) == checksum(single(seed=1))
+    assert "pytorch_model.bin" in remote.served
+    sha256 = hashlib.sha256((tmp_path / "main" / "pytorch_model.bin").read_bytes()).hexdigest()
+    assert model.source.endswith(f"sha256:{sha256}")
+    assert [m.name for m in available() if m.kind == "hub cache"] == [NAME]
+    remote.folders.clear()
+    assert checksum(load(NAME)) == checksum(model)
+
+
+def test_other_formats_are_not_downloaded(remote: FakeHub, tmp_path: Path) -> None:
+    for path in (tmp_path / "main").glob("*model*"):
+        path.unlink()
+    (tmp_path / "main" / "tf_model.h5").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         load(NAME)
     assert remote.served == []
 

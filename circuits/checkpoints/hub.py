@@ -1,7 +1,7 @@
 """The Hugging Face hub: what is in its local cache, and how to get what is not.
 
-Only ``config.json``, safetensors and vocabulary files are downloaded. A model in the cache is used
-without asking the network, so the same name gives the same model until it is pulled again.
+Only ``config.json``, the vocabulary and one format of weights are downloaded. A model in the cache
+is used without asking the network, so the same name gives the same model until it is pulled again.
 """
 
 from __future__ import annotations
@@ -12,19 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuits.checkpoints.hugging_face import (
-    CONFIG_FILE,
-    INDEX_FILE,
-    WEIGHTS_FILE,
-    has_weights,
-    model_config,
-    read_config,
-)
+from circuits.checkpoints import weight_files
+from circuits.checkpoints.hugging_face import CONFIG_FILE, model_config, read_config
 from circuits.checkpoints.vocabulary import TOKENIZER_FILES
-from circuits.config import GPT2_SIZES
+from circuits.checkpoints.weight_files import weights_in
+from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import CheckpointError
 
-FILES = (CONFIG_FILE, WEIGHTS_FILE, "model-*-of-*.safetensors", INDEX_FILE, *TOKENIZER_FILES)
+_TEXTS = (CONFIG_FILE, *TOKENIZER_FILES)
 _OWNER = "openai-community"  # of the four released sizes on the hub
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
@@ -42,10 +37,10 @@ class CachedModel:
 def is_hub_name(name: str) -> bool:
     """Whether this may name a model on the hub: a released size, or ``owner/name``.
 
-    >>> is_hub_name("gpt2-xl"), is_hub_name("owner/name"), is_hub_name("gtp2")
-    (True, True, False)
+    >>> is_hub_name("gpt2-xl"), is_hub_name("1558M"), is_hub_name("owner/name"), is_hub_name("gtp2")
+    (True, True, True, False)
     """
-    return name in GPT2_SIZES or _ID.fullmatch(name) is not None
+    return name in (*GPT2_SIZES, *OPENAI_NAMES) or _ID.fullmatch(name) is not None
 
 
 def cached(name: str, revision: str | None = None) -> Path | None:
@@ -53,10 +48,10 @@ def cached(name: str, revision: str | None = None) -> Path | None:
     # transformers caches "gpt2" under the name it was asked for, with or without the owner.
     for repo in (name, _repo(name)):
         try:
-            folder = _snapshot(repo, revision, FILES, local_files_only=True)
+            folder = _snapshot(repo, revision, _TEXTS, local_files_only=True)
         except (OSError, ValueError):
             continue
-        if (folder / CONFIG_FILE).is_file() and has_weights(folder):
+        if (folder / CONFIG_FILE).is_file() and weights_in(folder):
             return folder
     return None
 
@@ -68,8 +63,8 @@ def pull(name: str, revision: str | None = None) -> Path:
     shows a progress bar on standard error unless HF_HUB_DISABLE_PROGRESS_BARS is set.
 
     Raises:
-        CheckpointError: when it does not exist, is no GPT-2, has no safetensors, or the hub cannot
-            be reached.
+        CheckpointError: when it does not exist, is no GPT-2, has no weights that can be read, or
+            the hub cannot be reached.
     """
     if not is_hub_name(name):
         raise CheckpointError(
@@ -79,17 +74,20 @@ def pull(name: str, revision: str | None = None) -> Path:
         files = _files(name, revision)
     if CONFIG_FILE not in files:
         raise CheckpointError(f"{name} on the hub is no model: it has no {CONFIG_FILE}")
-    if not {WEIGHTS_FILE, INDEX_FILE} & files:
+    weights = next((name for name in weight_files.FILES if name in files), None)
+    if weights is None:
         raise CheckpointError(
-            f"{name} has no {WEIGHTS_FILE} on the hub, and other formats may run code when read; "
-            "ask its owner for safetensors, or convert it where you trust it and load the folder"
+            f"{name} has neither {weight_files.SAFE} nor {weight_files.PICKLED} on the hub, and "
+            "other formats are not read here; ask its owner for safetensors"
         )
+    format_ = weights.removesuffix(".index.json")
     with _explained(name, revision):
         # The configuration first: a model that cannot be loaded should not be downloaded.
         folder = _snapshot(_repo(name), revision, (CONFIG_FILE,))
         model_config(read_config(folder), name, name)
-        folder = _snapshot(_repo(name), revision, FILES)
-    if not has_weights(folder):
+        wanted = (*_TEXTS, weights, weight_files.SHARDS[format_])
+        folder = _snapshot(_repo(name), revision, wanted)
+    if not weights_in(folder):
         raise CheckpointError(
             f"{name} lacks files of its weights; run `circuits pull {name}` again, or ask its owner"
         )
@@ -110,7 +108,8 @@ def origin_of(name: str, folder: Path) -> str:
 
     The cache names a large file by its checksum, so nothing has to be read.
     """
-    blob = (folder / WEIGHTS_FILE).resolve().name
+    weights = weights_in(folder)
+    blob = weights.resolve().name if weights and weights.suffix != ".json" else ""
     checksum = f" sha256:{blob}" if re.fullmatch(r"[0-9a-f]{64}", blob) else ""
     return f"hub {name}@{folder.name}{checksum}"
 
@@ -139,11 +138,11 @@ def _is_gpt2(folder: Path, name: str) -> bool:
         model_config(read_config(folder), name, name)
     except CheckpointError:
         return False
-    return has_weights(folder)
+    return weights_in(folder) is not None
 
 
 def _repo(name: str) -> str:
-    return name if "/" in name else f"{_OWNER}/{name}"
+    return name if "/" in name else f"{_OWNER}/{OPENAI_NAMES.get(name, name)}"
 
 
 def _cache_folder() -> Path:

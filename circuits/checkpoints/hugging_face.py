@@ -1,28 +1,25 @@
-"""Hugging Face's format: a folder with ``config.json`` and safetensors, or a model in memory.
+"""Hugging Face's format: a folder with ``config.json`` and weights, or a model in memory.
 
-Neither needs ``transformers``. The files are mapped into memory, not read: a tensor's bytes come
-from the disk when the model first uses them.
+Neither needs ``transformers``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from circuits.checkpoints import gpt_neo, readouts
 from circuits.checkpoints.layout import (
     HEAD,
     assemble,
+    is_readout,
     listed,
-    released_name,
     released_names,
     require_names,
-    resolve_device,
     same_numbers,
     under_released_names,
 )
@@ -32,16 +29,13 @@ from circuits.checkpoints.vocabulary import (
     object_tokenizer,
     read_tokenizer,
 )
+from circuits.checkpoints.weight_files import read_json, read_tensors
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer, model_roles
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-# Formats that can run any code while they are read, or that only TensorFlow reads.
-UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 _EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
 
 
@@ -56,7 +50,8 @@ def load_folder(
     """The model in this folder.
 
     Args:
-        folder: with ``config.json``, ``model.safetensors`` (or shards and their index), and the
+        folder: with ``config.json``, ``model.safetensors`` or ``pytorch_model.bin`` (or shards and
+            their index), and the
             vocabulary, without which the model takes token ids only.
         origin: kept as ``model.source``; by default the folder.
         name: kept as ``cfg.model_name``; by default the folder's name.
@@ -69,7 +64,8 @@ def load_folder(
     folder = Path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    read_settings(config, origin)  # raises what is wrong with it before the vocabulary is read
+    # Raises what is wrong with it before the vocabulary is read.
+    read_settings(as_gpt2(config, origin), origin)
     tokenizer = read_tokenizer(folder, config, name)
     cfg = model_config(config, name or folder.resolve().name, origin, tokenizer)
     tensors = read_tensors(folder, device)
@@ -83,7 +79,7 @@ def load_folder(
     )
     if tokenizer is None:
         model.roles = folder_roles(folder)
-    return model
+    return readouts.attach(model, tensors, config)
 
 
 def from_object(
@@ -92,7 +88,7 @@ def from_object(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
-    """The same model as this ``transformers.GPT2LMHeadModel``, with copies of its weights.
+    """The same model as this GPT2LMHeadModel or GPTNeoForCausalLM, with copies of its weights.
 
     Raises:
         CheckpointError: when its configuration changes GPT-2's mathematics.
@@ -115,7 +111,7 @@ def from_object(
     )
     if tokenizer is None:
         model.roles = model_roles(config, generation)
-    return model
+    return readouts.attach(model, tensors, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -131,19 +127,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in this file.
+def as_gpt2(config: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
+    """What this ``config.json`` says, in GPT-2's words."""
+    is_neo = config.get("model_type") == gpt_neo.KIND
+    return gpt_neo.as_gpt2_config(config, origin) | _ours(config) if is_neo else config
 
-    Raises:
-        CheckpointError: when it cannot be read or holds no JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, not a {type(data).__name__}")
-    return data
+
+def _ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that only this package writes."""
+    return {name: config[name] for name in ("default_prepend_bos",) if name in config}
 
 
 def model_config(
@@ -158,7 +150,8 @@ def model_config(
         CheckpointError: for another architecture, an option that changes GPT-2's mathematics, and
             entries that cannot be understood.
     """
-    settings = read_settings(config, origin)
+    config = as_gpt2(config, origin)
+    settings, types = read_settings(config, origin), config.get("attn_types")
     has_bos = tokenizer is None or tokenizer.bos_id is not None
     return ModelConfig(
         n_layers=settings.n_layer,
@@ -172,77 +165,11 @@ def model_config(
         tied=settings.tie_word_embeddings,
         model_name=name,
         default_prepend_bos=config.get("default_prepend_bos", has_bos),
-        act_fn="gelu" if settings.activation_function == "gelu" else "gelu_new",
-    )
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether all files of the weights are in this folder."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return True
-    index = folder / INDEX_FILE
-    return index.is_file() and all((folder / shard).is_file() for shard in _shards(index))
-
-
-def read_tensors(folder: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
-    """The tensors in this folder's safetensors: mapped on the CPU, read on a GPU.
-
-    Raises:
-        CheckpointError: when there are none, or a file is damaged, or only unsafe ones are there.
-    """
-    if (folder / WEIGHTS_FILE).is_file():
-        return _read_file(folder / WEIGHTS_FILE, device)
-    index = folder / INDEX_FILE
-    if not index.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}{_unsafe_hint(folder)}")
-    tensors: dict[str, Tensor] = {}
-    for shard in _shards(index):
-        tensors |= _read_file(folder / shard, device)
-    listing = read_json(index)["weight_map"]
-    missing = [name for name in listing if released_name(name) and name not in tensors]
-    if missing:
-        raise CheckpointError(f"the shards that {index} lists lack {listed(missing)}")
-    return tensors
-
-
-def _shards(index: Path) -> list[str]:
-    listing = read_json(index).get("weight_map")
-    if not isinstance(listing, dict) or not listing:
-        raise CheckpointError(f"{index} lists no shards under 'weight_map'")
-    shards = sorted({str(shard) for shard in listing.values()})
-    outside = [shard for shard in shards if Path(shard).name != shard]
-    if outside:
-        raise CheckpointError(f"{index} points outside its own folder: {listed(outside)}")
-    return shards
-
-
-def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tensor]:
-    place = str(resolve_device(device) or "cpu")
-    try:
-        with safe_open(path, framework="pt", device=place) as file:
-            return {
-                name: file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 (it is no mapping)
-                if released_name(name)
-            }
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        hint = "copy or download it again"
-        if 0 < size < 1000 and path.read_bytes().startswith(b"version https://git-lfs"):
-            hint = "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
-        raise CheckpointError(
-            f"{path} ({size} bytes) is truncated or no safetensors file ({error}): {hint}"
-        ) from None
-
-
-def _unsafe_hint(folder: Path) -> str:
-    unsafe = sorted(p.name for p in folder.iterdir() if p.suffix in UNSAFE)
-    if not unsafe:
-        return ""
-    return (
-        f", only {listed(unsafe)}, which may run code when read and is refused; convert it where "
-        "you trust it: transformers' GPT2LMHeadModel.from_pretrained(folder)"
-        ".save_pretrained(folder) writes safetensors"
+        act_fn=settings.activation_function,
+        use_attn_scale=settings.scale_attn_weights,
+        scale_attn_by_inverse_layer_idx=settings.scale_attn_by_inverse_layer_idx,
+        attn_types=types and tuple(types),
+        window_size=config.get("window_size") if types else None,
     )
 
 
@@ -255,7 +182,8 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     Raises:
         CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
     """
-    theirs = under_released_names(tensors, origin)
+    theirs = gpt_neo.as_gpt2_tensors(under_released_names(tensors, origin))
+    theirs = {name: tensor for name, tensor in theirs.items() if not is_readout(name)}
     W_E, head = theirs.get(_EMBEDDING), theirs.get(_HEAD)
     if cfg.tied and head is not None:
         if W_E is not None and not same_numbers(head, W_E):

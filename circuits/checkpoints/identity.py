@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 from circuits.checkpoints.bundled import FOLDER, bundled_models
 from circuits.checkpoints.hub import cached_models
 from circuits.checkpoints.loading import load
-from circuits.config import ModelConfig
+from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.model import HookedModel
 from circuits.tokenizer import Roles
 
@@ -76,7 +77,7 @@ class AvailableModel:
 
 
 def checksum(model: HookedModel) -> str:
-    """SHA-256 of the model's numbers: which weights exactly are these?
+    """SHA-256 of the model's numbers, and of its switches if any is set: which weights are these?
 
     It does not depend on the format the model was loaded from, the order of its tensors, their
     layout in memory, their device, or a precision beyond that of the numbers: a float16 file
@@ -87,11 +88,21 @@ def checksum(model: HookedModel) -> str:
     >>> checksum(model) == checksum(model.double())
     True
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256("".join(_switches(model.cfg)).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {list(parameter.shape)}\n".encode())
         digest.update(_numbers(parameter.detach()).numpy().data)
     return digest.hexdigest()
+
+
+def _switches(cfg: ModelConfig) -> Iterator[str]:
+    """What the model computes otherwise than a GPT-2 with the same numbers."""
+    if cfg.act_fn not in ACTIVATIONS[:2] and cfg.act_fn in ACTIVATIONS:
+        yield f"act_fn={cfg.act_fn}\n"
+    for switch in ("use_attn_scale", "scale_attn_by_inverse_layer_idx", "attn_types"):
+        value = getattr(cfg, switch)
+        if value != getattr(ModelConfig, switch):
+            yield f"{switch}={value} {cfg.window_size}\n"
 
 
 def _numbers(tensor: Tensor) -> Tensor:

@@ -48,7 +48,15 @@ _OUTSIDE = {
 _PREFIX = "transformer."
 # What torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names.
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+_BUFFER = re.compile(r"h\.\d+\.attn\.(attention\.)?(bias|masked_bias)")
+# Heads of fine-tuned models besides or instead of the vocabulary's, as transformers calls them, and
+# the class that has each.
+READOUTS = {
+    "score": "GPT2ForSequenceClassification",
+    "classifier": "GPT2ForTokenClassification",
+    "qa_outputs": "GPT2ForQuestionAnswering",
+    "multiple_choice_head.summary": "GPT2DoubleHeadsModel",
+}
 HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
 
 
@@ -68,6 +76,11 @@ def released_names(cfg: ModelConfig) -> dict[str, str]:
     return names if cfg.tied else names | HEAD
 
 
+def is_readout(released: str) -> bool:
+    """Whether a tensor of this released name belongs to a head besides the vocabulary's."""
+    return released.rpartition(".")[0] in READOUTS
+
+
 def released_name(name: str) -> str | None:
     """What GPT2LMHeadModel calls the tensor that a file has under this name.
 
@@ -84,7 +97,7 @@ def released_name(name: str) -> str | None:
     bare = bare.removeprefix(_PREFIX)
     if _BUFFER.fullmatch(bare):
         return None
-    return bare if bare.startswith("lm_head.") else _PREFIX + bare
+    return bare if bare.startswith(("lm_head.", *READOUTS)) else _PREFIX + bare
 
 
 def under_released_names(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:

@@ -8,9 +8,18 @@ from typing import Any
 
 import torch
 
-from circuits.checkpoints import hub, hugging_face, nanogpt, transformer_lens
+from circuits.checkpoints import (
+    hub,
+    hugging_face,
+    nanogpt,
+    openai,
+    state_dict,
+    transformer_lens,
+    weight_files,
+)
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bundled
-from circuits.config import GPT2_SIZES
+from circuits.checkpoints.layout import READOUTS
+from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import CheckpointError, nearest
 from circuits.model import HookedGPT2
 
@@ -18,6 +27,8 @@ MODEL_VARIABLE = "CIRCUITS_MODEL"
 # Which classes in memory can be converted: the class, the package it comes from, the converter.
 _OBJECTS = {
     ("transformers", "GPT2LMHeadModel"): hugging_face.from_object,
+    ("transformers", "GPTNeoForCausalLM"): hugging_face.from_object,
+    **{("transformers", head): hugging_face.from_object for head in READOUTS.values()},
     ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
 }
 
@@ -33,9 +44,11 @@ def load(
 
     Args:
         model: the name of a bundled model (``mini``, ``sort-abc``, ``compiled``); ``gpt2``,
-            ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl`` or the ``owner/name`` of a GPT-2 on the
+            ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl`` (or ``124M``, ``355M``, ``774M``,
+            ``1558M``) or the ``owner/name`` of a GPT-2 on the
             Hugging Face hub, downloaded once and then taken from its cache; a folder in Hugging
-            Face's format; a nanoGPT ``ckpt.pt``; or, in memory, a ``GPT2LMHeadModel`` of
+            Face's format, or of OpenAI's TensorFlow release; a nanoGPT ``ckpt.pt``; a state dict
+            that torch saved; or, in memory, a ``GPT2LMHeadModel`` of
             transformers or a ``HookedTransformer`` of transformer_lens. None takes the environment
             variable CIRCUITS_MODEL, otherwise ``mini``. Bundled names come first, then paths.
         device: where to put the weights; None means the CPU, or where an object in memory is.
@@ -68,6 +81,7 @@ def load(
     if path.exists():
         return _from_path(path, device=device, dtype=dtype)
     if isinstance(name, str) and hub.is_hub_name(name):
+        name = OPENAI_NAMES.get(name, name)
         folder = hub.find(name, revision)
         return hugging_face.load_folder(
             folder, origin=hub.origin_of(name, folder), name=name, device=device, dtype=dtype
@@ -86,19 +100,31 @@ def model_name() -> str:
 
 def _from_path(path: Path, **options: Any) -> HookedGPT2:
     if path.is_dir():
-        is_nanogpt = (path / nanogpt.FILE).is_file()
-        if is_nanogpt and not (path / hugging_face.CONFIG_FILE).is_file():
-            return nanogpt.load_file(path / nanogpt.FILE, **options)
+        if (path / hugging_face.CONFIG_FILE).is_file():
+            return hugging_face.load_folder(path, **options)
+        if (path / nanogpt.FILE).is_file():
+            return _from_pickled(path / nanogpt.FILE, **options)
+        if openai.is_release(path):
+            return openai.load_folder(path, **options)
         return hugging_face.load_folder(path, **options)
-    if path.suffix == ".pt":
-        return nanogpt.load_file(path, **options)
-    if path.name == hugging_face.WEIGHTS_FILE:
+    if path.name in weight_files.FILES:
         return hugging_face.load_folder(path.parent, **options)
-    danger = " may run code when read and is refused;" if path.suffix in hugging_face.UNSAFE else ""
+    if path.suffix in (".pt", ".pth", ".bin"):
+        return _from_pickled(path, **options)
     raise CheckpointError(
-        f"{path}{danger or ' is of no format that can be loaded;'} give a folder with config.json "
-        f"and {hugging_face.WEIGHTS_FILE}, or a nanoGPT {nanogpt.FILE}"
+        f"{path} is of no format that can be loaded; give a folder with "
+        f"{hugging_face.CONFIG_FILE} and {weight_files.SAFE} or {weight_files.PICKLED}, a folder "
+        f"of OpenAI's release, a nanoGPT {nanogpt.FILE}, or a state dict that torch saved (.pt)"
     )
+
+
+def _from_pickled(path: Path, **options: Any) -> HookedGPT2:
+    """A checkpoint of nanoGPT, which says how large its model is, or tensors alone."""
+    content = weight_files.read_pickled(path)
+    tensors = None if "model_args" in content else state_dict.tensors_of(content)
+    if tensors is not None:
+        return state_dict.from_tensors(tensors, path, **options)
+    return nanogpt.from_content(content, path, **options)
 
 
 def _from_object(theirs: Any, **options: Any) -> HookedGPT2:

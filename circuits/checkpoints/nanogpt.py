@@ -1,7 +1,8 @@
 """nanoGPT's format: a ``ckpt.pt`` with the weights, the optimizer's state and the settings.
 
 The file is read with ``weights_only=True``, which builds tensors and plain containers and runs no
-code. The character vocabulary that nanoGPT keeps in a ``meta.pkl`` is a pickle and is not read.
+code. Of the ``meta.pkl`` in which nanoGPT keeps the letters of a character-level dataset only
+dictionaries, lists, texts and numbers are read (`circuits.checkpoints.plain_pickle`).
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-def load_file(
-    path: str | Path,
+def from_content(
+    checkpoint: Mapping[str, Any],
+    path: Path,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -43,10 +45,9 @@ def load_file(
     """The model in this ``ckpt.pt``.
 
     The weights are copied, because training may overwrite the file at any time. Models without
-    biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt`` beside the file;
-    otherwise, at GPT-2's size and as nanoGPT assumes, GPT-2's if tiktoken has it cached. For a
-    character-level model give the letters of its meta.pkl yourself: ``model.tokenizer =
-    Tokenizer.characters(letters)``.
+    biases get zeros. The vocabulary is that of ``vocab.json`` and ``merges.txt``, or the letters of
+    a ``meta.pkl``, beside the file; otherwise, at GPT-2's size and as nanoGPT assumes, GPT-2's if
+    tiktoken has it cached.
 
     nanoGPT does not record which GELU it was trained with. This is the exact one, which it has used
     since 2023; before, GPT-2's by tanh, which differs by at most 0.0005 a neuron.
@@ -54,14 +55,12 @@ def load_file(
     Raises:
         CheckpointError: for a file that is damaged, holds more than data, or is no GPT of nanoGPT.
     """
-    path = Path(path)
     origin = f"nanoGPT {path}"
-    checkpoint = _read(path)
     tensors, args = checkpoint.get("model"), checkpoint.get("model_args")
     if not (isinstance(tensors, Mapping) and isinstance(args, Mapping)):
         raise CheckpointError(
             f"{path} is no nanoGPT checkpoint: it needs the entries 'model' and 'model_args', and "
-            f"has {listed([str(key) for key in checkpoint]) or 'none'}"
+            f"has {listed(checkpoint) or 'none'}"
         )
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: its entry 'model' holds more than tensors")
@@ -75,21 +74,6 @@ def load_file(
         theirs = _add_missing_biases(cfg, theirs)
     ours = rename(cfg, theirs, origin)
     return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises its own, the zip reader's and the unpickler's errors
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is truncated, or holds more than tensors and "
-            f"plain containers and may run code when read ({first}); copy it again, or save its "
-            "'model' and 'model_args' alone with torch.save"
-        ) from error
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
 
 
 def _config(

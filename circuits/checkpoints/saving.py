@@ -11,14 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import CONFIG_FILE, WEIGHTS_FILE
+from circuits.checkpoints import gpt_neo, readouts
+from circuits.checkpoints.hugging_face import CONFIG_FILE
 from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
+from circuits.checkpoints.weight_files import SAFE
 from circuits.errors import CheckpointError
 from circuits.files import replacing_folder
 from circuits.model import HookedGPT2
 from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
 
-WRITTEN = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_WRITTEN)
+WRITTEN = (CONFIG_FILE, SAFE, *TOKENIZER_WRITTEN)
 
 
 def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> Path:
@@ -47,7 +49,12 @@ def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | No
             "them with that"
         )
     folder = Path(folder).expanduser()
-    tensors = _tensors(model, None if dtype is None else find_dtype(dtype))
+    to = None if dtype is None else find_dtype(dtype)
+    tensors = _tensors(model, to)
+    if model.cfg.attn_types:
+        gpt_neo.require_gpt_neo(model.cfg, tensors)
+        tensors = gpt_neo.as_gpt_neo_tensors(tensors)
+    tensors |= readouts.saved(model, to)
     _require_own(folder)
     with replacing_folder(folder, failure=SafetensorError, error=CheckpointError) as partial:
         _write(model, tensors, partial)
@@ -90,11 +97,14 @@ def _tensors(model: HookedGPT2, dtype: torch.dtype | None) -> dict[str, Tensor]:
 def _write(model: HookedGPT2, tensors: dict[str, Tensor], folder: Path) -> None:
     config = folder / CONFIG_FILE
     dtype = str(tensors["transformer.wte.weight"].dtype).removeprefix("torch.")
-    config.write_text(json.dumps(_config(model, dtype), indent=2) + "\n", encoding="utf-8")
+    entries = _config(model, dtype) | readouts.described(model)
+    if model.cfg.attn_types:
+        entries = gpt_neo.as_gpt_neo_config(entries, model.cfg)
+    config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     # "format" is how transformers recognizes that the tensors are torch's.
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(tensors, folder / SAFE, metadata={"format": "pt"})
     # safetensors makes its files readable to their owner alone; everyone else's follow the umask.
-    (folder / WEIGHTS_FILE).chmod(config.stat().st_mode)
+    (folder / SAFE).chmod(config.stat().st_mode)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
 
@@ -123,4 +133,8 @@ def _config(model: HookedGPT2, dtype: str) -> dict[str, Any]:
         config["pad_token_id"] = roles.pad_id
     if cfg.d_head * cfg.n_heads != cfg.d_model:
         config["head_dim"] = cfg.d_head
+    if not cfg.use_attn_scale:
+        config["scale_attn_weights"] = False
+    if cfg.scale_attn_by_inverse_layer_idx:
+        config["scale_attn_by_inverse_layer_idx"] = True
     return config

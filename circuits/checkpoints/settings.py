@@ -12,15 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.config import ACTIVATIONS
 from circuits.errors import CheckpointError
 
 # Options of GPT2Config that change the mathematics, and the values that leave it GPT-2's.
 _ALLOWED: dict[str, tuple[object, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
     "quantization_config": (None,),
+}
+# Functions of `ACTIVATIONS` that transformers has under other names, too.
+_SAME_FUNCTION = {
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python": "gelu",
+    "swish": "silu",
 }
 # What GPT2Config calls its settings, where it has a second name for them (its attribute_map).
 _SECOND_NAMES = {
@@ -59,8 +63,10 @@ class Settings:
     vocab_size: int
     n_inner: int | None  # None: four times n_embd
     layer_norm_epsilon: float
-    activation_function: str
+    activation_function: str  # one of `ACTIVATIONS`
     tie_word_embeddings: bool
+    scale_attn_weights: bool
+    scale_attn_by_inverse_layer_idx: bool
     head_dim: int | None  # this package's own: for heads that do not divide the width
 
 
@@ -87,8 +93,10 @@ def read_settings(config: Mapping[str, Any], origin: str) -> Settings:
         vocab_size=read("vocab_size", _want_size, 50257),
         n_inner=read("n_inner", _want_size_or_none, 4 * n_embd),
         layer_norm_epsilon=read("layer_norm_epsilon", _want_number, 1e-5),
-        activation_function=read("activation_function", _want_text, "gelu_new"),
+        activation_function=_function(read("activation_function", _want_text, "gelu_new"), origin),
         tie_word_embeddings=read("tie_word_embeddings", _want_truth, True),
+        scale_attn_weights=read("scale_attn_weights", _want_truth, True),
+        scale_attn_by_inverse_layer_idx=read("scale_attn_by_inverse_layer_idx", _want_truth, False),
         head_dim=read("head_dim", _want_size_or_none, 0) or None,
     )
 
@@ -105,6 +113,18 @@ def _require_gpt2(config: Mapping[str, Any], origin: str) -> None:
                 f"{origin} sets {option}={config[option]!r}, which is not GPT-2's mathematics; "
                 f"only {' or '.join(map(repr, allowed))} can be loaded"
             )
+
+
+def _function(name: str, origin: str) -> str:
+    """The name that this package has for an activation function."""
+    ours = _SAME_FUNCTION.get(name, name)
+    if ours not in ACTIVATIONS:
+        known = [*ACTIVATIONS, *_SAME_FUNCTION]
+        raise CheckpointError(
+            f"{origin} sets activation_function={name!r}; those that can be computed are "
+            f"{', '.join(known)}"
+        )
+    return ours
 
 
 def _want_size(value: object) -> str | None:

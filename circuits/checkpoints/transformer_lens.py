@@ -14,23 +14,20 @@ from torch import Tensor
 
 from circuits.checkpoints.layout import assemble, same_numbers
 from circuits.checkpoints.vocabulary import cached_gpt2, is_released, object_roles
-from circuits.config import ModelConfig
+from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 # Settings of its configuration, and the values with which it computes what GPT-2 does.
 _ALLOWED: dict[str, tuple[object, ...]] = {
-    "act_fn": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu"),
+    "act_fn": (*ACTIVATIONS, "gelu_pytorch_tanh"),
     "normalization_type": ("LN", "LNPre"),
     "positional_embedding_type": ("standard",),
     "attention_dir": ("causal",),
-    "use_attn_scale": (True,),
     "attn_only": (False,),
     "parallel_attn_mlp": (False,),
     "gated_mlp": (False,),
-    "use_local_attn": (False,),
-    "scale_attn_by_inverse_layer_idx": (False,),
     "final_rms": (False,),
     "post_embedding_ln": (False,),
     "use_normalization_before_and_after": (False,),
@@ -84,7 +81,8 @@ def _require_gpt2(cfg: Any, origin: str) -> None:
                 f"{' or '.join(map(repr, allowed))} can be converted"
             )
     capped = [cap for cap in _SOFT_CAPS if (getattr(cfg, cap, None) or 0) > 0]
-    scaled = math.isclose(cfg.attn_scale, math.sqrt(cfg.d_head), rel_tol=1e-6)
+    is_root = math.isclose(cfg.attn_scale, math.sqrt(cfg.d_head), rel_tol=1e-6)
+    scaled = is_root or not cfg.use_attn_scale
     grouped = getattr(cfg, "n_key_value_heads", None) not in (None, cfg.n_heads)
     if capped or not scaled or grouped or cfg.d_vocab_out != cfg.d_vocab:
         raise CheckpointError(
@@ -108,7 +106,11 @@ def _config(cfg: Any, tied: bool) -> ModelConfig:
         tied=tied,
         model_name=cfg.model_name,
         default_prepend_bos=cfg.default_prepend_bos,
-        act_fn="gelu" if cfg.act_fn == "gelu" else "gelu_new",
+        act_fn="gelu_new" if cfg.act_fn == "gelu_pytorch_tanh" else cfg.act_fn,
+        use_attn_scale=cfg.use_attn_scale,
+        scale_attn_by_inverse_layer_idx=cfg.scale_attn_by_inverse_layer_idx,
+        attn_types=tuple(cfg.attn_types) if cfg.use_local_attn else None,
+        window_size=cfg.window_size if cfg.use_local_attn else None,
     )
 
 

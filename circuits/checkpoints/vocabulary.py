@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from circuits.config import GPT2_SIZES
+from circuits.checkpoints.plain_pickle import read_plain
+from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import TokenError
 from circuits.tokenizer import (
     JSON_FILE,
@@ -29,10 +30,11 @@ TOKENIZER_FILES = (*_VOCABULARY, "added_tokens.json", *SETTINGS_FILES)
 GPT2_N_VOCAB = 50257
 _PADDED = 50304  # the next multiple of 64, to which nanoGPT pads
 # How the released models are called: by OpenAI's names, and by those of transformer_lens.
-_SIZES = (*GPT2_SIZES, "gpt2-small")
+_SIZES = (*GPT2_SIZES, *OPENAI_NAMES, "gpt2-small")
 _RELEASED = {owner + size for size in _SIZES for owner in ("", "openai-community/")}
+LETTERS_FILE = "meta.pkl"  # nanoGPT's, of a model of characters
 # What holds another vocabulary: WordPiece, SentencePiece, nanoGPT's letters.
-_FOREIGN = ("vocab.txt", "*.model", "*.spm", "meta.pkl")
+_FOREIGN = ("vocab.txt", "*.model", "*.spm", LETTERS_FILE)
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 
 
@@ -93,12 +95,35 @@ def cached_gpt2(n_vocab: int) -> Tokenizer | None:
 def nanogpt_tokenizer(folder: Path, n_vocab: int) -> Tokenizer | None:
     """The vocabulary beside a ``ckpt.pt``; otherwise, at GPT-2's size, GPT-2's.
 
-    nanoGPT's own sample.py does the same where there is no meta.pkl.
+    Beside it are GPT-2's files, or the letters of a ``meta.pkl``. nanoGPT's own sample.py does the
+    same.
     """
     if any((folder / file).is_file() for file in _VOCABULARY):
         return Tokenizer.from_folder(folder)
+    if (folder / LETTERS_FILE).is_file():
+        return Tokenizer.characters(_letters(folder / LETTERS_FILE), name=LETTERS_FILE)
     fits = n_vocab in (GPT2_N_VOCAB, _PADDED)
     return cached_gpt2(n_vocab) if fits and not is_foreign(folder) else None
+
+
+def _letters(path: Path) -> str:
+    """The letters of a ``meta.pkl`` in the order of their ids.
+
+    Raises:
+        CheckpointError: when it cannot be read without running code.
+        TokenError: when it holds anything but one letter for each id.
+    """
+    meta = read_plain(path)
+    letters = meta.get("itos") if isinstance(meta, dict) else None
+    if isinstance(letters, dict) and {*letters} == {*range(len(letters))}:
+        letters = [letters[i] for i in range(len(letters))]
+    is_plain = isinstance(letters, list) and letters and all(isinstance(c, str) for c in letters)
+    if not is_plain or any(len(letter) != 1 for letter in letters or ()):
+        raise TokenError(
+            f"{path} should give one letter for each id under 'itos', as nanoGPT's character-level "
+            "datasets do; set model.tokenizer yourself"
+        )
+    return "".join(letters or ())
 
 
 def object_tokenizer(

@@ -15,6 +15,7 @@ from circuits.model.gpt2 import HookedGPT2, LayerNorm
 from circuits.model.hooked import HookedModel
 from circuits.model.mlp import MLP
 from circuits.model.norm import Norm
+from circuits.model.readout import Readout
 from circuits.model.transformer import Transformer, Visit
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LayerNorm",
     "Norm",
     "Places",
+    "Readout",
     "Transformer",
     "Unembed",
     "Visit",

@@ -47,8 +47,12 @@ class Places:
         return cls(positions, positions)
 
 
-def mix(q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None = None) -> PerHead:
+def mix(
+    q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None = None, scale: float | None = None
+) -> PerHead:
     """What heads mix together, z [b q h e], by torch's fused attention. `mask` is that of `Places`.
+
+    Scores are divided by `scale`, by the root of d_head if it is None.
 
     >>> ones = torch.ones(1, 2, 1, 1)
     >>> mix(ones, ones, torch.tensor([2.0, 4.0]).view(1, 2, 1, 1)).flatten()
@@ -56,21 +60,23 @@ def mix(q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None = None) -> PerHe
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
     attention = F.scaled_dot_product_attention
+    factor = None if scale is None else 1 / scale
     if mask is None and q.shape[2] > 1:
-        return attention(q, k, v, is_causal=True).transpose(1, 2)
-    return attention(q, k, v, mask).transpose(1, 2)
+        return attention(q, k, v, is_causal=True, scale=factor).transpose(1, 2)
+    return attention(q, k, v, mask, scale=factor).transpose(1, 2)
 
 
 class Attention(nn.Module, AttentionWeights):
     """Each head moves information between positions: which (QK) and what (OV).
 
-    An architecture gives the weights by head, and the steps `qkv`, `placed` and `out`. Heads that
-    share keys and values each show them.
+    An architecture gives the weights by head, and the steps `qkv`, `placed`, `sight` and `out`.
+    Heads that share keys and values each show them.
     """
 
-    def __init__(self, d_head: int) -> None:
+    def __init__(self, d_head: int, *, scale: float | None = None) -> None:
         super().__init__()
         self.d_head = d_head
+        self.scale = scale  # what scores are divided by; None: the root of d_head
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()  # [b p h e]
         self.hook_attn_scores = HookPoint()  # [b h q k], scaled and masked
         self.hook_pattern = HookPoint()  # [b h q k]
@@ -92,9 +98,14 @@ class Attention(nn.Module, AttentionWeights):
     def out(self, z: Float[Tensor, "*any h e"]) -> Float[Tensor, "*any d"]:
         """What all heads together write, b_O included, for any leading axes."""
 
+    def sight(self, places: Places) -> Tensor | None:
+        """The mask of the keys that a query sees, as in `Places`."""
+        return places.mask
+
     def mix(self, q: PerHead, k: PerHead, v: PerHead, places: Places) -> PerHead:
         """What heads mix together, z [b q h e], without hooks; of some of the heads, if given."""
-        return mix(self.placed(q, places.queries), self.placed(k, places.keys), v, places.mask)
+        q, k = self.placed(q, places.queries), self.placed(k, places.keys)
+        return mix(q, k, v, self.sight(places), self.scale)
 
     def forward(
         self, x: Float[Tensor, "b q d"], places: Places, past: KeyValue | None
@@ -136,8 +147,9 @@ class Attention(nn.Module, AttentionWeights):
 
     def _mix_explicitly(self, q: PerHead, k: PerHead, v: PerHead, places: Places) -> PerHead:
         """The same as `mix`, by way of scores and pattern."""
-        q, k, mask = self.placed(q, places.queries), self.placed(k, places.keys), places.mask
-        scores = einsum(q / math.sqrt(self.d_head), k, "b q h e, b k h e -> b h q k")
+        q, k, mask = self.placed(q, places.queries), self.placed(k, places.keys), self.sight(places)
+        scale = math.sqrt(self.d_head) if self.scale is None else self.scale
+        scores = einsum(q / scale, k, "b q h e, b k h e -> b h q k")
         if mask is None:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
             mask = mask.tril(scores.shape[-1] - scores.shape[-2])

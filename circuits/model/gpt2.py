@@ -11,6 +11,8 @@ Shapes: b batch, p position, h head; d = d_model, e = d_head, m = d_mlp, n neuro
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -20,15 +22,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.backend import Backend
-from circuits.config import ACTIVATIONS, ModelConfig
+from circuits.config import ModelConfig
 from circuits.hooks import HookPoint
-from circuits.model.attention import Attention
+from circuits.model.attention import Attention, Places
 from circuits.model.block import Block, Unembed
 from circuits.model.mlp import ALL, MLP
 from circuits.model.norm import Norm
+from circuits.model.readout import Readout
 from circuits.model.transformer import Transformer, Visit
 from circuits.precision import wide
 from circuits.tokenizer import Tokenizer
+
+# GPT-2's is the first; torch fuses it, and the second, with the product before it.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "gelu_fast": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * x * (1 + 0.044715 * x * x))),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+_FUSED: dict[str, str] = {"gelu_new": "tanh", "gelu": "none"}  # what torch calls them
 
 
 class LayerNorm(Norm):
@@ -58,9 +72,9 @@ class GPT2Attention(Attention):
 
     b_O: nn.Parameter
 
-    def __init__(self, cfg: ModelConfig, backend: Backend) -> None:
-        super().__init__(cfg.d_head)
-        self.n_heads, self.backend = cfg.n_heads, backend
+    def __init__(self, cfg: ModelConfig, backend: Backend, layer: int) -> None:
+        super().__init__(cfg.d_head, scale=cfg.score_scale(layer))
+        self.n_heads, self.backend, self.window = cfg.n_heads, backend, cfg.window(layer)
         inner = cfg.n_heads * cfg.d_head
         self.W_QKV = nn.Parameter(torch.empty(cfg.d_model, 3 * inner))
         self.b_QKV = nn.Parameter(torch.zeros(3 * inner))
@@ -91,6 +105,18 @@ class GPT2Attention(Attention):
         qkv = self.backend.linear(x, self.W_QKV, self.b_QKV)
         return qkv.view(*x.shape[:-1], 3, self.n_heads, self.d_head)
 
+    def sight(self, places: Places) -> Tensor | None:
+        """The mask of the keys that a query sees: in a local layer, those within the window."""
+        n_query, n_key = places.queries.shape[-1], places.keys.shape[-1]
+        if self.window is None or n_key <= self.window:
+            return places.mask
+        distance = places.queries[..., :, None] - places.keys[..., None, :]
+        near = distance < self.window  # [q k], or [b q k]
+        near = near if near.ndim == 2 else near.unsqueeze(1)
+        if places.mask is not None:
+            return places.mask & near
+        return near & torch.ones_like(near).tril(n_key - n_query)
+
     def out(self, z: Float[Tensor, "*any h e"]) -> Float[Tensor, "*any d"]:
         """z W_O + b_O, summed over heads."""
         return self.backend.linear(z.flatten(-2), self.W_O_flat, self.b_O)
@@ -106,7 +132,8 @@ class GPT2MLP(MLP):
 
     def __init__(self, cfg: ModelConfig, backend: Backend) -> None:
         super().__init__()
-        self.gelu, self.backend = ACTIVATIONS[cfg.act_fn], backend
+        self.act_fn, self.fused = ACTIVATIONS[cfg.act_fn], _FUSED.get(cfg.act_fn)
+        self.backend = backend
         self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
         self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
         self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
@@ -121,8 +148,8 @@ class GPT2MLP(MLP):
     def activate(
         self, pre: Float[Tensor, "*any n"], x: Float[Tensor, "*any d"], which: slice = ALL
     ) -> Float[Tensor, "*any n"]:
-        """gelu(pre)"""
-        return F.gelu(pre, approximate=self.gelu)
+        """gelu(pre), or what stands for it in ``cfg.act_fn``"""
+        return self.act_fn(pre)
 
     def out(self, post: Float[Tensor, "*any m"]) -> Float[Tensor, "*any d"]:
         """post W_out + b_out"""
@@ -130,7 +157,9 @@ class GPT2MLP(MLP):
 
     def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
         """The whole step without hooks, with the nonlinearity inside of the product."""
-        return self.out(self.backend.linear(x, self.W_in, self.b_in, self.gelu))
+        if self.fused is None:
+            return self.out(self.neurons(x))
+        return self.out(self.backend.linear(x, self.W_in, self.b_in, self.fused))
 
 
 class GPT2Unembed(Unembed):
@@ -167,10 +196,9 @@ class GPT2Block(Block):
     ln2: LayerNorm
     mlp: GPT2MLP
 
-    def __init__(self, cfg: ModelConfig, backend: Backend) -> None:
-        super().__init__(
-            LayerNorm(cfg), GPT2Attention(cfg, backend), LayerNorm(cfg), GPT2MLP(cfg, backend)
-        )
+    def __init__(self, cfg: ModelConfig, backend: Backend, layer: int) -> None:
+        attn, mlp = GPT2Attention(cfg, backend, layer), GPT2MLP(cfg, backend)
+        super().__init__(LayerNorm(cfg), attn, LayerNorm(cfg), mlp)
 
 
 class HookedGPT2(Transformer):
@@ -199,12 +227,14 @@ class HookedGPT2(Transformer):
         self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
         self.hook_tokens = HookPoint()  # [b p]
         self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()  # [b p d]
-        blocks = nn.ModuleList(GPT2Block(cfg, self.backend) for _ in range(cfg.n_layers))
+        blocks = nn.ModuleList(GPT2Block(cfg, self.backend, i) for i in range(cfg.n_layers))
         self.blocks = cast(
             list[GPT2Block], blocks
         )  # a ModuleList does not keep the type of its items
         self.ln_final = LayerNorm(cfg)
         self.unembed = GPT2Unembed(cfg, self.W_E, self.backend)
+        # Heads of a fine-tuned checkpoint besides the unembedding, by their names.
+        self.readouts = cast(dict[str, Readout], nn.ModuleDict())
         self.name_sites()
         self.tokenizer = tokenizer
 

@@ -5,7 +5,6 @@ Shapes: b batch, p position, l layer, h head; d = d_model, e = d_head, m = d_mlp
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -153,7 +152,7 @@ class HookedModel(nn.Module, ABC):
 
     def score_scales(self) -> list[float]:
         """What each layer divides the product of a query and a key by to get their score: [l]."""
-        return [math.sqrt(self.cfg.d_head)] * self.cfg.n_layers
+        return [self.cfg.score_scale(layer) for layer in range(self.cfg.n_layers)]
 
     def _answer(
         self, logits: Tensor | None, batch: Batch, return_type: ReturnType, each: bool

@@ -1,0 +1,114 @@
+"""OpenAI's own release: a TensorFlow checkpoint with ``hparams.json`` and the vocabulary.
+
+It is what picoGPT downloads: ``checkpoint``, ``model.ckpt.*``, ``hparams.json``, ``encoder.json``
+and ``vocab.bpe``. Nothing of TensorFlow is needed to read it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from circuits.checkpoints.layout import assemble, released_names, require_names
+from circuits.checkpoints.tensor_bundle import read_bundle
+from circuits.checkpoints.vocabulary import read_tokenizer
+from circuits.checkpoints.weight_files import read_json
+from circuits.config import ModelConfig
+from circuits.errors import CheckpointError
+from circuits.model import HookedGPT2
+
+SETTINGS_FILE = "hparams.json"
+_POINTER = "checkpoint"  # names the latest of several checkpoints
+_NAMED = re.compile(r'^model_checkpoint_path:\s*"([^"]+)"', re.M)
+_SIZES = ("n_layer", "n_head", "n_embd", "n_ctx", "n_vocab")
+# What each step of a released name is called in TensorFlow's graph, besides its layer.
+_STEPS = {
+    "transformer.wte.weight": "model/wte",
+    "transformer.wpe.weight": "model/wpe",
+    "transformer.ln_f.weight": "model/ln_f/g",
+    "transformer.ln_f.bias": "model/ln_f/b",
+}
+
+
+def is_release(folder: Path) -> bool:
+    """Does this folder hold a checkpoint as OpenAI released them?"""
+    return (folder / SETTINGS_FILE).is_file() and any(folder.glob("*.ckpt*.index"))
+
+
+def load_folder(
+    folder: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> HookedGPT2:
+    """Which model is in this folder of OpenAI's release?
+
+    Raises:
+        CheckpointError: when files are missing or damaged, or hold another model than hparams.json
+            describes.
+    """
+    folder = Path(folder)
+    origin = f"OpenAI {folder}"
+    sizes = read_json(folder / SETTINGS_FILE)
+    if wrong := [name for name in _SIZES if type(sizes.get(name)) is not int]:
+        raise CheckpointError(
+            f"{folder / SETTINGS_FILE} gives no whole number for {', '.join(wrong)}"
+        )
+    name = folder.resolve().name
+    tokenizer = read_tokenizer(folder, {}, name)
+    cfg = ModelConfig(
+        n_layers=sizes["n_layer"],
+        n_heads=sizes["n_head"],
+        d_model=sizes["n_embd"],
+        n_ctx=sizes["n_ctx"],
+        d_vocab=sizes["n_vocab"],
+        model_name=name,
+    )
+    tensors = _under_our_names(cfg, read_bundle(_prefix(folder)), origin)
+    return assemble(cfg, tensors, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
+
+
+def _prefix(folder: Path) -> Path:
+    """The path, without its endings, of the checkpoint that is named, or of the only one.
+
+    Raises:
+        CheckpointError: when there are several and none is named, or the named one is not there.
+    """
+    pointer = folder / _POINTER
+    named = _NAMED.search(pointer.read_text(encoding="utf-8")) if pointer.is_file() else None
+    there = sorted(path.name.removesuffix(".index") for path in folder.glob("*.ckpt*.index"))
+    name = Path(named[1]).name if named else there[0] if len(there) == 1 else None
+    if name not in there:
+        meant = f"{pointer} names {name}" if named else f"no file {_POINTER} says which is meant"
+        raise CheckpointError(f"{folder} holds {', '.join(there)}, and {meant}")
+    return folder / name
+
+
+def _under_our_names(cfg: ModelConfig, theirs: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """The model's tensors under this package's names; the optimizer's, if any, are left out."""
+    names = {ours: _tensorflow_name(released) for ours, released in released_names(cfg).items()}
+    weights = {name: tensor for name, tensor in theirs.items() if name.startswith("model/")}
+    require_names(weights.keys(), names.values(), origin)
+    # Their products are convolutions of width 1, whose axis comes first.
+    return {
+        ours: weights[name][0] if weights[name].ndim == 3 else weights[name]
+        for ours, name in names.items()
+    }
+
+
+def _tensorflow_name(released: str) -> str:
+    """What the released graph calls a tensor of GPT2LMHeadModel.
+
+    >>> _tensorflow_name("transformer.h.3.attn.c_attn.weight")
+    'model/h3/attn/c_attn/w'
+    >>> _tensorflow_name("transformer.h.3.ln_1.weight")
+    'model/h3/ln_1/g'
+    """
+    if released in _STEPS:
+        return _STEPS[released]
+    _, _, layer, *path, kind = released.split(".")
+    weight = "g" if path[-1].startswith("ln") else "w"
+    return "/".join(["model", f"h{layer}", *path, weight if kind == "weight" else "b"])

@@ -1,0 +1,139 @@
+"""What torch has pickled: read without running code, in every shape that people save it in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_files import SHAPE, config_of, released, single
+
+from circuits.checkpoints import checksum, load
+from circuits.config import GPT2_SIZES
+from circuits.errors import CheckpointError
+from circuits.model import HookedGPT2
+
+
+class Opener:
+    """What a hostile file would have called."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, ("stolen", "w")
+
+
+def with_config(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config_of(SHAPE, **changes)))
+    return folder
+
+
+def refused(path: Path, *parts: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    assert all(part in str(caught.value) for part in parts), caught.value
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])  # torch's format since 1.6, and the one before
+def test_one_file(tmp_path: Path, zipped: bool) -> None:
+    folder = with_config(tmp_path / "a")
+    path = folder / "pytorch_model.bin"
+    torch.save(released(single()), path, _use_new_zipfile_serialization=zipped)
+    for given in (folder, path):
+        assert checksum(load(given)) == checksum(single())
+
+
+def test_shards(tmp_path: Path) -> None:
+    folder, tensors = with_config(tmp_path / "a"), released(single())
+    files = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    where = {name: files[i % 2] for i, name in enumerate(tensors)}
+    for file in files:
+        torch.save({n: t for n, t in tensors.items() if where[n] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    assert checksum(load(folder)) == checksum(single())
+    (folder / files[1]).unlink()
+    refused(folder, files[1])
+
+
+def test_safetensors_come_first(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = with_config(tmp_path / "a")
+    torch.save(released(single(seed=1)), folder / "pytorch_model.bin")
+    save_file(released(single()), folder / "model.safetensors")
+    assert checksum(load(folder)) == checksum(single())
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "ckpt.pt", "model.pth"])
+def test_no_code_is_run(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = with_config(tmp_path / "a")
+    torch.save(released(single()) | {"opener": Opener()}, folder / name)
+    refused(folder / name, name, "needs", "open", "may run code when read and is refused")
+    assert not (tmp_path / "stolen").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 7, 300, -1])
+def test_truncated(tmp_path: Path, keep: int) -> None:
+    folder = with_config(tmp_path / "a")
+    path = folder / "pytorch_model.bin"
+    torch.save(released(single()), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    refused(folder, str(path), "is truncated", "download it again")
+
+
+def test_more_than_tensors_and_a_pointer(tmp_path: Path) -> None:
+    folder = with_config(tmp_path / "a")
+    path = folder / "pytorch_model.bin"
+    torch.save(released(single()) | {"step": 3}, path)
+    refused(folder, "holds more than tensors: step")
+    torch.save([1, 2], path)
+    refused(folder, "holds a list, not a checkpoint")
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid x")
+    refused(folder, "git lfs pull")
+
+
+def linear(model: HookedGPT2) -> dict[str, torch.Tensor]:
+    """The tensors as a GPT-2 made of torch's linear layers has them."""
+    matrices = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    return {n: t.T.clone() if n.endswith(matrices) else t for n, t in released(model).items()}
+
+
+@pytest.mark.parametrize("inside", [None, "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_a_state_dict_beside_its_configuration(
+    tmp_path: Path, inside: str | None, prefix: str
+) -> None:
+    folder = with_config(tmp_path / "a")
+    for tensors in (released(single()), linear(single())):
+        named = {prefix + name: tensor for name, tensor in tensors.items()}
+        path = folder / "weights.pt"
+        torch.save(named if inside is None else {inside: named, "step": 7}, path)
+        assert checksum(load(path)) == checksum(single())
+
+
+def test_a_state_dict_alone(tmp_path: Path) -> None:
+    """The number of heads is known where width and depth are those of a released model."""
+    path = tmp_path / "weights.pt"
+    torch.save(released(single()), path)
+    refused(path, "2 layers of width 16", "how many heads", "config.json with n_head beside it")
+    small = replace(GPT2_SIZES["gpt2"], n_ctx=8, d_vocab=11, d_mlp=4)
+    torch.save(released(HookedGPT2.random(small)), path)
+    refused(path, "wrong shape")  # an MLP of another width than a GPT-2's
+    torch.save({"a": torch.zeros(2)}, path)
+    refused(path, "no GPT-2's", "lacks transformer.wte.weight")
+    torch.save({"a": 1}, path)
+    refused(path, "is no nanoGPT checkpoint")
+
+
+@pytest.mark.slow
+def test_a_released_state_dict_alone(tmp_path: Path) -> None:
+    small = replace(GPT2_SIZES["gpt2"], n_ctx=8, d_vocab=11)
+    model = HookedGPT2.random(small)
+    torch.save(linear(model), tmp_path / "weights.pt")
+    loaded = load(tmp_path / "weights.pt")
+    assert loaded.cfg.n_heads == 12
+    assert checksum(loaded) == checksum(model)
