@@ -12,6 +12,7 @@ import torch
 from checkpoint_files import SHAPE, config_of, released, single, write_folder
 from fake_hub import FakeHub, commit_of, serving
 
+import circuits
 from circuits.checkpoints import available, bundled_models, checksum, hub, load, pull
 from circuits.errors import CheckpointError
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
@@ -82,8 +83,15 @@ def test_revision(remote: FakeHub) -> None:
         model = load(NAME, revision=revision)
         assert checksum(model) == checksum(single(seed=2))
         assert model.source == f"hub {NAME}@{commit_of(NAME, 'v2')}"
+        assert model.revision == revision
     with pytest.raises(CheckpointError, match="has no revision 'v3'"):
         load(NAME, revision="v3")
+
+
+def test_an_answer_says_which_revision_it_is_about(remote: FakeHub) -> None:
+    about = circuits.ov(load(NAME, revision="v2"), "a0.h0").provenance
+    assert about.command.endswith(f"--model {NAME} --revision v2")
+    assert "--revision" not in circuits.ov(load(NAME), "a0.h0").provenance.command
 
 
 def test_released_sizes_need_no_owner(remote: FakeHub) -> None:

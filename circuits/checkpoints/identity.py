@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +37,7 @@ class ModelInfo:
     eos_tokens: tuple[str, ...]
     pad_token: str | None
     checksum: str
+    readouts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers and texts, for JSON."""
@@ -49,6 +49,8 @@ class ModelInfo:
             **{size: getattr(cfg, size) for size in sizes},
             "eps": cfg.eps,
             "tied": cfg.tied,
+            **_switches(cfg),
+            **({"readouts": list(self.readouts)} if self.readouts else {}),
             "default_prepend_bos": cfg.default_prepend_bos,
             "n_params": self.n_params,
             "dtype": str(cfg.dtype).removeprefix("torch."),
@@ -88,21 +90,21 @@ def checksum(model: HookedModel) -> str:
     >>> checksum(model) == checksum(model.double())
     True
     """
-    digest = hashlib.sha256("".join(_switches(model.cfg)).encode())
+    switches = _switches(model.cfg)
+    digest = hashlib.sha256(str(switches).encode() if switches else b"")
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {list(parameter.shape)}\n".encode())
         digest.update(_numbers(parameter.detach()).numpy().data)
     return digest.hexdigest()
 
 
-def _switches(cfg: ModelConfig) -> Iterator[str]:
+def _switches(cfg: ModelConfig) -> dict[str, Any]:
     """What the model computes otherwise than a GPT-2 with the same numbers."""
+    names = ("use_attn_scale", "scale_attn_by_inverse_layer_idx", "attn_types", "window_size")
+    switches = {name: getattr(cfg, name) for name in names}
     if cfg.act_fn not in ACTIVATIONS[:2] and cfg.act_fn in ACTIVATIONS:
-        yield f"act_fn={cfg.act_fn}\n"
-    for switch in ("use_attn_scale", "scale_attn_by_inverse_layer_idx", "attn_types"):
-        value = getattr(cfg, switch)
-        if value != getattr(ModelConfig, switch):
-            yield f"{switch}={value} {cfg.window_size}\n"
+        switches["act_fn"] = cfg.act_fn
+    return {name: value for name, value in switches.items() if value != getattr(ModelConfig, name)}
 
 
 def _numbers(tensor: Tensor) -> Tensor:
@@ -142,6 +144,7 @@ def describe(model: HookedModel | str | Path) -> ModelInfo:
         eos_tokens=tuple(tokenizer.token_strings(roles.eos_ids)) if tokenizer else (),
         pad_token=pad,
         checksum=checksum(model),
+        readouts=tuple(getattr(model, "readouts", ())),
     )
 
 

@@ -81,11 +81,7 @@ def load(
     if path.exists():
         return _from_path(path, device=device, dtype=dtype)
     if isinstance(name, str) and hub.is_hub_name(name):
-        name = OPENAI_NAMES.get(name, name)
-        folder = hub.find(name, revision)
-        return hugging_face.load_folder(
-            folder, origin=hub.origin_of(name, folder), name=name, device=device, dtype=dtype
-        )
+        return _from_hub(OPENAI_NAMES.get(name, name), revision, device=device, dtype=dtype)
     known = [*bundled_models(), *GPT2_SIZES]
     raise CheckpointError(
         f"there is no model and no file called {str(name)!r}{nearest(str(name), known)}; name one "
@@ -96,6 +92,14 @@ def load(
 def model_name() -> str:
     """Which model is loaded when none is named: CIRCUITS_MODEL, or the bundled default?"""
     return os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
+
+
+def _from_hub(name: str, revision: str | None, **options: Any) -> HookedGPT2:
+    folder = hub.find(name, revision)
+    origin = hub.origin_of(name, folder)
+    model = hugging_face.load_folder(folder, origin=origin, name=name, **options)
+    model.revision = revision
+    return model
 
 
 def _from_path(path: Path, **options: Any) -> HookedGPT2:

@@ -64,8 +64,9 @@ def main() -> None:
 def _load(given: dict[str, Any]) -> HookedModel:
     from circuits.checkpoints import load
 
-    require_text(given["model"])
-    return load(given["model"], device=given["device"], dtype=given["dtype"])
+    require_text([given["model"], given["revision"]])
+    options = {name: given[name] for name in ("revision", "device", "dtype")}
+    return load(given["model"], **options)
 
 
 def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS
+from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, Revision
 from circuits.cli.terminal import out, remark, require_text, visible
 from circuits.errors import CircuitsError
 from circuits.registry import Recipe, read
@@ -57,9 +57,6 @@ NameArgument = Annotated[
 ]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="The same, said as for other commands.")
-]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit; by default the branch main.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 GENERATE_OPTIONS: Mapping[str, tuple[Any, Any]] = {
@@ -197,13 +194,18 @@ def _only(name: str | None, option: str | None) -> str | None:
     return option if name is None else name
 
 
-def info(name: ModelArgument = None, model: ModelOption = None, json: JsonFlag = False) -> None:
+def info(
+    name: ModelArgument = None,
+    model: ModelOption = None,
+    revision: Revision = None,
+    json: JsonFlag = False,
+) -> None:
     """What is this model? Its shape, number of parameters, vocabulary, checksum and origin."""
     from circuits.checkpoints import describe, load
 
     wanted = _only(name, model)
-    require_text(wanted)
-    facts = describe(load(wanted)).to_dict()
+    require_text([wanted, revision])
+    facts = describe(load(wanted, revision=revision)).to_dict()
     if json:
         sys.stdout.write(json_.dumps(facts, ensure_ascii=False, indent=1) + "\n")
         return

@@ -19,9 +19,16 @@ MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="A bundled or cached model, a hub id, a folder, or a nanoGPT ckpt.pt. Without it, the "
-        "bundled default.",
+        help="A bundled or cached model, a hub id, a folder, or a file that torch saved. Without "
+        "it, the bundled default.",
         envvar="CIRCUITS_MODEL",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Branch, tag or commit of a model on the hub, such as checkpoint-1000.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -73,6 +80,7 @@ Quiet = Annotated[
 
 MODEL_OPTIONS: dict[str, tuple[Any, Any]] = {
     "model": (Model, None),
+    "revision": (Revision, None),
     "device": (Device, None),
     "dtype": (Dtype, None),
 }

@@ -48,6 +48,7 @@ class HookedModel(nn.Module, ABC):
 
     Attributes:
         source: where the weights come from, for provenance.
+        revision: which branch, tag or commit of a hub's model was asked for.
         hook_dict: the hook points by the names of their sites, in the order of the pass.
         run: facts about the pass that is going on, for hooks.
         backend: how products with weight matrices are computed.
@@ -84,6 +85,7 @@ class HookedModel(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.source = "built in memory"
+        self.revision: str | None = None
         self.hook_dict: dict[str, HookPoint] = {}
         self.run = Run()
         self.backend = Backend()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import shlex
 import types
 from collections.abc import Callable, Mapping
@@ -186,6 +187,8 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
             words += _as_words(parameter, value)
     # Always said: without it the command would depend on the environment variable CIRCUITS_MODEL.
     words += ["--model", _loaded_from(given["model"])]
+    if given["model"].revision is not None:
+        words += ["--revision", given["model"].revision]
     return Question(recipe.function, arguments, shlex.join(words))
 
 
@@ -227,7 +230,8 @@ def _adapted(model: Any) -> Any:
 
 
 def _loaded_from(model: HookedModel) -> str:
-    path = model.source.removeprefix("nanoGPT ")
+    """What loads it again: its path, which follows the name of a format, or its name."""
+    path = re.sub(r"^(nanoGPT|OpenAI|state dict) ", "", model.source)
     return path if Path(path).exists() else model.cfg.model_name
 
 
