@@ -89,9 +89,9 @@ def test_revision(remote: FakeHub) -> None:
 
 
 def test_an_answer_says_which_revision_it_is_about(remote: FakeHub) -> None:
-    about = circuits.ov(load(NAME, revision="v2"), "a0.h0").provenance
+    about = circuits.composition(load(NAME, revision="v2")).provenance
     assert about.command.endswith(f"--model {NAME} --revision v2")
-    assert "--revision" not in circuits.ov(load(NAME), "a0.h0").provenance.command
+    assert "--revision" not in circuits.composition(load(NAME)).provenance.command
 
 
 def test_released_sizes_need_no_owner(remote: FakeHub) -> None:
