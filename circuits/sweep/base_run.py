@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
     from circuits.prompts import Prompts
     from circuits.sweep.cells import Sweep
-    from circuits.sweep.planning import Routes
+    from circuits.sweep.routes import Routes
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from circuits.arrays import Bools
 from circuits.components import Component
 from circuits.model import Places, Transformer
 from circuits.sweep.base_run import BaseRun
-from circuits.sweep.edits import Editor, Point, Stage, stream_site
+from circuits.sweep.editor import Editor
+from circuits.sweep.edits import Point, Stage, stream_site
 from circuits.sweep.flow import Flow
 from circuits.sweep.runner import CellRunner, Visit
 from circuits.sweep.writes import Group
@@ -22,7 +23,7 @@ from circuits.sweep.writes import Group
 if TYPE_CHECKING:
     from circuits.model import HookedModel
     from circuits.prompts import Prompts
-    from circuits.sweep.planning import Routes
+    from circuits.sweep.routes import Routes
 
 
 class FlowPilot:

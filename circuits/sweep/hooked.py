@@ -30,7 +30,7 @@ from circuits.sweep.runner import CellRunner, Visit
 if TYPE_CHECKING:
     from circuits.model import HookedModel
     from circuits.prompts import Prompts
-    from circuits.sweep.planning import Routes
+    from circuits.sweep.routes import Routes
 
 Site = tuple[str, tuple[slice | int, ...]]  # a hook site, and which part of what passes there
 

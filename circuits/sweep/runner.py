@@ -19,7 +19,7 @@ from circuits.sweep.cells import scale_held
 if TYPE_CHECKING:
     from circuits.model import HookedModel
     from circuits.prompts import Prompts
-    from circuits.sweep.planning import Routes
+    from circuits.sweep.routes import Routes
 
 Visit = Callable[[str, Tensor], Tensor]  # from a site and the value there to the value that goes on
 _LOGITS_AT_ONCE = 2**23  # numbers
