@@ -27,6 +27,7 @@ from circuits.model import HookedGPT2
 from circuits.model.gpt2 import ACTIVATIONS as FUNCTIONS
 from circuits.sweep import Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import attribute
+from circuits.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -170,6 +171,24 @@ def test_scores_are_explained_with_their_own_scale(tmp_path: Path) -> None:
             scores = torch.einsum("bqhe,bkhe->bhqk", q, k) / scale
             seen = cache["attn_scores", layer].isfinite()
             assert_close(cache["attn_scores", layer][seen], scores[seen])
+
+
+def test_why_knows_what_a_local_head_sees(tmp_path: Path) -> None:
+    """The keys compared with are those within the window, and others are one clear error."""
+    model = ours(neo(), tmp_path / "a")
+    model.tokenizer = Tokenizer.characters("ABCDEFGHIJKLMNOPQRSTUVWXYZabcde")
+    prompt = [TOKENS[0].tolist()]
+    whole = circuits.why(model, "a1.h2", prompt, against="mean").frame
+    _, cache = model.run_with_cache(TOKENS[:1])
+    scores, key = cache["attn_scores", 1][0, 2, -1], cache["pattern", 1][0, 2, -1].argmax()
+    others = scores.isfinite()
+    assert others.sum() == WINDOW
+    others[key] = False
+    expected = scores[key] - scores[others].mean()
+    assert whole["value"].sum() == pytest.approx(expected.item(), rel=1e-6)
+    with pytest.raises(CircuitsError, match="is 9 before the query.*local.*last 4 tokens"):
+        circuits.why(model, "a1.h2", prompt, key=1)
+    assert len(circuits.why(model, "a0.h2", prompt, key=1).frame)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

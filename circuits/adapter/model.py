@@ -143,8 +143,6 @@ class AdaptedModel(HookedModel):
         """The map from what `ln_final` writes to logits, a soft cap included."""
         return AdaptedUnembed(self.theirs.unembed, self.cfg)
 
-    W_gate = property(lambda self: self._stack("mlp.W_gate"), doc="[l d m], copied")
-
 
 def _is_tied(theirs: Any) -> bool:
     return theirs.W_U.shape == theirs.W_E.T.shape and torch.equal(theirs.W_U, theirs.W_E.T)

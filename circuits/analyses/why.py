@@ -188,14 +188,16 @@ def _ends(cache: Cache, prompts: Prompts, look: _Look) -> _Ends:
     head = look.head
     rows = torch.arange(len(prompts), device=prompts.tokens.device)
     query = prompts.index(look.query)
-    seen = prompts.mask & (
-        torch.arange(prompts.mask.shape[1], device=rows.device) <= query[:, None]
-    )
+    window = cache.model.cfg.window(head.layer or 0)
+    distance = query[:, None] - torch.arange(prompts.mask.shape[1], device=rows.device)
+    seen = prompts.mask & (distance >= 0)
+    if window is not None:
+        seen &= distance < window
     if look.key is None:
         key = cache["pattern", head.layer][rows, head.head, query].argmax(-1)
     else:
         key = prompts.index(look.key)
-    _require_seen(prompts, look.key, key, query)
+    _require_seen(prompts, look.key, key, query, window)
     against = torch.zeros_like(cache["scale", head.layer, "ln1"][..., 0])
     if look.against == "mean":
         others = seen.to(against.dtype)
@@ -208,7 +210,7 @@ def _ends(cache: Cache, prompts: Prompts, look: _Look) -> _Ends:
         against = others / others.sum(1, keepdim=True)
     elif look.against is not None:
         other = prompts.index(look.against)
-        _require_seen(prompts, look.against, other, query)
+        _require_seen(prompts, look.against, other, query, window)
         if bool((other == key).any()):
             raise CircuitsError(
                 f"the key is compared with itself (position {int(key[other == key][0])}); choose "
@@ -219,7 +221,11 @@ def _ends(cache: Cache, prompts: Prompts, look: _Look) -> _Ends:
 
 
 def _require_seen(
-    prompts: Prompts, asked_for: int | str | None, key: Tensor, query: Tensor
+    prompts: Prompts,
+    asked_for: int | str | None,
+    key: Tensor,
+    query: Tensor,
+    window: int | None,
 ) -> None:
     later = (key > query).nonzero().flatten().tolist()
     if later:
@@ -228,6 +234,13 @@ def _require_seen(
             f"position {asked_for!r} comes after the query in prompt {row} "
             f"({prompts.texts[row]!r}): {int(key[row])} after {int(query[row])}, which sees "
             "nothing later; choose another"
+        )
+    if window is not None and bool((query - key >= window).any()):
+        row = int((query - key >= window).nonzero()[0])
+        raise CircuitsError(
+            f"position {asked_for!r} is {int(query[row] - key[row])} before the query in prompt "
+            f"{row} ({prompts.texts[row]!r}), and this layer's attention is local: a query sees "
+            f"the last {window} tokens, its own included; choose another"
         )
 
 

@@ -251,6 +251,7 @@ class HookedModel(nn.Module, ABC):
     QK = property(lambda self: FactoredMatrix(self.W_Q, self.W_K.mT), doc="[l h d d], factored")
     W_in = property(lambda self: self._stack("mlp.W_in"), doc="[l d m], copied")
     b_in = property(lambda self: self._stack("mlp.b_in"), doc="[l m], copied")
+    W_gate = property(lambda self: self._stack("mlp.W_gate"), doc="[l d m], copied")
     W_out = property(lambda self: self._stack("mlp.W_out"), doc="[l m d], copied")
     b_out = property(lambda self: self._stack("mlp.b_out"), doc="[l d], copied")
 
