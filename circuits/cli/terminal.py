@@ -57,7 +57,6 @@ def remark(text: str) -> None:
 @contextmanager
 def remarks(*, quiet: bool) -> Iterator[None]:
     """What is warned of meanwhile is a remark, said once; with `quiet`, it is not said."""
-
     said: set[str] = set()
 
     def say(message: Warning | str, *about: Any, **more: Any) -> None:

@@ -109,7 +109,7 @@ def population_of(batch: Batch, templates: TemplateOptions, n: int) -> str | Non
     these = f"these {len(set(known or ()))}" if is_all else f"those of {prompts.task}"
     if label != TEMPLATE:
         if templates.by is not None:
-            return f"over prompts like these within each group by {label} by itself"
+            return f"over prompts like these, within each group by {label}"
         return f"over groups by {label} like {these}, not only over prompts within them"
     if templates.cluster is not None:
         return f"over templates like {these}, not only over names and words within them"
