@@ -65,7 +65,7 @@ def test_what_is_read(model: HookedGPT2, tmp_path: Path, kind: str) -> None:
     assert PromptFile(model, path).count() == len(texts)
 
 
-LEFT_OUT = "a column that is none of these is left out"
+CARRIED = "any other for a column that is carried along"
 BLANKS = "is blanks alone; leave it empty if there is none, and if blanks are meant, write .*jsonl"
 REFUSED = {
     "column twice": (
@@ -96,14 +96,30 @@ REFUSED = {
     "column without a name": (
         "a.csv",
         b"clean,,answer\nx,, Tom\n",
-        f"column 2 of 3 no.*{LEFT_OUT}",
+        f"column 2 of 3 no.*{CARRIED}",
     ),
     "comma at the header's end": ("a.csv", b"clean,\nx,\n", "of a.csv gives column 2 of 2 no name"),
-    "column of another name": (
+    "both names of the prompt": (
         "a.csv",
-        b"prompt,answer\nx, Tom\n",
-        "a field 'prompt'; the fields are clean, corrupted, answer, distractor",
+        b"prompt,clean\nx,y\n",
+        "^the header of a.csv has both 'clean' and 'prompt', which mean the same; keep one",
     ),
+    "both names of the prompt, JSON": (
+        "a.jsonl",
+        b'{"clean": "x"}\n{"prompt": "x", "clean": "y"}\n',
+        "^line 2 of a.jsonl has both 'clean' and 'prompt'",
+    ),
+    "nothing in the other name": (
+        "a.csv",
+        b"id,prompt\n1,\n",
+        "line 2 of a.csv: prompt is empty; write a prompt",
+    ),
+    "a slip": (
+        "a.csv",
+        b"prompt,answr\nx, Tom\n",
+        "a field 'answr'; the fields are clean, corrupted, answer, .* did you mean 'answer'",
+    ),
+    "no prompt": ("a.csv", b"id,answer\n1, Tom\n", "lacks the field 'clean', .* .or 'prompt'"),
     "capitals in the header": ("a.csv", b"Clean\nx\n", "a field 'Clean'.* did you mean 'clean'"),
     "semicolons": ("a.csv", b"clean;answer\nx; Tom\n", "is parted by ';': .* part it by commas"),
     "tabs": ("a.csv", b"clean\tanswer\nx\t Tom\n", r"is parted by '\\t': .* part it by commas"),

@@ -62,7 +62,7 @@ def test_every_mark_leads_to_the_rest(model: HookedGPT2, tmp_path: Path, name: s
         again = [(prompts.checksum, after) for prompts, after in file.after(mark)]
         assert again == read[index + 1 :]
         assert mark.n_prompts == index + 1
-    assert read[-1][1].offset == file.n_bytes
+    assert read[-1][1].offset == file.size
 
 
 lines = st.lists(st.sampled_from(["x", "", "x and", "  ", "é", "\u2028"]), max_size=12)
@@ -137,7 +137,7 @@ def test_what_makes_no_blocks(model: HookedGPT2, tmp_path: Path) -> None:
     with pytest.raises(CircuitsError, match=r"a.json is no file of prompts"):
         PromptFile(model, tmp_path / "a.json")
     with pytest.raises(CircuitsError, match="cannot be read: No such file"):
-        _ = PromptFile(model, tmp_path / "a.txt").n_bytes
+        _ = PromptFile(model, tmp_path / "a.txt").size
 
 
 @pytest.mark.slow

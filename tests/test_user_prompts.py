@@ -186,11 +186,6 @@ def test_fields_that_are_empty_or_null_are_absent(model: HookedGPT2, tmp_path: P
         ("a.csv", "clean,answer\nx, Tom\ny, Zoe\n", r"line 3 of a.csv: ' Zoe' is 4 tokens"),
         ("a.csv", "clean,answer\nx, Tom\ny,\n", "line 3 of a.csv has no answer, line 2 of"),
         ("a.csv", "clean,answer\nx,\ny, Tom\n", "line 2 of a.csv has no answer, line 3 of"),
-        (
-            "a.csv",
-            "clean,corrupted\nx Mary,x\n",
-            r"line 2 of a.csv: the clean prompt has 3 tokens .*x \|  Mary.* one 2",
-        ),
         ("a.jsonl", '{"clean": "x"}\n{"clean": \n', "line 2 of a.jsonl is not JSON: .* column"),
         ("a.jsonl", '["x"]\n', "line 1 of a.jsonl is not an object"),
         ("a.jsonl", '{"clean": 5}\n', "line 1 of a.jsonl: clean is 5; give a text"),

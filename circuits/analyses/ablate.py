@@ -14,12 +14,12 @@ from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.effects import (
     BASE,
-    TEMPLATE_MEANINGS,
     MakeSweep,
     Named,
     by_template,
     components_of,
     effect,
+    group_meanings,
     measured,
     metric_of,
     panels,
@@ -205,9 +205,9 @@ def _measured(
         unit=unit_of(frame),
         title=f"What breaks without {ablation.what}? ({manner}, {source.model})",
         provenance=source,
-        axes=panels(axes, templates),
+        axes=panels(axes, templates, frame),
         view=view,
-        meanings=MEANINGS | TEMPLATE_MEANINGS,
+        meanings=MEANINGS | group_meanings(templates, frame),
     )
 
 
@@ -224,7 +224,9 @@ def _view(
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table, what a row is about in front."""
-    first = [column for column in FIRST if column in frame.columns]
+    group = [frame.columns[1]] if "spread" in frame else []  # where groups are told apart
+    first = [column for column in FIRST if column in frame.columns and column not in group]
+    first[1:1] = group
     ordered: pd.DataFrame = frame[[*first, *frame.columns.drop(first)]]
     return ordered
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from circuits.attribution import Split, Term, decomposed, neuron_pushes, scored, unit
 from circuits.decompose import require_sums
 from circuits.effects import (
-    TEMPLATE_MEANINGS,
     by_template,
+    group_meanings,
+    label_of,
     measured_over,
     panels,
     places,
@@ -110,7 +111,7 @@ def attribute(
     _check(model, what, positions, top)
     batches = _batches(model, prompts)
     require_templates(batches, templates)
-    wanted = _Wanted(what, positions, top or USUAL_TOP, means.draws)
+    wanted = _Wanted(what, positions, top or USUAL_TOP, means.draws, label_of(templates))
     return _attributed(model, wanted, batches, templates)
 
 
@@ -118,13 +119,15 @@ def attribute(
 class _Wanted:
     """Which parts, whether heads are taken apart by the positions they read from, and how many.
 
-    With `draws`, each row has the numbers that its mean is of, too.
+    With `draws`, each row has the numbers that its mean is of, too. `label` says by which column
+    of the prompts groups are told apart.
     """
 
     what: What
     positions: Positions | None
     top: int
     draws: bool
+    label: str
 
 
 def _attributed(
@@ -146,9 +149,9 @@ def _attributed(
         unit=unit_of(frame),
         title=f"What pushes the answer? {WORDS[what]} ({model.cfg.model_name})",
         provenance=source_of(model, "attribute", batches, [n for _, n in tables], templates),
-        axes=panels((*tasks, *axes), templates),
+        axes=panels((*tasks, *axes), templates, frame),
         view="heatmap" if what == "heads" else "bars" if not tasks else "curves",
-        meanings=MEANINGS | TEMPLATE_MEANINGS,
+        meanings=MEANINGS | group_meanings(templates, frame),
     )
 
 
@@ -186,7 +189,7 @@ def _of_batch(
 ) -> tuple[pd.DataFrame, int]:
     """A row for each term, and how many prompts these are means over."""
     split = _split(model, batch, wanted)
-    labels, averages = _averaged(model, batch, split, draws=wanted.draws)
+    labels, averages = _averaged(model, batch, split, wanted.label, draws=wanted.draws)
     averages = measured_over(averages, batch, templates)
     table = by_template(averages, templates, lambda some: _table(batch.first, labels, some))
     return table, averages.n
@@ -232,7 +235,7 @@ def _split(model: HookedModel, batch: Batch, wanted: _Wanted) -> Split:
     if wanted.positions is None:
         return Split(what)
     where = [place for place in places(batch.first, wanted.positions) if place is not None]
-    labels, averages = _averaged(model, batch, Split(what))
+    labels, averages = _averaged(model, batch, Split(what), wanted.label)
     size = np.abs(averages.effect[1 : len(labels) + 1])
     ranked = [labels[i] for i in np.argsort(-size, kind="stable") if labels[i].head is not None]
     heads = frozenset((term.layer or 0, term.head or 0) for term in ranked[:top])
@@ -240,36 +243,36 @@ def _split(model: HookedModel, batch: Batch, wanted: _Wanted) -> Split:
 
 
 def _averaged(
-    model: HookedModel, batch: Batch, split: Split, *, draws: bool = False
+    model: HookedModel, batch: Batch, split: Split, label: str, *, draws: bool = False
 ) -> tuple[list[Term], Moments]:
     """The terms, the total first, and statistics of [nothing, pushes, recomputed, errors]."""
     labels: list[Term] = []
     averages: Moments | None = None
-    for numbers, templates in _numbers(model, batch, split):
+    for numbers, groups in _numbers(model, batch, split, label):
         labels = list(numbers)
         values = np.concatenate(list(numbers.values()), 1).reshape(3 * len(labels), -1)
         values = np.concatenate([np.zeros_like(values[:1]), values])
-        some = moments(values, np.zeros(len(values), bool), templates)
-        some = some.drawn_from(values, templates) if draws else some
+        some = moments(values, np.zeros(len(values), bool), groups)
+        some = some.drawn_from(values, groups) if draws else some
         averages = some if averages is None else averages.merge(some)
     assert averages is not None
     return labels, averages
 
 
 def _numbers(
-    model: HookedModel, batch: Batch, split: Split
+    model: HookedModel, batch: Batch, split: Split, label: str
 ) -> Iterator[tuple[dict[Term, NDArray[np.float64]], Sequence[str] | None]]:
-    """Each term's numbers of some prompts at a time, and the templates of these."""
+    """Each term's numbers of some prompts at a time, and which groups these are of."""
     for prompts in batch.blocks:
         if split.places and isinstance(split.places[0], int):
             _require_lengths(prompts, len(split.places))
-        done = 0
+        labels, done = prompts.labels(label), 0
         for some in decomposed(model, prompts, split):
             rows = {term: numbers.double().cpu().numpy()[:, None] for term, numbers in some.items()}
             n = next(iter(rows.values())).shape[-1]
-            templates = prompts.templates and prompts.templates[done : done + n]
+            groups = labels and labels[done : done + n]
             done += n
-            yield rows, templates
+            yield rows, groups
 
 
 def _require_lengths(prompts: Prompts, length: int) -> None:

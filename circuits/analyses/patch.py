@@ -11,7 +11,6 @@ from circuits.components import Component
 from circuits.effects import (
     BASE,
     EFFECT_MEANINGS,
-    TEMPLATE_MEANINGS,
     WHOLE,
     WORDS,
     Direction,
@@ -23,6 +22,7 @@ from circuits.effects import (
     axes,
     by_template,
     cells_of,
+    group_meanings,
     labels,
     measured,
     pair,
@@ -116,7 +116,7 @@ def _patched(
     source = source_of(model, "patch", batches, counts, templates)
     question = "What restores it" if patching.direction == "denoise" else "What breaks it"
     parts = WORDS[what_of(wanted)] if wanted.component is None else frame["component"].iloc[0]
-    columns = panels(axes(frame, wanted), templates)
+    columns = panels(axes(frame, wanted), templates, frame)
     return Result(
         frame,
         unit=unit_of(frame),
@@ -124,7 +124,7 @@ def _patched(
         provenance=source,
         axes=columns,
         view="bars" if len(columns) == 1 else "heatmap",
-        meanings=EFFECT_MEANINGS | TEMPLATE_MEANINGS,
+        meanings=EFFECT_MEANINGS | group_meanings(templates, frame),
     )
 
 

@@ -16,7 +16,6 @@ from circuits.config import ModelConfig
 from circuits.effects import (
     BASE,
     EFFECT_MEANINGS,
-    TEMPLATE_MEANINGS,
     WHOLE,
     Direction,
     Label,
@@ -24,6 +23,7 @@ from circuits.effects import (
     by_template,
     components_of,
     every_pair,
+    group_meanings,
     measured,
     pair_table,
     panels,
@@ -162,9 +162,9 @@ def _traced(
         unit=unit_of(frame),
         title=f"Along which edges does it travel {edges.ways}? ({manner}, {source.model})",
         provenance=source,
-        axes=panels((*tasks, "edge") if both else (*tasks, "stage", "part"), templates),
+        axes=panels((*tasks, "edge") if both else (*tasks, "stage", "part"), templates, frame),
         view="bars" if both else "heatmap",
-        meanings=EFFECT_MEANINGS | OWN | TEMPLATE_MEANINGS,
+        meanings=EFFECT_MEANINGS | OWN | group_meanings(templates, frame),
     )
 
 

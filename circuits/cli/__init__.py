@@ -17,7 +17,7 @@ from rich.markup import escape
 from circuits import __version__
 from circuits.cli import commands, experiments
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, as_command
-from circuits.cli.terminal import bar, out, remark, require_text, with_exit_codes
+from circuits.cli.terminal import bar, out, remark, remarks, require_text, with_exit_codes
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.registry import Recipe, analyses
@@ -86,8 +86,9 @@ def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any])
     for name in ("figure", "html", "save"):
         if common[name] is not None:
             require_writable(Path(common[name]), folder=name == "save")
-    model = _load(common | {"model": common["model"] or recipe.default_model})
-    with bar(recipe.name, quiet=common["quiet"]) as progress:
+    quiet = common["quiet"]
+    with remarks(quiet=quiet), bar(recipe.name, quiet=quiet) as progress:
+        model = _load(common | {"model": common["model"] or recipe.default_model})
         if recipe.reports_progress:
             asked = asked | {"progress": progress}
         result = function(model, **asked)

@@ -12,12 +12,13 @@ from rich.text import Text
 from circuits.cli.grids import grids
 from circuits.cli.tables import (
     MOST_ROWS,
-    SPREAD,
+    group_of,
     largest_first,
     more,
     new_table,
     number,
     over,
+    spread_of,
     with_interval,
 )
 from circuits.result import Result
@@ -33,9 +34,9 @@ def patched(
     yield Text(f"\n{of}: effect on {first['metric']} ({first['unit']})", "bold")
     ends = f"clean {number(first['clean'])}, corrupted {number(first['corrupted'])}"
     yield Text(ends + over(first["n"]), style="dim")
-    if result.view == "heatmap" and result.axes[-2] != "template":
+    if result.view == "heatmap" and result.axes[-2] not in group_of(rows):
         largest = float(rows["value"].abs().max())
-        yield from grids(result, rows, width, largest, told=("task", "template"))
+        yield from grids(result, rows, width, largest, told=("task", *group_of(rows)))
     yield _table(largest_first(rows).head(MOST_ROWS), subject)
     yield from more(len(rows))
 
@@ -63,5 +64,5 @@ def _table(rows: pd.DataFrame, subject: str) -> Table:
 def meaning(result: Result, share: str, *notes: str) -> Text:
     """The line below the tables: what the effects and shares are, and an analysis' own notes."""
     of = "corrupted" if result.provenance.arguments["direction"] == "denoise" else "clean"
-    spread = [SPREAD] if "spread" in result.frame else []
+    spread = spread_of(result.frame)
     return Text("; ".join([f"effect = patched - {of}", share, *spread, *notes]), style="dim")

@@ -16,7 +16,6 @@ from circuits.result import Result
 
 MOST_ROWS = 10
 NONE = "–"
-SPREAD = "spread: standard deviation of the effect over the templates"
 
 
 def plain(result: Result, width: int) -> Iterator[RenderableType]:
@@ -33,10 +32,24 @@ def plain(result: Result, width: int) -> Iterator[RenderableType]:
 
 
 def asked_of(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each task, and of each template where these are told apart, with their name."""
-    by = ["task", *(["template"] if "template" in frame else [])]
+    """The rows of each task, and of each group where these are told apart, with their name."""
+    by = ["task", *group_of(frame)]
     for names, rows in frame.groupby(by, sort=False):
         yield ", ".join(on_one_line(str(name)) for name in names), rows
+
+
+def group_of(frame: pd.DataFrame) -> list[str]:
+    """The column by which groups of prompts are told apart, their template say; none if none is."""
+    return [str(frame.columns[1])] if "spread" in frame else []
+
+
+def spread_of(frame: pd.DataFrame, what: str = "the effect") -> list[str]:
+    """What the column spread means, where groups of prompts are told apart."""
+    of = [
+        "the templates" if name == "template" else f"the groups by {name}"
+        for name in group_of(frame)
+    ]
+    return [f"spread: standard deviation of {what} over {groups}" for groups in of]
 
 
 def on_one_line(text: str) -> str:

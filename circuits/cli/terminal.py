@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -51,6 +52,23 @@ class _Console(Console):
 def remark(text: str) -> None:
     """Say something that is no result."""
     err().print(Text(text, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def remarks(*, quiet: bool) -> Iterator[None]:
+    """What is warned of meanwhile is a remark, said once; with `quiet`, it is not said."""
+    said: set[str] = set()
+
+    def say(message: Warning | str, *about: Any, **more: Any) -> None:
+        text = str(message)
+        if not quiet and text not in said:
+            remark(text)
+        said.add(text)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = say
+        yield
 
 
 def visible(token: str) -> str:

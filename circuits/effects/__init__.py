@@ -45,8 +45,9 @@ from circuits.effects.measuring import (
 from circuits.effects.measuring import MEANINGS as EFFECT_MEANINGS
 from circuits.effects.references import reference
 from circuits.effects.templates import (
-    TEMPLATE_MEANINGS,
     by_template,
+    group_meanings,
+    label_of,
     measured_over,
     panels,
     population_of,
@@ -56,7 +57,6 @@ from circuits.effects.templates import (
 __all__ = [
     "BASE",
     "EFFECT_MEANINGS",
-    "TEMPLATE_MEANINGS",
     "WHOLE",
     "WORDS",
     "Direction",
@@ -76,6 +76,8 @@ __all__ = [
     "effect",
     "ends",
     "every_pair",
+    "group_meanings",
+    "label_of",
     "labels",
     "measured",
     "measured_over",

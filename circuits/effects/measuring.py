@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from circuits.components import Component
-from circuits.effects.templates import measured_over, population_of, require_templates
+from circuits.effects.templates import (
+    label_of,
+    measured_over,
+    population_of,
+    require_templates,
+)
 from circuits.errors import CircuitsError, nearest
 from circuits.metrics import Metric, get_metric
 from circuits.model import HookedModel
@@ -102,6 +106,8 @@ def pair(prompts: Prompts, cells: Sequence[Cell], patching: Patching) -> Sweep:
             f"{nearest(direction, DIRECTIONS)}"
         )
     clean, corrupted = prompts.tokens, prompts.corrupted
+    if corrupted is None and prompts.unequal is not None:
+        raise CircuitsError(prompts.unequal)
     if corrupted is None:
         raise CircuitsError(
             f"the prompts of {prompts.task!r} have no corrupted twins to patch from; give one with "
@@ -167,6 +173,7 @@ def measured(
             resume=how.resume and (begun[i] or not any(begun)),
             progress=share_of_progress(how.progress, sum(sizes[:i]), sizes[i], sum(sizes)),
             draws=how.draws,
+            label=label_of(templates),
         )
         moments = survey(
             model,
@@ -269,13 +276,9 @@ def _populations(
 
 def _checksum(batch: Batch, n: int) -> str:
     """Of the prompts; of a file that was read in several blocks, of its bytes."""
-    if batch.file is None or n == len(batch.first):
+    if not isinstance(batch.blocks, PromptFile) or n == len(batch.first):
         return batch.first.checksum
-    digest = hashlib.sha256()
-    with batch.file.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()[:16]
+    return batch.blocks.checksum
 
 
 def unit_of(frame: pd.DataFrame) -> str:

@@ -27,7 +27,7 @@ from circuits.precision import wide
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
-Need = Literal["distractors", "targets", "sets", "clean"]
+Need = Literal["distractors", "targets", "answers", "sets", "clean"]
 Score = Callable[[Tensor, "Prompts", "Tensor | None"], Tensor]
 
 
@@ -35,9 +35,9 @@ Score = Callable[[Tensor, "Prompts", "Tensor | None"], Tensor]
 class Metric:
     """What is measured, in which unit, and from which logits.
 
-    `needs` names what a `Prompts` must carry: ``targets`` (scored tokens), ``distractors`` (and
-    answers), ``sets`` (of either; one token is a set, too), or ``clean`` (the logits of the
-    unedited run). `score` maps logits [n v], or [n t] if
+    `needs` names what a `Prompts` must carry: ``targets`` (scored tokens), ``answers`` (the same,
+    or sets of right tokens), ``distractors`` (and answers), ``sets`` (of either; one token is a
+    set, too), or ``clean`` (the logits of the unedited run). `score` maps logits [n v], or [n t] if
     `tokens` is given, the prompts, and the clean run's logits in the same form, to values [b].
     `scale` says which values there are, and with them which interval a mean has.
     """
@@ -98,12 +98,17 @@ class Metric:
                 f"{self.name} compares with the clean run; give its logits (clean=)"
             )
         has = {"targets": bool(scored(prompts).any(1).all()), "clean": True}
+        has["answers"] = has["targets"] or prompts.answer_sets is not None
         has["distractors"] = prompts.answers is not None and prompts.distractors is not None
         has["sets"] = None not in sets(prompts)
         missing = [need for need in self.needs if not has[need]]
         if missing:
             fitting = [m.name for m in METRICS.values() if all(has[need] for need in m.needs)]
-            lacks = "scored tokens" if missing[0] == "targets" else "an answer and a distractor"
+            lacks = (
+                "scored tokens"
+                if missing[0] in ("targets", "answers")
+                else "an answer and a distractor"
+            )
             raise CircuitsError(
                 f"{self.name} needs {lacks} in every prompt, which {prompts.task!r} does not have; "
                 f"metrics that fit: {', '.join(fitting)}"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.intervals import SHARE
 from circuits.metrics.base import metric
-from circuits.metrics.reading import end, sets
+from circuits.metrics.reading import end, set_probs, sets
 
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     unit="probability", higher_is_better=True, needs=("sets",), positions=end, scale=SHARE.change
 )
 def prob_diff(logits: Tensor, prompts: Prompts, clean: Tensor | None) -> Tensor:
-    """How much more probable are the right tokens than the wrong ones?"""
+    """How much more probable are the right tokens than the wrong ones?
+
+    Where there are several of either, their probabilities are summed: any of them counts.
+    """
     probs = logits.softmax(-1)
-    sums = []
-    for tokens in sets(prompts):
-        assert tokens is not None
-        tokens = tokens.to(logits.device)
-        sums.append((probs.gather(1, tokens.clamp(min=0)) * (tokens >= 0)).sum(1))
-    return sums[0] - sums[1]
+    right, wrong = (set_probs(probs, tokens) for tokens in sets(prompts))
+    return right - wrong

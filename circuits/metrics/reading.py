@@ -31,6 +31,12 @@ def scored_and_end(prompts: Prompts) -> Tensor:
     return scored(prompts) | end(prompts)
 
 
+def answered(prompts: Prompts) -> Tensor:
+    """[b p], True where the next token is scored; with sets of answers alone, at each END."""
+    at = scored(prompts)
+    return at if prompts.answer_sets is None or bool(at.any()) else end(prompts)
+
+
 def pair(prompts: Prompts) -> Tensor:
     """[b 2]: the answer and the distractor, read at END."""
     assert prompts.answers is not None
@@ -56,6 +62,13 @@ def sets(prompts: Prompts, *, single: bool = False) -> tuple[Tensor | None, Tens
         for several, alone in pairs
     )
     return right, wrong
+
+
+def set_probs(probs: Tensor, tokens: Tensor | None) -> Tensor:
+    """The probability that any of these tokens follows: [n v], [n t] -> [n]; -1 is no token."""
+    assert tokens is not None
+    tokens = tokens.to(probs.device)
+    return (probs.gather(1, tokens.clamp(min=0)) * (tokens >= 0)).sum(1)
 
 
 def per_prompt(values: Tensor, positions: Tensor) -> Tensor:

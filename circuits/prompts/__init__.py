@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from circuits.catalog import TASK, Catalog, usual
 from circuits.errors import CircuitsError, require_seed
-from circuits.prompts.files import Mark, PromptFile, from_file
-from circuits.prompts.prompts import UNSCORED, Example, Prompts, assemble
+from circuits.prompts.files import PromptFile, from_file
+from circuits.prompts.formats import Mark
+from circuits.prompts.prompts import UNSCORED, Example, Prompts, assemble, free_name
 from circuits.prompts.user import from_texts
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "PromptFile",
     "Prompts",
     "assemble",
+    "free_name",
     "from_file",
     "from_texts",
     "make",

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import csv
+import gzip
 import hashlib
-import io
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
-from circuits.errors import CircuitsError, nearest
-from circuits.files import is_broken
+from circuits.errors import CircuitsError
+from circuits.prompts.formats import FORMATS, Cursor, Format, Mark, guessed, is_gzip
 from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
 
-COLUMNS = ("clean", "corrupted", "answer", "distractor", "template")
 BLOCK = 500  # prompts
-_BOM = "\ufeff"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """The place up to which an input has been read.
-
-    `n_prompts` prompts, which in a file are `line` lines and `offset` bytes; `sha256` is of what
-    was read, by which it is known again.
-    """
-
-    n_prompts: int = 0
-    line: int = 0
-    offset: int = 0
-    sha256: str = hashlib.sha256().hexdigest()
+_STDIN, _GZ = "-", ".gz"
+_PLAIN = "one prompt a line (it has no header with clean or prompt, and no JSON)"
 
 
 @dataclass(frozen=True)
@@ -47,6 +35,8 @@ class PromptFile:
 
     The file is read as it is needed, so it may hold millions of prompts. Each block is padded for
     itself. Iterating starts at the file's beginning every time. The formats are `from_file`'s.
+    Compressed files are unpacked as they are read, and standard input (the path ``-``) is kept in
+    memory.
 
     Raises:
         CircuitsError: when the name has none of the known suffixes; while iterating, naming file
@@ -68,9 +58,10 @@ class PromptFile:
     prepend_bos: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.path.suffix.lower() not in _READERS:
+        if not self.is_stdin and self._suffix not in FORMATS:
             raise CircuitsError(
-                f"{self.path} is no file of prompts: its name should end in {', '.join(_READERS)}"
+                f"{self.path} is no file of prompts: its name should end in {', '.join(FORMATS)}, "
+                f"or in one of these and {_GZ}; '-' is standard input"
             )
         if self.block < 1:
             raise CircuitsError(f"blocks of {self.block} prompts: take at least 1")
@@ -79,10 +70,29 @@ class PromptFile:
         return (prompts for prompts, _ in self.after(Mark()))
 
     @property
-    def n_bytes(self) -> int:
-        """The file's size."""
-        with _readable(self.path):
-            return self.path.stat().st_size
+    def is_stdin(self) -> bool:
+        """Whether it is standard input, which another run cannot read again."""
+        return str(self.path) == _STDIN
+
+    @property
+    def name(self) -> str:
+        """What the prompts are called."""
+        return "stdin" if self.is_stdin else self.path.name
+
+    @property
+    def size(self) -> int:
+        """How large the file is, in what `Mark.offset` counts: bytes, unpacked, or records."""
+        with self._opened() as cursor:
+            return self._format.size(cursor)
+
+    @property
+    def checksum(self) -> str:
+        """A hash of all that the file holds, unpacked."""
+        digest = hashlib.sha256()
+        with self._bytes() as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        return digest.hexdigest()[:16]
 
     def count(self) -> int:
         """The number of prompts in the file: all of it is read, and none of it made into tokens.
@@ -90,9 +100,24 @@ class PromptFile:
         Raises:
             CircuitsError: as iterating does, for what cannot be read.
         """
-        with _readable(self.path), self.path.open("rb") as file:
-            lines = _Lines(self.path.name, file)
-            return sum(1 for _ in _READERS[self.path.suffix.lower()](lines))
+        with self._opened() as cursor:
+            return sum(1 for _ in self._format.rows(cursor))
+
+    def say(self, first: Prompts) -> None:
+        """Warn of what is done with the file that its user may not expect.
+
+        `first` are its prompts, or the first block of them.
+        """
+        if self.is_stdin:
+            kind = f"{self._suffix[1:]} by its beginning" if self._suffix != ".txt" else _PLAIN
+            warnings.warn(f"standard input is read as {kind}", stacklevel=3)
+        if first.columns:
+            warnings.warn(
+                f"{self.name} has columns that no prompt is made of: {', '.join(first.columns)}; "
+                "they are carried along into the parts of a run (--parts), and by=COLUMN (--by) "
+                "gives the groups of one by themselves",
+                stacklevel=3,
+            )
 
     def after(self, mark: Mark) -> Iterator[tuple[Prompts, Mark]]:
         """The blocks that follow this mark, each with the mark at its end.
@@ -101,13 +126,12 @@ class PromptFile:
             CircuitsError: when the file up to the mark is not what it was, or when the mark was
                 the file's end, amid a block, and is no longer.
         """
-        with _readable(self.path), self.path.open("rb") as file:
-            lines = _Lines(self.path.name, file)
-            rows = _READERS[self.path.suffix.lower()](lines)
+        with self._opened() as lines:
+            rows: Iterator[Row] = self._format.rows(lines)
             # Also when starting later: the first row says what all rows have.
             first = next(rows, None)
             if first is None:
-                raise CircuitsError(f"{self.path} has no prompts; write at least one")
+                raise CircuitsError(f"{self._where} has no prompts; write at least one")
             if mark.offset:
                 lines.jump(mark)
             else:
@@ -116,7 +140,7 @@ class PromptFile:
             while block := list(islice(rows, self.block)):
                 if n_prompts % self.block:
                     raise CircuitsError(
-                        f"{self.path} has grown: it ended at line {mark.line} before, and that "
+                        f"{self._where} has grown: it ended at line {mark.line} before, and that "
                         "block would be another one now; start anew with the whole file, or put "
                         "the new prompts into one of their own"
                     )
@@ -124,247 +148,90 @@ class PromptFile:
                 prompts = from_rows(self.model, block, lines.name, self.prepend_bos, first)
                 yield prompts, lines.mark(n_prompts)
 
+    @property
+    def _where(self) -> str:
+        return "standard input" if self.is_stdin else str(self.path)
+
+    @property
+    def _suffix(self) -> str:
+        """What tells the format: of the name, or for standard input, of what it holds."""
+        if self.is_stdin:
+            return guessed(_standard_input(sys.stdin))
+        is_packed = self.path.suffix.lower() == _GZ
+        return (self.path.with_suffix("") if is_packed else self.path).suffix.lower()
+
+    @property
+    def _format(self) -> Format:
+        return FORMATS[self._suffix]
+
+    @contextmanager
+    def _opened(self) -> Iterator[Cursor]:
+        with self._bytes() as file:
+            yield self._format.cursor(self.name, file)
+
+    @contextmanager
+    def _bytes(self) -> Iterator[BinaryIO]:
+        """What the file holds, unpacked.
+
+        Raises:
+            CircuitsError: when it cannot be read.
+        """
+        try:
+            if self.is_stdin:
+                yield BytesIO(_standard_input(sys.stdin))
+            elif self.path.suffix.lower() == _GZ:
+                with gzip.open(self.path, "rb") as unpacked:
+                    yield cast(BinaryIO, unpacked)
+            else:
+                with self.path.open("rb") as file:
+                    yield file
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise CircuitsError(
+                f"{self._where} cannot be unpacked ({error}); compress the prompts anew by gzip"
+            ) from error
+        except OSError as error:
+            raise CircuitsError(
+                f"{self._where} cannot be read: {error.strerror or error}"
+            ) from error
+
 
 def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None = None) -> Prompts:
     """The prompts of this file as one batch.
 
-    ``.txt`` has one prompt a line. ``.csv`` (with a header) and ``.jsonl`` (one object a line) have
-    the fields clean, and if wanted corrupted, answer, distractor, template (a name for the sentence
-    that the prompt was made of). Lines of nothing but blanks are skipped; where blanks alone are
-    meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words begin with
-    a space, so an answer usually does too.
+    ``.txt`` has one prompt a line. ``.csv`` and ``.tsv`` (with a header), ``.jsonl`` (one object a
+    line) and ``.parquet`` (by the extra ``parts``) have the fields clean (or prompt, which is the
+    same), and if wanted corrupted, answer, distractor, template (a name for the sentence that the
+    prompt was made of). Other columns are carried along, as text (`Prompts.columns`). Each may be
+    compressed (``.csv.gz``); ``-`` is standard input, whose beginning tells what it is: JSON lines,
+    a table with a header that has clean or prompt, or one prompt a line.
+
+    In ``.jsonl`` and ``.parquet``, answer and distractor may be lists, of which any counts; what
+    that means, the metrics say (prob, prob_diff). Twins of another length than their prompts are no
+    error, but cannot be patched from. Lines of nothing but blanks are skipped; where blanks alone
+    are meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words begin
+    with a space, so an answer usually does too.
 
     Raises:
         CircuitsError: naming the file and the line, for anything that cannot be read.
         TokenError: the same, for answers of several tokens and prompts too long for the context.
     """
-    return next(iter(PromptFile(model, Path(path), sys.maxsize, prepend_bos)))
+    file = PromptFile(model, Path(path), sys.maxsize, prepend_bos)
+    prompts = next(iter(file))
+    file.say(prompts)
+    return prompts
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
+@lru_cache(maxsize=1)  # what has been read is gone from the stream
+def _standard_input(stream: TextIO) -> bytes:
+    """What stands on standard input, unpacked.
+
+    Raises:
+        CircuitsError: when it is compressed and damaged.
+    """
+    content = stream.buffer.read()
     try:
-        yield
-    except OSError as error:
-        raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
-
-
-class _Lines:
-    """The lines of a file, each with its ending, and how far they have been read."""
-
-    def __init__(self, name: str, file: BinaryIO) -> None:
-        self.name = name
-        self._file = file
-        self._number, self._offset, self._digest = 0, 0, hashlib.sha256()
-        start = file.read(len(_BOM.encode()))
-        if start == _BOM.encode():
-            self._count(start)
-        file.seek(self._offset)
-        self._text = self._decoded()
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._text)
-        self._number += 1
-        try:
-            self._count(line.encode())
-        except UnicodeEncodeError as error:
-            raise CircuitsError(f"{self.place()} is not UTF-8 text; save it as UTF-8") from error
-        if "\0" in line:
-            raise CircuitsError(
-                f"{self.place()} has a NUL character, as UTF-16 text has many; save it as UTF-8"
-            )
-        if line.startswith(_BOM):
-            raise CircuitsError(
-                f"{self.place()} begins with a byte order mark (U+FEFF), which only a file may; "
-                "delete it"
-            )
-        return line
-
-    def place(self, n_lines: int = 1) -> str:
-        """Where the last lines that were read begin, for messages."""
-        return f"line {self._number - n_lines + 1} of {self.name}"
-
-    def mark(self, n_prompts: int) -> Mark:
-        """Up to here."""
-        return Mark(n_prompts, self._number, self._offset, self._digest.hexdigest())
-
-    def jump(self, mark: Mark) -> None:
-        """Go on after this mark; what stands before it must be what was there."""
-        self._text.detach()
-        self._file.seek(0)
-        self._offset, self._number, self._digest = 0, mark.line, hashlib.sha256()
-        while piece := self._file.read(min(1 << 20, mark.offset - self._offset)):
-            self._count(piece)
-        if (self._offset, self._digest.hexdigest()) != (mark.offset, mark.sha256):
-            raise CircuitsError(
-                f"{self.name} is not the file it was: something in its first {mark.line} lines "
-                "has changed, and their results are there already; take the file as it was, or "
-                "start anew (only later lines may be mended)"
-            )
-        self._text = self._decoded()
-
-    def _decoded(self) -> io.TextIOWrapper:
-        # What is not UTF-8 is escaped here and refused line by line, so that the line can be named.
-        return io.TextIOWrapper(self._file, "utf-8", errors="surrogateescape", newline="")
-
-    def _count(self, piece: bytes) -> None:
-        self._offset += len(piece)
-        self._digest.update(piece)
-
-
-def _read_txt(lines: _Lines) -> Iterator[Row]:
-    for line in lines:
-        if line.strip():
-            yield Row(lines.place(), line.rstrip("\r\n"))
-
-
-def _read_csv(lines: _Lines) -> Iterator[Row]:
-    taken: list[str] = []  # the lines of one record; several where a break is within quotes
-    header: list[str] = []
-    try:
-        for cells in csv.reader(_noting(lines, taken), strict=True):
-            place, raw = lines.place(len(taken)), "".join(taken)
-            taken.clear()
-            if not raw.strip():
-                continue
-            if header:
-                yield _csv_row(place, header, cells, raw)
-            else:
-                header = _csv_header(lines.name, cells)
-    except csv.Error as error:
+        return gzip.decompress(content) if is_gzip(content) else content
+    except (OSError, EOFError, zlib.error) as error:
         raise CircuitsError(
-            f"{lines.place(len(taken))} is not CSV: {error}; a field that begins with a quote ends "
-            "with one, and a quote inside it is written twice"
+            f"standard input cannot be unpacked ({error}); compress the prompts anew by gzip"
         ) from error
-    if not header:
-        _csv_header(lines.name, [])
-
-
-def _noting(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
-    for line in lines:
-        taken.append(line)
-        yield line
-
-
-def _csv_header(name: str, cells: Sequence[str]) -> list[str]:
-    """The names of the columns."""
-    place, header = f"the header of {name}", [cell.strip() for cell in cells]
-    parted = next((mark for mark in (";", "\t", "|") if mark in "".join(header)), None)
-    if len(header) == 1 and parted:
-        raise CircuitsError(f"{place} is parted by {parted!r}: {header[0]!r}; part it by commas")
-    if "" in header:
-        raise CircuitsError(
-            f"{place} gives column {header.index('') + 1} of {len(header)} no name; the names are "
-            f"{', '.join(COLUMNS)}, and a column that is none of these is left out"
-        )
-    _check_fields(place, header)
-    return header
-
-
-def _csv_row(place: str, header: Sequence[str], cells: Sequence[str], raw: str) -> Row:
-    """The cells under their names; `raw` is what they were read from."""
-    if len(cells) != len(header):
-        raise CircuitsError(
-            f"{place} does not have {len(header)} fields as the header ({', '.join(header)}), but "
-            f"{len(cells)}; put fields with commas in double quotes, the first right after a comma"
-        )
-    for name, text in zip(header, cells, strict=True):
-        # Whether quotes stood around blanks, nobody can tell any more.
-        if text and not text.strip():
-            raise CircuitsError(
-                f"{place}: {name} is blanks alone; leave it empty if there is none, and if blanks "
-                "are meant, write the prompts as .jsonl"
-            )
-        if text.lstrip()[:1] == '"' != text[:1] and f",{text}," in f",{raw.rstrip()},":
-            raise CircuitsError(
-                f"{place}: in {name} a quote comes after a blank, where it would be part of the "
-                f"text; put it right after the comma, and the blank inside: {text!r}"
-            )
-    return _row(place, {name: text or None for name, text in zip(header, cells, strict=True)})
-
-
-def _read_jsonl(lines: _Lines) -> Iterator[Row]:
-    for line in lines:
-        if not line.strip():
-            continue
-        place = lines.place()
-        record = _parsed(place, line)
-        if not isinstance(record, dict):
-            raise CircuitsError(
-                f'{place} is not an object like {{"clean": "...", "answer": "..."}}; each line is '
-                "one"
-            )
-        _check_fields(place, list(record))
-        for name, value in record.items():
-            if value == "" and name != "clean":
-                raise CircuitsError(f"{place}: {name} is empty; write null if there is none")
-        yield _row(place, record)
-
-
-def _parsed(place: str, line: str) -> object:
-    """What this line of JSON holds."""
-    try:
-        return _JSON.decode(line)
-    except CircuitsError as error:
-        raise CircuitsError(f"{place} {error}") from None
-    except json.JSONDecodeError as error:
-        raise CircuitsError(
-            f"{place} is not JSON: {error.msg} at column {error.colno}; each line is one object"
-        ) from error
-    except (ValueError, RecursionError) as error:  # numbers and nesting beyond all measure
-        raise CircuitsError(f"{place} cannot be read: {error}") from error
-
-
-def _object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise CircuitsError(_said_of_repeated([name for name, _ in pairs]))
-    return record
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_object)
-_READERS: dict[str, Callable[[_Lines], Iterator[Row]]] = {
-    ".txt": _read_txt,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-}
-
-
-def _check_fields(place: str, fields: Sequence[str]) -> None:
-    unknown = [field for field in fields if field not in COLUMNS]
-    if unknown:
-        raise CircuitsError(
-            f"{place} has a field {unknown[0]!r}; the fields are {', '.join(COLUMNS)}"
-            f"{nearest(unknown[0], COLUMNS)}"
-        )
-    if len(set(fields)) != len(fields):
-        raise CircuitsError(f"{place} {_said_of_repeated(fields)}")
-    if "clean" not in fields:
-        raise CircuitsError(f"{place} lacks the field 'clean', the prompt itself")
-
-
-def _said_of_repeated(fields: Sequence[str]) -> str:
-    name = next(field for field in fields if fields.count(field) > 1)
-    times = "twice" if fields.count(name) == 2 else f"{fields.count(name)} times"
-    return f"has the field {name!r} {times}, and only one can be meant; keep that one"
-
-
-def _row(place: str, record: Mapping[str, object]) -> Row:
-    texts: dict[str, str | None] = {}
-    for name, value in record.items():
-        if value is not None and not isinstance(value, str):
-            shown = json.dumps(value, ensure_ascii=False)
-            shown = shown if len(shown) <= 40 else f"{shown[:39]}…"
-            raise CircuitsError(f"{place}: {name} is {shown}; give a text in quotes")
-        if value is not None and is_broken(value):
-            raise CircuitsError(
-                f"{place}: {name} has half a character (a lone surrogate): {value!r}; mend the text"
-            )
-        texts[name] = value
-    clean = texts.pop("clean")
-    if not clean:
-        raise CircuitsError(f"{place}: clean is empty; write a prompt")
-    return Row(place, clean, **texts)

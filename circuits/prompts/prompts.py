@@ -47,6 +47,9 @@ class Prompts:
             where that is not known.
         corrupted: [b p], prompts that lack what the task is about, token for token; or None.
         seed: what the prompts were drawn with; None when they were given.
+        columns: what else a file says of the prompts, by column [b]; nothing is asked by it.
+        unequal: why there are no corrupted twins although they were given, where one of them is of
+            another length than its prompt; else None.
 
     Raises:
         CircuitsError: when shapes disagree or END is missing.
@@ -67,6 +70,8 @@ class Prompts:
     answer_sets: Tensor | None = None
     distractor_sets: Tensor | None = None
     templates: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    unequal: str | None = None
 
     def __post_init__(self) -> None:
         n, width = len(self.texts), self.tokens.shape[-1]
@@ -87,6 +92,9 @@ class Prompts:
                 )
         if self.templates is not None and len(self.templates) != n:
             raise CircuitsError(f"{len(self.templates)} templates were given for {n} prompts")
+        for name, values in self.columns.items():
+            if len(values) != n:
+                raise CircuitsError(f"the column {name!r} has {len(values)} values for {n} prompts")
         if "END" not in self.roles:
             raise CircuitsError("the prompts name no END, the position where the answer is read")
 
@@ -130,7 +138,30 @@ class Prompts:
         }
         roles = {role: at[rows] for role, at in self.roles.items()}
         cut["templates"] = None if self.templates is None else self.templates[rows]
+        cut["columns"] = {name: values[rows] for name, values in self.columns.items()}
         return replace(self, texts=self.texts[rows], roles=roles, **cut)
+
+    def labels(self, column: str = "template") -> tuple[str, ...] | None:
+        """Which group each prompt is of [b]: its template, or what a column says of it.
+
+        None where the prompts have no such column.
+
+        Raises:
+            CircuitsError: when it says nothing of some prompt.
+        """
+        if column == "template":
+            return self.templates
+        values = self.columns.get(column)
+        if values is None:
+            return None
+        known = tuple(value for value in values if value is not None)
+        if len(known) < len(values):
+            row = values.index(None)
+            raise CircuitsError(
+                f"the column {column!r} of {self.task} says nothing of the prompt "
+                f"{self.texts[row]!r}, so it is of no group; give each prompt a value"
+            )
+        return known
 
     def index(self, position: str | int) -> Tensor:
         """The index [b] of this role, or this position, in each prompt.
@@ -247,6 +278,17 @@ def assemble(
         distractor_sets=_sets(examples, "distractor_set", tokens),
         templates=None if (labels := _values(examples, "template")) is None else tuple(labels),
     )
+
+
+def free_name(column: str, taken: Collection[str]) -> str:
+    """What a column of the user's is called in a table that has these columns of its own.
+
+    >>> free_name("city", ["value"]), free_name("value", ["value"])
+    ('city', 'prompt_value')
+    """
+    while column in taken:
+        column = f"prompt_{column}"
+    return column
 
 
 def population(templates: Collection[str] | None, *, drawn: bool, n: int) -> str | None:

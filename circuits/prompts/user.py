@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from circuits.batch import as_batch, unpadded
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 
 Given = str | tuple[int, ...]
+Answer = str | tuple[str, ...]  # of several, any counts
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt as the user gave it, as text or token ids, and where: `place` is for messages."""
+    """One prompt as the user gave it, as text or token ids, and where: `place` is for messages.
+
+    `columns` are what else was said of it, by which nothing is asked.
+    """
 
     place: str
     clean: Given
     corrupted: Given | None = None
-    answer: str | None = None
-    distractor: str | None = None
+    answer: Answer | None = None
+    distractor: Answer | None = None
     template: str | None = None
+    columns: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def from_texts(
@@ -83,40 +88,87 @@ def from_rows(
 ) -> Prompts:
     """The batch that these rows make. They have what the `first` of all rows has.
 
+    Where the first has a list of answers or distractors, all have sets of them (a single one is a
+    set of one). Where any twin is of another length than its prompt, there are no twins, and
+    `Prompts.unequal` says why.
+
     Raises:
-        CircuitsError: when only some have an answer, a distractor or a corrupted twin.
+        CircuitsError: when only some have an answer, a distractor or a corrupted twin, or a row
+            has a list and the first has none.
         TokenError: for answers of several tokens and prompts too long for the context.
     """
     are_ids = any(isinstance(row.clean, tuple) for row in rows)  # which are taken as they are
     start = [] if are_ids else start_tokens(model, prepend_bos)
-    examples = [_example(model, start, row) for row in rows]
     first = first or (rows[0] if rows else None)
+    of_sets = first is not None and _has_list(first)
+    examples = [_example(model, start, row, of_sets=of_sets) for row in rows]
     for row in rows:
         _require_alike(row, first or row)
     metric = "loss"
     if first is not None and first.answer is not None:
-        metric = "prob" if first.distractor is None else "logit_diff"
-    return assemble(model, examples, task=task, metric=metric, prepend_bos=bool(start))
+        pair_metric = "prob_diff" if of_sets else "logit_diff"
+        metric = "prob" if first.distractor is None else pair_metric
+    unequal = _unequal(model, rows, examples)
+    if unequal is not None:
+        examples = [replace(example, corrupted=None) for example in examples]
+    prompts = assemble(model, examples, task=task, metric=metric, prepend_bos=bool(start))
+    return replace(prompts, unequal=unequal, columns=_columns(rows, first))
+
+
+def _has_list(row: Row) -> bool:
+    return isinstance(row.answer, tuple) or isinstance(row.distractor, tuple)
+
+
+def _columns(rows: Sequence[Row], first: Row | None) -> dict[str, tuple[str | None, ...]]:
+    """What was said of the prompts besides; of a file, every block has the first row's columns."""
+    names = dict.fromkeys(
+        name for row in (*([first] if first else ()), *rows) for name in row.columns
+    )
+    return {name: tuple(row.columns.get(name) for row in rows) for name in names}
+
+
+def _unequal(model: HookedModel, rows: Sequence[Row], examples: Sequence[Example]) -> str | None:
+    """Which twin has another length than its prompt, the first of them, in words."""
+    tokenizer = model.require_tokenizer()
+    for row, example in zip(rows, examples, strict=True):
+        ids, twin = example.ids, example.corrupted
+        if twin is not None and len(twin) != len(ids):
+            return (
+                f"{row.place}: the clean prompt has {len(ids)} tokens ("
+                f"{' | '.join(tokenizer.token_strings(ids))}) and the corrupted one {len(twin)} ("
+                f"{' | '.join(tokenizer.token_strings(twin))}); the two are compared token by "
+                "token, so reword one of them"
+            )
+    return None
 
 
 def _require_alike(row: Row, first: Row) -> None:
+    if _has_list(row) and not _has_list(first):
+        raise CircuitsError(
+            f"{row.place} has a list of answers or distractors, and {first.place} has none, so "
+            "all are measured by single ones; write a list there, too, if only of one"
+        )
     for name in ("answer", "distractor", "corrupted", "template"):
         lacking, having = (row, first) if getattr(row, name) is None else (first, row)
         if getattr(lacking, name) is None and getattr(having, name) is not None:
             raise CircuitsError(f"{lacking.place} has no {name}, {having.place} has one; give all")
 
 
-def _example(model: HookedModel, start: list[int], row: Row) -> Example:
+def _example(model: HookedModel, start: list[int], row: Row, *, of_sets: bool) -> Example:
     tokenizer = model.require_tokenizer()
     for name in ("clean", "corrupted", "answer", "distractor"):
         value: object = getattr(row, name)
         if isinstance(value, tuple) and name in ("clean", "corrupted"):
             continue  # token ids
+        if isinstance(value, tuple) and all(isinstance(word, str) for word in value):
+            continue  # several words
         if not isinstance(value, str) and (value is not None or name == "clean"):
             raise CircuitsError(f"{row.place}: {name} is {value!r:.60}; give a text")
-    if row.answer is not None and row.answer == row.distractor:
+    right, wrong = _words(row.answer), _words(row.distractor)
+    both = [word for word in right or () if word in (wrong or ())]
+    if both:
         raise CircuitsError(
-            f"{row.place}: answer and distractor are both {row.answer!r}; give two different tokens"
+            f"{row.place}: answer and distractor are both {both[0]!r}; give two different tokens"
         )
     if row.distractor is not None and row.answer is None:
         raise CircuitsError(f"{row.place} has a distractor and no answer to compare it with")
@@ -124,9 +176,9 @@ def _example(model: HookedModel, start: list[int], row: Row) -> Example:
     try:
         ids = _ids(tokenizer, start, row.clean)
         twin = None if row.corrupted is None else _ids(tokenizer, start, row.corrupted)
-        answer, distractor = (
-            None if word is None else _continuation(tokenizer, text, word)
-            for word in (row.answer, row.distractor)
+        answers, distractors = (
+            None if words is None else [_continuation(tokenizer, text, word) for word in words]
+            for words in (right, wrong)
         )
     except TokenError as error:
         raise TokenError(f"{row.place}: {error}") from error
@@ -137,14 +189,22 @@ def _example(model: HookedModel, start: list[int], row: Row) -> Example:
             f"{row.place} has {len(ids)} tokens, and {model.cfg.model_name} reads at most "
             f"{model.cfg.n_ctx}{' (the start token included)' if start else ''}; shorten it"
         )
-    if twin is not None and len(twin) != len(ids):
-        raise CircuitsError(
-            f"{row.place}: the clean prompt has {len(ids)} tokens ("
-            f"{' | '.join(tokenizer.token_strings(ids))}) and the corrupted one {len(twin)} ("
-            f"{' | '.join(tokenizer.token_strings(twin))}); the two are compared token by token, "
-            "so reword one of them"
+    if of_sets:
+        return Example(
+            text,
+            ids,
+            corrupted=twin,
+            targets={},
+            answer_set=answers,
+            distractor_set=distractors,
+            template=row.template,
         )
+    answer, distractor = (tokens[0] if tokens else None for tokens in (answers, distractors))
     return Example(text, ids, answer, distractor, twin, template=row.template)
+
+
+def _words(given: Answer | None) -> tuple[str, ...] | None:
+    return (given,) if isinstance(given, str) else given
 
 
 def _ids(tokenizer: Tokenizer, start: list[int], given: Given) -> list[int]:

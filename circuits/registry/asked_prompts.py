@@ -24,7 +24,6 @@ class Batch:
     first: Prompts
     blocks: PromptFile | Sequence[Prompts]
     share: float = 1.0
-    file: Path | None = None
 
 
 def asked_prompts(model: HookedModel, options: PromptOptions) -> list[Batch]:
@@ -90,7 +89,8 @@ def _corrupted(options: PromptOptions) -> ModelInput | None:
 def _of_file(model: HookedModel, path: Path) -> Batch:
     file = PromptFile(model, path)
     first, mark = next(file.after(Mark()))
-    return Batch(first, file, min(1.0, mark.offset / file.n_bytes), path)
+    file.say(first)
+    return Batch(first, file, min(1.0, mark.offset / file.size))
 
 
 def _refuse_unused(options: PromptOptions, sources: list[str]) -> None:

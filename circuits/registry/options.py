@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from circuits.progress import Progress
 
@@ -38,8 +38,8 @@ class PromptOptions:
     prompt: str | Sequence[str] | ModelInput | None = None
     """A prompt of your own instead of a task; repeat it for several."""
     file: str | Path | None = None
-    """Your own prompts: .txt, one a line; .csv or .jsonl with clean, corrupted, answer, distractor,
-    template."""
+    """Your own prompts: .txt, one a line; .csv, .tsv, .jsonl or .parquet with clean, corrupted,
+    answer, distractor, template; each also as .gz; - for standard input."""
     answer: str | None = None
     """The token that should follow your prompts."""
     distractor: str | None = None
@@ -68,12 +68,14 @@ class PairOptions(MeasureOptions):
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """Whether templates are told apart, and over what the intervals are."""
+    """Whether templates, or other groups, are told apart, and over what the intervals are."""
 
-    by: Literal["template"] | None = None
-    """Each template of the prompts by itself, and how much they differ (by=template)."""
-    cluster: Literal["template"] | None = None
-    """Intervals over templates (cluster-robust), not over names and words within them."""
+    by: str | None = None
+    """Each template of the prompts by itself, and how much they differ (by=template); or each group
+    by a column of your file."""
+    cluster: str | None = None
+    """Intervals over templates (cluster-robust), not over names and words within them; or over
+    groups by a column of your file."""
 
 
 @dataclass(frozen=True)

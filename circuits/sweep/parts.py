@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
 from circuits.files import utf8
-from circuits.prompts import Mark
+from circuits.prompts import Mark, free_name
 
 try:
     import fcntl
 except ImportError:  # a system without such locks: who starts a run twice there is not told
     fcntl = None  # type: ignore[assignment]
 
+Columns = Mapping[str, Sequence[str | None]]
 FORMAT = 1
 MANIFEST = "manifest.jsonl"
 _ROWS_AT_ONCE = 1 << 20  # of a Parquet row group: bounds the memory that writing takes
@@ -92,8 +93,17 @@ class Parts:
                 )
             yield _decode(content, len(self.cells))
 
-    def write(self, values: NDArray[np.float64], changed: NDArray[np.bool_], end: Mark) -> None:
+    def write(
+        self,
+        values: NDArray[np.float64],
+        changed: NDArray[np.bool_],
+        end: Mark,
+        columns: Columns | None = None,
+    ) -> None:
         """Add a block: `values` [cells prompts], `changed` [cells], and its `end` in the input.
+
+        `columns` are what is said of the prompts, [prompts] each; a name that the parts have
+        themselves gets ``prompt_`` before it.
 
         Raises:
             CircuitsError: when it cannot be written; what stands there before stays as it is.
@@ -101,7 +111,8 @@ class Parts:
         index, first = len(self.written), self.end.n_prompts
         name = f"part-{index:06d}.parquet"
         about = {"question": self.question, "part": index, "end": asdict(end)}
-        content = _encode(values, changed, self.cells, first, about)
+        table = _Table(values, changed, self.cells, first, columns or {})
+        content = table.encoded(about)
         digest = hashlib.sha256(content).hexdigest()
         part = Part(name, values.shape[1], values.size, digest, end)
         with _writing(self.folder / name, f"the {index} parts before it are whole"):
@@ -300,39 +311,48 @@ def _line(content: Mapping[str, Any]) -> bytes:
     return utf8(json.dumps(content, ensure_ascii=False)) + b"\n"
 
 
-def _encode(
-    values: NDArray[np.float64],
-    changed: NDArray[np.bool_],
-    cells: Sequence[str],
-    first: int,
-    about: Mapping[str, Any],
-) -> Any:
-    """A Parquet file: one row for each cell and prompt, the cells in their order."""
-    pa = arrow()
-    n_cells, n = values.shape
-    columns = {
-        "prompt": pa.int64(),
-        "cell": pa.dictionary(pa.int32(), pa.string()),
-        "value": pa.float64(),
-        "changed": pa.bool_(),
-    }
-    schema = pa.schema(list(columns.items()), metadata={"circuits": json.dumps(about)})
-    names = pa.array(cells, pa.string())
-    prompts = np.arange(first, first + n)
-    sink = pa.BufferOutputStream()
-    at_once = max(1, _ROWS_AT_ONCE // n)
-    with pa.parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for start in range(0, n_cells, at_once):
-            some = np.arange(start, min(start + at_once, n_cells))
-            codes = pa.array(np.repeat(some, n), pa.int32())
-            arrays = [
-                pa.array(np.tile(prompts, len(some))),
-                pa.DictionaryArray.from_arrays(codes, names),
-                pa.array(values[some].ravel()),
-                pa.array(np.repeat(changed[some], n)),
-            ]
-            writer.write_table(pa.table(arrays, schema=schema))
-    return sink.getvalue()
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """What stands in a part: a row for each cell and prompt, the cells in their order."""
+
+    values: NDArray[np.float64]
+    changed: NDArray[np.bool_]
+    cells: Sequence[str]
+    first: int
+    columns: Columns
+
+    def encoded(self, about: Mapping[str, Any]) -> Any:
+        """The Parquet file, which says what it is `about`."""
+        pa = arrow()
+        n_cells, n = self.values.shape
+        words = pa.dictionary(pa.int32(), pa.string())
+        own = {"prompt": pa.int64(), "cell": words, "value": pa.float64(), "changed": pa.bool_()}
+        carried = {free_name(name, own): words for name in self.columns}
+        kinds = list({**own, **carried}.items())
+        schema = pa.schema(kinds, metadata={"circuits": json.dumps(about)})
+        labels = [
+            pa.array(list(some), pa.string()).dictionary_encode() for some in self.columns.values()
+        ]
+        sink = pa.BufferOutputStream()
+        at_once = max(1, _ROWS_AT_ONCE // n)
+        with pa.parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
+            for start in range(0, n_cells, at_once):
+                some = np.arange(start, min(start + at_once, n_cells))
+                again = pa.array(np.tile(np.arange(n), len(some)))
+                arrays = [*self._of(some), *(column.take(again) for column in labels)]
+                writer.write_table(pa.table(arrays, schema=schema))
+        return sink.getvalue()
+
+    def _of(self, some: NDArray[np.int64]) -> list[Any]:
+        """The columns of these cells."""
+        pa, n = arrow(), self.values.shape[1]
+        codes = pa.array(np.repeat(some, n), pa.int32())
+        return [
+            pa.array(np.tile(np.arange(self.first, self.first + n), len(some))),
+            pa.DictionaryArray.from_arrays(codes, pa.array(self.cells, pa.string())),
+            pa.array(self.values[some].ravel()),
+            pa.array(np.repeat(self.changed[some], n)),
+        ]
 
 
 def _decode(content: bytes, n_cells: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
 
 Blocks = PromptFile | Sequence[Prompts]
-# Of a block: values [cells prompts], which cells changed anything, and the prompts' templates.
+# Of a block: values [cells prompts], which cells changed anything, and the prompts' groups.
 Answer = tuple[NDArray[np.float64], NDArray[np.bool_], tuple[str, ...] | None]
 Engine = Callable[[Sweep, Progress | None], Scores]  # how a sweep's tasks are run
 ENGINES = ("local", "ray", "ray=ADDRESS")
@@ -49,9 +49,11 @@ class How:
             "ray=ADDRESS" for the cluster at an address.
         parts: a folder that gets every prompt's numbers, as Parquet, block by block.
         resume: go on with the run in `parts`.
-        progress: called with what is done and the whole: bytes of a file, otherwise forward passes
-            that a loop would need.
+        progress: called with what is done and the whole: bytes of a file (records of
+            Parquet), otherwise forward passes that a loop would need.
         draws: whether what comes out has every prompt's effects, too (`Moments.draws`).
+        label: by what groups are told apart: template, or a column of the prompts (see
+            `Prompts.labels`).
 
     Raises:
         CircuitsError: for an engine there is not, or `resume` without `parts`.
@@ -63,6 +65,7 @@ class How:
     resume: bool = False
     progress: Progress | None = None
     draws: bool = False
+    label: str = "template"
 
     def __post_init__(self) -> None:
         if self.engine != "local" and self.engine.partition("=")[0] != "ray":
@@ -90,9 +93,9 @@ def survey(
     and nothing may decide about it but the block and the first block of the input (say, whose
     tokens a mean is over). Then a run that was killed and resumed gives the same bits as one that
     was not. `full` is the index of the cell whose effect is the whole of `Moments.ratio`, and
-    `differences` are pairs of cells to compare (see `moments`). Prompts of templates are also told
-    apart by these (`Moments.groups`). A run in ``how.parts`` is known by
-    the model, the metric, the cells, what is asked of the first block, and by `question` (JSON
+    `differences` are pairs of cells to compare (see `moments`). Prompts of templates, or other
+    groups (``how.label``), are also told apart (`Moments.groups`). A run in ``how.parts`` is known
+    by the model, the metric, the cells, what is asked of the first block, and by `question` (JSON
     values, such as the analysis' name).
 
     >>> import circuits
@@ -129,8 +132,9 @@ def survey(
         stack.enter_context(model.backend.using(onednn=onednn))
         engine = stack.enter_context(_engine(model, how))
         progress = _Overall(how.progress, blocks, len(sweep.cells), parts.end if parts else Mark())
-        known = _known(parts, blocks, first.templates is not None) if parts else ()
-        new = _answers(blocks, make_sweep, engine, parts, progress)
+        label = None if first.labels(how.label) is None else how.label
+        known = _known(parts, blocks, label) if parts else ()
+        new = _answers(blocks, make_sweep, engine, parts, progress, label)
         summary = partial(_with_draws, summary, base=base) if how.draws else summary
         return reduce(Moments.merge, starmap(summary, chain(known, new)))
 
@@ -147,13 +151,13 @@ def _with_draws(
     return summary(values, changed, labels).drawn_from(values, labels, base=base)
 
 
-def _known(parts: Parts, blocks: Blocks, labelled: bool) -> Iterator[Answer]:
-    """What stands in the parts; where prompts are of templates, these are read again."""
+def _known(parts: Parts, blocks: Blocks, label: str | None) -> Iterator[Answer]:
+    """What stands in the parts; where prompts are told apart, by what is read again."""
     labels: Iterator[tuple[str, ...] | None] = repeat(None)
-    if labelled:
-        labels = (prompts.templates for prompts, _ in _after(blocks, Mark()))
-    for (values, changed), templates in zip(parts.read(), labels, strict=False):
-        yield values, changed, templates
+    if label is not None:
+        labels = (prompts.labels(label) for prompts, _ in _after(blocks, Mark()))
+    for (values, changed), some in zip(parts.read(), labels, strict=False):
+        yield values, changed, some
 
 
 def _answers(
@@ -162,6 +166,7 @@ def _answers(
     engine: Engine,
     parts: Parts | None,
     progress: _Overall,
+    label: str | None,
 ) -> Iterator[Answer]:
     """The answer to each block that is not answered yet, stored as they come."""
     cells = None
@@ -171,13 +176,14 @@ def _answers(
                 f"{parts.folder} holds a complete run of {parts.end.n_prompts} prompts, and the "
                 "input has more now; start anew in another folder, or ask the new ones alone"
             )
+        labels = None if label is None else prompts.labels(label)
         sweep = make_sweep(prompts)
         if sweep.cells != (cells := cells or sweep.cells):
             raise CircuitsError("the cells differ between blocks; ask the same of all of them")
         scores = engine(sweep, progress.until(end))
         if parts is not None:
-            parts.write(scores.values, scores.changed, end)
-        yield scores.values, scores.changed, prompts.templates
+            parts.write(scores.values, scores.changed, end, prompts.columns)
+        yield scores.values, scores.changed, labels
     if parts is not None:
         parts.finish()
     progress.finish()
@@ -277,7 +283,7 @@ class _Overall:
         self._total = 0
         if tell is not None:
             self._total = (
-                blocks.n_bytes
+                blocks.size
                 if isinstance(blocks, PromptFile)
                 else n_cells * sum(len(prompts) for prompts in blocks)
             )

@@ -13,13 +13,14 @@ from rich.text import Text
 from circuits.cli.grids import grid
 from circuits.cli.tables import (
     MOST_ROWS,
-    SPREAD,
     asked_of,
+    group_of,
     more,
     new_table,
     number,
     on_one_line,
     percent,
+    spread_of,
     with_interval,
 )
 from circuits.cli.terminal import visible
@@ -64,15 +65,14 @@ def _notes(frame: pd.DataFrame) -> Iterator[str]:
             "held: direct if the final LayerNorm kept its scale; direct less held is what its new "
             "scale makes up for"
         )
-    if "spread" in frame:
-        yield SPREAD
+    yield from spread_of(frame)
     yield f"written instead: {' / '.join(frame['reference'].unique())}"
 
 
 def _effects(rows: pd.DataFrame) -> Table:
     if "direct" in rows:
         return _split_effects(rows)
-    spread, words = _of_templates(rows)
+    spread, words = _of_groups(rows)
     words += ["metric"]
     table = new_table()
     for name in words:
@@ -92,16 +92,16 @@ def _effects(rows: pd.DataFrame) -> Table:
     return table
 
 
-def _of_templates(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The columns that tell templates apart, as numbers and as words."""
-    alone = rows["component"].nunique() == 1 and "template" in rows
-    words = ["task", *(["template"] if alone else []), "component"]
+def _of_groups(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The columns that tell groups of prompts apart, as numbers and as words."""
+    alone = rows["component"].nunique() == 1
+    words = ["task", *(group_of(rows) if alone else []), "component"]
     return (["spread"] if "spread" in rows else []), words
 
 
 def _split_effects(rows: pd.DataFrame) -> Table:
     """Total, direct and indirect side by side: as much as 80 columns hold."""
-    spread, words = _of_templates(rows)
+    spread, words = _of_groups(rows)
     table = new_table()
     for name in words:
         table.add_column("without" if name == "component" else name, overflow="fold")

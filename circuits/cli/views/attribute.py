@@ -18,6 +18,7 @@ from circuits.cli.tables import (
     number,
     over,
     share,
+    spread_of,
     with_interval,
 )
 from circuits.result import Result
@@ -53,7 +54,7 @@ def view(result: Result, width: int) -> Iterator[RenderableType]:
     yield Text(
         "adds: with the final LayerNorm's scale held; recomputed: what is lost without the part, "
         "LayerNorm computed anew; error: the first less the second"
-        + ("; spread: standard deviation of the first over the templates" if spread else ""),
+        + "".join(f"; {words}" for words in spread_of(result.frame, "the first")),
         style="dim",
     )
 
