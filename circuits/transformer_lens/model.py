@@ -166,6 +166,7 @@ class HookedTransformer(HookedRootModule, Transformer):
             bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
             mask = utils.get_attention_mask(self.tokenizer, tokens, bos, side)
         real = None if mask is None else torch.as_tensor(mask, device=tokens.device).bool()
+        real = real[None] if real is not None and real.ndim == 1 else real
         if real is not None and real.shape != tokens.shape:
             raise TokenError(
                 f"attention_mask has shape {tuple(real.shape)}, the tokens {tuple(tokens.shape)}"

@@ -66,7 +66,8 @@ def generic_activation_patch(
         def patch(corrupted: Tensor, hook: Any) -> Tensor:
             return patch_setter(corrupted.clone(), index, clean)
 
-        return patching_metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[(name, patch)]))
+        logits = model.run_with_hooks(corrupted_tokens, fwd_hooks=[(name, patch)])
+        return torch.as_tensor(patching_metric(logits)).detach()
 
     rows = [[int(i) for i in row] for row in index_df.itertuples(index=False)]
     values = torch.tensor([float(patched(row)) for row in rows], device=model.cfg.device)
