@@ -11,9 +11,10 @@ Shapes: b batch, p position, h head; d = d_model, e = d_head, m = d_mlp, n neuro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from circuits.backend import Backend
 from circuits.config import ModelConfig
+from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.model.attention import Attention, Places
 from circuits.model.block import Block, Unembed
@@ -30,6 +32,7 @@ from circuits.model.mlp import ALL, MLP
 from circuits.model.norm import Norm
 from circuits.model.readout import Readout
 from circuits.model.transformer import Transformer, Visit
+from circuits.model.views import view
 from circuits.precision import wide
 from circuits.tokenizer import Tokenizer
 
@@ -76,17 +79,18 @@ class GPT2Attention(Attention):
         super().__init__(cfg.d_head, scale=cfg.score_scale(layer))
         self.n_heads, self.backend, self.window = cfg.n_heads, backend, cfg.window(layer)
         inner = cfg.n_heads * cfg.d_head
-        self.W_QKV = nn.Parameter(torch.empty(cfg.d_model, 3 * inner))
+        self.W_QKV = nn.Parameter(torch.zeros(cfg.d_model, 3 * inner))
         self.b_QKV = nn.Parameter(torch.zeros(3 * inner))
-        self.W_O_flat = nn.Parameter(torch.empty(inner, cfg.d_model))
+        self.W_O_flat = nn.Parameter(torch.zeros(inner, cfg.d_model))
         self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
 
     def _weight(self, i: int) -> Tensor:
         """Q, K or V (i = 0, 1, 2) as [h d e], a view of W_QKV."""
-        return rearrange(self.W_QKV, "d (three h e) -> three h d e", three=3, e=self.d_head)[i]
+        every = rearrange(self.W_QKV, "d (three h e) -> three h d e", three=3, e=self.d_head)
+        return view(every[i])
 
     def _bias(self, i: int) -> Tensor:
-        return rearrange(self.b_QKV, "(three h e) -> three h e", three=3, e=self.d_head)[i]
+        return view(rearrange(self.b_QKV, "(three h e) -> three h e", three=3, e=self.d_head)[i])
 
     W_Q = property(lambda self: self._weight(0), doc="[h d e]")
     W_K = property(lambda self: self._weight(1), doc="[h d e]")
@@ -98,7 +102,7 @@ class GPT2Attention(Attention):
     @property
     def W_O(self) -> Tensor:
         """[h e d], a view"""
-        return rearrange(self.W_O_flat, "(h e) d -> h e d", h=self.n_heads)
+        return view(rearrange(self.W_O_flat, "(h e) d -> h e d", h=self.n_heads))
 
     def qkv(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any 3 h e"]:
         """x W_QKV + b_QKV, by head."""
@@ -134,9 +138,9 @@ class GPT2MLP(MLP):
         super().__init__()
         self.act_fn, self.fused = ACTIVATIONS[cfg.act_fn], _FUSED.get(cfg.act_fn)
         self.backend = backend
-        self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
+        self.W_in = nn.Parameter(torch.zeros(cfg.d_model, cfg.d_mlp))
         self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
-        self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
+        self.W_out = nn.Parameter(torch.zeros(cfg.d_mlp, cfg.d_model))
         self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
 
     def pre(self, x: Float[Tensor, "*any d"], which: slice = ALL) -> Float[Tensor, "*any n"]:
@@ -175,13 +179,13 @@ class GPT2Unembed(Unembed):
             self.register_parameter("W_U_untied", None)
             self.register_parameter("b_U", None)
         else:
-            self.W_U_untied = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
+            self.W_U_untied = nn.Parameter(torch.zeros(cfg.d_model, cfg.d_vocab))
             self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
 
     @property
     def W_U(self) -> Tensor:
         """[d v]"""
-        return self.W_E.T if self.tied else self.W_U_untied
+        return view(self.W_E.T) if self.tied else self.W_U_untied
 
     def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any v"]:
         """Logits, without hooks."""
@@ -206,7 +210,7 @@ class HookedGPT2(Transformer):
 
     Text or tokens go in, logits come out, and every value between passes a site of `hook_dict`.
     Methods known from ``HookedTransformer`` behave as they do there and call the functions of this
-    package. A new model is uninitialised: use `circuits.load` or `HookedGPT2.random`.
+    package. A new model's matrices are all zero: use `circuits.load` or `HookedGPT2.random`.
 
     >>> cfg = ModelConfig(n_layers=2, n_heads=2, d_model=8, n_ctx=16, d_vocab=20)
     >>> model = HookedGPT2.random(cfg)
@@ -222,9 +226,13 @@ class HookedGPT2(Transformer):
     unembed: GPT2Unembed
 
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
+        if cfg.normalization_type != "LN":
+            raise CircuitsError(
+                f"normalization_type={cfg.normalization_type!r}: a GPT-2 has LayerNorm, 'LN'"
+            )
         super().__init__(cfg)
-        self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
-        self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
+        self.W_E = nn.Parameter(torch.zeros(cfg.d_vocab, cfg.d_model))
+        self.W_pos = nn.Parameter(torch.zeros(cfg.n_ctx, cfg.d_model))
         self.hook_tokens = HookPoint()  # [b p]
         self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()  # [b p d]
         blocks = nn.ModuleList(GPT2Block(cfg, self.backend, i) for i in range(cfg.n_layers))
@@ -256,6 +264,30 @@ class HookedGPT2(Transformer):
                     std /= math.sqrt(2 * cfg.n_layers)
                 weight.data = torch.randn(weight.shape, generator=generator) * std
         return model
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take these weights, under this model's names.
+
+        Raises:
+            CircuitsError: for TransformerLens' names, also where `strict` is False.
+        """
+        if theirs := {"embed.W_E", "unembed.W_U"} & {*state_dict}:
+            raise CircuitsError(
+                f"{' and '.join(sorted(theirs))} are TransformerLens' names, and would not be "
+                "loaded; give circuits.load the HookedTransformer, or take "
+                "circuits.transformer_lens.HookedTransformer, which has these names"
+            )
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        missed, unread = result
+        if missed or unread:
+            warnings.warn(
+                f"{len(missed)} weights of the model were not given {missed[:3]}, and "
+                f"{len(unread)} given ones have no place in it {unread[:3]}",
+                stacklevel=2,
+            )
+        return result
 
     def embed(self, tokens: Tensor, where: slice | Tensor, visit: Visit) -> Float[Tensor, "b p d"]:
         """W_E[token] + W_pos[position]"""
