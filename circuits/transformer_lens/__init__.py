@@ -6,7 +6,8 @@ parameter under TransformerLens' name. What cannot be done here says so in a sen
 
 Read in this order: `hook_points` and `root` (hooks that stay), `config`, `components` and `model`,
 `processing` and `loading` (weights), `tokenizer` and `text`, `cache`, `kv_cache` and `generation`;
-then the modules of functions `utils`, `patching`, `head_detector` and `evals`.
+then the modules of functions `utils`, `patching`, `head_detector` and `evals`; `modules` lets code
+that imports ``transformer_lens`` run unedited.
 """
 
 from circuits.factored import FactoredMatrix
@@ -16,6 +17,7 @@ from circuits.transformer_lens.config import HookedTransformerConfig
 from circuits.transformer_lens.hook_points import HookPoint
 from circuits.transformer_lens.kv_cache import HookedTransformerKeyValueCache
 from circuits.transformer_lens.model import HookedTransformer
+from circuits.transformer_lens.modules import register, stand_in
 from circuits.transformer_lens.root import HookedRootModule
 from circuits.transformer_lens.slices import Slice
 
@@ -31,5 +33,8 @@ __all__ = [
     "evals",
     "head_detector",
     "patching",
+    "stand_in",
     "utils",
 ]
+
+register(__name__)

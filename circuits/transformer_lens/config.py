@@ -186,8 +186,9 @@ class HookedTransformerConfig(ModelConfig):
             self._check_sizes()
 
     def _check_sizes(self) -> None:
-        for name in ("n_layers", "n_heads", "d_model", "n_ctx", "d_vocab", "d_head", "d_mlp"):
+        for name in ("n_layers", "n_heads", "d_model", "n_ctx", "d_head", "d_mlp"):
             self._require_whole(name, least=1)
+        self._require_whole("d_vocab", least=0)  # built by code that only asks what a model has
         self._require_windows()
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -100,6 +100,9 @@ class HookPoint(nn.Module, house.HookPoint):
                 return returned
             return (_fitted(returned, grads[0]),)
 
+        # Some code asks torch's own lists which function is hooked here.
+        name = f"partial({hook.func!r},...)" if isinstance(hook, partial) else repr(hook)
+        forward_hook.__name__ = backward_hook.__name__ = name
         if dir == "fwd":
             handle = self.register_forward_hook(forward_hook, prepend=prepend)
         else:
