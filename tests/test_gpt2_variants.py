@@ -255,6 +255,11 @@ def test_heads_of_fine_tuned_models(tmp_path: Path, name: str) -> None:
         again = load(tmp_path / "b", dtype="float64")
     assert checksum(again) == checksum(model)
     assert again.readouts[name].labels == readout.labels
+    with torch.no_grad():
+        readout.W[0, 0] = torch.nan
+    circuits.save(model, tmp_path / "c")
+    with pytest.raises(CheckpointError, match=rf"NaN.*{name}.weight \(1 of"):
+        load(tmp_path / "c")
 
 
 LENS: list[dict[str, Any]] = [
@@ -290,6 +295,7 @@ def test_switches_of_transformer_lens(switches: dict[str, Any]) -> None:
         ({"attention_types": [[["global", "far"], 2]]}, "far.*'global' or 'local'"),
         ({"attention_types": [[["global"], 3]]}, "3 layers"),
         ({"attention_types": 7}, "'global' or 'local'"),
+        ({"num_layers": "2", "attention_types": None}, "n_layer='2'"),
         ({"window_size": 0}, "window_size=0"),
         ({"window_size": None}, "window_size=None"),
         ({"activation_function": "gelu_10"}, "activation_function='gelu_10'.*relu"),

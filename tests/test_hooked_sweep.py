@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slow_sweep
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from lens_models import SHAPES, lens_model
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from numpy.testing import assert_allclose, assert_array_equal
@@ -69,6 +69,7 @@ def check(model: AdaptedModel, sweep: Sweep) -> None:
 @given(st.data())
 def test_a_gpt_2_gives_what_the_engine_gives(data: st.DataObject) -> None:
     model = data.draw(models())
+    assume(model.cfg.act_fn != "quick_gelu")  # which transformer_lens has not
     sweep = data.draw(sweeps(model.cfg))
     expected, found = scores(model, sweep), scores(adapt(lens_twin(model)), sweep)
     assert_allclose(found.values, expected.values, rtol=1e-8, atol=1e-8)

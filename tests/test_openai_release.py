@@ -89,8 +89,29 @@ def test_the_checkpoint_that_is_named(folder: Path, single: HookedGPT2) -> None:
 def test_the_state_of_an_optimizer_is_left_out(folder: Path, single: HookedGPT2) -> None:
     tensors = tf.release(single)
     more = {"beta1_power": torch.tensor(0.9), "global_step": torch.tensor(3.0)}
+    more |= {f"model/wte/{slot}": single.W_E for slot in ("Adam", "Adam_1")}
     tf.write_bundle(folder / "model.ckpt", tensors | more)
     assert torch.equal(circuits.load(folder)(TOKENS), single(TOKENS))
+
+
+def test_other_names_and_files_that_say_nothing(folder: Path, single: HookedGPT2) -> None:
+    for path in folder.glob("model.ckpt.*"):
+        path.rename(folder / path.name.replace("model.ckpt", "model-1000"))
+    (folder / "checkpoint").write_bytes(b"\xff\xfe\0")
+    assert torch.equal(circuits.load(folder)(TOKENS), single(TOKENS))
+    (folder / "hparams.json").write_text("[" * 100_000)
+    refused(folder, "cannot be read as JSON")
+
+
+def test_shapes_that_are_no_gpt_2s(folder: Path, single: HookedGPT2) -> None:
+    tensors = tf.release(single)
+    for n in (0, 2):
+        wrong = torch.zeros(n, *tensors["model/h0/mlp/c_fc/w"].shape[1:])
+        tf.write_bundle(folder / "model.ckpt", tensors | {"model/h0/mlp/c_fc/w": wrong})
+        refused(folder, "model/h0/mlp/c_fc/w with a first axis that is not 1")
+    sizes = json.loads((folder / "hparams.json").read_text())
+    (folder / "hparams.json").write_text(json.dumps(sizes | {"n_layer": 10**7}))
+    refused(folder, "said to have 10000000 layers, and holds 28 tensors")
 
 
 def test_every_damaged_byte_is_noticed(folder: Path) -> None:

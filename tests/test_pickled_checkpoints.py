@@ -129,6 +129,31 @@ def test_a_state_dict_alone(tmp_path: Path) -> None:
     refused(path, "is no nanoGPT checkpoint")
 
 
+def test_tensors_that_are_not_plain(tmp_path: Path) -> None:
+    folder, name = with_config(tmp_path / "a"), "transformer.wte.weight"
+    for odd, message in (
+        (released(single())[name].detach().to_sparse(), "not plain"),
+        (torch.empty(31, 16, device="meta"), "not plain"),
+    ):
+        torch.save(released(single()) | {name: odd}, folder / "pytorch_model.bin")
+        refused(folder, name, message)
+    small = GPT2_SIZES["gpt2"]
+    tensors = {"wte.weight": torch.zeros(9, small.d_model), "wpe.weight": torch.tensor(1.0)}
+    torch.save(tensors, tmp_path / "weights.pt")
+    refused(tmp_path / "weights.pt", "no GPT-2's")
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(CheckpointError, match="there is no model and no file called"):
+        load("x" * 5000)
+
+
+def test_a_number_of_layers_that_no_file_can_have(tmp_path: Path) -> None:
+    folder = with_config(tmp_path / "a", n_layer=10**7)
+    torch.save(released(single()), folder / "pytorch_model.bin")
+    refused(folder, "said to have 10000000 layers")
+
+
 @pytest.mark.slow
 def test_a_released_state_dict_alone(tmp_path: Path) -> None:
     small = replace(GPT2_SIZES["gpt2"], n_ctx=8, d_vocab=11)

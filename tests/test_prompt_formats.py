@@ -297,6 +297,41 @@ def test_what_is_wrong_on_standard_input(folder: str, data: bytes, message: str)
     assert message in answer.stderr
 
 
+def test_carried_columns_whose_names_are_taken(folder: str, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = write(tmp_path, "a.csv", b"prompt,value,prompt_value\nx and,a,b\n")
+    answer = asked(folder, "--file", str(path), "--parts", str(tmp_path / "run"))
+    assert answer.exit_code == 0, answer.output
+    rows = pq.read_table(tmp_path / "run" / "part-000000.parquet").to_pydict()
+    assert rows["prompt_value"] == ["b"] * 2
+    assert rows["prompt_prompt_value"] == ["a"] * 2
+
+
+def test_a_name_with_half_a_character(model: HookedGPT2, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", rb'{"prompt": "x and", "\ud800": "a"}')
+    with pytest.raises(CircuitsError, match="whose name has half a character"):
+        from_file(model, path)
+
+
+@pytest.mark.parametrize("kind", ["date", "text"])
+def test_cells_that_python_cannot_hold(model: HookedGPT2, tmp_path: Path, kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    odd = pa.array([10**8], pa.date32())
+    if kind == "text":
+        ends = pa.py_buffer(b"\0\0\0\0\1\0\0\0")
+        odd = pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"prompt": ["x and"], "id": odd}), tmp_path / "a.parquet")
+    with pytest.raises(CircuitsError, match=r"a\.parquet cannot be read as Parquet"):
+        from_file(model, tmp_path / "a.parquet")
+
+
+def test_no_standard_input(model: HookedGPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(CircuitsError, match="no standard input to read prompts from"):
+        from_file(model, "-")
+
+
 def test_carried_columns_stand_in_the_parts(folder: str, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     path = write(tmp_path, "a.tsv", b"prompt\tid\tvalue\nx and\t7\ta\ny\t8\t\n")

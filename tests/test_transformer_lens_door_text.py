@@ -9,6 +9,7 @@ import torch
 from lens_door import TEXTS, TOKENS, assert_close, their_model, twin
 from lens_twin import IGNORE_DEPRECATION
 
+from circuits.errors import TokenError
 from circuits.transformer_lens import (
     HookedTransformer,
     HookedTransformerKeyValueCache,
@@ -147,3 +148,10 @@ def test_utils_have_their_names() -> None:
 
     missing = {*originals.__all__} - {*dir(utils)}
     assert missing == {"clear_huggingface_cache", "download_file_from_hf"}
+
+
+def test_numbers_that_are_no_tokens_are_refused() -> None:
+    model = HookedTransformer.from_pretrained("mini")
+    for given in (torch.tensor([[1.7, 2.9]]), torch.tensor([[True, False]])):
+        with pytest.raises(TokenError, match="tokens are whole numbers"):
+            model(given)

@@ -46,14 +46,16 @@ def as_gpt2_config(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """
     said = {ours: config.get(theirs, default) for theirs, (ours, default) in _SETTINGS.items()}
     types = config.get("attention_layers")
-    if types is None:
+    if type(said["n_layer"]) is not int:  # which `read_settings` will say
+        types = []
+    elif types is None:
         patterns = config.get("attention_types", [[["global", "local"], said["n_layer"] // 2]])
         try:
             types = [kind for pattern, times in patterns for _ in range(times) for kind in pattern]
         except (TypeError, ValueError):
             types = [patterns]
     others = sorted({str(kind) for kind in types} - {"global", "local"})
-    if others or len(types) != said["n_layer"]:
+    if others or (type(said["n_layer"]) is int and len(types) != said["n_layer"]):
         raise CheckpointError(
             f"{origin} says of {len(types)} layers what they attend to ({listed(others) or 'all'} "
             f"{'unknown' if others else 'known'}), and has {said['n_layer']}; attention_types "

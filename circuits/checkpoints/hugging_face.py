@@ -19,6 +19,7 @@ from circuits.checkpoints.layout import (
     is_readout,
     listed,
     released_names,
+    require_layers,
     require_names,
     same_numbers,
     under_released_names,
@@ -182,6 +183,7 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     Raises:
         CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
     """
+    require_layers(cfg.n_layers, tensors, origin)
     theirs = gpt_neo.as_gpt2_tensors(under_released_names(tensors, origin))
     theirs = {name: tensor for name, tensor in theirs.items() if not is_readout(name)}
     W_E, head = theirs.get(_EMBEDDING), theirs.get(_HEAD)

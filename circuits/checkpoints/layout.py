@@ -57,6 +57,7 @@ READOUTS = {
     "qa_outputs": "GPT2ForQuestionAnswering",
     "multiple_choice_head.summary": "GPT2DoubleHeadsModel",
 }
+_MOST_LAYERS = 1000
 HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
 
 
@@ -124,6 +125,19 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same numbers. Quick when they share their memory."""
     same_place = (a.data_ptr(), a.shape, a.stride()) == (b.data_ptr(), b.shape, b.stride())
     return same_place or torch.equal(a, b)
+
+
+def require_layers(n_layers: int, tensors: Collection[str], origin: str) -> None:
+    """Refuse a number of layers that so few tensors cannot have, before anything is built.
+
+    Raises:
+        CheckpointError: when it is larger than the number of tensors, and than any GPT-2's.
+    """
+    if n_layers > max(len(tensors), _MOST_LAYERS):
+        raise CheckpointError(
+            f"{origin} is said to have {n_layers} layers, and holds {len(tensors)} tensors: its "
+            "configuration describes another model"
+        )
 
 
 def require_names(given: Collection[str], expected: Collection[str], origin: str) -> None:
@@ -200,7 +214,7 @@ def assemble(
     ready = {
         name: tensor.detach().to(device=place, dtype=target) for name, tensor in tensors.items()
     }
-    _require_finite({released[name]: tensor for name, tensor in ready.items()}, origin)
+    require_finite({released[name]: tensor for name, tensor in ready.items()}, origin)
     for name in shapes:
         module, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(module), leaf, nn.Parameter(ready[name]))
@@ -219,6 +233,10 @@ def resolve_dtype(
         CheckpointError: for an unknown precision, or tensors that hold something else, such as
             quantized weights.
     """
+    odd = [f"{n} ({t.layout})" for n, t in tensors.items() if t.layout != torch.strided]
+    odd += [f"{n} (without numbers)" for n, t in tensors.items() if t.is_meta]
+    if odd:
+        raise CheckpointError(f"{origin} holds tensors that are not plain: {listed(odd)}")
     others = [f"{n} ({t.dtype})" for n, t in tensors.items() if t.dtype not in DTYPES.values()]
     if others:
         raise CheckpointError(
@@ -268,7 +286,12 @@ def resolve_device(device: str | torch.device | None) -> torch.device | None:
     return place
 
 
-def _require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
+def require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse numbers that are NaN or infinite.
+
+    Raises:
+        CheckpointError: naming the tensors that have them.
+    """
     bad = []
     for name, tensor in tensors.items():
         # A sum is quick. Only where it is not finite are the numbers looked at one by one, since

@@ -71,14 +71,14 @@ def load(
     if not isinstance(name, str | Path):
         return _from_object(name, device=device, dtype=dtype)
     path = Path(name).expanduser()
-    is_bundled = str(name) in bundled_models()
-    if revision is not None and (is_bundled or path.exists()):
+    is_bundled, is_path = str(name) in bundled_models(), _exists(path)
+    if revision is not None and (is_bundled or is_path):
         raise CheckpointError(
             f"{name} has no revision {revision!r}: only models of the hub have revisions"
         )
     if is_bundled:
         return load_bundled(str(name), device=device, dtype=dtype)
-    if path.exists():
+    if is_path:
         return _from_path(path, device=device, dtype=dtype)
     if isinstance(name, str) and hub.is_hub_name(name):
         return _from_hub(OPENAI_NAMES.get(name, name), revision, device=device, dtype=dtype)
@@ -92,6 +92,13 @@ def load(
 def model_name() -> str:
     """Which model is loaded when none is named: CIRCUITS_MODEL, or the bundled default?"""
     return os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a name, say
+        return False
 
 
 def _from_hub(name: str, revision: str | None, **options: Any) -> HookedGPT2:

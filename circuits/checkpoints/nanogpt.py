@@ -20,6 +20,7 @@ from circuits.checkpoints.layout import (
     assemble,
     listed,
     released_names,
+    require_layers,
     same_numbers,
     under_released_names,
 )
@@ -70,6 +71,7 @@ def from_content(
     theirs = {name: tensor.clone() for name, tensor in named.items()}
     tokenizer = nanogpt_tokenizer(path.parent, args["vocab_size"])
     cfg = _config(args, theirs, path, tokenizer)
+    require_layers(cfg.n_layers, theirs, origin)
     if not args.get("bias", True):
         theirs = _add_missing_biases(cfg, theirs)
     ours = rename(cfg, theirs, origin)

@@ -12,7 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.layout import assemble, released_names, require_names
+from circuits.checkpoints.layout import (
+    assemble,
+    listed,
+    released_names,
+    require_layers,
+    require_names,
+)
 from circuits.checkpoints.tensor_bundle import read_bundle
 from circuits.checkpoints.vocabulary import read_tokenizer
 from circuits.checkpoints.weight_files import read_json
@@ -23,6 +29,7 @@ from circuits.model import HookedGPT2
 SETTINGS_FILE = "hparams.json"
 _POINTER = "checkpoint"  # names the latest of several checkpoints
 _NAMED = re.compile(r'^model_checkpoint_path:\s*"([^"]+)"', re.M)
+_OPTIMIZERS = ("Adam", "Momentum", "RMSProp")  # what their slots beside a weight are called
 _SIZES = ("n_layer", "n_head", "n_embd", "n_ctx", "n_vocab")
 # What each step of a released name is called in TensorFlow's graph, besides its layer.
 _STEPS = {
@@ -35,7 +42,7 @@ _STEPS = {
 
 def is_release(folder: Path) -> bool:
     """Does this folder hold a checkpoint as OpenAI released them?"""
-    return (folder / SETTINGS_FILE).is_file() and any(folder.glob("*.ckpt*.index"))
+    return (folder / SETTINGS_FILE).is_file() and any(folder.glob("*.index"))
 
 
 def load_folder(
@@ -78,8 +85,9 @@ def _prefix(folder: Path) -> Path:
         CheckpointError: when there are several and none is named, or the named one is not there.
     """
     pointer = folder / _POINTER
-    named = _NAMED.search(pointer.read_text(encoding="utf-8")) if pointer.is_file() else None
-    there = sorted(path.name.removesuffix(".index") for path in folder.glob("*.ckpt*.index"))
+    text = pointer.read_text(encoding="utf-8", errors="replace") if pointer.is_file() else ""
+    named = _NAMED.search(text)
+    there = sorted(path.name.removesuffix(".index") for path in folder.glob("*.index"))
     name = Path(named[1]).name if named else there[0] if len(there) == 1 else None
     if name not in there:
         meant = f"{pointer} names {name}" if named else f"no file {_POINTER} says which is meant"
@@ -89,10 +97,21 @@ def _prefix(folder: Path) -> Path:
 
 def _under_our_names(cfg: ModelConfig, theirs: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
     """The model's tensors under this package's names; the optimizer's, if any, are left out."""
+    require_layers(cfg.n_layers, theirs, origin)
     names = {ours: _tensorflow_name(released) for ours, released in released_names(cfg).items()}
-    weights = {name: tensor for name, tensor in theirs.items() if name.startswith("model/")}
+    weights = {
+        name: tensor
+        for name, tensor in theirs.items()
+        if name.startswith("model/") and not name.rpartition("/")[2].startswith(_OPTIMIZERS)
+    }
     require_names(weights.keys(), names.values(), origin)
     # Their products are convolutions of width 1, whose axis comes first.
+    wide = [name for name, tensor in weights.items() if tensor.ndim == 3 and len(tensor) != 1]
+    if wide:
+        raise CheckpointError(
+            f"{origin} has {listed(wide)} with a first axis that is not 1: convolutions over "
+            "several tokens, which are no GPT-2's"
+        )
     return {
         ours: weights[name][0] if weights[name].ndim == 3 else weights[name]
         for ours, name in names.items()

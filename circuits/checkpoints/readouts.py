@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.layout import READOUTS, listed, under_released_names
+from circuits.checkpoints.layout import (
+    READOUTS,
+    listed,
+    require_finite,
+    resolve_dtype,
+    under_released_names,
+)
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2, Readout
 
@@ -33,6 +39,9 @@ def attach(
                 f"{model.source} has a head {name}.weight of shape {list(W.shape)}; it should read "
                 f"d_model={model.cfg.d_model} numbers"
             )
+        given = {f"{name}.weight": W} if b is None else {f"{name}.weight": W, f"{name}.bias": b}
+        resolve_dtype(given, None, model.source)
+        require_finite(given, model.source)
         like = model.W_E
         W = W.detach().T.to(like.device, like.dtype).clone()
         b = b if b is None else b.detach().to(like.device, like.dtype).clone()

@@ -72,7 +72,7 @@ def from_tensors(
 def _shape(tensors: Mapping[str, Tensor], path: Path, *, has_bos: bool) -> ModelConfig:
     """The released size whose width and depth these tensors have."""
     W_E, W_pos = tensors.get(_W_E), tensors.get(_W_POS)
-    if W_E is None or W_pos is None or W_E.ndim != 2:
+    if W_E is None or W_pos is None or W_E.ndim != 2 or W_pos.ndim != 2:
         raise CheckpointError(
             f"{path} holds tensors that are no GPT-2's: it lacks {_W_E} or {_W_POS}"
         )

@@ -222,12 +222,14 @@ def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None 
 
 
 @lru_cache(maxsize=1)  # what has been read is gone from the stream
-def _standard_input(stream: TextIO) -> bytes:
+def _standard_input(stream: TextIO | None) -> bytes:
     """What stands on standard input, unpacked.
 
     Raises:
-        CircuitsError: when it is compressed and damaged.
+        CircuitsError: when there is none, or it is compressed and damaged.
     """
+    if stream is None:  # closed by who started this program
+        raise CircuitsError("there is no standard input to read prompts from; give a file")
     content = stream.buffer.read()
     try:
         return gzip.decompress(content) if is_gzip(content) else content

@@ -327,7 +327,11 @@ class _Table:
         n_cells, n = self.values.shape
         words = pa.dictionary(pa.int32(), pa.string())
         own = {"prompt": pa.int64(), "cell": words, "value": pa.float64(), "changed": pa.bool_()}
-        carried = {free_name(name, own): words for name in self.columns}
+        taken = {*own, *self.columns}
+        carried = {
+            free_name(f"prompt_{name}", taken) if name in own else name: words
+            for name in self.columns
+        }
         kinds = list({**own, **carried}.items())
         schema = pa.schema(kinds, metadata={"circuits": json.dumps(about)})
         labels = [

@@ -154,6 +154,11 @@ class HookedTransformer(HookedRootModule, Transformer):
         if is_text:
             tokens = self.to_tokens(given, prepend_bos, padding_side)
         elif isinstance(given, Tensor):
+            if given.is_floating_point() or given.dtype == torch.bool:
+                raise TokenError(
+                    f"tokens are whole numbers, and these are {given.dtype}; a residual stream is "
+                    "given with start_at_layer"
+                )
             tokens = given.to(self.W_E.device).long()
         else:
             return as_batch(self, given, attention_mask=mask, n_past=n_past)

@@ -53,6 +53,8 @@ def _problem(names: tuple[str, ...]) -> str | None:
     if SYNONYM in names and "clean" in names:
         return "has both 'clean' and 'prompt', which mean the same; keep one of them"
     for name in names:
+        if is_broken(name):
+            return f"has a field {name!r}, whose name has half a character; mend the name"
         slip = _meant(name, names)
         if slip:
             return (

@@ -25,7 +25,8 @@ class Records:
     def __init__(self, name: str, file: BinaryIO) -> None:
         self.name = name
         pa = _arrow(name)
-        self._wrong = (pa.ArrowException, OSError)
+        # Besides pyarrow's own: dates and texts that Python cannot hold.
+        self._wrong = (pa.ArrowException, OSError, OverflowError, ValueError)
         try:
             self._file = pa.parquet.ParquetFile(file)
         except self._wrong as error:
