@@ -111,6 +111,7 @@ def test_gpt_neo(tmp_path: Path, window: int) -> None:
         assert (cache["pattern", 0][0, 0] > 0).sum(1).tolist() == list(range(1, 12))
 
 
+@pytest.mark.slow
 def test_padded_prompts_and_text_that_goes_on(tmp_path: Path) -> None:
     for theirs in variants():
         model = ours(theirs, tmp_path / "a")
@@ -131,6 +132,7 @@ CELLS = ["a0.h1", "a1.h2@END", "a1", "m0", "m1.n3", "resid_pre.1", "a2.h0<q>", "
 CELLS += ["a1.h1<v>", "a1.h1<pattern>@END", "a0.h1->a1.h2<q>", "m0->a1.h0", "a0->m1", "a1->logits"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("options", [{}, {"hold": "heads"}], ids=str)
 def test_sweeps_equal_plain_runs(tmp_path: Path, number: int, options: dict[str, Any]) -> None:
@@ -144,6 +146,7 @@ def test_sweeps_equal_plain_runs(tmp_path: Path, number: int, options: dict[str,
     assert (abs(expected - expected[0]) > 1e-9).any(1)[1:].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_estimates_are_slopes(tmp_path: Path, number: int) -> None:
     model = ours(variants()[number], tmp_path / "a")
@@ -191,6 +194,7 @@ def test_why_knows_what_a_local_head_sees(tmp_path: Path) -> None:
     assert len(circuits.why(model, "a0.h2", prompt, key=1).frame)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_what_is_saved_is_read_again_here_and_there(tmp_path: Path, number: int) -> None:
     theirs = [neo(), gpt2(scale_attn_weights=False, activation_function="quick_gelu")]
@@ -229,6 +233,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_of_fine_tuned_models(tmp_path: Path, name: str) -> None:
     kind, more = HEADS[name]
@@ -270,6 +275,7 @@ LENS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switches", LENS, ids=str)
 @pytest.mark.filterwarnings(IGNORE_DEPRECATION)
 def test_switches_of_transformer_lens(switches: dict[str, Any]) -> None:

@@ -114,6 +114,7 @@ def test_shapes_that_are_no_gpt_2s(folder: Path, single: HookedGPT2) -> None:
     refused(folder, "said to have 10000000 layers, and holds 28 tensors")
 
 
+@pytest.mark.slow
 def test_every_damaged_byte_is_noticed(folder: Path) -> None:
     """Of the index and of the data: an error, or the same tensors (bytes that say nothing)."""
     expected = read_bundle(folder / "model.ckpt")

@@ -42,17 +42,20 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_door_stands_in_with_all_that_is_below_it() -> None:
     done = run(STAND_IN + IMPORTS + SAME + "assert tl is door\ndoor.stand_in()\n")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_same_modules_are_below_the_door() -> None:
     turned = IMPORTS.replace("transformer_lens", "circuits.transformer_lens") + SAME
     done = run(turned + "import sys\nassert 'transformer_lens' not in sys.modules\n")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_it_does_not_push_out_the_original() -> None:
     code = "import sys, types\nsys.modules['transformer_lens'] = types.ModuleType('x')\n" + STAND_IN
     done = run(code)

@@ -38,6 +38,7 @@ def mini() -> HookedTransformer:
     return HookedTransformer.from_pretrained_no_processing("mini")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in dir(patching) if n.startswith("get_act_patch")])
 def test_patching_is_theirs(name: str, ours: HookedTransformer, theirs: Any) -> None:
     from transformer_lens import patching as originals
@@ -151,6 +152,7 @@ def test_texts_become_rows_of_tokens(mini: HookedTransformer) -> None:
     assert torch.stack([*mine]).equal(torch.stack([*other]))
 
 
+@pytest.mark.slow
 def test_the_questions_of_this_package_take_a_model_of_the_door(mini: HookedTransformer) -> None:
     house = circuits.load("mini")
     for ask in (
