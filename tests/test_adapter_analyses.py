@@ -63,6 +63,7 @@ def ask(name: str, model: Any) -> Result:
 
 @pytest.mark.parametrize("shape", only(("llama", "gemma2"), SHAPES))
 @pytest.mark.parametrize("name", analyses())
+@pytest.mark.slow
 def test_every_analysis_answers_or_says_why_not(name: str, shape: str) -> None:
     model = theirs(shape)
     before = state(model)

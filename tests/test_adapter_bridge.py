@@ -205,6 +205,7 @@ def test_text_goes_through_their_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("name", analyses())
+@pytest.mark.slow
 def test_every_analysis_answers_or_says_why_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

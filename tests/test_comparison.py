@@ -106,14 +106,8 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "heads" else [])
-        for name in analyses()
-        if name != "diff"
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in analyses() if name != "diff"])
+@pytest.mark.slow
 def test_every_mean_has_its_draws(
     name: str, mini: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from circuits.tuned_lens import TunedLens, stages
 
 
 @pytest.mark.parametrize("name", experiments())
+@pytest.mark.slow
 def test_an_experiment_says_what_it_is(name: str) -> None:
     module = script(name)
     assert "?" in module.__doc__.split("\n\n")[0]

@@ -103,6 +103,7 @@ def close(half: pd.DataFrame, single: pd.DataFrame, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", only([torch.bfloat16], HALVES), ids=str)
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: f"{q[0]} {q[1]} {q[2]}")
+@pytest.mark.slow
 def test_every_analysis_of_a_loud_model(
     loud: HookedGPT2,
     question: tuple[str, tuple[Any, ...], dict[str, Any]],

@@ -318,6 +318,7 @@ def test_a_neuron_that_does_nothing() -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words_: list[str], shown: list[str]
 ) -> None:

@@ -51,6 +51,7 @@ def test_the_model_is_the_same(folder: Path, single: HookedGPT2) -> None:
     assert torch.equal(model(TOKENS), single(TOKENS))
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_that_of_the_folder(tmp_path: Path) -> None:
     mini = circuits.load("mini")
     bundled = Path(circuits.__file__).parent / "models" / "mini"

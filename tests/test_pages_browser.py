@@ -88,6 +88,7 @@ def fits(tab: Any) -> bool:
 
 @pytest.mark.parametrize("window", only([{}], [{}, DARK, PHONE, PHONE | DARK]), ids=str)
 @pytest.mark.parametrize("sample", only(("effects", "lens"), SAMPLES))
+@pytest.mark.slow
 def test_pages_open_without_complaint(visit: Open, sample: str, window: dict[str, Any]) -> None:
     tab = visit(page(SAMPLES[sample]()), **window)
     assert is_painted(tab)

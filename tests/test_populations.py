@@ -110,6 +110,7 @@ def test_differences_of_accuracy_are_paired(mini: HookedGPT2) -> None:
 @pytest.mark.parametrize(
     ("metric", "low", "high"), [("kl", 0, np.inf), ("prob", -1, 1), ("prob_diff", -2, 2)]
 )
+@pytest.mark.slow
 def test_effects_stay_within_the_metrics_range(
     mini: HookedGPT2, metric: str, low: float, high: float
 ) -> None:
@@ -255,6 +256,7 @@ def test_shares_over_templates_are_those_of_ratios(mini: HookedGPT2) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_every_analysis_of_effects_tells_templates_apart(
     mini: HookedGPT2, ask: Callable[..., Result], axes: tuple[str, ...]
 ) -> None:

@@ -140,6 +140,7 @@ def named(theirs: Any) -> tuple[object, ...]:
     return tuple(getattr(theirs, name) for name in names)
 
 
+@pytest.mark.slow
 def test_the_same_ids_as_transformers(folder: Path) -> None:
     mine, theirs = Tokenizer.from_folder(folder), transformers.AutoTokenizer.from_pretrained(folder)
     for text in TEXTS:
