@@ -41,6 +41,7 @@ def theirs(tokens: Mapping[str, Mapping[str, Any]], *, prefix_space: bool = Fals
 
 
 @given(sets, st.data(), st.booleans())
+@pytest.mark.slow
 def test_the_same_ids_as_tokenizers(
     tokens: dict[str, dict[str, bool]], data: st.DataObject, prefix_space: bool
 ) -> None:

@@ -85,6 +85,7 @@ EXAMPLES += commands.generation().examples
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
+@pytest.mark.slow
 def test_examples_are_commands(line: str) -> None:
     _, name, *args = shlex.split(line)
     group: Any = typer.main.get_command(app)

@@ -23,6 +23,7 @@ from circuits.tokenizer import Tokenizer
 
 @pytest.mark.parametrize("seed", only([0], [0, 1]))
 @pytest.mark.parametrize("d_head", only([1, 4], [1, 2, 4, 8]))
+@pytest.mark.slow
 def test_heads_of_random_models_have_no_names(d_head: int, seed: int) -> None:
     tokenizer = word_tokenizer()
     sizes: dict[str, Any] = {"n_layers": 4, "n_heads": 16, "d_model": 64, "n_ctx": 64}

@@ -98,6 +98,7 @@ def test_mini_heads_that_copy_both_names_are_no_name_movers(
     assert clear(of_mini, "negative") == []
 
 
+@pytest.mark.slow
 def test_a_head_that_favors_io_from_elsewhere_moves_no_name(
     of_mini: dict[str, Scores | str],
 ) -> None:

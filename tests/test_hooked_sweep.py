@@ -80,6 +80,7 @@ WITH_MLPS = [shape for shape in SHAPES if shape != "attn-only"]
 
 
 @pytest.mark.parametrize("shape", WITH_MLPS)
+@pytest.mark.slow
 def test_every_kind_of_cell_equals_a_plain_run_with_hooks(shape: str) -> None:
     model = adapted(shape)
     cells: list[Any] = [*PARTS, ("a0.h1", "m1", "a1.h1<q>")]

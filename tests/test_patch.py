@@ -100,6 +100,7 @@ def test_both_directions_meet_in_the_middle(words: HookedGPT2) -> None:
     assert everything["share_high"] - everything["share_low"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_positions(words: HookedGPT2) -> None:
     assert words.tokenizer is not None
     by_index = patch(words, task="repeated", n=2).frame

@@ -265,6 +265,7 @@ PATCHES = [
 
 
 @pytest.mark.parametrize("what", PATCHES)
+@pytest.mark.slow
 def test_their_patching_works_on_ours(
     what: str, ours: HookedGPT2, theirs: HookedTransformer
 ) -> None:
@@ -299,6 +300,7 @@ OURS = {
 
 
 @pytest.mark.parametrize("theirs_is", OURS)
+@pytest.mark.slow
 def test_our_patching_is_theirs(
     theirs_is: str, ours: HookedGPT2, theirs: HookedTransformer
 ) -> None:
