@@ -286,15 +286,8 @@ def _heads(
 
 
 def _sources(prompts: Prompts, read: Reading, places: Sequence[str | int]) -> Tensor:
-    """Which position counts as which place [s r k], 1 or 0; the last is for all others, if any.
-
-    Where two roles are one position, it counts for the first.
-    """
-    masks = torch.stack([prompts.where(place) for place in places])
-    first = masks & (masks.cumsum(0) == 1)
-    rest = prompts.mask & ~masks.any(0)
-    by_place = torch.cat([first, rest[None]]) if isinstance(places[0], str) else first
-    return by_place[:, read.prompt].to(read.stream.dtype)
+    """Which position counts as which place [s r k], 1 or 0: see `Prompts.places`."""
+    return prompts.places(places)[:, read.prompt].to(read.stream.dtype)
 
 
 def _neurons(

@@ -123,6 +123,16 @@ class Prompts:
         listed = [None if value is None else value.int().tolist() for value in content]
         return hashlib.sha256(json.dumps([listed, sorted(self.roles)]).encode()).hexdigest()[:16]
 
+    def places(self, named: Sequence[str | int]) -> Tensor:
+        """Which positions are which of these: [s b p], True or False.
+
+        After roles come all other positions. Where two roles are one position, it is the first.
+        """
+        masks = torch.stack([self.where(place) for place in named])
+        first = masks & (masks.cumsum(0) == 1)
+        rest = self.mask & ~masks.any(0)
+        return torch.cat([first, rest[None]]) if isinstance(named[0], str) else first
+
     def subset(self, rows: slice) -> Prompts:
         """Some of the prompts, padded only as far as these need."""
         width = int(self.mask[rows].sum(1).max())

@@ -123,12 +123,9 @@ def place_masks(
     prompts: Prompts, places: list[str | int], like: Tensor
 ) -> tuple[list[str], Tensor]:
     """Names of places, and which positions count as which: [s b p], 1 or 0."""
-    masks = torch.stack([prompts.where(place) for place in places])
-    masks = masks & (masks.cumsum(0) == 1)  # where two roles meet, it is the first
-    rest = prompts.mask & ~masks.any(0)
-    names = [str(place) for place in places]
-    if isinstance(places[0], str):
-        names, masks = [*names, OTHER], torch.cat([masks, rest[None]])
+    masks, names = prompts.places(places), [str(place) for place in places]
+    if len(masks) > len(names):
+        names.append(OTHER)
     return names, masks.to(like.dtype)
 
 

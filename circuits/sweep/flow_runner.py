@@ -12,12 +12,12 @@ from torch import Tensor
 
 from circuits.arrays import Bools
 from circuits.components import Component
-from circuits.model import Places, Transformer
+from circuits.model import Places, Transformer, Visit
 from circuits.sweep.base_run import BaseRun
 from circuits.sweep.editor import Editor
 from circuits.sweep.edits import Point, Stage, stream_site
 from circuits.sweep.flow import Flow
-from circuits.sweep.runner import CellRunner, Visit
+from circuits.sweep.runner import CellRunner
 from circuits.sweep.writes import Group
 
 if TYPE_CHECKING:

@@ -22,10 +22,12 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.hooks import HookFn, HookPoint
 from circuits.interventions import Hook, write_hook
+from circuits.model import Visit
 from circuits.sweep.base_run import BaseRun, final_site
 from circuits.sweep.cells import Write
 from circuits.sweep.edits import needed_sites
-from circuits.sweep.runner import CellRunner, Visit
+from circuits.sweep.runner import CellRunner
+from circuits.sweep.sent import way_out
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -229,18 +231,13 @@ class HookedRunner(CellRunner):
 
     def _out(self, sender: Component) -> Tensor:
         """A head's or neuron's way into the stream, [e d] or [1 d]."""
-        if getattr(self.model.cfg, "post_norms", False):
+        if self.model.cfg.post_norms:
             raise CircuitsError(
                 f"{self.model.cfg.model_name} normalizes what a layer writes before it is added, "
                 f"so {sender} alone sends nothing that adds up; start the path at "
                 f"{'a' if sender.kind == 'head' else 'm'}{sender.layer}"
             )
-        block = self.model.blocks[sender.layer or 0]
-        if sender.head is not None:
-            weight: Tensor = block.attn.W_O[sender.head]
-            return weight
-        unit = slice(sender.neuron, (sender.neuron or 0) + 1)
-        return block.mlp.W_out[unit]
+        return way_out(self.model, sender)
 
     def _inputs(self, receiver: Component) -> list[Site]:
         """Where the receiver reads the stream."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuits.arrays import Bools
 from circuits.components import Component
+from circuits.model import Visit
 from circuits.sweep.base_run import BaseRun
 from circuits.sweep.cells import scale_held
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from circuits.prompts import Prompts
     from circuits.sweep.routes import Routes
 
-Visit = Callable[[str, Tensor], Tensor]  # from a site and the value there to the value that goes on
 _LOGITS_AT_ONCE = 2**23  # numbers
 
 

@@ -17,7 +17,7 @@ from circuits.sweep.cells import Hold
 from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
-    from circuits.model import Transformer
+    from circuits.model import HookedModel, Transformer
     from circuits.prompts import Prompts
 
 Sending = dict[Component, Tensor]  # who sends, and where [b p]
@@ -86,15 +86,7 @@ class Sent:
         change = self.source[sender.site][sender.within] - self.base[sender.site][sender.within]
         if sender.layer is None or not sender.within:
             return change
-        return einsum(change, self._out(sender), "b p e, e d -> b p d")
-
-    def _out(self, sender: Component) -> Tensor:
-        """A head's or neuron's way into the stream, [e d] or [1 d]."""
-        block = self.model.blocks[sender.layer or 0]
-        if sender.head is not None:
-            weight: Tensor = block.attn.W_O[sender.head]
-            return weight
-        return block.mlp.W_out[slice(sender.neuron, (sender.neuron or 0) + 1)]
+        return einsum(change, way_out(self.model, sender), "b p e, e d -> b p d")
 
     def _by_way_of_mlps(
         self, senders: tuple[Component, ...], layer: int, mid: bool, where: Tensor
@@ -156,5 +148,15 @@ class Sent:
             now = self.base[neuron.site][neuron.within].clone()
             now[reached] = block.mlp.neurons(read, unit)
             change = (self.source[neuron.site][neuron.within] - now) * at[..., None]
-            written = written + einsum(change, self._out(neuron), "b p unit, unit d -> b p d")
+            written = written + einsum(
+                change, way_out(self.model, neuron), "b p unit, unit d -> b p d"
+            )
         return written
+
+
+def way_out(model: HookedModel, sender: Component) -> Tensor:
+    """A head's or neuron's way into the stream, [e d] or [1 d]."""
+    block = model.blocks[sender.layer or 0]
+    if sender.head is not None:
+        return block.attn.W_O[sender.head]
+    return block.mlp.W_out[slice(sender.neuron, (sender.neuron or 0) + 1)]

@@ -9,7 +9,6 @@ Shapes: b batch, p position, h head; d = d_model, e = d_head, v = d_vocab.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -21,12 +20,10 @@ from circuits.batch import causal_mask
 from circuits.generation import KeyValue
 from circuits.model import Attention as HouseAttention
 from circuits.model import Block as HouseBlock
-from circuits.model import Places
+from circuits.model import Places, Visit
 from circuits.model import Unembed as HouseUnembed
 from circuits.model.gpt2 import GPT2MLP, GPT2Attention, LayerNorm
 from circuits.transformer_lens.config import HookedTransformerConfig
-
-Visit = Callable[[str, Tensor], Tensor]
 
 
 class Embed(nn.Module):
