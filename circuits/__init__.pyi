@@ -8,6 +8,8 @@ from circuits.checkpoints import bundled_models as bundled_models
 from circuits.checkpoints import checksum as checksum
 from circuits.checkpoints import load as load
 from circuits.checkpoints import save as save
+from circuits.circuit import Circuit as Circuit
+from circuits.circuit import graph as graph
 from circuits.components import Component as Component
 from circuits.config import GPT2_SIZES as GPT2_SIZES
 from circuits.config import ModelConfig as ModelConfig

@@ -139,6 +139,11 @@ class ModelConfig:
         return 0.0
 
     @property
+    def parallel(self) -> bool:
+        """Whether attention and MLP read the same stream; not in GPT-2."""
+        return False
+
+    @property
     def attn_only(self) -> bool:
         """Whether there are no MLPs."""
         return False

@@ -51,6 +51,7 @@ ORDER = (
     "detectors",
     "transformer_lens",
     "figures",
+    "circuit",
     "result",
     "experiment",
     "attribution",

@@ -1,0 +1,24 @@
+"""Circuits as things: parts of a model's graph that can be named, saved, compared and drawn.
+
+`graph` has every edge of a model; a `Circuit` is some of them, with scores and where they come
+from.
+"""
+
+from circuits.circuit.circuit import Circuit
+from circuits.circuit.graph import EMBED, LOGITS, SLOTS, Graph, graph
+from circuits.circuit.parts import LEVELS, Level, Origin, Part, Score, part_of
+
+__all__ = [
+    "EMBED",
+    "LEVELS",
+    "LOGITS",
+    "SLOTS",
+    "Circuit",
+    "Graph",
+    "Level",
+    "Origin",
+    "Part",
+    "Score",
+    "graph",
+    "part_of",
+]

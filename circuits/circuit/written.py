@@ -1,0 +1,78 @@
+"""Circuits in files: JSON that a person can read, a line for each part."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuits.circuit.graph import Graph
+from circuits.circuit.parts import Origin, Part, Score, part_of
+from circuits.errors import CircuitsError
+
+if TYPE_CHECKING:
+    from circuits.circuit.circuit import Circuit
+
+FORMAT = 1
+SIGNIFICANT_DIGITS = 6
+
+
+def as_json(circuit: Circuit) -> str:
+    """The circuit as text: what it is of, then its parts, the most important first."""
+    head = {"circuit": FORMAT, "level": circuit.level, "shape": asdict(circuit.graph)}
+    origin = {name: value for name, value in asdict(circuit.origin).items() if value is not None}
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    said = json.dumps(origin, ensure_ascii=False, indent=2).replace("\n}", "\n }")
+    lines.append(f' "origin": {said}')
+    left_out = set(circuit.scores) - set(circuit.parts)
+    for name, parts in {"kept": circuit.parts, "left out": left_out}.items():
+        lines.append(f' "{name}": {_listed(circuit.ranked(parts), circuit.scores)}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The arguments of the `Circuit` in this file.
+
+    Raises:
+        CircuitsError: when the file holds no circuit.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict) or content.get("circuit") != FORMAT:
+            raise CircuitsError(
+                f'{path} is no circuit of this package: it lacks "circuit": {FORMAT}'
+            )
+        known = {each.name for each in fields(Origin)}
+        kept = {part_of(name): each for name, each in content["kept"].items()}
+        others = {part_of(name): each for name, each in content["left out"].items()}
+        return {
+            "graph": Graph(**content["shape"]),
+            "parts": frozenset(kept),
+            "origin": Origin(**{k: each for k, each in content["origin"].items() if k in known}),
+            "scores": {part: Score(**each) for part, each in {**others, **kept}.items() if each},
+            "level": content["level"],
+        }
+    except OSError as error:
+        raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CircuitsError(f"{path} is no circuit of this package: {error}") from error
+
+
+def _listed(parts: Iterable[Part], scores: Mapping[Part, Score]) -> str:
+    """A JSON object with a line for each part."""
+    lines = [f"  {json.dumps(str(part))}: {json.dumps(_said(scores.get(part)))}" for part in parts]
+    body = ",\n".join(lines)
+    return f"{{\n{body}\n }}" if lines else "{}"
+
+
+def _said(score: Score | None) -> dict[str, float]:
+    """A score's numbers; nothing where there is none, and no interval where it has none."""
+    numbers = {} if score is None else asdict(score)
+    return {
+        name: float(f"{x:.{SIGNIFICANT_DIGITS}g}")
+        for name, x in numbers.items()
+        if not math.isnan(x)
+    }
