@@ -8,10 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuits.arrays import Floats
 from circuits.checkpoints import compiled
+from circuits.checkpoints.compiled import Recipe
+from circuits.circuit import graph
+from circuits.components import Edge, parse
 from circuits.hooks import HookPoint
+from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble
+from circuits.sweep import Source, Sweep, cell, plan, run
 
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 SMALL = {"d_vocab": 27, "n_ctx": 32, "d_head": 64}
@@ -28,6 +34,72 @@ TRUE_EDGES = {
     "emb->2.0.k": 0.0,
     "2.0->out": 0.0,
 }
+
+# What all sentences of the task compiled-ioi need; the features need d_model 84.
+_TINY = {"d_vocab": 17, "n_ctx": 12, "d_head": 30}
+
+# Other models with the same circuits: of other sizes, with their heads elsewhere.
+RECIPES = {
+    "three-layers": Recipe(n_layers=3),
+    "smallest": Recipe(d_vocab=11, n_ctx=6, d_head=18, n_heads=3, n_layers=3),
+    "vocabulary": Recipe(d_vocab=60, n_ctx=16, d_head=77, n_layers=3),
+    "context": Recipe(d_vocab=17, n_ctx=64, d_head=82, n_heads=2, n_layers=3),
+    "wide-heads": Recipe(d_vocab=20, n_ctx=20, d_head=96, n_heads=2, n_layers=3),
+    "beta-45": Recipe(**_TINY, n_heads=3, n_layers=3, beta=45.0),
+    "empty-layers": Recipe(
+        **_TINY,
+        n_heads=3,
+        n_layers=7,
+        previous_token=parse("a1.h0"),
+        duplicate_token=parse("a1.h1"),
+        induction=parse("a3.h0"),
+        s_inhibition=parse("a3.h1"),
+        name_mover=parse("a5.h0"),
+    ),
+    "permuted-heads": Recipe(
+        **_TINY,
+        n_layers=3,
+        previous_token=parse("a0.h2"),
+        duplicate_token=parse("a0.h0"),
+        induction=parse("a1.h1"),
+        s_inhibition=parse("a1.h3"),
+        name_mover=parse("a2.h3"),
+    ),
+    "one-head-a-layer": Recipe(
+        d_vocab=17,
+        n_ctx=12,
+        d_head=84,
+        n_heads=1,
+        n_layers=5,
+        previous_token=parse("a2.h0"),
+        duplicate_token=parse("a0.h0"),
+        induction=parse("a4.h0"),
+        s_inhibition=parse("a1.h0"),
+        name_mover=parse("a3.h0"),
+    ),
+    "induction-last": Recipe(
+        **_TINY,
+        n_heads=3,
+        n_layers=4,
+        previous_token=parse("a2.h2"),
+        induction=parse("a3.h2"),
+        name_mover=parse("a2.h0"),
+    ),
+}
+
+
+def every_edge(model: HookedGPT2, prompts: Prompts) -> tuple[dict[Edge, Floats], Floats]:
+    """What exact patching of each edge does to the logit difference [b], and that difference [b].
+
+    With the twins' values, by the sweep.
+    """
+    assert prompts.corrupted is not None
+    edges = graph(model.cfg).edges
+    source = Source("resample", prompts.corrupted, prompts.mask)
+    cells = (cell(), *map(cell, edges))
+    scores = run(model, plan(model, Sweep(prompts, get_metric("logit_diff"), cells, source)))
+    clean = scores.values[0]
+    return dict(zip(edges, scores.values[1:] - clean, strict=True)), clean
 
 
 def repeated(model: HookedGPT2, m: int = 15, times: int = 2, seed: int = 0) -> Tensor:

@@ -26,8 +26,11 @@ from ground_truth import (
 from torch import Tensor
 
 from circuits.checkpoints import compiled
+from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
+from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
+from circuits.prompts import make
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +186,60 @@ def test_soft_variant_has_exact_numbers_too() -> None:
             assert logit_diff(torch.from_numpy(oracle[None]), clean) == pytest.approx(
                 expected, abs=2e-4
             )
+
+
+# --- the task -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("d_vocab", "n_ctx", "n_templates"), [(11, 6, 2), (14, 12, 5), (27, 32, 8)]
+)
+def test_prompts_of_the_task(d_vocab: int, n_ctx: int, n_templates: int) -> None:
+    model = compiled.build(d_vocab=d_vocab, n_ctx=n_ctx, n_layers=3)
+    prompts = make("compiled-ioi", model, 4 * n_templates)
+    assert prompts.templates is not None
+    assert prompts.corrupted is not None
+    assert prompts.answers is not None
+    assert prompts.distractors is not None
+    assert len({*prompts.templates}) == n_templates
+    for row, template in enumerate(prompts.templates):
+        ids = prompts.tokens[row][prompts.mask[row]].tolist()
+        twin = prompts.corrupted[row][prompts.mask[row]].tolist()
+        at = {role: int(where[row]) for role, where in prompts.roles.items()}
+        io, s = int(prompts.answers[row]), int(prompts.distractors[row])
+        assert {io, s} <= {*compiled.NAMES}
+        assert (ids[0], ids[-1], len(ids)) == (compiled.BOS, compiled.END, len(template) + 1)
+        assert ids.count(io) == 1
+        assert [i for i, token in enumerate(ids) if token == s] == [at["S1"], at["S2"]]
+        assert (ids[at["IO"]], at["END"]) == (io, len(ids) - 1)
+        fillers = [token for token in ids if token > max(compiled.NAMES)]
+        assert len({*fillers}) == len(fillers) == template.count("_")
+        assert [i for i in range(len(ids)) if ids[i] != twin[i]] == [at["S2"]]
+        assert twin[at["S2"]] in {*compiled.NAMES} - {io, s}
+        assert model.tokenizer is not None
+        assert model.tokenizer.encode(prompts.texts[row]) == ids[1:]
+
+
+def test_the_task_is_drawn_with_its_seed(small: HookedGPT2) -> None:
+    prompts, same, other = (make("compiled-ioi", small, 24, seed) for seed in (0, 0, 1))
+    assert prompts.checksum == same.checksum != other.checksum
+    assert len({*prompts.texts}) == 24
+    assert prompts.population is not None
+    assert "these 8 templates" in prompts.population
+
+
+def test_the_model_solves_the_task_and_not_its_twins(model: HookedGPT2) -> None:
+    prompts = make("compiled-ioi", model, 16)
+    assert prompts.corrupted is not None
+    difference = get_metric("logit_diff")
+    assert difference(model(prompts.tokens), prompts).tolist() == pytest.approx(16 * [10], abs=1e-3)
+    twins = difference(model(prompts.corrupted), prompts)
+    assert twins.tolist() == pytest.approx(16 * [0], abs=2e-3)
+
+
+def test_the_task_suits_no_other_vocabulary_and_no_short_context(mini: HookedGPT2) -> None:
+    with pytest.raises(CircuitsError, match="'compiled-ioi' does not suit mini: it needs the"):
+        make("compiled-ioi", mini)
+    short = compiled.build(n_ctx=5, n_layers=3)
+    with pytest.raises(CircuitsError, match="context has 5 positions, .* sentence has 6"):
+        make("compiled-ioi", short)

@@ -217,12 +217,14 @@ def test_which_tasks_suit_which_model(
     model: HookedGPT2, compiled: HookedGPT2, letters: HookedGPT2
 ) -> None:
     assert suitable_tasks(model) == ["repeated", "ioi"]
-    assert suitable_tasks(compiled) == ["repeated"]
+    assert suitable_tasks(compiled) == ["repeated", "compiled-ioi"]
     assert suitable_tasks(letters) == ["sorting"]
 
 
-def test_every_task_can_be_measured_as_it_says(letters: HookedGPT2, mini: HookedGPT2) -> None:
-    models = (letters, task_model(), mini)
+def test_every_task_can_be_measured_as_it_says(
+    letters: HookedGPT2, mini: HookedGPT2, compiled: HookedGPT2
+) -> None:
+    models = (letters, task_model(), mini, compiled)
     for task in TASKS:
         suited = next(model for model in models if suitable_tasks(model, [task]))
         prompts = make(task, suited, 3)

@@ -2,7 +2,7 @@
 
 In reading order: `layout` (names and assembly), `settings` (what a config.json says),
 `hugging_face` (a folder, or an object in memory), `hub`, `nanogpt`,
-`transformer_lens`, `bundled` and `compiled`, `loading`, `saving`, `identity`.
+`transformer_lens`, `bundled` and `compiled` with its `recipe`, `loading`, `saving`, `identity`.
 """
 
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models

@@ -16,35 +16,51 @@ Three ideas carry the construction, and each is one short function below.
 3. *A head is two lookups.* Query and key each put a feature on a channel of the head; equal
    channels match with a score of `beta`. A head that finds no match rests on BOS, with half that
    score. Value and output copy a feature of the attended token to another feature.
+
+A `Recipe` says how large the model is, which heads the five are, and how sharply they attend: with
+m matching keys and u others, each match gets e^beta / (m e^beta + e^(beta/2) + u). At beta 30 that
+is 1/m to 6 digits, and of the second circuit's edges exactly six matter (`Recipe.effects`). At
+beta 4 a match among ten tokens gets three quarters and the other keys the rest, so that every head
+says a little of everything, gradients flow, and many edges matter a little.
 """
 
 from __future__ import annotations
 
 import math
-import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from circuits.checkpoints.recipe import ALPHABET, BOS, BUNDLED, END, LOGIT_GAIN, NAMES, Recipe
+from circuits.components import Component
 from circuits.config import ModelConfig
-from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import CHARACTERS, END_OF_TEXT, Tokenizer
 
-BOS, END = 0, 1
-NAMES = tuple(range(2, 10))
-CONSTANT = 1000.0  # C: the two LayerNorm constants, far larger than the features
-LOGIT_GAIN = 10.0  # G: the logit of a token whose OUT feature is 1
+__all__ = [
+    "BOS",
+    "BUNDLED",
+    "CONSTANT",
+    "END",
+    "LOGIT_GAIN",
+    "NAMES",
+    "Features",
+    "Head",
+    "Recipe",
+    "build",
+    "character_tokenizer",
+    "make_layer_norms_identity",
+    "write_duplicate_token",
+    "write_embeddings",
+    "write_induction",
+    "write_name_mover",
+    "write_previous_token",
+    "write_s_inhibition",
+]
 
-_FILLERS = (
-    string.ascii_lowercase
-    + string.ascii_uppercase[len(NAMES) :]
-    + string.digits
-    + string.punctuation.replace(".", "")
-    + "".join(chr(code) for code in range(0xC0, 0x250) if chr(code).isalpha())
-)
-_ALPHABET = "." + string.ascii_uppercase[: len(NAMES)] + _FILLERS  # the ids from END on
+CONSTANT = 1000.0  # C: the two LayerNorm constants, far larger than the features
 
 
 class Features:
@@ -80,15 +96,7 @@ class Head:
     match: float  # S = beta * sqrt(d_head)
 
 
-def build(
-    *,
-    d_vocab: int = 27,
-    n_ctx: int = 32,
-    d_head: int = 64,
-    n_heads: int = 4,
-    n_layers: int = 6,
-    beta: float = 30.0,
-) -> HookedGPT2:
+def build(recipe: Recipe = BUNDLED, **changes: Any) -> HookedGPT2:
     """A GPT-2 whose circuits are known exactly.
 
     Token 0 is BOS, 1 the sentence's end ``.``, 2 to 9 the names A to H, the rest fillers. On a
@@ -104,41 +112,40 @@ def build(
     MLPs, all other heads and all layers from 3 on are zero: exact no-ops.
 
     Args:
-        d_vocab: number of tokens, at least 11.
-        n_ctx: number of positions.
-        d_head: at least d_vocab + 1 + n_ctx; d_model is n_heads * d_head.
-        n_heads: at least 2.
-        n_layers: at least 3.
-        beta: the score gap between a match and no match. At 30 attention is exact and its gradient
-            vanishes; about 4 gives a soft variant for methods that follow gradients.
+        recipe: sizes, sharpness, and which heads these are; the bundled model's by default.
+        changes: fields of `Recipe` that are other than in this one.
 
     Returns:
         An untied model in float32 on the CPU, with one readable character per token.
 
     Raises:
-        CircuitsError: when the sizes are too small to hold the features.
+        CircuitsError: for what no recipe can be.
     """
-    _check_sizes(d_vocab, n_ctx, d_head, n_heads, n_layers)
+    recipe = replace(recipe, **changes)
     cfg = ModelConfig(
-        n_layers=n_layers,
-        n_heads=n_heads,
-        d_model=n_heads * d_head,
-        n_ctx=n_ctx,
-        d_vocab=d_vocab,
+        n_layers=recipe.n_layers,
+        n_heads=recipe.n_heads,
+        d_model=recipe.n_heads * recipe.d_head,
+        n_ctx=recipe.n_ctx,
+        d_vocab=recipe.d_vocab,
         tied=False,
         model_name="compiled",
     )
-    model = HookedGPT2(cfg, tokenizer=character_tokenizer(d_vocab))
-    features = Features(d_vocab, n_ctx)
+    model = HookedGPT2(cfg, tokenizer=character_tokenizer(recipe.d_vocab))
+    features = Features(recipe.d_vocab, recipe.n_ctx)
+    writers = {
+        recipe.previous_token: write_previous_token,
+        recipe.duplicate_token: write_duplicate_token,
+        recipe.induction: write_induction,
+        recipe.s_inhibition: write_s_inhibition,
+        recipe.name_mover: write_name_mover,
+    }
     with torch.no_grad():
         _zero(model)
         make_layer_norms_identity(model)
         write_embeddings(model, features)
-        write_previous_token(_head(model, 0, 0, beta), features)
-        write_duplicate_token(_head(model, 0, 1, beta), features)
-        write_induction(_head(model, 1, 0, beta), features)
-        write_s_inhibition(_head(model, 1, 1, beta), features)
-        write_name_mover(_head(model, 2, 0, beta), features)
+        for place, write in writers.items():
+            write(_head(model, place, recipe.beta), features)
     return model
 
 
@@ -148,7 +155,7 @@ def character_tokenizer(d_vocab: int) -> Tokenizer:
     >>> character_tokenizer(27).encode("<|endoftext|>.ABHabc")
     [0, 1, 2, 3, 9, 10, 11, 12]
     """
-    ranks = {char.encode(): i for i, char in enumerate(_ALPHABET[: d_vocab - 1], start=END)}
+    ranks = {char.encode(): i for i, char in enumerate(ALPHABET[: d_vocab - 1], start=END)}
     return Tokenizer(ranks, {END_OF_TEXT: BOS}, name="compiled", pattern=CHARACTERS)
 
 
@@ -241,29 +248,8 @@ def _zero(model: HookedGPT2) -> None:
         parameter.zero_()
 
 
-def _head(model: HookedGPT2, layer: int, head: int, beta: float) -> Head:
+def _head(model: HookedGPT2, place: Component, beta: float) -> Head:
+    layer, head = int(place.layer or 0), int(place.head or 0)
     attn = model.blocks[layer].attn
     match = beta * math.sqrt(model.cfg.d_head)
     return Head(attn.W_Q[head], attn.W_K[head], attn.W_V[head], attn.W_O[head], match)
-
-
-def _check_sizes(d_vocab: int, n_ctx: int, d_head: int, n_heads: int, n_layers: int) -> None:
-    least = {
-        "n_layers": (n_layers, 3, "the name mover is in layer 2"),
-        "n_heads": (n_heads, 2, "layers 0 and 1 hold two heads each"),
-        "d_vocab": (d_vocab, 11, "BOS, END, eight names and a filler"),
-        "n_ctx": (n_ctx, 2, "a token and its previous one"),
-        "d_head": (d_head, d_vocab + 1 + n_ctx, "d_vocab + 1 + n_ctx channels of head 0.1"),
-        "d_model": (n_heads * d_head, 4 * d_vocab + n_ctx + 4, "4 * d_vocab + n_ctx + 4 features"),
-    }
-    for name, (given, minimum, why) in least.items():
-        if given < minimum:
-            raise CircuitsError(
-                f"{name}={given} is too small to compile the circuits: at least {minimum} "
-                f"({why}); d_model is n_heads * d_head"
-            )
-    if d_vocab > len(_ALPHABET) + 1:
-        raise CircuitsError(
-            f"d_vocab={d_vocab}: every token is one printable character, which suffices for "
-            f"at most {len(_ALPHABET) + 1} tokens"
-        )
