@@ -49,12 +49,12 @@ RECIPES = {
     "empty-layers": Recipe(
         **_TINY,
         n_heads=3,
-        n_layers=7,
+        n_layers=6,
         previous_token=parse("a1.h0"),
         duplicate_token=parse("a1.h1"),
         induction=parse("a3.h0"),
         s_inhibition=parse("a3.h1"),
-        name_mover=parse("a5.h0"),
+        name_mover=parse("a4.h0"),
     ),
     "permuted-heads": Recipe(
         **_TINY,

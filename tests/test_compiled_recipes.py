@@ -93,7 +93,19 @@ def check_six(recipe: Recipe, n: int = 8, seed: int = 0) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_exact_patching_finds_the_six_edges_and_no_other(name: str) -> None:
-    check_six(RECIPES[name])
+    check_six(RECIPES[name], n=6)
+
+
+@pytest.mark.parametrize(("beta", "to"), [(15.0, 0.2), (20.0, 0.02), (30.0, 5e-3), (200.0, 0.02)])
+def test_how_exact_the_numbers_are(beta: float, to: float) -> None:
+    recipe = replace(RECIPES["permuted-heads"], beta=beta)
+    model = build(recipe)
+    effects, _ = every_edge(model, make("compiled-ioi", model, 8))
+    errors = [
+        np.abs(effect - recipe.effects.get(edge, 0)).max() for edge, effect in effects.items()
+    ]
+    assert max(errors) < to
+    assert bool(compiled_circuit(recipe).scores) == (to <= 0.02)
 
 
 @st.composite
@@ -124,7 +136,7 @@ def test_paths_names_them_where_they_are() -> None:
     recipe = RECIPES["permuted-heads"]
     model = build(recipe)
     to = [edge.receiver for edge in recipe.effects if edge.receiver.kind == "head"]
-    frames = [paths(model, to=part, task="compiled-ioi").frame for part in to]
+    frames = [paths(model, to=part, task="compiled-ioi", n=8).frame for part in to]
     edges, values = (np.concatenate([frame[column] for frame in frames]) for column in COLUMNS)
     effects = {edge: x for edge, x in zip(edges, values, strict=True) if abs(x) > 0.01}
     known = {str(edge): effect for edge, effect in recipe.effects.items()}

@@ -228,17 +228,21 @@ def outputs(model: HookedGPT2, tokens: Tensor) -> dict[Component, Tensor]:
     return out
 
 
+def input_site(model: HookedGPT2, to: Component) -> str:
+    """Where the stream goes into this reader."""
+    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    return {"mlp": f"blocks.{to.layer}.hook_mlp_in", "logits": last}.get(to.kind, to.site)
+
+
 def by_hook(model: HookedGPT2, prompts: Prompts, edge: Edge, delta: Tensor) -> Floats:
     """The logit difference [b] where this reader alone sees what the sender writes on the twin."""
     to = edge.receiver
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    sites = {"mlp": f"blocks.{to.layer}.hook_mlp_in", "logits": last}
-    site = sites.get(to.kind, to.site)
 
     def hook(value: Tensor, hook: HookPoint) -> None:
         (value[:, :, to.head] if to.kind == "head" else value).add_(delta)
 
-    logits = model.run_with_hooks(prompts.tokens, fwd_hooks=[(site, hook)])
+    hooks = [(input_site(model, to), hook)]
+    logits = model.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
     values: Floats = get_metric("logit_diff")(logits, prompts).double().numpy()
     return values
 
@@ -273,6 +277,41 @@ SOFT: dict[str, Any] = {"beta": 4.0}
 )
 def test_every_edge_of_a_soft_model_equals_plain_hooks(name: str) -> None:
     check_by_hooks(replace(RECIPES[name], **SOFT))
+
+
+def first_order(model: HookedGPT2, prompts: Prompts) -> dict[Edge, float]:
+    """Each edge's effect by the gradient at its reader in the clean run: d . dm/dx, the mean."""
+    assert prompts.corrupted is not None
+    before, after = outputs(model, prompts.tokens), outputs(model, prompts.corrupted)
+    edges, at = graph(model.cfg).edges, {}
+    sites = {input_site(model, edge.receiver) for edge in edges}
+
+    def keep(grad: Tensor, hook: HookPoint) -> None:
+        at[hook.name] = grad.clone()
+
+    with torch.enable_grad(), model.hooks(bwd_hooks=[(site, keep) for site in sites]):
+        get_metric("logit_diff")(model(prompts.tokens), prompts).mean().backward()
+    model.zero_grad()
+    estimates = {}
+    for edge in edges:
+        to, delta = edge.receiver, after[edge.sender] - before[edge.sender]
+        grad = at[input_site(model, to)]
+        grad = grad[:, :, to.head] if to.kind == "head" else grad
+        estimates[edge] = float((delta * grad).sum())
+    return estimates
+
+
+def test_gradients_rank_the_six_first_at_beta_4_and_see_one_of_them_at_30() -> None:
+    """What `Recipe` says of methods that follow gradients."""
+    for beta in (4.0, 5.0, 30.0):
+        recipe = replace(FEW, beta=beta)
+        model = build(recipe)
+        estimates = first_order(model, make("compiled-ioi", model, 16))
+        ranked = sorted(estimates, key=lambda edge: -abs(estimates[edge]))
+        assert ({*ranked[:6]} == {*recipe.effects}) == (beta == 4)
+        if beta == 30:
+            seen = {str(edge): x for edge, x in estimates.items() if abs(x) > 1e-3}
+            assert seen == pytest.approx({"a2.h0->logits": -10.0}, abs=TO)
 
 
 def test_renamed_heads_have_the_same_soft_numbers() -> None:

@@ -45,7 +45,8 @@ class Recipe:
         n_heads: of each layer.
         n_layers: at least 3.
         beta: the score gap between a match and no match. At 30 attention is exact and its gradient
-            vanishes; about 4 gives a soft variant for methods that follow gradients.
+            vanishes: of the six `effects` a first-order estimate sees the last. At 4, where
+            attention is soft, it ranks all six first; from 5 on it misses some again.
         previous_token: the head that notes the token before, for `induction` in a later layer.
         duplicate_token: the head that marks repeated tokens, for `s_inhibition` in a later layer,
             which tells the end which name to avoid, for `name_mover` in a still later one.
@@ -96,9 +97,10 @@ a4.h2->logits'
         edge alone carries what it does in the run whose S2 is a third name. Any other edge changes
         nothing. Without one of the first four the name mover looks a third each at IO, S1 and S2;
         the last two leave nothing to choose by. This is so for exact attention: to 0.005 at a beta
-        of 30, to 0.01 at 20. A soft head hears a little of every key, so there all numbers are
-        others, and other edges matter, too; but at 4 these six are still the largest by far (6 to
-        10, where no other reaches 1), and at 2 they no longer are.
+        of 30, to 0.02 from 20 to 200 (then LayerNorm's rounding shows). A soft head hears a little
+        of every key, so there all numbers are others, and other edges matter, too; but at 4 these
+        six are still the largest by far (6 to 10, where no other reaches 1), and at 2 they no
+        longer are.
 
         >>> {str(edge): round(effect, 2) for edge, effect in BUNDLED.effects.items()}
         {'embed->a0.h1<q>': -13.33, 'embed->a1.h1<v>': -13.33, 'a0.h1->a1.h1<k>': -13.33, \

@@ -9,7 +9,7 @@ from circuits.circuit.circuit import Circuit
 from circuits.circuit.parts import Part, Score
 from circuits.metrics import get_metric
 
-EXACT = 20.0  # from this beta on, `Recipe.effects` are right to 0.01
+EXACT = 20.0  # from this beta on, `Recipe.effects` are right to 0.02
 
 
 def compiled_circuit(recipe: Recipe = BUNDLED) -> Circuit:
