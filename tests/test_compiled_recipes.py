@@ -126,7 +126,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(recipes(), st.integers(0, 99))
 def test_six_edges_of_any_recipe(recipe: Recipe, seed: int) -> None:
     check_six(recipe, n=4, seed=seed)
