@@ -7,6 +7,7 @@ from.
 from circuits.circuit.circuit import Circuit
 from circuits.circuit.graph import EMBED, LOGITS, SLOTS, Graph, graph
 from circuits.circuit.parts import LEVELS, Level, Origin, Part, Score, part_of
+from circuits.circuit.publications import published
 
 __all__ = [
     "EMBED",
@@ -21,4 +22,5 @@ __all__ = [
     "Score",
     "graph",
     "part_of",
+    "published",
 ]
