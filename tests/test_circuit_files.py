@@ -113,7 +113,7 @@ def test_scores_that_are_of_no_loss_are_not_taken_for_one(suffix: str, tmp_path:
         Circuit.load(path)
     circuit = Circuit.load(path, scores_of="metric", metric="logit_diff")
     assert circuit.scores[part_of("a0.h0->logits")].value == -1.5
-    assert str(circuit.origin.selection).endswith("changes of logit_diff")
+    assert str(circuit.origin.selection).endswith("changes of logit_diff, on EAP-IG's scale")
 
 
 @pytest.mark.parametrize("parallel", [False, True])
@@ -163,6 +163,8 @@ def _edges(**changes: dict[str, Any]) -> dict[str, Any]:
         (eap_json(nodes={"input": True}), "has 4 nodes .* and the file names 1"),
         (eap_json(cfg=CFG | {"n_layers": 10**9}), "and the file names 4"),
         (eap_json(cfg=CFG | {"n_layers": 0}), "n_layers=0"),
+        (eap_json(cfg=CFG | {"d_model": "wide"}), "d_model='wide'"),
+        (_edges(**{"input->m0": {"in_graph": "no"}}), "in_graph is 'no'"),
         (eap_json(cfg={}), "no graph of EAP-IG: KeyError"),
         (eap_json(nodes=3), "no graph of EAP-IG"),
         (_edges(**{"input->m0": {"score": "much", "in_graph": True}}), "no graph of EAP-IG"),

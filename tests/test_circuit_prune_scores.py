@@ -53,6 +53,16 @@ def test_prune_scores_are_read_and_written(shape: Graph, tmp_path: Path) -> None
     assert sum(int((tensor != 0).sum()) for tensor in few.values()) == len(circuit)
 
 
+def test_what_acdc_never_removes_comes_first(tmp_path: Path) -> None:
+    circuit = random_circuit(Graph(2, 2))
+    theirs = {name: tensor.abs() for name, tensor in prune_scores(circuit).items()}
+    theirs["blocks.1.hook_v_input"][1, 3] = torch.inf
+    read = Circuit.load(written(theirs, tmp_path / "scores.pt"))
+    assert str(read.ranked(read.parts, signed=True)[0]) == "m0->a1.h1<v>"
+    again = Circuit.load(read.save(tmp_path / "own.json"))
+    assert again.ranked(again.parts, signed=True)[0] == read.ranked(read.parts)[0]
+
+
 def test_prune_scores_by_task_and_algorithm(tmp_path: Path) -> None:
     one, two = (random_circuit(Graph(2, 2), seed=seed) for seed in (1, 2))
     content = {"IOI": {"EAP": prune_scores(one), "ACDC": prune_scores(two)}}

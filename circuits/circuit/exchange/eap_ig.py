@@ -5,6 +5,10 @@ of each edge its score and whether it is in the graph. Their `input` is this pac
 file with scores of nodes, and none of edges, holds a circuit of nodes, or of heads if MLPs have no
 scores: these always stay.
 
+Scores of its gradient methods are means over prompts only if the metric is a sum over a batch. Of a
+mean over a batch, as in its examples, they are too small by the number of prompts in a batch: ranks
+hold, sizes do not.
+
 Shapes: r readers, w writers; their matrices are [w r].
 """
 
@@ -97,7 +101,7 @@ def from_tensors(content: Mapping[str, Any], path: Path, reading: Reading) -> Ci
         if "nodes_in_graph" in content:
             kept_nodes[at[1]] = content["nodes_in_graph"].numpy()
         if "nodes_scores" in content:
-            node_scores[at[1]] = content["nodes_scores"].double().numpy()
+            node_scores[at[1]] = content["nodes_scores"].detach().double().numpy()
         return _circuit(_Contents(graph, kept, scores, kept_nodes, node_scores), path, reading)
     except CircuitsError:
         raise
@@ -201,8 +205,11 @@ def _of_nodes(contents: _Contents, origin: Origin) -> Circuit | None:
 def _graph(cfg: Mapping[str, Any], n_nodes: int, path: Path) -> Graph:
     """The graph of a file's `cfg`, if the file has as many nodes (with the logits)."""
     n_layers, n_heads, width = cfg["n_layers"], cfg["n_heads"], cfg.get("d_model")
-    if not all(isinstance(n, int) and n > 0 for n in (n_layers, n_heads)):
-        raise CircuitsError(f"{path}: its cfg has n_layers={n_layers!r} and n_heads={n_heads!r}")
+    if not all(isinstance(n, int) and n > 0 for n in (n_layers, n_heads, width or 1)):
+        raise CircuitsError(
+            f"{path}: its cfg should have whole numbers above 0, and has n_layers={n_layers!r}, "
+            f"n_heads={n_heads!r}, d_model={width!r}"
+        )
     expected = n_layers * (n_heads + 1) + 2
     if n_nodes < expected:
         raise CircuitsError(
@@ -257,7 +264,7 @@ def _matrix(tensor: Tensor, graph: Graph, path: Path) -> Floats:
         raise CircuitsError(
             f"{path}: a matrix has the shape {tuple(tensor.shape)}, and its nodes {expected}"
         )
-    matrix: Floats = tensor.double().numpy()
+    matrix: Floats = tensor.detach().double().numpy()
     return matrix
 
 
@@ -276,8 +283,10 @@ def _node(value: object, path: Path) -> tuple[bool, float]:
 
 def _number(value: Any) -> tuple[bool, float]:
     """Whether it is in the graph, and its score."""
-    score = value.get("score")
-    return bool(value["in_graph"]), math.nan if score is None else float(score)
+    score, in_graph = value.get("score"), value["in_graph"]
+    if not isinstance(in_graph, bool):
+        raise TypeError(f"in_graph is {in_graph!r}")
+    return in_graph, math.nan if score is None else float(score)
 
 
 def _refuse_neurons(key: str, path: Path) -> None:

@@ -57,7 +57,8 @@ class Reading:
             metric=self.metric,
             unit=None if known is None else known.unit,
             higher_is_better=known is None or known.higher_is_better,
-            selection=f"{selection}; the file's scores are read as changes of {self._what(known)}",
+            selection=f"{selection}; the file's scores are read as changes of {self._what(known)}"
+            f", on {tool}'s scale",
             source=f"{path.name}, of {tool}, which does not say of which model and weights it is",
         )
 
