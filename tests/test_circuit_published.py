@@ -126,6 +126,14 @@ def test_classes_and_width_are_read_as_they_were_written(tmp_path: Path) -> None
         )
 
 
+def test_a_shape_that_no_model_has_is_refused(tmp_path: Path) -> None:
+    content = json.loads(Circuit.published("ioi").to_json())
+    content["shape"]["n_layers"] = "twelve"
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(CircuitsError, match="no circuit of this package: its shape is .*twelve"):
+        Circuit.load(tmp_path / "c.json")
+
+
 def test_everywhere() -> None:
     model = circuits.load("compiled")
     edges = ["a0.h1->a1.h1<k>@S1+1", "a0.h1->a1.h1<k>@S2", "a1.h1->logits"]

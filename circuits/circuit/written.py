@@ -65,8 +65,11 @@ def arguments(content: object, path: Path) -> dict[str, Any]:
         known = {each.name for each in fields(Origin)}
         kept = {part_of(name): each for name, each in content["kept"].items()}
         others = {part_of(name): each for name, each in content["left out"].items()}
+        shape = Graph(**content["shape"])
+        if not all(isinstance(n, int) and n > 0 for n in (shape.n_layers, shape.n_heads)):
+            raise ValueError(f"its shape is {content['shape']}")
         return {
-            "graph": Graph(**content["shape"]),
+            "graph": shape,
             "parts": frozenset(kept),
             "origin": Origin(**{k: each for k, each in content["origin"].items() if k in known}),
             "scores": {part: Score(**each) for part, each in {**others, **kept}.items() if each},
