@@ -8,6 +8,7 @@ from circuits.circuit.circuit import Circuit
 from circuits.circuit.compiled import compiled_circuit
 from circuits.circuit.graph import EMBED, LOGITS, SLOTS, Graph, graph
 from circuits.circuit.parts import LEVELS, Level, Origin, Part, Score, part_of
+from circuits.circuit.publications import published
 
 __all__ = [
     "EMBED",
@@ -23,4 +24,5 @@ __all__ = [
     "compiled_circuit",
     "graph",
     "part_of",
+    "published",
 ]

@@ -14,12 +14,12 @@ import pandas as pd
 from circuits.checkpoints import checksum
 from circuits.circuit.graph import EMBED, LOGITS, Graph, graph
 from circuits.circuit.parts import LEVELS, Level, Origin, Part, Score, part_of
-from circuits.circuit.written import as_json, read
+from circuits.circuit.written import as_json
 from circuits.components import Component, Edge, check
 from circuits.errors import CircuitsError, nearest
-from circuits.files import replacing, utf8
 
 if TYPE_CHECKING:
+    from circuits.circuit.exchange import Format, ScoresOf
     from circuits.model import HookedModel
 
 # Of `Circuit.frame`.
@@ -32,7 +32,8 @@ class Circuit:
 
     `parts` are edges, or at another `level` heads (with all MLPs), nodes (heads and MLPs) or
     neurons (with all heads); then the circuit has every edge between them. `scores` may also know
-    the parts that were left out, so that circuits of other sizes can be had (`chosen`).
+    the parts that were left out, so that circuits of other sizes can be had (`chosen`). `classes`
+    may say what heads and MLPs are for ("name mover").
 
     Raises:
         CircuitsError: for parts that are not of this level, or that the graph does not have.
@@ -49,6 +50,7 @@ class Circuit:
     origin: Origin
     scores: Mapping[Part, Score] = field(default_factory=dict)
     level: Level = "edges"
+    classes: Mapping[Component, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -58,6 +60,9 @@ class Circuit:
             )
         for part in {*self.parts, *self.scores}:
             self._require(part)
+        for node in self.classes:
+            if node not in self.graph.writer:
+                raise CircuitsError(f"{node} has a class, and is no head or MLP of this model")
 
     @classmethod
     def of(
@@ -218,25 +223,79 @@ class Circuit:
         """The circuit as text that a person can read: kept parts, the most important first."""
         return as_json(self)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the circuit into a .json file, whole or not at all. Returns the path.
+    def save(self, path: str | Path, *, format: Format = "circuits") -> Path:
+        """Write the circuit into a file, whole or not at all. Returns the path.
+
+        Args:
+            path: the file.
+            format: ``circuits``: JSON that `load` reads as it was. ``eap-ig``: a graph of the
+                package EAP-IG and of MIB, .json or .pt. ``auto-circuit``: prune scores, .pt. These
+                two have scores of a loss: how much it rises without the edge.
 
         Raises:
-            CircuitsError: when the file cannot be written.
+            CircuitsError: when the file cannot be written, or the format cannot say this circuit:
+                neither has positions.
         """
-        path = Path(path)
-        with replacing(path, CircuitsError) as partial:
-            partial.write_bytes(utf8(self.to_json()))
-        return path
+        from circuits.circuit.exchange import save
+
+        return save(self, Path(path), format)
 
     @classmethod
-    def load(cls, path: str | Path) -> Circuit:
-        """The circuit that `save` wrote.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        metric: str | None = None,
+        scores_of: ScoresOf | None = None,
+        entry: str | None = None,
+    ) -> Circuit:
+        """The circuit in this file, of whichever format that `save` writes.
+
+        Files of EAP-IG and auto-circuit say neither what was measured nor the model and its
+        weights: `origin.source` tells so, and `require_fits` then compares shapes only.
+
+        Args:
+            path: the file.
+            metric: of a file of EAP-IG or auto-circuit: what its scores are changes of.
+            scores_of: of such a file: whether they are changes of a ``loss``, minus the metric
+                (kl and loss are losses themselves), as these packages mean them to be, or of the
+                ``metric`` itself. None for a loss, if corrupting the input raises it.
+            entry: of a file of auto-circuit with several prune scores, which: "task/algorithm".
 
         Raises:
-            CircuitsError: when the file holds no circuit, or parts that its model does not have.
+            CircuitsError: when the file holds no circuit, or parts that its model does not have;
+                or its scores cannot be of a loss, and `scores_of` does not say of what.
         """
-        return cls(**read(Path(path)))
+        from circuits.circuit.exchange import Reading, load
+
+        return load(Path(path), reading=Reading(metric, scores_of), entry=entry)
+
+    @classmethod
+    def published(cls, name: str) -> Circuit:
+        """The circuit of this name that comes with the package; `origin.source` says from where.
+
+        Raises:
+            CircuitsError: for another name, with those that there are.
+
+        >>> ioi = Circuit.published("ioi")
+        >>> len(ioi.heads), ioi.classes[ioi.heads[-1]], sorted(map(str, ioi.parts))[-1]
+        (26, 'negative name mover', 'a9.h9@END')
+        """
+        from circuits.circuit.publications import read_published
+
+        return read_published(name)
+
+    def everywhere(self) -> Circuit:
+        """The same parts, at every position, without their scores, which are of one position.
+
+        >>> [str(part) for part in Circuit.published("ioi").everywhere().heads[:2]]
+        ['a0.h1', 'a0.h10']
+        """
+        parts = frozenset(
+            Edge(part.sender, part.receiver.at(None)) if isinstance(part, Edge) else part.at(None)
+            for part in self.parts
+        )
+        return self if parts == self.parts else replace(self, parts=parts, scores={})
 
     @property
     def _nodes(self) -> set[Component]:

@@ -10,7 +10,7 @@ Shapes: r readers, w writers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ class Graph:
     n_heads: int
     has_mlps: bool = True
     parallel: bool = False  # MLPs read the stream that their layer's heads read
+    d_model: int | None = field(default=None, compare=False)  # other tools' files ask for it
 
     @cached_property
     def writers(self) -> tuple[Component, ...]:
@@ -207,7 +208,7 @@ def graph(cfg: ModelConfig) -> Graph:
     >>> [str(edge) for edge in small][3:]
     ['embed->m0', 'a0.h0->m0', 'embed->logits', 'a0.h0->logits', 'm0->logits']
     """
-    return _graph(cfg.n_layers, cfg.n_heads, not cfg.attn_only, cfg.parallel)
+    return _graph(cfg.n_layers, cfg.n_heads, not cfg.attn_only, cfg.parallel, cfg.d_model)
 
 
 _graph = lru_cache(maxsize=8)(Graph)  # so that its lists are made once

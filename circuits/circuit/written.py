@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuits.circuit.graph import Graph
 from circuits.circuit.parts import Origin, Part, Score, part_of
+from circuits.components import parse
 from circuits.errors import CircuitsError
 
 if TYPE_CHECKING:
@@ -22,43 +23,82 @@ SIGNIFICANT_DIGITS = 6
 
 def as_json(circuit: Circuit) -> str:
     """The circuit as text: what it is of, then its parts, the most important first."""
-    head = {"circuit": FORMAT, "level": circuit.level, "shape": asdict(circuit.graph)}
-    origin = {name: value for name, value in asdict(circuit.origin).items() if value is not None}
+    head = {"circuit": FORMAT, "level": circuit.level, "shape": _given(asdict(circuit.graph))}
+    origin = _given(asdict(circuit.origin))
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
     said = json.dumps(origin, ensure_ascii=False, indent=2).replace("\n}", "\n }")
     lines.append(f' "origin": {said}')
+    if circuit.classes:
+        lines.append(f' "classes": {_members(circuit)}')
     left_out = set(circuit.scores) - set(circuit.parts)
     for name, parts in {"kept": circuit.parts, "left out": left_out}.items():
         lines.append(f' "{name}": {_listed(circuit.ranked(parts), circuit.scores)}')
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The arguments of the `Circuit` in this file.
+def parsed(path: Path) -> object:
+    """The JSON in this file.
 
     Raises:
-        CircuitsError: when the file holds no circuit.
+        CircuitsError: when it cannot be read, or is no JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(content, dict) or content.get("circuit") != FORMAT:
-            raise CircuitsError(
-                f'{path} is no circuit of this package: it lacks "circuit": {FORMAT}'
-            )
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CircuitsError(f"{path} is no circuit: {error}") from error
+
+
+def arguments(content: object, path: Path) -> dict[str, Any]:
+    """The arguments of the `Circuit` that this file holds.
+
+    Raises:
+        CircuitsError: when it holds none.
+    """
+    if not isinstance(content, dict) or content.get("circuit") != FORMAT:
+        raise CircuitsError(
+            f'{path} is no circuit of this package: it lacks "circuit": {FORMAT}; nor is it a '
+            'graph of EAP-IG, with "cfg", "nodes" and "edges"'
+        )
+    try:
         known = {each.name for each in fields(Origin)}
         kept = {part_of(name): each for name, each in content["kept"].items()}
         others = {part_of(name): each for name, each in content["left out"].items()}
+        shape = Graph(**content["shape"])
+        if not all(isinstance(n, int) and n > 0 for n in (shape.n_layers, shape.n_heads)):
+            raise ValueError(f"its shape is {content['shape']}")
         return {
-            "graph": Graph(**content["shape"]),
+            "graph": shape,
             "parts": frozenset(kept),
             "origin": Origin(**{k: each for k, each in content["origin"].items() if k in known}),
             "scores": {part: Score(**each) for part, each in {**others, **kept}.items() if each},
             "level": content["level"],
+            "classes": {
+                parse(name): of
+                for of, names in content.get("classes", {}).items()
+                for name in names
+            },
         }
-    except OSError as error:
-        raise CircuitsError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CircuitsError(f"{path} is no circuit of this package: {error}") from error
+
+
+def _given(values: Mapping[str, object]) -> dict[str, object]:
+    """Those that are known."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _members(circuit: Circuit) -> str:
+    """A JSON object with a line for each class: its heads and MLPs."""
+    members: dict[str, list[str]] = {}
+    for node in sorted(circuit.classes, key=circuit.graph.writer.__getitem__):
+        members.setdefault(circuit.classes[node], []).append(str(node))
+    lines = [
+        f"  {json.dumps(of, ensure_ascii=False)}: {json.dumps(names)}"
+        for of, names in members.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n }"
 
 
 def _listed(parts: Iterable[Part], scores: Mapping[Part, Score]) -> str:
