@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from einops import einsum
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 else:  # a protocol's members would stand in the way of parameters of the same names
     AttentionWeights = ABC
 
+ALL = slice(None)
 PerHead = Float[Tensor, "b p h e"]
 
 
@@ -121,12 +122,23 @@ class Attention(nn.Module, AttentionWeights):
         past: KeyValue | None,
     ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
         """The same with an input of its own for each head's query, key and value."""
-        weights = (self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V)
         q, k, v = (
-            einsum(x, weight, "b p h d, h d e -> b p h e") + bias
-            for x, (weight, bias) in zip(inputs, weights, strict=True)
+            rearrange(
+                self.project(slot, rearrange(x, "b p h d -> h (b p) d")),
+                "h (b p) e -> b p h e",
+                b=len(x),
+            )
+            for slot, x in enumerate(inputs)
         )
         return self.attend(q, k, v, places, past)
+
+    def project(
+        self, slot: int, inputs: Float[Tensor, "h n d"], heads: list[int] | slice = ALL
+    ) -> Float[Tensor, "h n e"]:
+        """Queries (slot 0), keys (1) or values (2) of these heads, each of an input of its own."""
+        weight = (self.W_Q, self.W_K, self.W_V)[slot][heads]
+        bias = (self.b_Q, self.b_K, self.b_V)[slot][heads]
+        return torch.bmm(inputs, weight) + bias.unsqueeze(1)
 
     def attend(
         self, q: PerHead, k: PerHead, v: PerHead, places: Places, past: KeyValue | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from circuits.arrays import Floats
-from circuits.sweep.edits import needed_sites, stream_site
+from circuits.sweep.edits import stream_site
 from circuits.sweep.reading import norm_scale, read_logits
 from circuits.sweep.values import Reference, Runs, pair_of_runs, run_sites
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
     from circuits.prompts import Prompts
     from circuits.sweep.cells import Sweep
-    from circuits.sweep.routes import Routes
+    from circuits.sweep.circuit_sweep import CircuitSweep
+
+
+_LOGITS_AT_ONCE = 2**23  # numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class BaseRun:
     reads there, d = d_model, v = d_vocab.
 
     Attributes:
+        sweep: what is asked.
         rows: which of the sweep's prompts these are.
         prompts: the prompts themselves.
         values: what passes the needed sites in the unedited run.
@@ -38,21 +42,16 @@ class BaseRun:
     """
 
     model: HookedModel
-    routes: Routes
+    sweep: Sweep | CircuitSweep
     rows: slice
     prompts: Prompts
     values: Runs
     source: Runs
 
     @property
-    def sweep(self) -> Sweep:
-        """What is asked."""
-        return self.routes.sweep
-
-    @property
     def metric(self) -> Metric:
         """What is measured."""
-        return self.routes.sweep.metric
+        return self.sweep.metric
 
     @cached_property
     def reads(self) -> Tensor:
@@ -102,6 +101,16 @@ class BaseRun:
         scale = self.scale.repeat(times, 1) if held else None
         return read_logits(self.model, final, tokens, scale)
 
+    def read_cells(self, finals: Tensor, *, held: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """The logits that the metric reads in each cell, some after others: [s n d] -> [n v]."""
+        cfg = self.model.cfg
+        width = cfg.d_vocab if self.tokens is None else self.tokens.shape[1] * cfg.d_model
+        at_once = max(1, _LOGITS_AT_ONCE // (finals.shape[1] * width))
+        for first in range(0, len(finals), at_once):
+            some = finals[first : first + at_once]
+            logits = self.read(some.flatten(0, 1), held=held).chunk(len(some))
+            yield from enumerate(logits, start=first)
+
     def score(self, logits: Tensor) -> Floats:
         """The metric of each prompt, [b], from what it reads."""
         values = self.metric.score(logits, self.prompts, self.clean_logits)
@@ -111,23 +120,21 @@ class BaseRun:
 
 def base_run(
     model: HookedModel,
-    routes: Routes,
+    sweep: Sweep | CircuitSweep,
     rows: slice,
     sites: Iterable[str],
     reference: Reference,
 ) -> BaseRun:
     """Run these prompts, and keep what passes these sites."""
-    sweep = routes.sweep
     prompts, sites = sweep.prompts.subset(rows), set(sites)
     passed: Runs = {}
     if sweep.source.rule.needs == "rows":
-        of_source = needed_sites(routes.writes, model.cfg.n_layers)[1]
         other = sweep.source.tokens[rows, : prompts.tokens.shape[1]]
-        values, passed = pair_of_runs(model, prompts, other, sites, of_source)
+        values, passed = pair_of_runs(model, prompts, other, sites, {*reference.sites})
     else:
         values = run_sites(model, prompts.tokens, prompts.mask, sites)
     source = reference.values(prompts, rows, passed)
-    return BaseRun(model, routes, rows, prompts, values, source)
+    return BaseRun(model, sweep, rows, prompts, values, source)
 
 
 def final_site(model: HookedModel) -> str:

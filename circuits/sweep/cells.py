@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -78,7 +79,7 @@ def scale_held(cell: Cell) -> bool:
     return any(write.scale_held for write in cell)
 
 
-def name(cell: Cell) -> str:
+def name(cell: Sequence[object]) -> str:
     """The name of a cell in tables: plus signs join what is written together.
 
     >>> name(cell_of_two := cell("m7", "a5.h3"))
@@ -119,28 +120,13 @@ class Sweep:
     hold: Hold = "all"
 
     def __post_init__(self) -> None:
-        mask, shape = self.prompts.mask, tuple(self.prompts.tokens.shape)
-        if bool((mask[:, 1:] & ~mask[:, :-1]).any()) or not bool(mask[:, 0].all()):
-            raise CircuitsError("a sweep takes prompts that are padded on the right")
-        same_shape = {"clean": self.clean}
-        method, needs = self.source.method, self.source.rule.needs
-        if needs == "rows":
-            same_shape[f"the source of {method!r}"] = self.source.tokens
-        for what, tokens in same_shape.items():
-            if tokens is not None and tuple(tokens.shape) != shape:
-                raise CircuitsError(
-                    f"{what} has shape {tuple(tokens.shape)}, the prompts {shape}; give one row "
-                    "for each prompt, token for token"
-                )
-        if needs == "rows" and not torch.equal(self.source.mask.bool(), mask):
-            raise CircuitsError(
-                f"the source of {method!r} has prompts of other lengths than those it is written "
-                "into; take each prompt's values from one of the same length"
-            )
-        self.metric.check(self.prompts, clean=True)
-        if needs == "alike":
-            self.source.require_alike(self.source.kinds_of(self.prompts))
+        require_fitting(self.prompts, self.metric, self.source, self.clean)
         self._check_patterns()
+
+    @property
+    def manner(self) -> dict[str, str | None]:
+        """What else a run of it is known by."""
+        return {"freeze": self.freeze, "hold": self.hold}
 
     def _check_patterns(self) -> None:
         if self.freeze is not None and self.freeze not in FREEZE:
@@ -166,6 +152,36 @@ class Sweep:
                     f"{target} acts through the head's pattern, and all patterns are held "
                     "(freeze); leave freeze out, or take the head's value <v>"
                 )
+
+
+def require_fitting(prompts: Prompts, metric: Metric, source: Source, clean: Tensor | None) -> None:
+    """Refuse a source, clean tokens or a metric that do not go with these prompts.
+
+    Raises:
+        CircuitsError: when shapes disagree, padding does not stand on the right, or the metric or
+            the source needs what these prompts lack.
+    """
+    mask, shape = prompts.mask, tuple(prompts.tokens.shape)
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()) or not bool(mask[:, 0].all()):
+        raise CircuitsError("a sweep takes prompts that are padded on the right")
+    same_shape = {"clean": clean}
+    method, needs = source.method, source.rule.needs
+    if needs == "rows":
+        same_shape[f"the source of {method!r}"] = source.tokens
+    for what, tokens in same_shape.items():
+        if tokens is not None and tuple(tokens.shape) != shape:
+            raise CircuitsError(
+                f"{what} has shape {tuple(tokens.shape)}, the prompts {shape}; give one row "
+                "for each prompt, token for token"
+            )
+    if needs == "rows" and not torch.equal(source.mask.bool(), mask):
+        raise CircuitsError(
+            f"the source of {method!r} has prompts of other lengths than those it is written "
+            "into; take each prompt's values from one of the same length"
+        )
+    metric.check(prompts, clean=True)
+    if needs == "alike":
+        source.require_alike(source.kinds_of(prompts))
 
 
 def check_cell(cell: Cell, cfg: ModelConfig) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.components import Component
 from circuits.model import Places, Transformer
 from circuits.sweep.base_run import BaseRun
-from circuits.sweep.cells import Write
+from circuits.sweep.cells import Sweep, Write
 from circuits.sweep.edits import CHANGES, SLOTS, Edit, Stage, point, stream_site, value_site
 from circuits.sweep.sent import Sent
 
@@ -20,11 +20,11 @@ from circuits.sweep.sent import Sent
 class Editor:
     """Makes edits of writes, from the base run and the source's values."""
 
-    def __init__(self, model: Transformer, base: BaseRun) -> None:
+    def __init__(self, model: Transformer, base: BaseRun, sweep: Sweep) -> None:
         self.model, self.prompts = model, base.prompts
         self.base, self.source = base.values, base.source
-        self.n_layers, self.freeze = model.cfg.n_layers, base.sweep.freeze
-        self.sent = Sent(model, base.prompts, base.values, base.source, base.sweep.hold)
+        self.n_layers, self.freeze = model.cfg.n_layers, sweep.freeze
+        self.sent = Sent(model, base.prompts, base.values, base.source, sweep.hold)
         self._reads = base.reads
         width, device = base.prompts.tokens.shape[1], base.prompts.tokens.device
         self._places = Places.causal(width, device)

@@ -14,12 +14,11 @@ from torch import Tensor
 from circuits.arrays import Bools, Floats
 from circuits.errors import CircuitsError
 from circuits.progress import Progress
-from circuits.sweep.base_run import base_run
 from circuits.sweep.cells import Sweep
-from circuits.sweep.edits import needed_sites
-from circuits.sweep.engine import runner_of
-from circuits.sweep.planning import Plan, Task, plan
-from circuits.sweep.runner import CellRunner
+from circuits.sweep.engine import source_sites, task_runner
+from circuits.sweep.planning import plan
+from circuits.sweep.plans import Plan, Task
+from circuits.sweep.runner import TaskRunner
 from circuits.sweep.values import Reference
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Executor:
                 "call it outside of model.hooks"
             )
         self.model, self.routes = model, plan.routes
-        self._last: CellRunner | None = None
+        self._last: TaskRunner | None = None
 
     def __call__(self, task: Task) -> TaskScores:
         """The metric of the task's prompts in the task's cells."""
@@ -132,17 +131,14 @@ class Executor:
         for place in range(len(task.cells)):
             yield place, moved.get(place, runner.base.logits)
 
-    def _runner(self, task: Task) -> CellRunner:
+    def _runner(self, task: Task) -> TaskRunner:
         if self._last is None or self._last.base.rows != task.prompts:
             self._last = None  # before the next one is made
-            kind = runner_of(self.model)
-            sites = kind.base_sites(self.model, self.routes)
-            base = base_run(self.model, self.routes, task.prompts, sites, self.reference)
-            self._last = kind(base)
+            self._last = task_runner(self.model, self.routes, task.prompts, self.reference)
         return self._last
 
     @cached_property
     def reference(self) -> Reference:
         """What the method writes."""
-        _, sites = needed_sites(self.routes.writes, self.model.cfg.n_layers)
+        sites = source_sites(self.model, self.routes)
         return Reference(self.model, self.routes.sweep.source, sites)

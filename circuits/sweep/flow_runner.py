@@ -56,10 +56,10 @@ class FlowRunner(CellRunner):
 
     passes_whole = False
 
-    def __init__(self, base: BaseRun) -> None:
-        super().__init__(base)
+    def __init__(self, base: BaseRun, routes: Routes) -> None:
+        super().__init__(base, routes)
         self.model = _stepped(base.model)
-        self.editor = Editor(self.model, base)
+        self.editor = Editor(self.model, base, routes.sweep)
 
     @classmethod
     def base_sites(cls, model: HookedModel, routes: Routes) -> set[str]:
@@ -102,11 +102,11 @@ class FlowRunner(CellRunner):
         Their places [s] among `cells` come first; last, which cells changed anything.
         """
         base = self.base
-        routes = [base.routes.routes[cell] for cell in cells]
+        routes = [self.routes.routes[cell] for cell in cells]
         writes = dict.fromkeys(write for route in routes for write in route.writes)
         edits = {write: self.editor.edit(write) for write in writes}
         by_cell = [[edits[write] for write in route.writes] for route in routes]
-        mask, freeze = base.prompts.mask, base.sweep.freeze
+        mask, freeze = base.prompts.mask, self.routes.sweep.freeze
         flow = Flow(self.model, base.values, by_cell, base.reads, mask, freeze)
         entries = self._entries(cells)
         running = {cell for by in entries.values() for group in by for cell in group.cells.tolist()}
@@ -136,7 +136,7 @@ class FlowRunner(CellRunner):
 
     def _entries(self, cells: tuple[int, ...]) -> dict[Point, list[Group]]:
         """Which sequences enter where, in groups that start at the same position."""
-        routes, rows = self.base.routes, self.base.rows
+        routes, rows = self.routes, self.base.rows
         stop = int(routes.last_read[rows].max()) + 1
         members: dict[Point, dict[int, list[tuple[int, int]]]] = {}
         for place, cell in enumerate(cells):

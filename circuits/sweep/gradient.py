@@ -26,7 +26,7 @@ from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.engine import runner_of
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
-from circuits.sweep.planning import default_memory
+from circuits.sweep.plans import default_memory
 from circuits.sweep.reading import read_logits
 
 if TYPE_CHECKING:

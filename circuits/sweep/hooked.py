@@ -57,10 +57,10 @@ class HookedRunner(CellRunner):
 
     passes_whole = True
 
-    def __init__(self, base: BaseRun) -> None:
-        super().__init__(base)
+    def __init__(self, base: BaseRun, routes: Routes) -> None:
+        super().__init__(base, routes)
         self.model = base.model
-        self._held = _patterns(base.model) if base.sweep.freeze else []
+        self._held = _patterns(base.model) if routes.sweep.freeze else []
 
     @classmethod
     def base_sites(cls, model: HookedModel, routes: Routes) -> set[str]:
@@ -109,7 +109,7 @@ class HookedRunner(CellRunner):
             noted: list[Tensor] = []  # whether each write changed something
             hooks = [
                 hook
-                for write in self.base.routes.routes[cell].writes
+                for write in self.routes.routes[cell].writes
                 for hook in self._hooks(write, noted)
             ]
             if not hooks:
@@ -151,7 +151,7 @@ class HookedRunner(CellRunner):
             name, function = write_hook(part, self._value(part), where)
             yield name, self._noting(function, part.within, noted)
             return
-        shift = self._sent(write.senders) if self.base.sweep.hold == "all" else self._anew(write)
+        shift = self._sent(write.senders) if self.routes.sweep.hold == "all" else self._anew(write)
         if part.position is not None:
             shift = shift * self.base.prompts.where(part.position)[..., None]
         if part.kind == "logits":

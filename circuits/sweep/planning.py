@@ -12,81 +12,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from circuits.arrays import Ints
 from circuits.errors import CircuitsError
 from circuits.sweep.cells import Sweep, Write
+from circuits.sweep.circuit_planning import plan_circuits
+from circuits.sweep.circuit_sweep import CircuitSweep
 from circuits.sweep.edits import Stage, needed_sites, point
 from circuits.sweep.engine import runner_of
 from circuits.sweep.memory import parse_bytes
-from circuits.sweep.pilot import row_bytes, row_seconds
+from circuits.sweep.pilot import row_bytes
+from circuits.sweep.plans import Plan, Task, default_memory, fastest_rows
 from circuits.sweep.routes import Routes
 
 if TYPE_CHECKING:
     from circuits.config import ModelConfig
     from circuits.model import HookedModel
 
-DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
-# Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row.
-_FASTEST = {"cpu": 2**21, "cuda": 2**28}
 
-
-@dataclass(frozen=True)
-class Task:
-    """One piece of work: these cells, on the prompts from `first` to before `last`.
-
-    `work` is its cost in rows through one block.
-    """
-
-    first: int
-    last: int
-    cells: tuple[int, ...]
-    work: float
-
-    @property
-    def prompts(self) -> slice:
-        """Which prompts they are."""
-        return slice(self.first, self.last)
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What will be done, and what it will cost.
-
-    Attributes:
-        routes: how each cell goes through the model, and in `sweep` what was asked.
-        tasks: in the order in which they are done.
-        forwards: what a loop would need: one forward pass for each cell and prompt.
-        work: what is needed after all savings, in the same unit.
-        rows: the same, counted in rows (a position of a sequence) through one block.
-        bytes: of tensors alive at the same time besides the weights, from a measured pilot.
-    """
-
-    routes: Routes
-    tasks: tuple[Task, ...]
-    forwards: int
-    work: float
-    rows: float
-    bytes: int
-
-    @property
-    def sweep(self) -> Sweep:
-        """What was asked."""
-        return self.routes.sweep
-
-    @property
-    def n_cells(self) -> int:
-        """How many cells there are."""
-        return len(self.sweep.cells)
-
-    @property
-    def n_prompts(self) -> int:
-        """How many prompts there are."""
-        return len(self.sweep.prompts)
-
-
-def plan(model: HookedModel, sweep: Sweep, *, memory: int | str | None = None) -> Plan:
+def plan(
+    model: HookedModel, sweep: Sweep | CircuitSweep, *, memory: int | str | None = None
+) -> Plan:
     """What is the least work for this sweep, and what will it cost?
 
     `memory` bounds the tensors that are alive at the same time besides the weights: bytes, or a
@@ -108,6 +53,8 @@ def plan(model: HookedModel, sweep: Sweep, *, memory: int | str | None = None) -
     Raises:
         CircuitsError: for parts that do not exist, and a budget too small for a single sequence.
     """
+    if isinstance(sweep, CircuitSweep):
+        return plan_circuits(model, sweep, memory)
     routes = Routes(model, sweep)
     cost = _Cost(model, routes)
     per_row = row_bytes(model, routes.width)
@@ -127,11 +74,6 @@ def plan(model: HookedModel, sweep: Sweep, *, memory: int | str | None = None) -
         rows=rows,
         bytes=int(limits.prompts * cost.prompt_bytes + max(largest, limits.base_bytes)),
     )
-
-
-def estimate(model: HookedModel, plan: Plan) -> float:
-    """How many seconds will it take? From the time that a block takes now."""
-    return row_seconds(model, plan.sweep.prompts.tokens.shape[1]) * plan.rows
 
 
 class _Cost:
@@ -239,9 +181,7 @@ class _Limits:
         Raises:
             CircuitsError: for a budget too small for one prompt in one cell.
         """
-        cfg = model.cfg
-        kind = "cuda" if model.W_E.is_cuda else "cpu"
-        rows = max(1, _FASTEST[kind] // max(cfg.d_mlp, 3 * cfg.n_heads * cfg.d_head))
+        rows = fastest_rows(model)
         per_sequence = cost.width * (per_row + cost.pattern_bytes + cost.key_bytes)
         least = int(cost.prompt_bytes + per_sequence) + 1
         if memory is not None and memory < least:
@@ -254,14 +194,6 @@ class _Limits:
         prompts = max(1, min(int(budget / 2 / per_prompt), rows // cost.width, cost.n_prompts))
         left = max(per_sequence, budget - prompts * cost.prompt_bytes)
         return cls(prompts, rows, left, per_row, prompts * cost.width * per_row)
-
-
-def default_memory(model: HookedModel) -> int:
-    """How many bytes a sweep may use if it is not told."""
-    if not model.W_E.is_cuda:
-        return DEFAULT_MEMORY
-    free, _ = torch.cuda.mem_get_info(model.W_E.device)
-    return int(free // 2)
 
 
 def _pack(

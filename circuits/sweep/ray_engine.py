@@ -20,7 +20,7 @@ import torch
 from circuits.errors import CircuitsError
 from circuits.progress import Progress
 from circuits.sweep.execute import Executor, Scores, TaskScores, collect
-from circuits.sweep.planning import Plan
+from circuits.sweep.plans import Plan
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel

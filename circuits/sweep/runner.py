@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from circuits.arrays import Bools
@@ -16,13 +15,12 @@ from circuits.components import Component
 from circuits.model import Visit
 from circuits.sweep.base_run import BaseRun
 from circuits.sweep.cells import scale_held
+from circuits.sweep.edits import needed_sites
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
     from circuits.prompts import Prompts
     from circuits.sweep.routes import Routes
-
-_LOGITS_AT_ONCE = 2**23  # numbers
 
 
 class Pilot(Protocol):
@@ -35,23 +33,52 @@ class Pilot(Protocol):
         """Send `rows` rows through `blocks` blocks."""
 
 
-class CellRunner(ABC):
+class TaskRunner(ABC):
+    """Runs what is asked in a task on some of the prompts of a sweep: cells, or circuits alone.
+
+    Attributes:
+        base: the prompts' unedited run.
+    """
+
+    base: BaseRun
+
+    @abstractmethod
+    def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
+        """The final stream where the metric reads, [s n d], of the cells that run at all.
+
+        Their places [s] among `cells` come first; last, which cells changed anything.
+        """
+
+    @abstractmethod
+    def logits(
+        self, cells: tuple[int, ...], places: list[int], finals: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What the metric reads in some of these cells: [s n d] -> pairs of place and logits."""
+
+
+class CellRunner(TaskRunner):
     """Runs cells on some of the prompts of a sweep.
 
     Attributes:
         base: the prompts' unedited run.
+        routes: how each cell goes through the model.
         passes_whole: whether every cell is a whole pass of the model.
     """
 
     passes_whole: ClassVar[bool]
 
-    def __init__(self, base: BaseRun) -> None:
-        self.base = base
+    def __init__(self, base: BaseRun, routes: Routes) -> None:
+        self.base, self.routes = base, routes
 
     @classmethod
     @abstractmethod
     def base_sites(cls, model: HookedModel, routes: Routes) -> set[str]:
         """What it needs of the unedited run."""
+
+    @classmethod
+    def source_sites(cls, model: HookedModel, routes: Routes) -> set[str]:
+        """What it needs of the source's run."""
+        return needed_sites(routes.writes, model.cfg.n_layers)[1]
 
     @classmethod
     @abstractmethod
@@ -76,13 +103,6 @@ class CellRunner(ABC):
         """
 
     @abstractmethod
-    def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
-        """The final stream where the metric reads, [s n d], of the cells that run at all.
-
-        Their places [s] among `cells` come first; last, which cells changed anything.
-        """
-
-    @abstractmethod
     def differs(self, senders: tuple[Component, ...]) -> Tensor:
         """Where any of these write something else: [b p], True or False."""
 
@@ -90,17 +110,12 @@ class CellRunner(ABC):
         self, cells: tuple[int, ...], places: list[int], finals: Tensor
     ) -> Iterator[tuple[int, Tensor]]:
         """What the metric reads in some of these cells: [s n d] -> pairs of place and logits."""
-        base, cfg = self.base, self.base.model.cfg
-        width = cfg.d_vocab if base.tokens is None else base.tokens.shape[1] * cfg.d_model
-        at_once = max(1, _LOGITS_AT_ONCE // (finals.shape[1] * width))
-        is_held = np.array([scale_held(base.sweep.cells[cells[i]]) for i in places], dtype=bool)
+        asked = self.routes.sweep.cells
+        is_held = np.array([scale_held(asked[cells[i]]) for i in places], dtype=bool)
         for held in (False, True):
             which = np.flatnonzero(is_held == held)
-            for first in range(0, len(which), at_once):
-                some = which[first : first + at_once]
-                rows = rearrange(finals[torch.as_tensor(some)], "s n d -> (s n) d")
-                logits = base.read(rows, held=held).chunk(len(some))
-                yield from zip([places[i] for i in some], logits, strict=True)
+            for i, logits in self.base.read_cells(finals[torch.as_tensor(which)], held=held):
+                yield places[which[i]], logits
 
     def arrives(self, cells: tuple[int, ...], known: Bools) -> Bools:
         """In which cells a receiver of paths gets anything new, although nobody reads it: [s].
@@ -110,9 +125,9 @@ class CellRunner(ABC):
         """
         base, arrived = self.base, np.zeros(len(cells), dtype=bool)
         for place, cell in enumerate(cells):
-            for write in base.sweep.cells[cell] if not known[place] else ():
+            for write in self.routes.sweep.cells[cell] if not known[place] else ():
                 if write.senders:
-                    where = base.prompts.where(write.target.position) & base.routes.able(
+                    where = base.prompts.where(write.target.position) & self.routes.able(
                         write, base.rows, base.prompts.mask
                     )
                     arrived[place] |= bool((where & self.differs(write.senders)).any())

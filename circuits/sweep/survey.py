@@ -22,6 +22,7 @@ from circuits.errors import CircuitsError, nearest
 from circuits.progress import Progress
 from circuits.prompts import Mark, PromptFile, Prompts
 from circuits.sweep.cells import Sweep, name
+from circuits.sweep.circuit_sweep import CircuitSweep
 from circuits.sweep.execute import Scores, run
 from circuits.sweep.moments import Differences, Moments, Scales, moments
 from circuits.sweep.parts import Parts, opened
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 Blocks = PromptFile | Sequence[Prompts]
 # Of a block: values [cells prompts], which cells changed anything, and the prompts' groups.
 Answer = tuple[NDArray[np.float64], NDArray[np.bool_], tuple[str, ...] | None]
-Engine = Callable[[Sweep, Progress | None], Scores]  # how a sweep's tasks are run
+AnySweep = Sweep | CircuitSweep
+MakeSweep = Callable[[Prompts], Sweep] | Callable[[Prompts], CircuitSweep]
+Engine = Callable[[AnySweep, Progress | None], Scores]  # how a sweep's tasks are run
 ENGINES = ("local", "ray", "ray=ADDRESS")
 
 
@@ -80,7 +83,7 @@ class How:
 def survey(
     model: HookedModel,
     blocks: Blocks,
-    make_sweep: Callable[[Prompts], Sweep],
+    make_sweep: MakeSweep,
     how: How | None = None,
     *,
     full: int | None = None,
@@ -162,7 +165,7 @@ def _known(parts: Parts, blocks: Blocks, label: str | None) -> Iterator[Answer]:
 
 def _answers(
     blocks: Blocks,
-    make_sweep: Callable[[Prompts], Sweep],
+    make_sweep: MakeSweep,
     engine: Engine,
     parts: Parts | None,
     progress: _Overall,
@@ -189,7 +192,7 @@ def _answers(
     progress.finish()
 
 
-def _scales(sweep: Sweep) -> Scales:
+def _scales(sweep: AnySweep) -> Scales:
     """The numbers that effects on this metric can be: above a base of 0, the metric's own."""
     metric, mask = sweep.metric, sweep.prompts.mask
     is_clean = sweep.clean is None or torch.equal(sweep.clean[mask], sweep.prompts.tokens[mask])
@@ -198,7 +201,7 @@ def _scales(sweep: Sweep) -> Scales:
 
 
 def _store(
-    model: HookedModel, blocks: Blocks, sweep: Sweep, how: How, question: Mapping[str, Any]
+    model: HookedModel, blocks: Blocks, sweep: AnySweep, how: How, question: Mapping[str, Any]
 ) -> AbstractContextManager[Parts | None]:
     """The folder for the parts, opened for this question, if one was given."""
     if how.parts is None:
@@ -215,8 +218,7 @@ def _store(
         "metric": sweep.metric.name,
         "method": sweep.source.method,
         "seed": sweep.source.seed,
-        "freeze": sweep.freeze,
-        "hold": sweep.hold,
+        **sweep.manner,
         "n_cells": len(names),
         "cells": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
@@ -227,7 +229,7 @@ def _store(
     )
 
 
-def _asked(sweep: Sweep) -> str:
+def _asked(sweep: AnySweep) -> str:
     """A hash of the prompts, of what they are compared with, and of what is written into them."""
     digest = hashlib.sha256(sweep.prompts.checksum.encode())
     if sweep.source.templates is not None:

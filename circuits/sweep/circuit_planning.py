@@ -1,0 +1,79 @@
+"""The plan of circuits that run alone: how many go through the model together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuits.circuit import graph
+from circuits.errors import CircuitsError
+from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
+from circuits.sweep.memory import parse_bytes
+from circuits.sweep.plans import Plan, Task, default_memory, fastest_rows
+
+if TYPE_CHECKING:
+    from circuits.config import ModelConfig
+    from circuits.model import HookedModel
+
+
+def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | None = None) -> Plan:
+    """Circuits of similar size together, as many as are fastest and as memory lets.
+
+    Raises:
+        CircuitsError: for a budget too small for one prompt in one circuit.
+    """
+    cfg, (n, width) = model.cfg, sweep.prompts.tokens.shape
+    size = model.W_E.element_size()
+    base_bytes, circuit_bytes = (width * numbers * size for numbers in _numbers(cfg))
+    budget = default_memory(model) if memory is None else parse_bytes(memory)
+    least = base_bytes + circuit_bytes
+    if memory is not None and budget < least:
+        raise CircuitsError(
+            f"memory={memory} is too little: one prompt of {width} tokens in one circuit takes "
+            f"{least} bytes besides the weights; give at least that"
+        )
+    budget = max(budget, least)
+    rows = max(width, fastest_rows(model))
+    prompts = max(1, min(budget // (2 * least), rows // width, n))
+    left = budget - prompts * base_bytes
+    at_once = max(1, min(left // (prompts * circuit_bytes), rows // (prompts * width)))
+    order = sorted(range(len(sweep.cells)), key=lambda cell: _n_edges(sweep, cell))
+    per_circuit = _relative(cfg) * width * cfg.n_layers
+    tasks = []
+    for first in range(0, n, prompts):
+        last = min(first + prompts, n)
+        for start in range(0, len(order), at_once):
+            cells = tuple(order[start : start + at_once])
+            alone = sum(bool(sweep.cells[cell]) for cell in cells)
+            tasks.append(Task(first, last, cells, alone * (last - first) * per_circuit))
+    runs = 1 + (sweep.source.rule.needs != "nothing")
+    work = sum(task.work for task in tasks) + runs * n * width * cfg.n_layers
+    return Plan(
+        CircuitRoutes(sweep),
+        tuple(tasks),
+        forwards=len(sweep.cells) * n,
+        work=work / (width * cfg.n_layers),
+        rows=work,
+        bytes=prompts * (base_bytes + at_once * circuit_bytes),
+    )
+
+
+def _n_edges(sweep: CircuitSweep, cell: int) -> int:
+    return sum(int(kept.anywhere.sum()) for kept in sweep.cells[cell])
+
+
+def _numbers(cfg: ModelConfig) -> tuple[int, int]:
+    """Numbers alive for each token: of the two runs, and of each circuit."""
+    inner, n_inputs = cfg.n_heads * cfg.d_head, 3 * cfg.n_heads
+    runs = cfg.n_layers * (4 * inner + 5 * cfg.d_model) + 4 * cfg.d_model
+    mixed = 3 * n_inputs * cfg.d_model // 3 + 8 * inner + cfg.n_heads * cfg.d_model
+    circuit = len(graph(cfg).writers) * cfg.d_model + max(mixed, 2 * cfg.d_mlp + 4 * cfg.d_model)
+    return runs, circuit
+
+
+def _relative(cfg: ModelConfig) -> float:
+    """What a circuit costs, relative to a plain pass through the blocks."""
+    block = 4 * cfg.d_model * cfg.n_heads * cfg.d_head + 2 * cfg.d_model * cfg.d_mlp
+    mixing = np.mean(graph(cfg).n_before) * 3 * cfg.n_heads * cfg.d_model
+    return 1.0 + float(mixing) / block

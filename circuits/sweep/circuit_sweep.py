@@ -1,0 +1,124 @@
+"""Circuits run alone: what is asked."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from circuits.arrays import Bools
+from circuits.circuit import Circuit, Graph
+from circuits.interventions import Source
+from circuits.sweep.cells import require_fitting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from circuits.metrics import Metric
+    from circuits.prompts import Prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a circuit keeps, as matrices.
+
+    Attributes:
+        name: how tables call it.
+        masks: by position (None: everywhere), which edges are kept there, [reader writer].
+        neurons: which neurons of each layer are kept, [layer d_mlp]; None: MLPs as a whole.
+    """
+
+    name: str
+    graph: Graph
+    masks: Mapping[str | int | None, Bools]
+    neurons: Bools | None = None
+
+    @classmethod
+    def of(cls, circuit: Circuit, name: str = "circuit", *, d_mlp: int = 0) -> Kept:
+        """What this circuit keeps. `d_mlp` is needed for a circuit of neurons."""
+        neurons = None
+        if circuit.neurons is not None:
+            neurons = np.zeros((circuit.graph.n_layers, d_mlp), dtype=bool)
+            for part in circuit.neurons:
+                neurons[part.layer, part.neuron] = True
+        return cls(name, circuit.graph, circuit.graph.masks(circuit.edges), neurons)
+
+    @classmethod
+    def only(cls, graph: Graph, mask: Bools, name: str = "circuit") -> Kept:
+        """The edges of this mask [reader writer], everywhere."""
+        return cls(name, graph, {None: mask & graph.exists})
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def anywhere(self) -> Bools:
+        """The edges that are kept at any position, [reader writer]."""
+        anywhere: Bools = np.logical_or.reduce(list(self.masks.values()))
+        return anywhere
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of all that is kept."""
+        digest = hashlib.sha256(self.name.encode())
+        for at, mask in sorted(self.masks.items(), key=lambda pair: str(pair[0])):
+            digest.update(str(at).encode() + np.packbits(mask).tobytes())
+        if self.neurons is not None:
+            digest.update(np.packbits(self.neurons).tobytes())
+        return digest.hexdigest()
+
+
+CircuitCell = tuple[Kept, ...]  # one circuit alone; () is the whole model
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitSweep:
+    """Many circuits alone on the same prompts: what is each prompt's metric?
+
+    A reader of the circuit reads x(reference) + the sum, over its kept edges, of what their writers
+    write now minus what they write in the reference; its norm is computed anew. Everything else is
+    as in the reference. So no edges give the reference's logits, and all of them the model's own.
+
+    Attributes:
+        prompts: their `tokens` are what the circuits see.
+        metric: what is measured.
+        cells: the circuits, each in a tuple by itself; () is the whole model.
+        source: where the reference's values come from: the corrupted twins (``resample``), zero,
+            means. The embedding, of tokens and positions, is one writer among the others. Biases
+            that belong to no writer stay.
+        clean: tokens of the run that a metric such as ``kl`` compares with; the prompts' own if
+            None.
+
+    Raises:
+        CircuitsError: when shapes disagree, or padding does not stand on the right.
+    """
+
+    prompts: Prompts
+    metric: Metric
+    cells: tuple[CircuitCell, ...]
+    source: Source
+    clean: Tensor | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        require_fitting(self.prompts, self.metric, self.source, self.clean)
+        for cell in self.cells:
+            for kept in cell:
+                for position in kept.masks:
+                    self.prompts.where(position)  # says which roles there are
+
+    @property
+    def manner(self) -> dict[str, str]:
+        """What else a run of it is known by."""
+        sums = "".join(kept.checksum for cell in self.cells for kept in cell)
+        return {"circuits alone": hashlib.sha256(sums.encode()).hexdigest()}
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitRoutes:
+    """How circuits go through the model: each through the whole of it."""
+
+    sweep: CircuitSweep

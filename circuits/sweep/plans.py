@@ -1,0 +1,95 @@
+"""What will be done, in which pieces, and what it will cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from circuits.sweep.pilot import row_seconds
+
+if TYPE_CHECKING:
+    from circuits.config import ModelConfig
+    from circuits.model import HookedModel
+    from circuits.sweep.cells import Sweep
+    from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
+    from circuits.sweep.routes import Routes
+
+DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
+# Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row.
+_FASTEST = {"cpu": 2**21, "cuda": 2**28}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work: these cells, on the prompts from `first` to before `last`.
+
+    `work` is its cost in rows through one block.
+    """
+
+    first: int
+    last: int
+    cells: tuple[int, ...]
+    work: float
+
+    @property
+    def prompts(self) -> slice:
+        """Which prompts they are."""
+        return slice(self.first, self.last)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be done, and what it will cost.
+
+    Attributes:
+        routes: how each cell goes through the model, and in `sweep` what was asked.
+        tasks: in the order in which they are done.
+        forwards: what a loop would need: one forward pass for each cell and prompt.
+        work: what is needed after all savings, in the same unit.
+        rows: the same, counted in rows (a position of a sequence) through one block.
+        bytes: of tensors alive at the same time besides the weights, from a measured pilot.
+    """
+
+    routes: Routes | CircuitRoutes
+    tasks: tuple[Task, ...]
+    forwards: int
+    work: float
+    rows: float
+    bytes: int
+
+    @property
+    def sweep(self) -> Sweep | CircuitSweep:
+        """What was asked."""
+        return self.routes.sweep
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells there are."""
+        return len(self.sweep.cells)
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts there are."""
+        return len(self.sweep.prompts)
+
+
+def estimate(model: HookedModel, plan: Plan) -> float:
+    """How many seconds will it take? From the time that a block takes now."""
+    return row_seconds(model, plan.sweep.prompts.tokens.shape[1]) * plan.rows
+
+
+def default_memory(model: HookedModel) -> int:
+    """How many bytes a sweep may use if it is not told."""
+    if not model.W_E.is_cuda:
+        return DEFAULT_MEMORY
+    free, _ = torch.cuda.mem_get_info(model.W_E.device)
+    return int(free // 2)
+
+
+def fastest_rows(model: HookedModel) -> int:
+    """How many rows at once take the least time by the row."""
+    cfg: ModelConfig = model.cfg
+    kind = "cuda" if model.W_E.is_cuda else "cpu"
+    return max(1, _FASTEST[kind] // max(cfg.d_mlp, 3 * cfg.n_heads * cfg.d_head))
