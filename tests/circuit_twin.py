@@ -28,13 +28,17 @@ def writers_of(model: HookedModel, values: Values) -> dict[str, Tensor]:
     writers = {"embed": values["hook_embed"]}
     if "hook_pos_embed" in values:
         writers["embed"] = writers["embed"] + values["hook_pos_embed"]
-    for layer, block in enumerate(model.blocks):
-        z = values[f"blocks.{layer}.attn.hook_z"]
-        for head in range(model.cfg.n_heads):
-            writers[f"a{layer}.h{head}"] = z[:, :, head] @ block.attn.W_O[head]
+    for layer in range(model.cfg.n_layers):
+        writers |= heads_of(model, layer, values[f"blocks.{layer}.attn.hook_z"])
         if f"blocks.{layer}.hook_mlp_out" in values:
             writers[f"m{layer}"] = values[f"blocks.{layer}.hook_mlp_out"]
     return writers
+
+
+def heads_of(model: HookedModel, layer: int, z: Tensor) -> dict[str, Tensor]:
+    """What each head of this layer writes, from what they mix together [b p h e]."""
+    way_out = model.blocks[layer].attn.W_O
+    return {f"a{layer}.h{head}": z[:, :, head] @ way_out[head] for head in range(len(way_out))}
 
 
 def before(model: HookedModel, layer: int, *, mid: bool) -> list[str]:
@@ -89,10 +93,7 @@ def alone(
         if hook.name.endswith("mlp_out"):
             now[f"m{layer}"] = value
         elif hook.name.endswith("hook_z"):
-            for head in range(model.cfg.n_heads):
-                now[f"a{layer}.h{head}"] = (
-                    value[:, :, head] @ model.blocks[int(layer)].attn.W_O[head]
-                )
+            now.update(heads_of(model, int(layer), value))
         else:
             now["embed"] = value.clone()
 

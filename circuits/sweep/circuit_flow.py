@@ -45,27 +45,28 @@ class CircuitFlow(CircuitRunner):
         if not heads:
             return
         pre, attn = reference.pre[layer], block.attn
-        is_whole = len(active) == 3 * n_heads
-        qkv = None if is_whole else attn.qkv(block.ln1.plain(pre))[:, :, heads]  # [n 3 h e]
+        some = [pair for pair in active if pair[1] in heads]
+        read = [first + slot * n_heads + head for slot, head in some]
+        streams_read = block.ln1.plain(streams.read(read, pre)).flatten(0, 1) if some else pre
+        qkv = None
+        if len(some) < 3 * len(heads):  # the others read the reference's stream
+            qkv = attn.qkv(block.ln1.plain(pre))[:, :, heads].repeat(streams.shape[0], 1, 1, 1)
         inputs: list[Tensor] = []
         for slot in range(3):
-            some = [head for head in heads if (slot, head) in active]
-            new = pre.new_empty(len(heads), streams.shape[0], len(pre), attn.d_head)
-            if qkv is not None and len(some) < len(heads):
-                new[:] = qkv[:, slot].transpose(0, 1)[:, None]
-            if some:
-                readers = [first + slot * n_heads + head for head in some]
-                read = block.ln1.plain(streams.read(readers, pre)).flatten(1, 2)
-                projected = attn.project(slot, read, some).unflatten(1, new.shape[1:3])
-                if len(some) == len(heads):
+            which = [i for i, (each, _) in enumerate(some) if each == slot]
+            moved = [some[i][1] for i in which]
+            new = pre.new_empty(0) if qkv is None else qkv[:, slot].transpose(0, 1)  # [h (c n) e]
+            if which:
+                projected = attn.project(slot, streams_read[:, which].transpose(0, 1), moved)
+                if len(moved) == len(heads):
                     new = projected
                 else:
-                    new[[heads.index(head) for head in some]] = projected
+                    new[[heads.index(head) for head in moved]] = projected
             inputs.append(streams.by_prompt(new))
         q, k, v = inputs
         z = streams.by_token(attn.mix(q, k, v, places)) - reference.z[layer][:, heads]
-        change = einsum(z, attn.W_O[heads], "c n h e, h e d -> c h n d")
-        streams.changes[:, [writers.start + head for head in heads]] = change
+        change = einsum(z, attn.W_O[heads], "c n h e, h e d -> c n h d")
+        streams.write([writers.start + head for head in heads], change)
 
     def _mlp(self, streams: Streams, reference: ReferenceRun, layer: int, block: Block) -> None:
         """What the MLP of this layer changes."""
@@ -73,9 +74,9 @@ class CircuitFlow(CircuitRunner):
         moves = streams.active(slice(reader, reader + 1)) or not self.is_a_run
         if not (moves and streams.is_read(writer)):
             return
-        read = block.ln2.plain(streams.read([reader], reference.mid[layer])[0])  # [c n d]
+        read = block.ln2.plain(streams.read([reader], reference.mid[layer])[:, :, 0])
         if all(kept.neurons is None for kept in streams.kept):
-            streams.changes[:, writer] = block.mlp.plain(read) - reference.mlp[layer]
+            streams.write(writer, block.mlp.plain(read) - reference.mlp[layer])
         else:
             post = block.mlp.neurons(read)
-            streams.changes[:, writer] = self.neurons_alone(streams, layer, post)
+            streams.write(writer, self.neurons_alone(streams, layer, post))

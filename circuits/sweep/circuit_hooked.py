@@ -66,22 +66,22 @@ class HookedCircuit(CircuitRunner):
         def note(z: Tensor, hook: HookPoint) -> None:
             change = z.flatten(0, 1) - reference.z[layer]
             way_out = self.base.model.blocks[layer].attn.W_O
-            heads = streams.graph.heads(layer)
-            streams.changes[0, heads] = einsum(change, way_out, "n h e, h e d -> h n d")
+            written = einsum(change, way_out, "n h e, h e d -> n h d")
+            streams.write(streams.graph.heads(layer), written[None])
 
         return note
 
     def _noting_mlp(self, streams: Streams, reference: ReferenceRun, layer: int) -> HookFn:
         def note(written: Tensor, hook: HookPoint) -> None:
             change = written.flatten(0, 1) - reference.mlp[layer]
-            streams.changes[0, streams.graph.heads(layer).stop] = change
+            streams.write(streams.graph.heads(layer).stop, change[None])
 
         return note
 
     def _noting_neurons(self, streams: Streams, layer: int) -> HookFn:
         def note(post: Tensor, hook: HookPoint) -> None:
             change = self.neurons_alone(streams, layer, post.flatten(0, 1)[None])
-            streams.changes[:, streams.graph.heads(layer).stop] = change
+            streams.write(streams.graph.heads(layer).stop, change)
 
         return note
 
@@ -90,15 +90,15 @@ def _reading(streams: Streams, readers: list[int], stream: Tensor) -> HookFn:
     """Replace what these readers read, [b p h d] or of an MLP [b p d]."""
 
     def read(value: Tensor, hook: HookPoint) -> Tensor:
-        new = streams.read(readers, stream)[:, 0]  # [r n d]
-        _, b, p = streams.shape
+        b = streams.shape[1]
+        new = rearrange(streams.read(readers, stream)[0], "(b p) r d -> b p r d", b=b)
         if value.ndim == 3:
-            return new[0].view(b, p, -1)
+            return new[:, :, 0]
         if value.shape[2] != len(readers):
             raise CircuitsError(
                 f"at {hook.name} {value.shape[2]} groups of heads read what {len(readers)} heads "
                 "share, so a circuit of single heads cannot be run alone"
             )
-        return rearrange(new, "h (b p) d -> b p h d", b=b).clone()
+        return new
 
     return read

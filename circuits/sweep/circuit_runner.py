@@ -90,11 +90,11 @@ class CircuitRunner(TaskRunner):
         reference = self.reference
         streams = Streams(self.graph, kept, base.prompts, reference.embed)
         embed = torch.stack([base.values[site] for site in entries(base.model)]).sum(0)
-        streams.changes[:, 0] = embed.flatten(0, 1) - reference.embed
+        streams.write(0, embed.flatten(0, 1) - reference.embed)
         self.run(streams, reference)
         at = base.reads.flatten().nonzero().flatten()
         last = len(self.graph.readers) - 1
-        return places, streams.read([last], reference.final, at)[0], changed
+        return places, streams.read([last], reference.final, at)[:, :, 0], changed
 
     def logits(
         self, cells: tuple[int, ...], places: list[int], finals: Tensor

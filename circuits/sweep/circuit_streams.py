@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor
 
@@ -81,27 +82,31 @@ class Streams:
     """What writers write now minus what they write in the reference, in each circuit.
 
     Attributes:
-        changes: [c w n d], filled while a pass goes up through the layers.
+        shape: how many circuits, prompts and positions.
+        changes: [c n w d], filled while a pass goes up through the layers. The first row of the
+            writers is no writer: it is the reference's own stream, which every reader reads, so
+            that one product makes a stream. By token, what is mixed lies together in memory.
     """
 
     def __init__(self, graph: Graph, kept: Sequence[Kept], prompts: Prompts, like: Tensor) -> None:
         self.graph, self.kept = graph, kept
         self.shape = len(kept), len(prompts.mask), prompts.mask.shape[1]
-        n = prompts.mask.numel()
-        self.changes = like.new_zeros(len(kept), len(graph.writers), n, like.shape[-1])
+        n, n_rows = prompts.mask.numel(), 1 + len(graph.writers)
+        self.changes = like.new_zeros(len(kept), n, n_rows, like.shape[-1])
         self._anywhere = np.logical_or.reduce([each.anywhere for each in kept])
         self._everywhere = self._stacked(None, like)
+        self._everywhere[:, :, 0] = 1
         positions = {at for each in kept for at in each.masks} - {None}
         self._at = [
-            (prompts.where(at).flatten().nonzero().flatten(), self._stacked(at, like))
+            (prompts.where(at).flatten(), self._stacked(at, like))
             for at in sorted(positions, key=str)
         ]
 
     def _stacked(self, at: str | int | None, like: Tensor) -> Tensor:
-        """The masks of all circuits at this position, [c r w]."""
+        """The masks of all circuits at this position, [c r w], a row for the reference first."""
         none = np.zeros_like(self.graph.exists)
         masks = np.stack([each.masks.get(at, none) for each in self.kept])
-        return torch.from_numpy(masks).to(like)
+        return F.pad(torch.from_numpy(masks).to(like), (1, 0))
 
     def only(self, index: int) -> Streams:
         """The streams of this circuit by itself, whose changes are written through."""
@@ -121,32 +126,38 @@ class Streams:
         """Whether anybody in any of the circuits reads this writer."""
         return bool(self._anywhere[:, writer].any())
 
+    def write(self, writers: int | list[int] | slice, changes: Tensor) -> None:
+        """Note what these writers change, [c n d] or [c n w d]."""
+        if isinstance(writers, slice):
+            writers = list(range(writers.start, writers.stop))
+        at = writers + 1 if isinstance(writers, int) else [writer + 1 for writer in writers]
+        self.changes[:, :, at] = changes
+
     def read(self, readers: Sequence[int], stream: Tensor, at: Tensor | None = None) -> Tensor:
-        """What these readers read instead of the reference's `stream` [n d]: [r c n d].
+        """What these readers read instead of the reference's `stream` [n d]: [c n r d].
 
         The readers have the same writers before them. With `at` [m], at these tokens alone.
         """
-        n_before = int(self.graph.n_before[readers[0]])
-        changes = self.changes[:, :n_before]
-        if at is not None:
-            stream, changes = stream[at], changes[:, :, at]
-        streams = stream.new_empty(len(readers), len(self.kept), *stream.shape)
-        streams[:] = stream
+        n_rows = 1 + int(self.graph.n_before[readers[0]])
         which = torch.as_tensor(readers, device=stream.device)
-        masks = self._everywhere[:, which, :n_before]
-        for i, mask in enumerate(masks):
-            if mask.any():
-                streams[:, i].view(len(readers), -1).addmm_(mask, changes[i].flatten(1))
+        masks = self._everywhere[:, which, :n_rows]
+        self.changes[:, :, 0] = stream
+        changes = self.changes[:, :, :n_rows]
+        if at is not None:
+            changes = changes[:, at]
+        n = changes.shape[1]
+        streams = stream.new_empty(len(self.kept), n, len(readers), stream.shape[-1])
+        for out, mask, change in zip(streams, masks, changes, strict=True):
+            torch.bmm(mask.expand(n, -1, -1), change, out=out)
         for where, role_masks in self._at:
-            here = where if at is None else (at[:, None] == where).any(1).nonzero().flatten()
-            some = role_masks[:, which, :n_before]
-            streams[:, :, here] += einsum(some, changes[:, :, here], "c r w, c w n d -> r c n d")
+            here = (where if at is None else where[at]).nonzero().flatten()
+            some = role_masks[:, which, :n_rows]
+            streams[:, here] += einsum(some, changes[:, here], "c r w, c n w d -> c n r d")
         return streams
 
     def by_prompt(self, x: Tensor) -> Tensor:
-        """Heads' queries, keys or values as attention takes them: [h c n e] to [(c b) p h e]."""
-        _, b, p = self.shape
-        return rearrange(x, "h c (b p) e -> (c b) p h e", b=b, p=p)
+        """Heads' queries, keys or values as attention takes them: [h (c n) e] to [(c b) p h e]."""
+        return rearrange(x, "h (cb p) e -> cb p h e", p=self.shape[2])
 
     def by_token(self, z: Tensor) -> Tensor:
         """What heads mixed, [(c b) p h e], by token: [c n h e]."""
