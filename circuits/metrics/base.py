@@ -36,9 +36,10 @@ class Metric:
     """What is measured, in which unit, and from which logits.
 
     `needs` names what a `Prompts` must carry: ``targets`` (scored tokens), ``answers`` (the same,
-    or sets of right tokens), ``distractors`` (and answers), ``sets`` (of either; one token is a
-    set, too), or ``clean`` (the logits of the unedited run). `score` maps logits [n v], or [n t] if
-    `tokens` is given, the prompts, and the clean run's logits in the same form, to values [b].
+    or sets of right tokens), ``distractors`` (and answers; sets where there are no single ones),
+    ``sets`` (of either; one token is a set, too), or ``clean`` (the logits of the unedited run).
+    `score` maps logits [n v], or [n t] if `tokens` is given, the prompts, and the clean run's
+    logits in the same form, to values [b].
     `scale` says which values there are, and with them which interval a mean has.
     """
 
@@ -99,8 +100,7 @@ class Metric:
             )
         has = {"targets": bool(scored(prompts).any(1).all()), "clean": True}
         has["answers"] = has["targets"] or prompts.answer_sets is not None
-        has["distractors"] = prompts.answers is not None and prompts.distractors is not None
-        has["sets"] = None not in sets(prompts)
+        has["distractors"] = has["sets"] = None not in sets(prompts)
         missing = [need for need in self.needs if not has[need]]
         if missing:
             fitting = [m.name for m in METRICS.values() if all(has[need] for need in m.needs)]

@@ -206,10 +206,10 @@ def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None 
     a table with a header that has clean or prompt, or one prompt a line.
 
     In ``.jsonl`` and ``.parquet``, answer and distractor may be lists, of which any counts; what
-    that means, the metrics say (prob, prob_diff). Twins of another length than their prompts are no
-    error, but cannot be patched from. Lines of nothing but blanks are skipped; where blanks alone
-    are meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words begin
-    with a space, so an answer usually does too.
+    that means, the docstrings of `circuits.metrics` say. Twins of another length than their prompts
+    are no error, but cannot be patched from. Lines of nothing but blanks are skipped; where blanks
+    alone are meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words
+    begin with a space, so an answer usually does too.
 
     Raises:
         CircuitsError: naming the file and the line, for anything that cannot be read.
