@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
@@ -94,6 +94,18 @@ class PromptFile:
                 digest.update(piece)
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What else the file says of its prompts, by name: every block has all of these columns.
+
+        Of JSON lines all are read for that, once.
+        """
+        with self._opened() as lines:
+            if self._format.columns is not None:
+                return tuple(self._format.columns(lines))
+            first = next(self._format.rows(lines), None)
+            return () if first is None else tuple(first.columns)
+
     def count(self) -> int:
         """The number of prompts in the file: all of it is read, and none of it made into tokens.
 
@@ -145,7 +157,9 @@ class PromptFile:
                         "the new prompts into one of their own"
                     )
                 n_prompts += len(block)
-                prompts = from_rows(self.model, block, lines.name, self.prepend_bos, first)
+                prompts = from_rows(
+                    self.model, block, lines.name, self.prepend_bos, first, self.columns
+                )
                 yield prompts, lines.mark(n_prompts)
 
     @property

@@ -85,8 +85,11 @@ def from_rows(
     task: str,
     prepend_bos: bool | None = None,
     first: Row | None = None,
+    columns: Sequence[str] = (),
 ) -> Prompts:
     """The batch that these rows make. They have what the `first` of all rows has.
+
+    Where they are some of a file's, `columns` are all that the file has.
 
     Where the first has a list of answers or distractors, all have sets of them (a single one is a
     set of one). Where any twin is of another length than its prompt, there are no twins, and
@@ -112,18 +115,16 @@ def from_rows(
     if unequal is not None:
         examples = [replace(example, corrupted=None) for example in examples]
     prompts = assemble(model, examples, task=task, metric=metric, prepend_bos=bool(start))
-    return replace(prompts, unequal=unequal, columns=_columns(rows, first))
+    return replace(prompts, unequal=unequal, columns=_columns(rows, columns))
 
 
 def _has_list(row: Row) -> bool:
     return isinstance(row.answer, tuple) or isinstance(row.distractor, tuple)
 
 
-def _columns(rows: Sequence[Row], first: Row | None) -> dict[str, tuple[str | None, ...]]:
-    """What was said of the prompts besides; of a file, every block has the first row's columns."""
-    names = dict.fromkeys(
-        name for row in (*([first] if first else ()), *rows) for name in row.columns
-    )
+def _columns(rows: Sequence[Row], known: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """What was said of the prompts besides, by column: first those that are `known`."""
+    names = dict.fromkeys((*known, *(name for row in rows for name in row.columns)))
     return {name: tuple(row.columns.get(name) for row in rows) for name in names}
 
 

@@ -182,7 +182,7 @@ def _answers(
             raise CircuitsError("the cells differ between blocks; ask the same of all of them")
         scores = engine(sweep, progress.until(end))
         if parts is not None:
-            parts.write(scores.values, scores.changed, end, prompts.columns)
+            parts.write(scores.values, scores.changed, end, _carried(prompts, parts))
         yield scores.values, scores.changed, labels
     if parts is not None:
         parts.finish()
@@ -222,9 +222,29 @@ def _store(
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
         "first_block": _asked(sweep),
     }
-    return opened(
-        how.parts, known_by, names, resume=how.resume, began={"onednn": model.backend.uses_onednn}
-    )
+    began = {"onednn": model.backend.uses_onednn, "columns": _columns(blocks)}
+    return opened(how.parts, known_by, names, resume=how.resume, began=began)
+
+
+def _columns(blocks: Blocks) -> list[str]:
+    """What is said of any of the prompts besides, by name: every part has these columns."""
+    if isinstance(blocks, PromptFile):
+        return list(blocks.columns)
+    return list(dict.fromkeys(name for prompts in blocks for name in prompts.columns))
+
+
+def _carried(prompts: Prompts, parts: Parts) -> Mapping[str, Sequence[str | None]]:
+    """What is said of these prompts besides, in the columns that all parts have."""
+    names = parts.began.get("columns", list(prompts.columns))
+    new = [name for name in prompts.columns if name not in names]
+    if new:
+        raise CircuitsError(
+            f"{prompts.task} has a column {new[0]!r} that it did not have when the run in "
+            f"{parts.folder} began, and all parts have the same columns "
+            f"({', '.join(names) or 'none'}); take it out again, or start anew in another folder"
+        )
+    nothing = (None,) * len(prompts)
+    return {name: prompts.columns.get(name, nothing) for name in names}
 
 
 def _asked(sweep: Sweep) -> str:
