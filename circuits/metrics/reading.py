@@ -21,6 +21,11 @@ def end(prompts: Prompts) -> Tensor:
     return columns == rearrange(prompts.roles["END"], "b -> b 1")
 
 
+def last(prompts: Prompts) -> Tensor:
+    """[b p], True at each prompt's last token, which need not be END."""
+    return prompts.mask & (prompts.mask.cumsum(1) == prompts.mask.sum(1, keepdim=True))
+
+
 def scored(prompts: Prompts) -> Tensor:
     """[b p], True where the next token is scored."""
     return prompts.targets >= 0

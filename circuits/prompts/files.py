@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from io import BytesIO
 from itertools import chain, islice
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from circuits.errors import CircuitsError
-from circuits.prompts.formats import FORMATS, Cursor, Format, Mark, guessed, is_gzip
+from circuits.metrics.readout import LABEL
+from circuits.prompts.formats import FORMATS, LISTS, Cursor, Format, Mark, guessed, is_gzip
 from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
 
@@ -36,7 +37,7 @@ class PromptFile:
     The file is read as it is needed, so it may hold millions of prompts. Each block is padded for
     itself. Iterating starts at the file's beginning every time. The formats are `from_file`'s.
     Compressed files are unpacked as they are read, and standard input (the path ``-``) is kept in
-    memory.
+    memory. With `classes`, answers and distractors name classes of a readout, see `from_rows`.
 
     Raises:
         CircuitsError: when the name has none of the known suffixes; while iterating, naming file
@@ -56,6 +57,7 @@ class PromptFile:
     path: Path
     block: int = BLOCK
     prepend_bos: bool | None = None
+    classes: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.is_stdin and self._suffix not in FORMATS:
@@ -101,10 +103,12 @@ class PromptFile:
         Of JSON lines all are read for that, once.
         """
         with self._opened() as lines:
-            if self._format.columns is not None:
-                return tuple(self._format.columns(lines))
             first = next(self._format.rows(lines), None)
-            return () if first is None else tuple(first.columns)
+        named = [name for name in LISTS if self.classes and getattr(first, name, None) is not None]
+        if first is None or self._format.columns is None:
+            return (*named, *(() if first is None else first.columns))
+        with self._opened() as lines:
+            return (*named, *self._format.columns(lines))
 
     def count(self) -> int:
         """The number of prompts in the file: all of it is read, and none of it made into tokens.
@@ -123,9 +127,11 @@ class PromptFile:
         if self.is_stdin:
             kind = f"{self._suffix[1:]} by its beginning" if self._suffix != ".txt" else _PLAIN
             warnings.warn(f"standard input is read as {kind}", stacklevel=3)
-        if first.columns:
+        used = (*LISTS, LABEL) if self.classes else ()
+        carried = [name for name in first.columns if name not in used]
+        if carried:
             warnings.warn(
-                f"{self.name} has columns that no prompt is made of: {', '.join(first.columns)}; "
+                f"{self.name} has columns that no prompt is made of: {', '.join(carried)}; "
                 "they are carried along into the parts of a run (--parts), and by=COLUMN (--by) "
                 "gives the groups of one by themselves",
                 stacklevel=3,
@@ -158,7 +164,13 @@ class PromptFile:
                     )
                 n_prompts += len(block)
                 prompts = from_rows(
-                    self.model, block, lines.name, self.prepend_bos, first, self.columns
+                    self.model,
+                    block,
+                    lines.name,
+                    self.prepend_bos,
+                    first,
+                    self.columns,
+                    classes=self.classes,
                 )
                 yield prompts, lines.mark(n_prompts)
 

@@ -100,7 +100,7 @@ class BaseRun:
         times = len(final) // max(1, int(self.reads.sum()))
         tokens = None if self.tokens is None else self.tokens.repeat(times, 1)
         scale = self.scale.repeat(times, 1) if held else None
-        return read_logits(self.model, final, tokens, scale)
+        return read_logits(self.model, final, tokens, scale, self.metric.readout)
 
     def score(self, logits: Tensor) -> Floats:
         """The metric of each prompt, [b], from what it reads."""

@@ -210,8 +210,9 @@ class _Batch:
 
     def _read(self, final: Tensor) -> Tensor:
         """The logits that the metric reads, [n v] or [n t]."""
-        tokens = self.sweep.metric.tokens
-        return read_logits(self.model, final, None if tokens is None else tokens(self.prompts))
+        metric = self.sweep.metric
+        tokens = None if metric.tokens is None else metric.tokens(self.prompts)
+        return read_logits(self.model, final, tokens, readout=metric.readout)
 
     def _final(self, tokens: Tensor, seen: dict[str, Tensor]) -> Tensor:
         """The final stream where the metric reads, [n d]; the values at the sites, into `seen`.

@@ -152,6 +152,8 @@ class _Cost:
         self.reads = int(routes.reads.sum(1).max())
         tokens = None if metric.tokens is None else metric.tokens(routes.sweep.prompts)
         vocabulary = cfg.d_vocab if tokens is None else tokens.shape[1]
+        if metric.readout is not None:
+            vocabulary = len(model.require_readout(metric.readout).labels)
         self.per_read = cfg.d_model * vocabulary / block
         self.forward_rows = self.width * (self.n_layers + cfg.d_model * cfg.d_vocab / block)
         compares = routes.sweep.clean is not None and "clean" in metric.needs

@@ -252,6 +252,8 @@ def _asked(sweep: Sweep) -> str:
     digest = hashlib.sha256(sweep.prompts.checksum.encode())
     if sweep.source.templates is not None:
         digest.update(json.dumps(sweep.source.templates).encode())
+    if sweep.metric.readout is not None:  # prompts name their classes there
+        digest.update(json.dumps(dict(sweep.prompts.columns)).encode())
     for tokens in (sweep.source.tokens, sweep.source.mask.int(), sweep.clean):
         content = None if tokens is None else tokens.tolist()
         digest.update(json.dumps(content).encode())

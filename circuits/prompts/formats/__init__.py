@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-from circuits.prompts.formats.fields import FIELDS
+from circuits.prompts.formats.fields import FIELDS, LISTS
 from circuits.prompts.formats.lines import Lines, jsonl_columns, read_jsonl, read_txt
 from circuits.prompts.formats.marks import Mark
 from circuits.prompts.formats.parquet import Records, read_parquet
 from circuits.prompts.formats.tables import COMMAS, TABS, read_table
 from circuits.prompts.user import Row
 
-__all__ = ["FIELDS", "FORMATS", "Cursor", "Format", "Mark", "guessed", "is_gzip"]
+__all__ = ["FIELDS", "FORMATS", "LISTS", "Cursor", "Format", "Mark", "guessed", "is_gzip"]
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 
