@@ -175,7 +175,9 @@ def test_swaps_are_told_apart_by_the_base_prompt(mini: HookedGPT2) -> None:
         assert (row["n"], row["value"]) == (len(some), pytest.approx(np.mean(some)))
         sums.append(sum(some) - len(some) * right.mean())
     assert by["spread"].to_numpy() == pytest.approx(by["value"].std())
-    row = interchange(mini, cluster="template", **asked).frame.iloc[0]
+    clustered = interchange(mini, cluster="template", **asked)
+    assert "cluster-robust" in clustered.meanings["ci_low"]
+    row = clustered.frame.iloc[0]
     k = len(sums)
     stderr = (k / (k - 1) * sum(x**2 for x in sums)) ** 0.5 / len(right)
     assert (row["value"], row["stderr"]) == pytest.approx((right.mean(), stderr))

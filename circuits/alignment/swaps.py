@@ -62,8 +62,8 @@ MEANINGS = {
     "value": "interchange-intervention accuracy: share of n pairs in which the model gives the "
     "answer that the graph predicts, where that is not the prompt's own answer",
     "stderr": "standard error of that share",
-    "ci_low": "lower end of its 95 % interval (Wilson's; of groups, cluster-robust)",
-    "ci_high": "upper end of its 95 % interval (the same)",
+    "ci_low": "lower end of its 95 % interval (Wilson's)",
+    "ci_high": "upper end of its 95 % interval (Wilson's)",
     "n": "number of pairs whose predicted answer is not the prompt's own",
     "kept": "share of n_kept pairs in which the model keeps its answer, as the graph predicts",
     "n_kept": "number of pairs whose predicted answer is the prompt's own",

@@ -56,10 +56,13 @@ OWN = {
     "exact_low": "lower end of its 95 % interval",
     "exact_high": "upper end of its 95 % interval",
     "error": "the estimate minus the exact effect",
-    "pearson": "correlation of estimates and exact effects, over the checked rows of task, group",
+    "pearson": "correlation of estimates and exact effects, over the checked rows of the task",
     "spearman": "correlation of their ranks",
     "n_checked": "how many rows were checked",
 }
+
+
+OF_GROUP = {"pearson": OWN["pearson"].replace("task", "group")}
 
 
 @analysis
@@ -177,7 +180,9 @@ def _estimated(
         provenance=source,
         axes=columns,
         view=view,
-        meanings=EFFECT_MEANINGS | group_meanings(templates, frame) | OWN,
+        meanings=EFFECT_MEANINGS
+        | group_meanings(templates, frame)
+        | (OWN if templates.by is None else OWN | OF_GROUP),
     )
 
 

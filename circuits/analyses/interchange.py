@@ -34,6 +34,13 @@ from circuits.registry import MemoryOptions, TemplateOptions, analysis
 from circuits.registry.asked_prompts import Batch
 from circuits.result import Result
 
+# Where groups of base prompts are independent, and not pairs.
+OF_CLUSTERS = {
+    "stderr": "standard error of that share, over groups of prompts",
+    "ci_low": "lower end of its 95 % interval over groups (cluster-robust)",
+    "ci_high": "upper end of its 95 % interval over groups (cluster-robust)",
+}
+
 
 @analysis
 def interchange(
@@ -128,7 +135,9 @@ def _swapped(
         provenance=about,
         axes=axes,
         view="heatmap" if swap.where.component is None and len(axes) > 1 else "bars",
-        meanings=SWAP_MEANINGS | group_meanings(swap.templates, frame),
+        meanings=SWAP_MEANINGS
+        | group_meanings(swap.templates, frame)
+        | (OF_CLUSTERS if swap.templates.cluster else {}),
     )
 
 
