@@ -158,6 +158,7 @@ def shown(answer: Result) -> str:
     return screen.get()
 
 
+@pytest.mark.slow
 def test_swaps_are_told_apart_by_the_base_prompt(mini: HookedGPT2) -> None:
     prompts = make("ioi", mini, 20)
     asked: dict[str, Any] = {"component": "resid_pre.7@END", "variable": "s", "task": prompts}

@@ -84,6 +84,7 @@ def difference(logits: Tensor) -> float:
     return float((logits[rows, RIGHT] - logits[rows, WRONG]).mean())
 
 
+@pytest.mark.slow
 def test_the_logits_are_those_of_transformers(model: HookedGPT2, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     circuits.save(model, tmp_path / "model")

@@ -24,7 +24,7 @@ Answer = str | tuple[str, ...]  # of several, any counts
 class Row:
     """One prompt as the user gave it, as text or token ids, and where: `place` is for messages.
 
-    `columns` are what else was said of it, by which nothing is asked.
+    `columns` are what else was said of it, by which nothing is asked but a class.
     """
 
     place: str
