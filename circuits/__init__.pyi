@@ -83,6 +83,8 @@ def approximate(
     metric: str | Metric | None = ...,
     n: int | None = ...,
     seed: int = ...,
+    by: str | None = ...,
+    cluster: str | None = ...,
     memory: str | None = ...,
     progress: Progress | None = ...,
 ) -> Result:
@@ -188,6 +190,8 @@ def interchange(
     graph: CausalGraph | None = ...,
     n: int | None = ...,
     seed: int = ...,
+    by: str | None = ...,
+    cluster: str | None = ...,
     memory: str | None = ...,
     progress: Progress | None = ...,
 ) -> Result:

@@ -175,10 +175,64 @@ def test_sets_of_tokens(prompts: Prompts, logits: torch.Tensor) -> None:
     expected = [probs[0, [1, 2]].sum() - probs[0, 0], probs[1, 6] - probs[1, [1, 2, 5]].sum()]
     torch.testing.assert_close(get_metric("prob_diff")(logits, several), torch.stack(expected))
     wrong[1, 2] = 6
-    with pytest.raises(CircuitsError, match=r"the same token \(6\) in prompt 1"):
-        get_metric("prob_diff")(logits, several)
+    for name in ("prob_diff", "logit_diff", "accuracy"):
+        alone = dataclasses.replace(several, answers=None, distractors=None)
+        with pytest.raises(CircuitsError, match=r"the same token \(6\) in prompt 1"):
+            get_metric(name)(logits, alone)
     with pytest.raises(CircuitsError, match=r"sets of tokens have shape \(2,\); 2 prompts"):
         dataclasses.replace(prompts, answer_sets=torch.tensor([1, 2]))
+
+
+def of_sets(prompts: Prompts, right: list[list[int]], wrong: list[list[int]]) -> Prompts:
+    """The same prompts, of which any of several answers is right, and none is scored by itself."""
+    return dataclasses.replace(
+        prompts,
+        targets=torch.full((2, 4), UNSCORED),
+        answers=None,
+        distractors=None,
+        answer_sets=torch.tensor(right),
+        distractor_sets=torch.tensor(wrong),
+    )
+
+
+def test_any_of_several_answers_counts(prompts: Prompts, logits: torch.Tensor) -> None:
+    right, wrong = [[1, 2], [6, UNSCORED]], [[0, UNSCORED, UNSCORED], [1, 2, 5]]
+    several = of_sets(prompts, right, wrong)
+    for row, place in enumerate([3, 1]):
+        good, bad = ([t for t in side[row] if t >= 0] for side in (right, wrong))
+        at, probs = logits[row, place], logits[row, place].softmax(-1)
+        expected = {
+            "logit_diff": (probs[good].sum() / probs[bad].sum()).log(),
+            "accuracy": torch.tensor(float(at[[*good, *bad]].argmax() < len(good))).double(),
+            "loss": -probs[good].sum().log(),
+            "prob": probs[good].sum(),
+        }
+        for name, value in expected.items():
+            torch.testing.assert_close(get_metric(name)(logits, several)[row], value)
+
+
+def test_sets_of_single_tokens_are_single_tokens(prompts: Prompts, logits: torch.Tensor) -> None:
+    single = of_sets(prompts, [[2], [6]], [[0], [1]])
+    scored = dataclasses.replace(prompts, targets=prompts.targets.clone())
+    scored.targets[0, 1] = UNSCORED  # the answer alone
+    for name in ("logit_diff", "accuracy", "loss", "prob_diff"):
+        metric = get_metric(name)
+        assert torch.equal(metric(logits.float(), single), metric(logits.float(), scored)), name
+    prob = get_metric("prob")
+    torch.testing.assert_close(prob(logits, single), prob(logits, scored))
+
+
+def test_gradients_flow_through_sets(prompts: Prompts, logits: torch.Tensor) -> None:
+    several = of_sets(prompts, [[1, 2], [6, UNSCORED]], [[4, UNSCORED], [1, 5]])
+    for name, tokens in {"logit_diff": [{1, 2, 4}, {6, 1, 5}], "loss": [{*range(V)}] * 2}.items():
+        at = logits.clone().requires_grad_()
+        get_metric(name)(at, several).sum().backward()
+        assert at.grad is not None
+        assert at.grad.isfinite().all()
+        moved = [
+            set(at.grad[row, place].nonzero().flatten().tolist()) for row, place in ((0, 3), (1, 1))
+        ]
+        assert moved == tokens
 
 
 def test_logits_of_other_prompts(prompts: Prompts, logits: torch.Tensor) -> None:

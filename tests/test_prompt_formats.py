@@ -14,6 +14,9 @@ import torch
 from typer.testing import CliRunner
 from word_model import TOKENS, word_model
 
+from circuits.analyses.ablate import ablate
+from circuits.analyses.approximate import approximate
+from circuits.analyses.attribute import attribute
 from circuits.checkpoints import save
 from circuits.cli import app
 from circuits.errors import CircuitsError
@@ -131,13 +134,9 @@ def test_carried_columns_are_texts(model: HookedGPT2, tmp_path: Path) -> None:
         "ok": ("true", None),
         "late": (None, "1.5"),
     }
-    # A column that only the first line has stands in every block.
-    with pytest.warns(UserWarning, match="carried"):
-        from_file(model, tmp_path / "a.jsonl")
-    assert [list(block.columns) for block in PromptFile(model, tmp_path / "a.jsonl", 1)] == [
-        ["id", "tags", "ok"],
-        ["id", "tags", "ok", "late"],
-    ]
+    # A column that only one line has stands in every block.
+    blocks = list(PromptFile(model, tmp_path / "a.jsonl", 1))
+    assert [list(block.columns) for block in blocks] == [["id", "tags", "ok", "late"]] * 2
 
 
 REFUSED = {
@@ -249,8 +248,39 @@ def test_a_list_alone_is_measured_by_its_probability(model: HookedGPT2, tmp_path
     path = write(tmp_path, "a.jsonl", b'{"prompt": "x", "answer": [" Tom", " Anne"]}\n')
     prompts = from_file(model, path)
     assert (prompts.metric, prompts.distractor_sets) == ("prob", None)
-    with pytest.raises(CircuitsError, match="metrics that fit: kl, prob$"):
-        get_metric("loss").check(prompts)
+    with pytest.raises(CircuitsError, match="metrics that fit: kl, loss, prob$"):
+        get_metric("logit_diff").check(prompts)
+    with torch.inference_mode():
+        logits = model(prompts.tokens, attention_mask=prompts.mask)
+    prob = get_metric("prob")(logits, prompts)
+    torch.testing.assert_close(get_metric("loss")(logits, prompts), -prob.log())
+    with pytest.raises(CircuitsError, match=r"has a list of answers.*give a single answer, or abl"):
+        attribute(model, file=path)
+
+
+@pytest.mark.parametrize("name", ["logit_diff", "accuracy", "loss", "prob", "prob_diff"])
+def test_a_sweep_measures_lists_as_plain_passes_do(
+    model: HookedGPT2, tmp_path: Path, name: str
+) -> None:
+    lines = [
+        {"clean": "x and", "corrupted": "y and", "answer": [" Tom", " Anne"], "distractor": "b"},
+        {"clean": "y", "corrupted": "z", "answer": "a", "distractor": [" Mary", " Anne", "c"]},
+    ]
+    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    prompts, metric = from_file(model, path), get_metric(name)
+    with torch.inference_mode():
+        logits = model(prompts.tokens, attention_mask=prompts.mask)
+        edited = model.run_with_hooks(
+            prompts.tokens,
+            fwd_hooks=[("blocks.1.hook_mlp_out", lambda out, hook: torch.zeros_like(out))],
+            attention_mask=prompts.mask,
+        )
+    row = ablate(model, component="m1", file=path, metric=name).frame.iloc[0]
+    assert row["clean"] == pytest.approx(metric(logits, prompts).mean().item(), abs=1e-5)
+    assert row["ablated"] == pytest.approx(metric(edited, prompts).mean().item(), abs=1e-5)
+    if name != "accuracy":  # which has no gradient; behind the last MLP only the norm is not linear
+        answer = approximate(model, what="mlp", file=path, metric=name, check="all").frame
+        assert answer["pearson"].iloc[0] > 0.9
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 from word_model import word_model
 
+from circuits.alignment import draw, graph_of
 from circuits.analyses.ablate import ablate
+from circuits.analyses.approximate import approximate
 from circuits.analyses.attribute import attribute
 from circuits.analyses.diff import diff
+from circuits.analyses.interchange import interchange
 from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
+from circuits.cli.views import show
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
-from circuits.prompts import PromptFile, from_file
+from circuits.prompts import PromptFile, from_file, make
+from circuits.registry import with_draws
+from circuits.result import Result
 
 CITIES = ("Rome", "Oslo", "Rome", "Oslo", "Rome", "Bonn", "Bonn")
 STARTS = ("x and", "y the", "z to", "x x", "y y and", "z", "the z")
@@ -107,7 +114,9 @@ def test_an_interval_over_groups(model: HookedGPT2, file: Path) -> None:
     assert "over groups by city like these 3" in str(answer.provenance.population)
 
 
-@pytest.mark.parametrize("ask", [attribute, patch, paths], ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize(
+    "ask", [approximate, attribute, patch, paths], ids=lambda ask: ask.__name__
+)
 def test_every_analysis_of_effects_tells_groups_apart(
     model: HookedGPT2, file: Path, ask: Any
 ) -> None:
@@ -117,6 +126,69 @@ def test_every_analysis_of_effects_tells_groups_apart(
     assert set(answer.frame["city"]) == set(CITIES)
     assert answer.axes[0] == "city"
     assert answer.plot() is not None
+
+
+def test_estimates_are_checked_within_each_group(model: HookedGPT2, file: Path) -> None:
+    asked: dict[str, Any] = {"what": "mlp", "positions": "all", "file": file}
+    for how in ({"by": "city"}, {"cluster": "city"}):
+        frame = approximate(model, check="all", **how, **asked).frame
+        real = patch(model, **how, **asked).frame
+        same = [name for name in ("city", "component", "n") if name in frame]
+        assert frame[same].equals(real[same])
+        for mine, theirs in {"exact": "value", "exact_low": "ci_low", "clean": "clean"}.items():
+            np.testing.assert_allclose(frame[mine], real[theirs], rtol=1e-4, atol=1e-6)
+    # One prompt at a time: what an estimate is of a group is the mean of those of its prompts.
+    single = []
+    for line in file.read_text().splitlines():
+        alone = file.with_name("alone.jsonl")
+        alone.write_text(line)
+        single.append(approximate(model, **(asked | {"file": alone})).frame["value"].to_numpy())
+    by = approximate(model, by="city", **asked).frame
+    for city, rows in by.groupby("city"):
+        some = [values for values, name in zip(single, CITIES, strict=True) if name == city]
+        np.testing.assert_allclose(rows["value"], np.mean(some, 0), rtol=1e-4, atol=1e-6)
+    over = approximate(model, cluster="city", **asked).frame
+    assert (over["stderr"] != approximate(model, **asked).frame["stderr"]).all()
+
+
+def shown(answer: Result) -> str:
+    console = Console(width=300)
+    with console.capture() as screen:
+        show(answer, console)
+    return screen.get()
+
+
+@pytest.mark.slow
+def test_swaps_are_told_apart_by_the_base_prompt(mini: HookedGPT2) -> None:
+    prompts = make("ioi", mini, 20)
+    asked: dict[str, Any] = {"component": "resid_pre.7@END", "variable": "s", "task": prompts}
+    whole = with_draws(interchange)(mini, **asked)
+    by = interchange(mini, by="template", **asked).frame
+    pairs = draw(graph_of("ioi"), prompts, "s")
+    assert prompts.templates is not None
+    names = [prompts.templates[row] for row in pairs.rows.tolist()]
+    moved = [name for name, moves in zip(names, pairs.moved, strict=True) if moves]
+    assert whole.draws is not None
+    right = whole.draws[0].values
+    sums = []
+    for _, row in by.iterrows():
+        some = [x for x, name in zip(right, moved, strict=True) if name == row["template"]]
+        assert (row["n"], row["value"]) == (len(some), pytest.approx(np.mean(some)))
+        sums.append(sum(some) - len(some) * right.mean())
+    assert by["spread"].to_numpy() == pytest.approx(by["value"].std())
+    clustered = interchange(mini, cluster="template", **asked)
+    assert "cluster-robust" in clustered.meanings["ci_low"]
+    row = clustered.frame.iloc[0]
+    k = len(sums)
+    stderr = (k / (k - 1) * sum(x**2 for x in sums)) ** 0.5 / len(right)
+    assert (row["value"], row["stderr"]) == pytest.approx((right.mean(), stderr))
+    for how in ({}, {"rank": 1, "steps": 2}):
+        answer = interchange(mini, by="template", **asked, **how)
+        assert set(answer.frame["template"]) <= set(prompts.templates)
+        assert answer.plot() is not None
+        assert "spread: standard deviation of the accuracy" in shown(answer)
+    with pytest.raises(CircuitsError, match=r"no such column; choose template"):
+        interchange(mini, by="city", **asked)
 
 
 def test_blocks_and_resumed_runs_tell_the_same_groups(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from word_model import word_model
 
+from circuits.analyses.ablate import ablate
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError
 from circuits.model import HookedGPT2
@@ -138,6 +140,53 @@ def test_what_makes_no_blocks(model: HookedGPT2, tmp_path: Path) -> None:
         PromptFile(model, tmp_path / "a.json")
     with pytest.raises(CircuitsError, match="cannot be read: No such file"):
         _ = PromptFile(model, tmp_path / "a.txt").size
+
+
+LATE = ["{}", '{"city": "Rome"}', '{"id": 5}', '{"city": null}']  # each with its prompt
+
+
+def late(folder: Path, *more: str) -> Path:
+    lines = [f'{{"clean": "x", {line[1:]}'.replace(", }", "}") for line in [*LATE, *more]]
+    return write(folder, "a.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+@pytest.mark.filterwarnings("ignore:.* has columns that no prompt is made of")
+def test_every_part_has_all_columns(
+    model: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(PromptFile.__init__, "__defaults__", (1, None))
+    run, carried = (
+        tmp_path / "run",
+        {"city": [None, "Rome", None, None], "id": [None, None, "5", None]},
+    )
+    ablate(model, component="m0", file=late(tmp_path), parts=run)
+    paths = sorted(run.glob("*.parquet"))
+    schemas = [parquet.read_schema(path).remove_metadata() for path in paths]
+    assert schemas == [schemas[0]] * len(LATE)
+    assert schemas[0].names == ["prompt", "cell", "value", "changed", "city", "id"]
+    for name, values in carried.items():
+        rows = [parquet.read_table(path)[name].to_pylist() for path in paths]
+        assert rows == [[value] * 2 for value in values]  # a row for each cell
+    with pytest.raises(CircuitsError, match="the column 'city' of a.jsonl says nothing of"):
+        ablate(model, component="m0", file=tmp_path / "a.jsonl", by="city")
+
+
+@pytest.mark.filterwarnings("ignore:.* has columns that no prompt is made of")
+def test_a_column_that_comes_after_the_run_began_is_refused(
+    model: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(PromptFile.__init__, "__defaults__", (1, None))
+    asked: dict[str, Any] = {"component": "m0", "parts": tmp_path / "run"}
+    # A line that cannot be read is refused in its turn, and its columns are none.
+    with pytest.raises(CircuitsError, match="line 5 of a.jsonl has a field 'answr'"):
+        ablate(model, file=late(tmp_path, '{"town": 1, "answr": 2}'), **asked)
+    assert len(list((tmp_path / "run").glob("*.parquet"))) == len(LATE)
+    with pytest.raises(CircuitsError, match=r"has a column 'town' .* same columns \(city, id\)"):
+        ablate(model, file=late(tmp_path, '{"town": 1}'), resume=True, **asked)
+    answer = ablate(model, file=late(tmp_path, '{"city": "Oslo"}'), resume=True, **asked)
+    assert answer.frame["n"].tolist() == [len(LATE) + 1]
 
 
 @pytest.mark.slow

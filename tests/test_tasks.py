@@ -237,5 +237,5 @@ def test_probabilities_of_sets(small: HookedGPT2) -> None:
         ids = [small.to_single_token(f"{other:02d}") for other in range(100)]
         expected = sum(sign * probs[i] for sign, i in zip(signs, ids, strict=True))
         torch.testing.assert_close(value[row], expected)
-    with pytest.raises(CircuitsError, match=r"logit_diff needs .*; metrics that fit: .*prob_diff"):
-        get_metric("logit_diff")(logits, prompts)
+        odds = (probs[ids[year + 1 :]].sum() / probs[ids[: year + 1]].sum()).log()
+        torch.testing.assert_close(get_metric("logit_diff")(logits, prompts)[row], odds)

@@ -222,17 +222,22 @@ def _candidates(graph: CausalGraph, texts: Sequence[Text], device: torch.device)
     return torch.tensor(sorted(tokens), device=device)
 
 
-def share_interval(successes: NDArray[np.floating], *, draws: bool = False) -> dict[str, float]:
+def share_interval(
+    successes: NDArray[np.floating],
+    groups: tuple[str, ...] | None = None,
+    *,
+    draws: bool = False,
+) -> dict[str, float]:
     """The share of successes [n], each 1 or 0, and its interval.
 
     Returns the columns value, stderr, ci_low, ci_high and n, with `draws` those of `mean_interval`.
     The interval is Wilson's (1927), which stays within 0 and 1 and has a width also where all or
-    none succeeded.
+    none succeeded. With `groups` [n] it is over groups, and never narrower than that.
 
     >>> {name: round(x, 3) for name, x in share_interval(np.ones(10)).items()}
     {'value': 1.0, 'stderr': 0.0, 'ci_low': 0.722, 'ci_high': 1.0, 'n': 10}
     """
     if not len(successes):
         return {**dict.fromkeys(("value", "stderr", "ci_low", "ci_high"), math.nan), "n": 0}
-    columns = mean_interval(successes, scale=RIGHT_OR_WRONG, draws=draws)
+    columns = mean_interval(successes, scale=RIGHT_OR_WRONG, groups=groups, draws=draws)
     return {name: column.item() for name, column in columns.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +25,23 @@ from circuits.alignment import (
 )
 from circuits.components import Component
 from circuits.config import ModelConfig
-from circuits.effects import BASE, Grid, Named, cells_of, components_of, labels, per_head, what_of
+from circuits.effects import (
+    ALL_ALIKE,
+    BASE,
+    Grid,
+    Named,
+    cells_of,
+    components_of,
+    each_group,
+    label_of,
+    labels,
+    per_head,
+    what_of,
+)
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
-from circuits.registry import MemoryOptions
+from circuits.registry import MemoryOptions, TemplateOptions
 from circuits.sweep import Cell, Source, Sweep, cell, plan, run
 
 STEPS = 100  # of the search for a subspace
@@ -98,6 +110,8 @@ def search_of(rank: int | None, neurons: bool, reader: Named, steps: int | None)
 class Swap:
     """Where a variable's value is swapped: at sites, or in a subspace of one.
 
+    By `templates` base prompts are told apart.
+
     Raises:
         CircuitsError: when a subspace is searched for at more than one site.
     """
@@ -105,6 +119,7 @@ class Swap:
     where: Grid
     search: Search | None
     seed: int
+    templates: TemplateOptions = ALL_ALIKE
 
     def __post_init__(self) -> None:
         where = self.where
@@ -135,25 +150,58 @@ def swept(
     scores = run(model, plan(model, sweep, memory=how.memory), progress=how.progress)
     right = dict(zip(cells, scores.values, strict=True))
     _require_change(dict(zip(cells, scores.changed.tolist(), strict=True)), sites, variable, swap)
-    moved = pairs.moved
-    shares = {site: float(right[site][moved].mean()) for site in cells}
     clean = _clean(model, pairs)
-    rows = []
-    for site in sites:
-        peers = [shares[other] for other in (others if alone else sites) if other != site]
-        rows.append(
-            {
-                "task": prompts.task,
-                "variable": variable,
-                **labels(site),
-                **_accuracies(right[site], moved, how.draws),
-                "clean": clean,
-                "control": float(np.mean(peers)) if peers else np.nan,
-                "places": len(peers),
-            }
-        )
-    frame: pd.DataFrame = pd.DataFrame(rows).astype(WHOLE_NUMBERS)
-    return frame
+    groups = _groups(prompts, pairs, swap.templates)
+    clusters = groups if swap.templates.cluster else None  # they are of all pairs: `some` is all
+
+    def table(some: NDArray[np.bool_]) -> pd.DataFrame:
+        moved = pairs.moved[some]
+        shares = {site: _share(right[site][some][moved]) for site in cells}
+        rows = []
+        for site in sites:
+            peers = [shares[other] for other in (others if alone else sites) if other != site]
+            rows.append(
+                {
+                    "task": prompts.task,
+                    "variable": variable,
+                    **labels(site),
+                    **_accuracies(right[site][some], moved, how.draws, clusters),
+                    "clean": _of_prompts(clean[some], pairs, some),
+                    "control": float(np.mean(peers)) if peers else np.nan,
+                    "places": len(peers),
+                }
+            )
+        frame: pd.DataFrame = pd.DataFrame(rows).astype(WHOLE_NUMBERS)
+        return frame
+
+    return _told_apart(table, groups, swap.templates, len(pairs))
+
+
+def _groups(
+    prompts: Prompts, pairs: Pairs, templates: TemplateOptions
+) -> NDArray[np.object_] | None:
+    """The group of each pair's base prompt, [b]; None where groups are not told apart."""
+    of_prompts = prompts.labels(label_of(templates))
+    if (templates.by or templates.cluster) is None or of_prompts is None:
+        return None
+    return np.array([of_prompts[row] for row in pairs.rows.tolist()], dtype=object)
+
+
+def _told_apart(
+    table: Callable[[NDArray[np.bool_]], pd.DataFrame],
+    groups: NDArray[np.object_] | None,
+    templates: TemplateOptions,
+    n: int,
+) -> pd.DataFrame:
+    """The table of all n pairs, or with ``by`` that of each group, one below the other."""
+    if templates.by is None or groups is None:
+        return table(np.ones(n, dtype=bool))
+    every = {str(name): table(groups == name) for name in dict.fromkeys(groups.tolist())}
+    return each_group(every, templates.by)
+
+
+def _share(successes: NDArray[np.float64]) -> float:
+    return float(successes.mean()) if len(successes) else np.nan
 
 
 def _sites(cfg: ModelConfig, prompts: Prompts, swap: Swap) -> list[Cell]:
@@ -203,26 +251,38 @@ def _require_change(
 
 
 def _accuracies(
-    right: NDArray[np.float64], moved: NDArray[np.bool_], draws: bool
+    right: NDArray[np.float64],
+    moved: NDArray[np.bool_],
+    draws: bool,
+    clusters: NDArray[np.object_] | None,
 ) -> dict[str, object]:
-    """The columns value to both of one site, from each pair's 1 or 0; and, if asked, `draws`."""
+    """The columns value to both of one site, from each pair's 1 or 0; and, if asked, `draws`.
+
+    With `clusters` [b] the interval is over these groups.
+    """
     unmoved = right[~moved]
+    groups = None if clusters is None else tuple(clusters[moved])
     return {
-        **share_interval(right[moved], draws=draws),
-        "kept": float(unmoved.mean()) if len(unmoved) else np.nan,
+        **share_interval(right[moved], groups, draws=draws),
+        "kept": _share(unmoved),
         "n_kept": len(unmoved),
         "both": float(right.mean()),
     }
 
 
-def _clean(model: HookedModel, pairs: Pairs) -> float:
-    """How often the model, as it is, answers as the graph does."""
+def _clean(model: HookedModel, pairs: Pairs) -> NDArray[np.float64]:
+    """Whether the model, as it is, answers as the graph does, 1 or 0 for each base prompt: [b]."""
     prompts = replace(pairs.prompts, answers=pairs.base)
     asked = replace(pairs, prompts=prompts)
     source = Source("resample", pairs.sources, prompts.mask)
     sweep = Sweep(prompts, asked.metric(), (BASE,), source)
-    values = run(model, plan(model, sweep)).values[0]
-    rows = pairs.rows.cpu().numpy()
+    values: NDArray[np.float64] = run(model, plan(model, sweep)).values[0]
+    return values
+
+
+def _of_prompts(values: NDArray[np.float64], pairs: Pairs, some: NDArray[np.bool_]) -> float:
+    """The mean over base prompts, each of which may be in several of these pairs."""
+    rows = pairs.rows.cpu().numpy()[some]
     return float(pd.Series(values).groupby(rows).first().mean())
 
 
@@ -261,32 +321,35 @@ def searched(
         DORMANT: halves.dormant,
         RANDOM: random,
     }
-    frame = pd.DataFrame(_subspaces(model, test, at, bases, how.draws))
+    answered, clean = _subspaces(model, test, at, bases), _clean(model, test)
+    groups = _groups(prompts, test, swap.templates)
+    clusters = groups if swap.templates.cluster else None
     about = {"task": prompts.task, "variable": variable, **labels(cell(at.component))}
-    for place, (name, value) in enumerate(about.items()):
-        frame.insert(place, name, value)
-    frame["share_read"] = halves.share
-    frame["clean"] = _clean(model, test)
-    frame["illusion"] = _is_illusion(frame)
-    frame["trained"] = len(train)
-    typed: pd.DataFrame = frame.astype(WHOLE_NUMBERS)
-    return typed
+
+    def table(some: NDArray[np.bool_]) -> pd.DataFrame:
+        frame = pd.DataFrame(
+            {**about, **row, **_accuracies(right[some], test.moved[some], how.draws, clusters)}
+            for row, right in answered
+        )
+        frame["share_read"] = halves.share
+        frame["clean"] = _of_prompts(clean[some], test, some)
+        frame["illusion"] = _is_illusion(frame)
+        frame["trained"] = len(train)
+        typed: pd.DataFrame = frame.astype(WHOLE_NUMBERS)
+        return typed
+
+    return _told_apart(table, groups, swap.templates, len(test))
 
 
 def _subspaces(
-    model: HookedModel,
-    pairs: Pairs,
-    at: Subspace,
-    bases: Mapping[str, Tensor | None],
-    draws: bool,
-) -> list[dict[str, object]]:
-    """A row for each of these subspaces; None stands for the site itself."""
-    rows: list[dict[str, object]] = []
+    model: HookedModel, pairs: Pairs, at: Subspace, bases: Mapping[str, Tensor | None]
+) -> list[tuple[dict[str, object], NDArray[np.float64]]]:
+    """Each of these subspaces, None for the site itself, and which pairs are right with it: [b]."""
+    rows: list[tuple[dict[str, object], NDArray[np.float64]]] = []
     for name, basis in bases.items():
         right = swapped(model, pairs, at, basis).double().cpu().numpy()
         width = at.width(model) if basis is None else basis.shape[1]
-        shares = _accuracies(right, pairs.moved, draws)
-        rows.append({"subspace": name, "dimensions": width, **shares})
+        rows.append(({"subspace": name, "dimensions": width}, right))
     return rows
 
 

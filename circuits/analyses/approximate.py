@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -21,14 +21,20 @@ from circuits.effects import (
     Patching,
     Positions,
     axes,
+    by_template,
     cells_of,
     effect,
     every_pair,
+    group_meanings,
+    label_of,
     labels,
     measured,
+    measured_over,
     pair,
     pair_table,
+    panels,
     require_change,
+    require_templates,
     share_of_progress,
     source_of,
     unit_of,
@@ -36,11 +42,12 @@ from circuits.effects import (
 )
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
-from circuits.registry import MemoryOptions, PairOptions, RunOptions, analysis
+from circuits.registry import MemoryOptions, PairOptions, RunOptions, TemplateOptions, analysis
 from circuits.registry.asked_prompts import Batch, asked_prompts
 from circuits.result import Result
 from circuits.sweep import Cell
 from circuits.sweep.gradient import estimates
+from circuits.sweep.moments import Moments
 
 OWN = {
     "value": "estimated effect: (other run's value - own value) . gradient, mean over n",
@@ -55,6 +62,9 @@ OWN = {
 }
 
 
+OF_GROUP = {"pearson": OWN["pearson"].replace("task", "group")}
+
+
 @analysis
 def approximate(
     model: HookedModel,
@@ -65,6 +75,7 @@ def approximate(
     direction: Direction = "denoise",
     check: Literal["all"] | int = 0,
     prompts: PairOptions,
+    templates: TemplateOptions,
     how: MemoryOptions,
 ) -> Result:
     """What would patching restore, by one gradient instead of many runs?
@@ -104,51 +115,63 @@ def approximate(
     what_of(wanted)  # an unknown kind is refused before prompts are drawn
     if check != "all" and (isinstance(check, str) or check < 0):
         raise CircuitsError(f"check={check}: check 0 or more of the estimates, or all")
-    checks = _Checks(check, prompts.seed)
-    return _estimated(model, wanted, patching, checks, asked_prompts(model, prompts), how)
+    asked = _Asked(wanted, patching, check, prompts.seed)
+    return _estimated(model, asked, asked_prompts(model, prompts), templates, how)
 
 
 @dataclass(frozen=True)
-class _Checks:
-    """How many of the largest estimates are checked, and as many others, drawn with a seed."""
+class _Asked:
+    """What is patched and measured, and how many of the largest estimates are checked.
 
-    n: Literal["all"] | int
+    As many others are, drawn with the seed.
+    """
+
+    wanted: Grid
+    patching: Patching
+    check: Literal["all"] | int
     seed: int
 
 
 def _estimated(
     model: HookedModel,
-    wanted: Grid,
-    patching: Patching,
-    checks: _Checks,
+    asked: _Asked,
     batches: Sequence[Batch],
+    templates: TemplateOptions,
     how: MemoryOptions,
 ) -> Result:
     """The estimates on all batches of prompts, and what came of checking them."""
-    frames, counts = [], []
+    require_templates(batches, templates)
+    wanted, patching, frames, counts = asked.wanted, asked.patching, [], []
     sizes = [len(batch.first) / batch.share for batch in batches]
     for i, batch in enumerate(batches):
         cells = cells_of(model.cfg, batch.first, wanted)
         ask = partial(pair, cells=cells, patching=patching)
         step = share_of_progress(how.progress, sum(sizes[:i]), sizes[i], sum(sizes))
         moments = estimates(
-            model, batch.blocks, ask, memory=how.memory, progress=step, draws=how.draws
+            model,
+            batch.blocks,
+            ask,
+            memory=how.memory,
+            progress=step,
+            draws=how.draws,
+            label=label_of(templates),
         )
+        moments = measured_over(moments, batch, templates)
         hint = "choose another part, position or task"
         require_change(moments, range(2, len(cells) + 2), f"patching {batch.first.task!r}", hint)
-        table = pair_table(batch.first, moments, list(map(labels, cells)), patching)
-        if checks.n:
-            some = _some(table, checks)
-            exact = _exact(model, batch, [cells[i] for i in some], patching, how.memory)
-            table = _compared(table, dict(zip(some, exact, strict=True)))
-        frames.append(table)
+        table = partial(pair_table, batch.first, labels=list(map(labels, cells)), patching=patching)
+        if asked.check:
+            some = _some(table(moments), asked)
+            run = partial(_exact, model, batch, [cells[i] for i in some], patching, how.memory)
+            table = partial(_compared, table, some, _beside(moments, run(templates)))
+        frames.append(by_template(moments, templates, table))
         counts.append(moments.n)
     frame = pd.concat(frames)
-    source = source_of(model, "approximate", batches, counts)
+    source = source_of(model, "approximate", batches, counts, templates)
     parts = WORDS[what_of(wanted)] if wanted.component is None else frame["component"].iloc[0]
-    columns = axes(frame, wanted)
+    columns = panels(axes(frame, wanted), templates, frame)
     view = "bars" if len(columns) == 1 else "heatmap"
-    if checks.n and frame["exact"].notna().sum() > 1:
+    if asked.check and frame["exact"].notna().sum() > 1:
         columns, view = ("component", "value", "exact"), "scatter"
     return Result(
         frame,
@@ -157,7 +180,9 @@ def _estimated(
         provenance=source,
         axes=columns,
         view=view,
-        meanings=EFFECT_MEANINGS | OWN,
+        meanings=EFFECT_MEANINGS
+        | group_meanings(templates, frame)
+        | (OWN if templates.by is None else OWN | OF_GROUP),
     )
 
 
@@ -167,18 +192,33 @@ def _exact(
     cells: Sequence[Cell],
     patching: Patching,
     memory: str | None,
-) -> list[dict[str, float]]:
-    """What really patching each of these cells does."""
+    templates: TemplateOptions,
+) -> Moments:
+    """What really patching each of these cells does: BASE and WHOLE come first."""
     ask = every_pair((BASE, WHOLE, *cells), patching)
-    ((_, moments),) = measured(model, [batch], ask, RunOptions(memory=memory), full=1)
-    return [effect(moments, index) for index in range(2, len(cells) + 2)]
+    how = RunOptions(memory=memory)
+    ((_, moments),) = measured(model, [batch], ask, how, templates, full=1)
+    return moments
 
 
-def _compared(table: pd.DataFrame, exact: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
+def _beside(moments: Moments, exact: Moments) -> dict[Moments, Moments]:
+    """What is exact, beside what is estimated: of all prompts, and of each group."""
+    of_groups = {part: exact.groups[label] for label, part in moments.groups.items()}
+    return {moments: exact, **of_groups}
+
+
+def _compared(
+    estimated: Callable[[Moments], pd.DataFrame],
+    some: Sequence[int],
+    exact: Mapping[Moments, Moments],
+    moments: Moments,
+) -> pd.DataFrame:
     """The table with the exact effects of some of its rows, and how the two agree."""
+    table = estimated(moments)
+    known = {row: effect(exact[moments], index) for index, row in enumerate(some, start=2)}
     columns = {"exact": "value", "exact_low": "ci_low", "exact_high": "ci_high"}
     more = {
-        name: [exact[i][column] if i in exact else float("nan") for i in table.index]
+        name: [known[i][column] if i in known else float("nan") for i in table.index]
         for name, column in columns.items()
     }
     checked: pd.DataFrame = table.assign(**more)
@@ -187,17 +227,17 @@ def _compared(table: pd.DataFrame, exact: Mapping[int, Mapping[str, float]]) -> 
     return compared
 
 
-def _some(table: pd.DataFrame, checks: _Checks) -> list[int]:
+def _some(table: pd.DataFrame, asked: _Asked) -> list[int]:
     """The estimates that are checked: all, or the largest and as many of the rest, at random.
 
     The largest alone would tell how wrong they are, but not whether a small one hides an effect.
     """
     order = table["value"].abs().sort_values(ascending=False, kind="stable").index.tolist()
-    if checks.n == "all":
+    if asked.check == "all":
         return order
-    rest = order[checks.n :]
-    drawn = np.random.default_rng(checks.seed).permutation(len(rest))[: checks.n]
-    return order[: checks.n] + [rest[i] for i in sorted(drawn)]
+    rest = order[asked.check :]
+    drawn = np.random.default_rng(asked.seed).permutation(len(rest))[: asked.check]
+    return order[: asked.check] + [rest[i] for i in sorted(drawn)]
 
 
 def agreement(table: pd.DataFrame) -> dict[str, float]:

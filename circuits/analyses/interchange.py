@@ -17,13 +17,29 @@ from circuits.alignment import (
     swept,
 )
 from circuits.components import Component
-from circuits.effects import Grid, Positions, What, share_of_progress, source_of
+from circuits.effects import (
+    Grid,
+    Positions,
+    What,
+    group_meanings,
+    panels,
+    require_templates,
+    share_of_progress,
+    source_of,
+)
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
 from circuits.prompts import Prompts, make, suitable_tasks
-from circuits.registry import MemoryOptions, analysis
+from circuits.registry import MemoryOptions, TemplateOptions, analysis
 from circuits.registry.asked_prompts import Batch
 from circuits.result import Result
+
+# Where groups of base prompts are independent, and not pairs.
+OF_CLUSTERS = {
+    "stderr": "standard error of that share, over groups of prompts",
+    "ci_low": "lower end of its 95 % interval over groups (cluster-robust)",
+    "ci_high": "upper end of its 95 % interval over groups (cluster-robust)",
+}
 
 
 @analysis
@@ -42,6 +58,7 @@ def interchange(
     graph: CausalGraph | None = None,
     n: int | None = None,
     seed: int = 0,
+    templates: TemplateOptions,
     how: MemoryOptions,
 ) -> Result:
     """Does the model compute what this causal graph says?
@@ -66,8 +83,7 @@ def interchange(
         variable: Which variable to swap. Without it, all of the graph's, one after the other.
         component: At which site: resid_pre.6@END, a5.h3@S2, m7. Repeat it for a set of sites.
         what: Sweep over these parts instead, one at a time. Without it, resid_pre.
-        positions: Sweep over roles or indices, or swap at all positions at once. Without it, by
-            roles, and for heads all at once.
+        positions: Sweep by roles or indices, or all at once. Without it, roles; of heads, all.
         rank: Dimensions of the subspace to find; 1 is a single direction.
         neurons: Of an MLP, search among its neurons' activations, not in what it writes.
         reader: Who may read the subspace: a9.h9<q>, m7, logits. Without it, everything later.
@@ -84,7 +100,8 @@ def interchange(
     >>> found.top(1).frame[["component", "value", "kept", "control"]].round(2).values.tolist()
     [['a0.h0', 1.0, 1.0, 0.0]]
     """
-    swap = Swap(Grid(what, component, positions), search_of(rank, neurons, reader, steps), seed)
+    where, search = Grid(what, component, positions), search_of(rank, neurons, reader, steps)
+    swap = Swap(where, search, seed, templates)
     return _swapped(model, swap, _prompts(model, task, graph, n, seed), graph, variable, how)
 
 
@@ -97,6 +114,8 @@ def _swapped(
     how: MemoryOptions,
 ) -> Result:
     """What came of the swaps, of one variable or of all, on all these prompts."""
+    batches = [Batch(prompts, [prompts]) for prompts in every]
+    require_templates(batches, swap.templates)
     frames = []
     for i, prompts in enumerate(every):
         explained = graph or graph_of(prompts.task)
@@ -107,8 +126,8 @@ def _swapped(
             run = replace(how, progress=step)
             frames.append(look(model, explained, prompts, explained.require(name), swap, run))
     frame = pd.concat(frames, ignore_index=True)
-    axes = _axes(frame, swap)
-    about = source_of(model, "interchange", [Batch(prompts, [prompts]) for prompts in every])
+    axes = panels(_axes(frame, swap), swap.templates, frame)
+    about = source_of(model, "interchange", batches, templates=swap.templates)
     return Result(
         frame,
         unit="share of pairs",
@@ -116,7 +135,9 @@ def _swapped(
         provenance=about,
         axes=axes,
         view="heatmap" if swap.where.component is None and len(axes) > 1 else "bars",
-        meanings=SWAP_MEANINGS,
+        meanings=SWAP_MEANINGS
+        | group_meanings(swap.templates, frame)
+        | (OF_CLUSTERS if swap.templates.cluster else {}),
     )
 
 
@@ -158,15 +179,15 @@ def _has_graph(task: str) -> bool:
 
 
 def _axes(frame: pd.DataFrame, swap: Swap) -> tuple[str, ...]:
-    panels = tuple(name for name in ("task", "variable") if frame[name].nunique() > 1)
+    several = tuple(name for name in ("task", "variable") if frame[name].nunique() > 1)
     if swap.search is not None:
-        return (*panels, "subspace")
+        return (*several, "subspace")
     if swap.where.component is not None:
-        return panels or ("component",)
+        return several or ("component",)
     row = ("layer", "head") if frame["head"].notna().any() else ("layer",)
     if frame["position"].isna().all():
-        return (*panels, *row) if len(row) > 1 else (*panels, "component")
-    return (*panels, "position", *row) if len(row) > 1 else (*panels, "layer", "position")
+        return (*several, *row) if len(row) > 1 else (*several, "component")
+    return (*several, "position", *row) if len(row) > 1 else (*several, "layer", "position")
 
 
 def _title(frame: pd.DataFrame, swap: Swap, model: str) -> str:

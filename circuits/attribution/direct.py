@@ -130,6 +130,12 @@ def scored(prompts: Prompts) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
                     f"({prompts.texts[same[0]]!r}), so their difference is always 0; give two"
                 )
         return rows, prompts.roles["END"], prompts.answers, prompts.distractors
+    if prompts.answer_sets is not None:
+        raise CircuitsError(
+            f"each prompt of {prompts.task!r} has a list of answers, of which any counts; what is "
+            "attributed is the logit of one token, which is a sum over parts, as that of a list is "
+            "not; give a single answer, or ablate or patch instead"
+        )
     without = (~(prompts.targets >= 0).any(1)).nonzero().flatten().tolist()
     if without:
         raise CircuitsError(

@@ -20,6 +20,7 @@ from circuits.effects.grid import (
     what_of,
 )
 from circuits.effects.measuring import (
+    ALL_ALIKE,
     BASE,
     WHOLE,
     Direction,
@@ -46,6 +47,7 @@ from circuits.effects.measuring import MEANINGS as EFFECT_MEANINGS
 from circuits.effects.references import reference
 from circuits.effects.templates import (
     by_template,
+    each_group,
     group_meanings,
     label_of,
     measured_over,
@@ -55,6 +57,7 @@ from circuits.effects.templates import (
 )
 
 __all__ = [
+    "ALL_ALIKE",
     "BASE",
     "EFFECT_MEANINGS",
     "WHOLE",
@@ -73,6 +76,7 @@ __all__ = [
     "by_template",
     "cells_of",
     "components_of",
+    "each_group",
     "effect",
     "ends",
     "every_pair",

@@ -8,7 +8,7 @@ prompts makes groups in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -66,9 +66,13 @@ def by_template(
     """
     if templates.by is None:
         return table(moments)
-    tables = {label: table(part) for label, part in moments.groups.items()}
+    return each_group({label: table(part) for label, part in moments.groups.items()}, templates.by)
+
+
+def each_group(tables: Mapping[str, pd.DataFrame], by: str) -> pd.DataFrame:
+    """One table of those of all groups, which are of the same rows. See `by_template`."""
     for label, rows in tables.items():
-        rows.insert(1, free_name(templates.by, [*rows.columns, "spread"]), label)
+        rows.insert(1, free_name(by, [*rows.columns, "spread"]), label)
     joined = pd.concat(tables.values())
     # A row of one table is about the same as the row at that place in every other.
     joined["spread"] = joined.groupby(level=0)["value"].transform("std")

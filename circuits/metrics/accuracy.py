@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.intervals import RIGHT_OR_WRONG
 from circuits.metrics.base import metric
-from circuits.metrics.reading import end, pair
+from circuits.metrics.reading import end, pair, sides
 
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
@@ -23,5 +23,10 @@ if TYPE_CHECKING:
     scale=RIGHT_OR_WRONG,
 )
 def accuracy(logits: Tensor, prompts: Prompts, clean: Tensor | None) -> Tensor:
-    """Does the answer beat the distractor?"""
-    return (logits[:, 0] > logits[:, 1]).to(logits.dtype)
+    """Does the answer beat the distractor?
+
+    Where there are several of either, any of them counts: of all these tokens, is the one with the
+    highest logit right?
+    """
+    right, wrong = sides(logits, prompts)
+    return (right.amax(1) > wrong.amax(1)).to(logits.dtype)

@@ -27,6 +27,7 @@ from circuits.precision import wide
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
+READOUT = "readout:"  # before the name of a model's readout
 Need = Literal["distractors", "targets", "answers", "sets", "clean"]
 Score = Callable[[Tensor, "Prompts", "Tensor | None"], Tensor]
 
@@ -36,10 +37,13 @@ class Metric:
     """What is measured, in which unit, and from which logits.
 
     `needs` names what a `Prompts` must carry: ``targets`` (scored tokens), ``answers`` (the same,
-    or sets of right tokens), ``distractors`` (and answers), ``sets`` (of either; one token is a
-    set, too), or ``clean`` (the logits of the unedited run). `score` maps logits [n v], or [n t] if
-    `tokens` is given, the prompts, and the clean run's logits in the same form, to values [b].
-    `scale` says which values there are, and with them which interval a mean has.
+    or sets of right tokens), ``distractors`` (and answers; sets where there are no single ones),
+    ``sets`` (of either; one token is a set, too), or ``clean`` (the logits of the unedited run).
+    `score` maps logits [n v], or [n t] if `tokens` is given, the prompts, and the clean run's
+    logits in the same form, to values [b].
+    `scale` says which values there are, and with them which interval a mean has. With `readout`
+    logits are those of the model's readout of this name (v its classes), not of the vocabulary;
+    `require` refuses prompts for what `needs` cannot say.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Metric:
     score: Score
     tokens: Callable[[Prompts], Tensor] | None = None
     scale: Scale = REAL
+    readout: str | None = None
+    require: Callable[[Prompts], object] | None = None
 
     @property
     def against_clean(self) -> bool:
@@ -99,8 +105,7 @@ class Metric:
             )
         has = {"targets": bool(scored(prompts).any(1).all()), "clean": True}
         has["answers"] = has["targets"] or prompts.answer_sets is not None
-        has["distractors"] = prompts.answers is not None and prompts.distractors is not None
-        has["sets"] = None not in sets(prompts)
+        has["distractors"] = has["sets"] = None not in sets(prompts)
         missing = [need for need in self.needs if not has[need]]
         if missing:
             fitting = [m.name for m in METRICS.values() if all(has[need] for need in m.needs)]
@@ -113,6 +118,8 @@ class Metric:
                 f"{self.name} needs {lacks} in every prompt, which {prompts.task!r} does not have; "
                 f"metrics that fit: {', '.join(fitting)}"
             )
+        if self.require is not None:
+            self.require(prompts)
         if {"distractors", "sets"} & {*self.needs}:
             _refuse_coinciding(prompts, *sets(prompts, single="sets" not in self.needs))
 
@@ -168,9 +175,15 @@ def get_metric(name: str) -> Metric:
     """The metric of this name.
 
     Raises:
-        CircuitsError: for an unknown name, with the nearest one.
+        CircuitsError: for an unknown name, with the nearest one, and for that of a readout, which
+            is a model's (`circuits.metrics.readout_metric`).
 
     >>> get_metric("logit_diff").unit
     'logits'
     """
+    if name.startswith(READOUT):
+        raise CircuitsError(
+            f"{name} is of a model; give readout_metric(model, {name.removeprefix(READOUT)!r}) of "
+            "circuits.metrics instead of its name"
+        )
     return _CATALOG.require(name)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.intervals import NOT_NEGATIVE
 from circuits.metrics.base import metric
-from circuits.metrics.reading import per_prompt, scored, target_log_probs
+from circuits.metrics.reading import answered, per_prompt, scored, set_log_probs, target_log_probs
 
 if TYPE_CHECKING:
     from circuits.prompts import Prompts
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 @metric(
     unit="nats per token",
     higher_is_better=False,
-    needs=("targets",),
-    positions=scored,
+    needs=("answers",),
+    positions=answered,
     scale=NOT_NEGATIVE,
 )
 def loss(logits: Tensor, prompts: Prompts, clean: Tensor | None) -> Tensor:
-    """How surprised is the model by the scored tokens (their mean)?"""
+    """How surprised is the model by the scored tokens (their mean)?
+
+    Where any of several answers is right, and none is scored by itself, this is -log of the
+    probability that one of them follows END: of the sum of theirs.
+    """
+    if not scored(prompts).any():
+        return -set_log_probs(logits.log_softmax(-1), prompts.answer_sets)
     return per_prompt(-target_log_probs(logits, prompts), scored(prompts))

@@ -21,6 +21,11 @@ def end(prompts: Prompts) -> Tensor:
     return columns == rearrange(prompts.roles["END"], "b -> b 1")
 
 
+def last(prompts: Prompts) -> Tensor:
+    """[b p], True at each prompt's last token, which need not be END."""
+    return prompts.mask & (prompts.mask.cumsum(1) == prompts.mask.sum(1, keepdim=True))
+
+
 def scored(prompts: Prompts) -> Tensor:
     """[b p], True where the next token is scored."""
     return prompts.targets >= 0
@@ -38,29 +43,42 @@ def answered(prompts: Prompts) -> Tensor:
 
 
 def pair(prompts: Prompts) -> Tensor:
-    """[b 2]: the answer and the distractor, read at END."""
-    assert prompts.answers is not None
-    assert prompts.distractors is not None
-    return torch.stack([prompts.answers, prompts.distractors], 1)
+    """[b t]: the answer and the distractor, or where they are sets, all of both; read at END.
+
+    Where a set is filled up, token 0 is read, which `sides` leaves out again.
+    """
+    return torch.cat(_both(prompts), 1).clamp(min=0)
+
+
+def sides(logits: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """What was read of `pair` [b t], the right tokens and the wrong ones; -inf is no token."""
+    right, wrong = _both(prompts)
+    absent = (torch.cat([right, wrong], 1) < 0).to(logits.device)
+    split = logits.masked_fill(absent, -torch.inf).split([right.shape[1], wrong.shape[1]], 1)
+    return split[0], split[1]
+
+
+def _both(prompts: Prompts) -> tuple[Tensor, Tensor]:
+    right, wrong = sets(prompts, single=True)
+    assert right is not None
+    assert wrong is not None
+    return right, wrong
 
 
 def sets(prompts: Prompts, *, single: bool = False) -> tuple[Tensor | None, Tensor | None]:
     """The tokens that are right and those that are wrong after END [b t], filled up with -1.
 
-    Where a task has no sets, or a `single` token of each is wanted, answer and distractor are sets.
+    Where a task has no sets, answer and distractor are sets; also where it has both, if a `single`
+    token of each is wanted.
     """
-    pairs = (
-        (prompts.answer_sets, prompts.answers),
-        (prompts.distractor_sets, prompts.distractors),
+    alone = tuple(
+        None if token is None else rearrange(token, "b -> b 1")
+        for token in (prompts.answers, prompts.distractors)
     )
-    right, wrong = (
-        several
-        if several is not None and not single
-        else None
-        if alone is None
-        else rearrange(alone, "b -> b 1")
-        for several, alone in pairs
-    )
+    if single and None not in alone:
+        return alone[0], alone[1]
+    several = (prompts.answer_sets, prompts.distractor_sets)
+    right, wrong = (a if b is None else b for a, b in zip(alone, several, strict=True))
     return right, wrong
 
 
@@ -69,6 +87,14 @@ def set_probs(probs: Tensor, tokens: Tensor | None) -> Tensor:
     assert tokens is not None
     tokens = tokens.to(probs.device)
     return (probs.gather(1, tokens.clamp(min=0)) * (tokens >= 0)).sum(1)
+
+
+def set_log_probs(log_probs: Tensor, tokens: Tensor | None) -> Tensor:
+    """The logarithm of that probability: [n v], [n t] -> [n]."""
+    assert tokens is not None
+    tokens = tokens.to(log_probs.device)
+    of_each = log_probs.gather(1, tokens.clamp(min=0))
+    return of_each.masked_fill(tokens < 0, -torch.inf).logsumexp(1)
 
 
 def per_prompt(values: Tensor, positions: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from circuits.model.attention import Attention, Places
 from circuits.model.block import Block, Unembed
 from circuits.model.mlp import ALL, MLP
 from circuits.model.norm import Norm
-from circuits.model.readout import Readout
 from circuits.model.transformer import Transformer, Visit
 from circuits.model.views import view
 from circuits.precision import wide
@@ -241,8 +240,6 @@ class HookedGPT2(Transformer):
         )  # a ModuleList does not keep the type of its items
         self.ln_final = LayerNorm(cfg)
         self.unembed = GPT2Unembed(cfg, self.W_E, self.backend)
-        # Heads of a fine-tuned checkpoint besides the unembedding, by their names.
-        self.readouts = cast(dict[str, Readout], nn.ModuleDict())
         self.name_sites()
         self.tokenizer = tokenizer
 

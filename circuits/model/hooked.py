@@ -28,12 +28,13 @@ from circuits.batch import (
 )
 from circuits.cache import Cache, run_with_cache
 from circuits.config import ModelConfig
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, nearest
 from circuits.factored import FactoredMatrix
 from circuits.generation import KVCache, generate
 from circuits.hooks import GradHooks, HookPoint, Hooks, Run, WatchedBy, watching
 from circuits.inputs import AnyMask, ModelInput
 from circuits.model.contract import BlockWeights, NormWeights, UnembedWeights
+from circuits.model.readout import Readout
 from circuits.tokenizer import FittedTokenizer, ModelRoles, Tokenizer, no_tokenizer
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -52,6 +53,7 @@ class HookedModel(nn.Module, ABC):
         hook_dict: the hook points by the names of their sites, in the order of the pass.
         run: facts about the pass that is going on, for hooks.
         backend: how products with weight matrices are computed.
+        readouts: heads of a fine-tuned checkpoint besides the unembedding, by their names.
     """
 
     if TYPE_CHECKING:
@@ -89,6 +91,8 @@ class HookedModel(nn.Module, ABC):
         self.hook_dict: dict[str, HookPoint] = {}
         self.run = Run()
         self.backend = Backend()
+        # A ModuleDict does not keep the type of its items.
+        self.readouts = cast(dict[str, Readout], nn.ModuleDict())
 
     @abstractmethod
     def pass_through(
@@ -205,6 +209,21 @@ class HookedModel(nn.Module, ABC):
         if self.tokenizer is None:
             raise no_tokenizer(self.cfg.model_name)
         return self.tokenizer
+
+    def require_readout(self, name: str) -> Readout:
+        """The readout of this name.
+
+        Raises:
+            CircuitsError: when there is none, with those that there are.
+        """
+        if name not in self.readouts:
+            has = ", ".join(self.readouts)
+            raise CircuitsError(
+                f"{self.cfg.model_name} has no readout {name!r}; it has "
+                f"{has or 'none, for its checkpoint has no head for classes'}"
+                f"{nearest(name, list(self.readouts))}"
+            )
+        return self.readouts[name]
 
     def to_tokens(
         self,

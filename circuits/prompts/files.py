@@ -9,15 +9,16 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from circuits.errors import CircuitsError
-from circuits.prompts.formats import FORMATS, Cursor, Format, Mark, guessed, is_gzip
+from circuits.metrics.readout import LABEL
+from circuits.prompts.formats import FORMATS, LISTS, Cursor, Format, Mark, guessed, is_gzip
 from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
 
@@ -36,7 +37,7 @@ class PromptFile:
     The file is read as it is needed, so it may hold millions of prompts. Each block is padded for
     itself. Iterating starts at the file's beginning every time. The formats are `from_file`'s.
     Compressed files are unpacked as they are read, and standard input (the path ``-``) is kept in
-    memory.
+    memory. With `classes`, answers and distractors name classes of a readout, see `from_rows`.
 
     Raises:
         CircuitsError: when the name has none of the known suffixes; while iterating, naming file
@@ -56,6 +57,7 @@ class PromptFile:
     path: Path
     block: int = BLOCK
     prepend_bos: bool | None = None
+    classes: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.is_stdin and self._suffix not in FORMATS:
@@ -94,6 +96,20 @@ class PromptFile:
                 digest.update(piece)
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What else the file says of its prompts, by name: every block has all of these columns.
+
+        Of JSON lines all are read for that, once.
+        """
+        with self._opened() as lines:
+            first = next(self._format.rows(lines), None)
+        named = [name for name in LISTS if self.classes and getattr(first, name, None) is not None]
+        if first is None or self._format.columns is None:
+            return (*named, *(() if first is None else first.columns))
+        with self._opened() as lines:
+            return (*named, *self._format.columns(lines))
+
     def count(self) -> int:
         """The number of prompts in the file: all of it is read, and none of it made into tokens.
 
@@ -111,9 +127,11 @@ class PromptFile:
         if self.is_stdin:
             kind = f"{self._suffix[1:]} by its beginning" if self._suffix != ".txt" else _PLAIN
             warnings.warn(f"standard input is read as {kind}", stacklevel=3)
-        if first.columns:
+        used = (*LISTS, LABEL) if self.classes else ()
+        carried = [name for name in first.columns if name not in used]
+        if carried:
             warnings.warn(
-                f"{self.name} has columns that no prompt is made of: {', '.join(first.columns)}; "
+                f"{self.name} has columns that no prompt is made of: {', '.join(carried)}; "
                 "they are carried along into the parts of a run (--parts), and by=COLUMN (--by) "
                 "gives the groups of one by themselves",
                 stacklevel=3,
@@ -145,7 +163,15 @@ class PromptFile:
                         "the new prompts into one of their own"
                     )
                 n_prompts += len(block)
-                prompts = from_rows(self.model, block, lines.name, self.prepend_bos, first)
+                prompts = from_rows(
+                    self.model,
+                    block,
+                    lines.name,
+                    self.prepend_bos,
+                    first,
+                    self.columns,
+                    classes=self.classes,
+                )
                 yield prompts, lines.mark(n_prompts)
 
     @property
@@ -206,10 +232,10 @@ def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None 
     a table with a header that has clean or prompt, or one prompt a line.
 
     In ``.jsonl`` and ``.parquet``, answer and distractor may be lists, of which any counts; what
-    that means, the metrics say (prob, prob_diff). Twins of another length than their prompts are no
-    error, but cannot be patched from. Lines of nothing but blanks are skipped; where blanks alone
-    are meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words begin
-    with a space, so an answer usually does too.
+    that means, the docstrings of `circuits.metrics` say. Twins of another length than their prompts
+    are no error, but cannot be patched from. Lines of nothing but blanks are skipped; where blanks
+    alone are meant, they stand in ``.jsonl``. Text is taken as it stands: GPT-2's tokens for words
+    begin with a space, so an answer usually does too.
 
     Raises:
         CircuitsError: naming the file and the line, for anything that cannot be read.

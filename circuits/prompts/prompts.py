@@ -47,7 +47,8 @@ class Prompts:
             where that is not known.
         corrupted: [b p], prompts that lack what the task is about, token for token; or None.
         seed: what the prompts were drawn with; None when they were given.
-        columns: what else a file says of the prompts, by column [b]; nothing is asked by it.
+        columns: what else a file says of the prompts, by column [b]; nothing is asked by it, but
+            for classes (`circuits.metrics.readout_metric`).
         unequal: why there are no corrupted twins although they were given, where one of them is of
             another length than its prompt; else None.
 

@@ -24,7 +24,7 @@ Answer = str | tuple[str, ...]  # of several, any counts
 class Row:
     """One prompt as the user gave it, as text or token ids, and where: `place` is for messages.
 
-    `columns` are what else was said of it, by which nothing is asked.
+    `columns` are what else was said of it, by which nothing is asked but a class.
     """
 
     place: str
@@ -85,8 +85,14 @@ def from_rows(
     task: str,
     prepend_bos: bool | None = None,
     first: Row | None = None,
+    columns: Sequence[str] = (),
+    *,
+    classes: bool = False,
 ) -> Prompts:
     """The batch that these rows make. They have what the `first` of all rows has.
+
+    Where they are some of a file's, `columns` are all that the file has. With `classes` answers and
+    distractors are no tokens, but names of classes, which are carried along as columns.
 
     Where the first has a list of answers or distractors, all have sets of them (a single one is a
     set of one). Where any twin is of another length than its prompt, there are no twins, and
@@ -100,6 +106,10 @@ def from_rows(
     are_ids = any(isinstance(row.clean, tuple) for row in rows)  # which are taken as they are
     start = [] if are_ids else start_tokens(model, prepend_bos)
     first = first or (rows[0] if rows else None)
+    if classes:
+        for row in rows:
+            _require_alike(row, first or row)
+        rows, first = [_of_class(row) for row in rows], first and _of_class(first)
     of_sets = first is not None and _has_list(first)
     examples = [_example(model, start, row, of_sets=of_sets) for row in rows]
     for row in rows:
@@ -112,18 +122,28 @@ def from_rows(
     if unequal is not None:
         examples = [replace(example, corrupted=None) for example in examples]
     prompts = assemble(model, examples, task=task, metric=metric, prepend_bos=bool(start))
-    return replace(prompts, unequal=unequal, columns=_columns(rows, first))
+    return replace(prompts, unequal=unequal, columns=_columns(rows, columns))
+
+
+def _of_class(row: Row) -> Row:
+    """The same prompt, whose answer and distractor are columns."""
+    named = {"answer": row.answer, "distractor": row.distractor}
+    columns = {name: value for name, value in named.items() if isinstance(value, str)}
+    if _has_list(row):
+        raise CircuitsError(
+            f"{row.place} has a list of answers or distractors; of classes, one is measured, so "
+            "give the name of one"
+        )
+    return replace(row, answer=None, distractor=None, columns={**columns, **row.columns})
 
 
 def _has_list(row: Row) -> bool:
     return isinstance(row.answer, tuple) or isinstance(row.distractor, tuple)
 
 
-def _columns(rows: Sequence[Row], first: Row | None) -> dict[str, tuple[str | None, ...]]:
-    """What was said of the prompts besides; of a file, every block has the first row's columns."""
-    names = dict.fromkeys(
-        name for row in (*([first] if first else ()), *rows) for name in row.columns
-    )
+def _columns(rows: Sequence[Row], known: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """What was said of the prompts besides, by column: first those that are `known`."""
+    names = dict.fromkeys((*known, *(name for row in rows for name in row.columns)))
     return {name: tuple(row.columns.get(name) for row in rows) for name in names}
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from circuits.errors import CircuitsError
 from circuits.inputs import ModelInput
+from circuits.metrics import Metric
 from circuits.model import HookedModel
 from circuits.prompts import USUAL, Mark, PromptFile, Prompts, make, suitable_tasks
 from circuits.prompts.user import Row, from_rows, listed
-from circuits.registry import PairOptions, PromptOptions
+from circuits.registry import MeasureOptions, PairOptions, PromptOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ def asked_prompts(model: HookedModel, options: PromptOptions) -> list[Batch]:
         raise CircuitsError(f"{' and '.join(sources)} name different prompts; give one of them")
     _refuse_unused(options, sources)
     if options.file is not None:
-        return [_of_file(model, Path(options.file))]
+        return [_of_file(model, Path(options.file), classes=_are_classes(options))]
     return [Batch(prompts, [prompts]) for prompts in _at_once(model, options)]
 
 
@@ -78,7 +79,7 @@ def _as_given(model: HookedModel, prompt: ModelInput, options: PromptOptions) ->
         )
         for i, text in enumerate(texts)
     ]
-    return from_rows(model, rows, "prompt")
+    return from_rows(model, rows, "prompt", classes=_are_classes(options))
 
 
 def _corrupted(options: PromptOptions) -> ModelInput | None:
@@ -86,8 +87,14 @@ def _corrupted(options: PromptOptions) -> ModelInput | None:
     return options.corrupted if isinstance(options, PairOptions) else None
 
 
-def _of_file(model: HookedModel, path: Path) -> Batch:
-    file = PromptFile(model, path)
+def _are_classes(options: PromptOptions) -> bool:
+    """Whether answers name classes of a readout, and no tokens."""
+    metric = options.metric if isinstance(options, MeasureOptions) else None
+    return isinstance(metric, Metric) and metric.readout is not None
+
+
+def _of_file(model: HookedModel, path: Path, *, classes: bool) -> Batch:
+    file = PromptFile(model, path, classes=classes)
     first, mark = next(file.after(Mark()))
     file.say(first)
     return Batch(first, file, min(1.0, mark.offset / file.size))

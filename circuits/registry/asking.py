@@ -102,13 +102,12 @@ class Call:
             require_seed(values["seed"])
         values["model"] = _adapted(values["model"])
         asked = question(self.function.__name__, values)
-        grouped = {
-            name: self._group(cls, values, asked, draws) for name, cls in self.groups.items()
-        }
         extra = [p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         more = {key: value for name in extra for key, value in values.pop(name).items()}
+        taken = values | _of_model(values)
+        grouped = {name: self._group(cls, taken, asked, draws) for name, cls in self.groups.items()}
         fields = {field for group in grouped.values() for field in vars(group)}
-        alone = {name: value for name, value in values.items() if name not in fields}
+        alone = {name: value for name, value in taken.items() if name not in fields}
         result = self.function(**alone, **grouped, **more)
         about = result.provenance
         if about.command:  # it has said so itself
@@ -227,6 +226,18 @@ def _adapted(model: Any) -> Any:
 
         return adapt(model)
     return model
+
+
+def _of_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The metric, where a readout of the model is one: its name alone says too little."""
+    metric = values.get("metric")
+    if not isinstance(metric, str):
+        return {}
+    from circuits.metrics import is_readout, readout_metric  # and with them torch
+
+    if not is_readout(metric):
+        return {}
+    return {"metric": readout_metric(values["model"], metric.partition(":")[2])}
 
 
 def _loaded_from(model: HookedModel) -> str:

@@ -55,7 +55,8 @@ class MeasureOptions(PromptOptions):
     """Which prompts are asked, and what is measured of them."""
 
     metric: str | Metric | None = None
-    """{metrics}. Without it, the task's own."""
+    """{metrics}; or readout:NAME, a head for classes of the checkpoint (answers are classes then).
+    Without it, the task's own."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class BaseRun:
         times = len(final) // max(1, int(self.reads.sum()))
         tokens = None if self.tokens is None else self.tokens.repeat(times, 1)
         scale = self.scale.repeat(times, 1) if held else None
-        return read_logits(self.model, final, tokens, scale)
+        return read_logits(self.model, final, tokens, scale, self.metric.readout)
 
     def read_cells(self, finals: Tensor, *, held: bool = False) -> Iterator[tuple[int, Tensor]]:
         """The logits that the metric reads in each cell, some after others: [s n d] -> [n v]."""

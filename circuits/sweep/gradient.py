@@ -210,8 +210,9 @@ class _Batch:
 
     def _read(self, final: Tensor) -> Tensor:
         """The logits that the metric reads, [n v] or [n t]."""
-        tokens = self.sweep.metric.tokens
-        return read_logits(self.model, final, None if tokens is None else tokens(self.prompts))
+        metric = self.sweep.metric
+        tokens = None if metric.tokens is None else metric.tokens(self.prompts)
+        return read_logits(self.model, final, tokens, readout=metric.readout)
 
     def _final(self, tokens: Tensor, seen: dict[str, Tensor]) -> Tensor:
         """The final stream where the metric reads, [n d]; the values at the sites, into `seen`.
@@ -243,21 +244,24 @@ def estimates(
     memory: int | str | None = None,
     progress: Progress | None = None,
     draws: bool = False,
+    label: str = "template",
 ) -> Moments:
     """What would each cell do on average over all these prompts, by gradient?
 
     The moments' cells are: 0 the base run and 1 the source's whole run, both as they are, then the
     sweep's own; the second is the full effect. For the rest see `attribute`; `progress` counts all
     prompts, or, where they are read block by block, those so far. With `draws`, the moments have
-    every prompt's estimates, too.
+    every prompt's estimates, too. By `label` prompts are told apart, where they have it (see
+    `Prompts.labels`).
     """
     so_far: Moments | None = None
     for prompts in blocks:
         block = attribute(model, make_sweep(prompts), memory=memory, progress=progress)
         values = np.concatenate([[block.base, block.source], block.base + block.effects])
         changed = np.concatenate([[False, True], block.effects.any(1)])
-        here = moments(values, changed, prompts.templates, full=1)
-        here = here.drawn_from(values, prompts.templates) if draws else here
+        labels = prompts.labels(label)
+        here = moments(values, changed, labels, full=1)
+        here = here.drawn_from(values, labels) if draws else here
         so_far = here if so_far is None else so_far.merge(here)
     if so_far is None:
         raise CircuitsError("there are no prompts to ask; give at least one")

@@ -92,7 +92,10 @@ class _Cost:
         self.after_mid = 2 * cfg.d_model * cfg.d_mlp / block
         self.only_keys = 3 * cfg.d_model * inner / block
         self.reads = int(routes.reads.sum(1).max())
-        vocabulary = cfg.d_vocab if metric.tokens is None else 2
+        tokens = None if metric.tokens is None else metric.tokens(routes.sweep.prompts)
+        vocabulary = cfg.d_vocab if tokens is None else tokens.shape[1]
+        if metric.readout is not None:
+            vocabulary = len(model.require_readout(metric.readout).labels)
         self.per_read = cfg.d_model * vocabulary / block
         self.forward_rows = self.width * (self.n_layers + cfg.d_model * cfg.d_vocab / block)
         compares = routes.sweep.clean is not None and "clean" in metric.needs

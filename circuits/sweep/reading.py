@@ -21,15 +21,22 @@ def norm_scale(model: HookedModel, final: Tensor) -> Tensor:
 
 
 def read_logits(
-    model: HookedModel, final: Tensor, tokens: Tensor | None, scale: Tensor | None = None
+    model: HookedModel,
+    final: Tensor,
+    tokens: Tensor | None,
+    scale: Tensor | None = None,
+    readout: str | None = None,
 ) -> Tensor:
     """What does the model say of these tokens, in float32 at least?
 
     `final` [n d] is of the last stream, `tokens` [n t] may differ from row to row; None means the
     whole vocabulary. `scale` [n 1] is what the final norm divides by; None: the stream's own.
-    Returns [n t] or [n v].
+    With `readout`, that of the model's takes the place of the vocabulary. Returns [n t] or [n v].
     """
     at = model.ln_final.plain(final) if scale is None else _normed(model, final, scale)
+    if readout is not None:
+        classes: Tensor = model.require_readout(readout)(at)
+        return wide(classes if tokens is None else classes.gather(1, tokens))
     return wide(model.unembed.read(at, tokens))
 
 

@@ -185,7 +185,7 @@ def _answers(
             raise CircuitsError("the cells differ between blocks; ask the same of all of them")
         scores = engine(sweep, progress.until(end))
         if parts is not None:
-            parts.write(scores.values, scores.changed, end, prompts.columns)
+            parts.write(scores.values, scores.changed, end, _carried(prompts, parts))
         yield scores.values, scores.changed, labels
     if parts is not None:
         parts.finish()
@@ -224,9 +224,29 @@ def _store(
         "block": blocks.block if isinstance(blocks, PromptFile) else None,
         "first_block": _asked(sweep),
     }
-    return opened(
-        how.parts, known_by, names, resume=how.resume, began={"onednn": model.backend.uses_onednn}
-    )
+    began = {"onednn": model.backend.uses_onednn, "columns": _columns(blocks)}
+    return opened(how.parts, known_by, names, resume=how.resume, began=began)
+
+
+def _columns(blocks: Blocks) -> list[str]:
+    """What is said of any of the prompts besides, by name: every part has these columns."""
+    if isinstance(blocks, PromptFile):
+        return list(blocks.columns)
+    return list(dict.fromkeys(name for prompts in blocks for name in prompts.columns))
+
+
+def _carried(prompts: Prompts, parts: Parts) -> Mapping[str, Sequence[str | None]]:
+    """What is said of these prompts besides, in the columns that all parts have."""
+    names = parts.began.get("columns", list(prompts.columns))
+    new = [name for name in prompts.columns if name not in names]
+    if new:
+        raise CircuitsError(
+            f"{prompts.task} has a column {new[0]!r} that it did not have when the run in "
+            f"{parts.folder} began, and all parts have the same columns "
+            f"({', '.join(names) or 'none'}); take it out again, or start anew in another folder"
+        )
+    nothing = (None,) * len(prompts)
+    return {name: prompts.columns.get(name, nothing) for name in names}
 
 
 def _asked(sweep: AnySweep) -> str:
@@ -234,6 +254,8 @@ def _asked(sweep: AnySweep) -> str:
     digest = hashlib.sha256(sweep.prompts.checksum.encode())
     if sweep.source.templates is not None:
         digest.update(json.dumps(sweep.source.templates).encode())
+    if sweep.metric.readout is not None:  # prompts name their classes there
+        digest.update(json.dumps(dict(sweep.prompts.columns)).encode())
     for tokens in (sweep.source.tokens, sweep.source.mask.int(), sweep.clean):
         content = None if tokens is None else tokens.tolist()
         digest.update(json.dumps(content).encode())

@@ -14,18 +14,23 @@ from circuits.cli.grids import grids
 from circuits.cli.tables import (
     MOST_ROWS,
     NONE,
+    group_of,
     more,
     new_table,
+    on_one_line,
     percent,
+    spread_of,
 )
 from circuits.result import Result
 
 
 def view(result: Result, width: int) -> Iterator[RenderableType]:
     """Accuracies as grids, and the best as a table; of subspaces, all of them and a verdict."""
-    for (task, variable), rows in result.frame.groupby(["task", "variable"], sort=False):
+    told = ["task", *group_of(result.frame), "variable"]
+    for names, rows in result.frame.groupby(told, sort=False):
         first = rows.iloc[0]
-        yield Text(f"\n{task}: {variable}", "bold")
+        *of, variable = (on_one_line(str(name)) for name in names)
+        yield Text(f"\n{', '.join(of)}: {variable}", "bold")
         yield Text(
             f"the model as it is gives the graph's answer in {percent(first['clean'])} of prompts; "
             f"{first['n']} pairs move the answer, {first['n_kept']} keep it",
@@ -36,13 +41,14 @@ def view(result: Result, width: int) -> Iterator[RenderableType]:
             yield _verdict(rows)
             continue
         if result.view == "heatmap":
-            yield from grids(result, rows, width, 1.0, told=("task", "variable"))
+            yield from grids(result, rows, width, 1.0, told=tuple(told))
         order = rows["value"].sort_values(ascending=False, kind="stable").index
         yield _accuracies(rows.loc[order[:MOST_ROWS]], "component")
         yield from more(len(rows))
     notes = "accuracy: share of moved pairs with the predicted answer; kept: of the others"
     if "control" in result.frame:
         notes += "; elsewhere: mean accuracy at other places of the kind"
+    notes = "; ".join([notes, *spread_of(result.frame, "the accuracy")])
     yield Text(notes, style="dim")
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-from circuits.prompts.formats.fields import FIELDS
-from circuits.prompts.formats.lines import Lines, read_jsonl, read_txt
+from circuits.prompts.formats.fields import FIELDS, LISTS
+from circuits.prompts.formats.lines import Lines, jsonl_columns, read_jsonl, read_txt
 from circuits.prompts.formats.marks import Mark
 from circuits.prompts.formats.parquet import Records, read_parquet
 from circuits.prompts.formats.tables import COMMAS, TABS, read_table
 from circuits.prompts.user import Row
 
-__all__ = ["FIELDS", "FORMATS", "Cursor", "Format", "Mark", "guessed", "is_gzip"]
+__all__ = ["FIELDS", "FORMATS", "LISTS", "Cursor", "Format", "Mark", "guessed", "is_gzip"]
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 
@@ -34,12 +34,14 @@ class Cursor(Protocol):
 class Format:
     """How files of a format are read: `cursor` goes through them, `rows` makes prompts of that.
 
-    `size` is what `Mark.offset` is at the file's end: bytes, or records.
+    `size` is what `Mark.offset` is at the file's end: bytes, or records. `columns` reads the names
+    of all columns that are carried along, where not every row has them.
     """
 
     cursor: Callable[[str, BinaryIO], Cursor]
     rows: Callable[[Any], Iterator[Row]]
     size: Callable[[Any], int]
+    columns: Callable[[Any], list[str]] | None = None
 
 
 def _table(dialect: str) -> Callable[[Lines], Iterator[Row]]:
@@ -49,7 +51,7 @@ def _table(dialect: str) -> Callable[[Lines], Iterator[Row]]:
 FORMATS: Mapping[str, Format] = {
     ".txt": Format(Lines, read_txt, Lines.size),
     ".csv": Format(Lines, _table(COMMAS), Lines.size),
-    ".jsonl": Format(Lines, read_jsonl, Lines.size),
+    ".jsonl": Format(Lines, read_jsonl, Lines.size, jsonl_columns),
     ".tsv": Format(Lines, _table(TABS), Lines.size),
     ".parquet": Format(Records, read_parquet, Records.size),
 }

@@ -121,6 +121,26 @@ def read_jsonl(lines: Lines) -> Iterator[Row]:
         yield to_row(place, record)
 
 
+def jsonl_columns(lines: Lines) -> list[str]:
+    """The columns that are carried along, in the order in which they first appear.
+
+    A line that cannot be read has none: it is refused in its turn, when what stands before it is
+    answered.
+    """
+    names: dict[str, None] = {}
+    while True:
+        try:
+            line = next(lines, None)
+            if line is None:
+                return list(names)
+            record = _parsed(lines.place(), line) if line.strip() else None
+            if isinstance(record, dict):
+                check_fields(lines.place(), list(record))
+                names |= dict.fromkeys(name for name in record if not is_read(name))
+        except CircuitsError:
+            continue
+
+
 def _parsed(place: str, line: str) -> object:
     """What this line of JSON holds."""
     try:
