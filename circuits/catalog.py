@@ -40,6 +40,7 @@ class Kind:
 METRIC = Kind("metrics", "metric", "metric", dashes=False)
 TASK = Kind("prompts", "task", "task")
 METHOD = Kind("interventions", "method", "ablation method")
+DISCOVERY = Kind("discovery/methods", "discovery", "discovery method")
 VIEW = Kind("figures/views", "view", "view")
 
 

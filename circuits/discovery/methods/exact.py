@@ -1,0 +1,33 @@
+"""Every edge patched, one at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from circuits.discovery.patching import everything, patched
+from circuits.discovery.search import Scored, Search, discovery
+from circuits.sweep.cells import Sweep
+from circuits.sweep.survey import survey
+
+if TYPE_CHECKING:
+    from circuits.prompts import Prompts
+
+
+@discovery
+def exact(search: Search) -> Scored:
+    """By patching each edge alone: what the metric becomes without it, measured.
+
+    The receiver reads the reference's value of the sender, and from everybody else what it read
+    before (path patching). One cell of a sweep for each edge.
+    """
+    edges, cfg = search.edges, search.model.cfg
+
+    def ask(prompts: Prompts) -> Sweep:
+        asked = search.ask(prompts)
+        if not cells:
+            cells.extend([(), everything(cfg, asked.source)])
+            cells.extend(patched(edge, cfg, asked.source) for edge in edges)
+        return Sweep(prompts, asked.metric, tuple(cells), asked.source, asked.clean)
+
+    cells: list[tuple[object, ...]] = []
+    return Scored(survey(search.model, search.blocks, ask, search.how, full=1))
