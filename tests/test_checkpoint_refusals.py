@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow_files as tf
 import torch
 from checkpoint_files import (
     SHAPE,
@@ -65,6 +66,28 @@ def test_damaged_tensors_are_named(tmp_path: Path, case: str, n_shards: int) -> 
     tensors = released(single())
     damage(tensors)
     refused(write_folder(tmp_path / "a", config_of(SHAPE), tensors, n_shards), *said)
+
+
+LONG, SLY = "x" * 5000, "wte\x1b[2J\u202e\n"
+
+
+@pytest.mark.parametrize("name", [LONG, SLY])
+def test_names_that_would_fill_the_terminal_or_act_on_it(tmp_path: Path, name: str) -> None:
+    odd = torch.ones(2)
+    folder = write_folder(tmp_path / "a", config_of(SHAPE), released(single()) | {name: odd})
+    torch.save({"model": {}, name: 1}, tmp_path / "ckpt.pt")
+    torch.save({"a.wpe.weight": odd, f"{name}.wpe.weight": odd}, tmp_path / "two.pt")
+    torch.save({"a.wpe.weight": odd, name: odd}, tmp_path / "more.pt")
+    files = [folder, *(tmp_path / file for file in ("ckpt.pt", "two.pt", "more.pt"))]
+    bundle = tf.write_release(tmp_path / "b", single())
+    tf.write_bundle(bundle / "model.ckpt", tf.release(single()) | {f"model/{name}": odd})
+    for path in (*files, bundle):
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        message = str(caught.value)
+        assert message.isprintable(), message
+        assert len(message) < 600
+        assert "…" in message if name == LONG else "wte\\x1b[2J\\u202e\\n" in message
 
 
 def test_only_a_few_of_many_names_are_listed(tmp_path: Path) -> None:

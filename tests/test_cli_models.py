@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from circuits import checkpoints, experiment
 from circuits.cli import app
+from circuits.config import MODEL_VARIABLE
 from circuits.errors import CircuitsError
 
 
@@ -110,3 +112,15 @@ def test_an_experiment_keeps_its_own_model(monkeypatch: pytest.MonkeyPatch) -> N
     for words in ([], ["--model", "sort-abc"]):
         run("run", "ioi", *words, env={"CIRCUITS_MODEL": "compiled"})
     assert asked == [None, "sort-abc"]
+
+
+def test_the_variable_that_names_a_model_is_written_once() -> None:
+    """Everything else says `MODEL_VARIABLE`; docstrings are no code."""
+    folder = Path(checkpoints.__file__).parents[1]
+    written = [
+        (path.name, node.lineno)
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value == MODEL_VARIABLE
+    ]
+    assert [name for name, _ in written] == ["config.py"]

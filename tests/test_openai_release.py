@@ -191,6 +191,34 @@ def test_missing_and_left_over(folder: Path, single: HookedGPT2) -> None:
     refused(folder, "lacks model.ckpt.data-00000-of-00001, half of its checkpoint")
 
 
+def test_what_describes_the_model_is_named(folder: Path, single: HookedGPT2) -> None:
+    """Which is hparams.json here, with whatever mark an editor puts before it."""
+    sizes = (folder / "hparams.json").read_text()
+    (folder / "hparams.json").write_text("\ufeff" + sizes, encoding="utf-8")
+    assert torch.equal(circuits.load(folder)(TOKENS), single(TOKENS))
+    wrong = {"n_layer": 3}, {"n_layer": 10**7}, {"n_ctx": 3}
+    for changes, said in zip(
+        wrong, ("or hparams.json", ": hparams.json", "; hparams.json"), strict=True
+    ):
+        (folder / "hparams.json").write_text(json.dumps(json.loads(sizes) | changes))
+        with pytest.raises(CheckpointError) as caught:
+            circuits.load(folder)
+        assert said in str(caught.value)
+        assert "config.json" not in str(caught.value)
+
+
+def test_parts_of_a_release(folder: Path) -> None:
+    hparams = folder / "hparams.json"
+    text = hparams.read_text()
+    hparams.unlink()
+    refused(
+        folder, "is a TensorFlow checkpoint without hparams.json.*write one with n_layer, n_head"
+    )
+    hparams.write_text(text)
+    (folder / "model.ckpt.index").unlink()
+    refused(folder, "has hparams.json, and no model.ckpt.index beside it, only checkpoint, hparams")
+
+
 def test_as_tensorflow_reads_it(folder: Path, single: HookedGPT2, tmp_path: Path) -> None:
     tensorflow = pytest.importorskip("tensorflow")
     reader = tensorflow.train.load_checkpoint(str(folder / "model.ckpt"))

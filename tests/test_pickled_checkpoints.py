@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_files import SHAPE, config_of, released, single
+from checkpoint_files import SHAPE, config_of, nanogpt_checkpoint, released, single
+from test_checkpoint_formats import NANO
 
 from circuits.checkpoints import checksum, load
 from circuits.config import GPT2_SIZES
@@ -113,6 +114,40 @@ def test_a_state_dict_beside_its_configuration(
         path = folder / "weights.pt"
         torch.save(named if inside is None else {inside: named, "step": 7}, path)
         assert checksum(load(path)) == checksum(single())
+
+
+CHAINS = ["model.", "net.", "module.model.", "model._orig_mod.", "lit.gpt2.module.", "transformer."]
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("bare", [True, False])
+def test_what_stands_before_all_names_is_left_out(tmp_path: Path, chain: str, bare: bool) -> None:
+    """As in what Lightning saves, whose module has the model as an attribute: also in folders."""
+    tensors = released(single())
+    for layer in range(SHAPE.n_layers):
+        tensors[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 12, 12).tril()
+    if bare:
+        tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    else:
+        tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    named = {chain + name: tensor for name, tensor in tensors.items()}
+    folder = with_config(tmp_path / "a")
+    torch.save({"state_dict": named, "epoch": 3}, folder / "last.ckpt")
+    torch.save(named, folder / "pytorch_model.bin")
+    for path in (folder / "last.ckpt", folder):
+        assert checksum(load(path)) == checksum(single())
+    nano = nanogpt_checkpoint(single(NANO), wrapper=chain)
+    torch.save(nano, tmp_path / "ckpt.pt")
+    assert checksum(load(tmp_path / "ckpt.pt")) == checksum(single(NANO))
+
+
+def test_what_stands_before_some_names_only(tmp_path: Path) -> None:
+    folder, tensors = with_config(tmp_path / "a"), released(single())
+    named = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    torch.save(named | {"loss.weight": torch.ones(2)}, folder / "pytorch_model.bin")
+    refused(folder, "whose names begin with model., and beside it loss.weight")
+    torch.save(named | {f"ema.{n}": t for n, t in tensors.items()}, folder / "pytorch_model.bin")
+    refused(folder, "holds several models, whose names begin with ema., model.")
 
 
 def test_a_state_dict_alone(tmp_path: Path) -> None:

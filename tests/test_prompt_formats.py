@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -20,6 +21,7 @@ from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Mark, PromptFile, Prompts, from_file
+from circuits.prompts.formats import tables
 
 ROWS = [
     {"clean": "x and", "answer": " Tom", "distractor": " Anne", "id": "1", "note": "a, b"},
@@ -354,3 +356,38 @@ def test_carried_columns_stand_in_the_parts(folder: str, tmp_path: Path) -> None
     again = asked(folder, "--file", str(path), "--parts", str(tmp_path / "run"), "--resume")
     assert again.exit_code == 0, again.output
     assert again.stdout == answer.stdout
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_cells_longer_than_python_reads_unasked(
+    model: HookedGPT2, tmp_path: Path, delimiter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the document that a prompt was taken from, carried along."""
+    suffix, document = ".csv" if delimiter == "," else ".tsv", "long " * 40_000
+    path = tmp_path / f"rows{suffix}"
+    path.write_text(f"clean{delimiter}from\nx and{delimiter}{document}\ny{delimiter}short\n")
+    usual = csv.field_size_limit()
+    asked = PromptFile(model, path, block=1)
+    seen = []
+    for prompts in asked:
+        assert csv.field_size_limit() == usual  # between the blocks, too
+        seen += prompts.columns["from"]
+    assert seen == [document, "short"]
+    monkeypatch.setattr(tables, "MOST", 1000)
+    with pytest.raises(
+        CircuitsError, match=r"line 2 .*a field has more than 1,000 characters; a f"
+    ):
+        list(asked)
+    assert csv.field_size_limit() == usual
+
+
+def test_columns_whose_names_would_act_on_the_terminal(model: HookedGPT2, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"clean": "x", "a\x1b[2J": "1", "n" * 5000: "2"}))
+    with pytest.warns(UserWarning, match=r"made of: 'a\\x1b\[2J', 'n+…n+'; they are") as caught:
+        from_file(model, path)
+    assert len(str(caught[0].message)) < 400
+    path = tmp_path / "rows.csv"
+    path.write_text("clean,a\x1b[2J\nx\n")
+    with pytest.raises(CircuitsError, match=r"\(clean, 'a\\x1b\[2J'\), but 1"):
+        from_file(model, path)

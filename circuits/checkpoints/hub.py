@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.checkpoints import weight_files
-from circuits.checkpoints.hugging_face import CONFIG_FILE, model_config, read_config
+from circuits.checkpoints.hugging_face import model_config, read_config
+from circuits.checkpoints.layout import CONFIG_FILE
 from circuits.checkpoints.vocabulary import TOKENIZER_FILES
 from circuits.checkpoints.weight_files import weights_in
 from circuits.config import GPT2_SIZES, OPENAI_NAMES

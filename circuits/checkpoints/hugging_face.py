@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.checkpoints import gpt_neo, readouts
 from circuits.checkpoints.layout import (
+    CONFIG_FILE,
     HEAD,
     assemble,
     is_readout,
@@ -36,7 +37,7 @@ from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer, model_roles
 
-CONFIG_FILE = "config.json"
+_IN_MEMORY = "its own config"
 _EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
 
 
@@ -104,8 +105,9 @@ def from_object(
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
     model = assemble(
         cfg,
-        rename(cfg, tensors, origin),
+        rename(cfg, tensors, origin, _IN_MEMORY),
         origin=origin,
+        described=_IN_MEMORY,
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
@@ -174,8 +176,10 @@ def model_config(
     )
 
 
-def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    """These released tensors under this package's names.
+def rename(
+    cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str, described: str = CONFIG_FILE
+) -> dict[str, Tensor]:
+    """These released tensors under this package's names; `described` is as in `assemble`.
 
     The names may be wrapped, or lack ``transformer.``. Of two tied tensors one is enough:
     ``safetensors.torch.save_model`` keeps only the head, whose name comes first.
@@ -183,7 +187,7 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     Raises:
         CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
     """
-    require_layers(cfg.n_layers, tensors, origin)
+    require_layers(cfg.n_layers, tensors, origin, described)
     theirs = gpt_neo.as_gpt2_tensors(under_released_names(tensors, origin))
     theirs = {name: tensor for name, tensor in theirs.items() if not is_readout(name)}
     W_E, head = theirs.get(_EMBEDDING), theirs.get(_HEAD)
@@ -197,7 +201,7 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     if not cfg.tied and head is not None and HEAD["unembed.b_U"] not in theirs:
         theirs[HEAD["unembed.b_U"]] = head.new_zeros(cfg.d_vocab)
     names = released_names(cfg)
-    require_names(theirs.keys(), names.values(), origin)
+    require_names(theirs.keys(), names.values(), origin, described)
     ours = {name: theirs[released] for name, released in names.items()}
     if not cfg.tied:
         ours["unembed.W_U_untied"] = ours["unembed.W_U_untied"].transpose(0, -1)

@@ -18,12 +18,11 @@ from circuits.checkpoints import (
     weight_files,
 )
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bundled
-from circuits.checkpoints.layout import READOUTS
-from circuits.config import GPT2_SIZES, OPENAI_NAMES
+from circuits.checkpoints.layout import CONFIG_FILE, READOUTS
+from circuits.config import GPT2_SIZES, MODEL_VARIABLE, OPENAI_NAMES
 from circuits.errors import CheckpointError, nearest
 from circuits.model import HookedGPT2
 
-MODEL_VARIABLE = "CIRCUITS_MODEL"
 # Which classes in memory can be converted: the class, the package it comes from, the converter.
 _OBJECTS = {
     ("transformers", "GPT2LMHeadModel"): hugging_face.from_object,
@@ -111,7 +110,7 @@ def _from_hub(name: str, revision: str | None, **options: Any) -> HookedGPT2:
 
 def _from_path(path: Path, **options: Any) -> HookedGPT2:
     if path.is_dir():
-        if (path / hugging_face.CONFIG_FILE).is_file():
+        if (path / CONFIG_FILE).is_file():
             return hugging_face.load_folder(path, **options)
         if (path / nanogpt.FILE).is_file():
             return _from_pickled(path / nanogpt.FILE, **options)
@@ -120,11 +119,11 @@ def _from_path(path: Path, **options: Any) -> HookedGPT2:
         return hugging_face.load_folder(path, **options)
     if path.name in weight_files.FILES:
         return hugging_face.load_folder(path.parent, **options)
-    if path.suffix in (".pt", ".pth", ".bin"):
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         return _from_pickled(path, **options)
     raise CheckpointError(
         f"{path} is of no format that can be loaded; give a folder with "
-        f"{hugging_face.CONFIG_FILE} and {weight_files.SAFE} or {weight_files.PICKLED}, a folder "
+        f"{CONFIG_FILE} and {weight_files.SAFE} or {weight_files.PICKLED}, a folder "
         f"of OpenAI's release, a nanoGPT {nanogpt.FILE}, or a state dict that torch saved (.pt)"
     )
 

@@ -31,6 +31,7 @@ from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 FILE = "ckpt.pt"
+_ARGS = "its entry 'model_args'"
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 # nanoGPT's matrices are torch's linear layers, [out, in]; the released checkpoints' are [in, out].
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
@@ -71,11 +72,18 @@ def from_content(
     theirs = {name: tensor.clone() for name, tensor in named.items()}
     tokenizer = nanogpt_tokenizer(path.parent, args["vocab_size"])
     cfg = _config(args, theirs, path, tokenizer)
-    require_layers(cfg.n_layers, theirs, origin)
+    require_layers(cfg.n_layers, theirs, origin, _ARGS)
     if not args.get("bias", True):
         theirs = _add_missing_biases(cfg, theirs)
-    ours = rename(cfg, theirs, origin)
-    return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
+    return assemble(
+        cfg,
+        rename(cfg, theirs, origin, _ARGS),
+        origin=origin,
+        described=_ARGS,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def _config(

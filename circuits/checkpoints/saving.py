@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.checkpoints import gpt_neo, readouts
-from circuits.checkpoints.hugging_face import CONFIG_FILE
-from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
+from circuits.checkpoints.layout import CONFIG_FILE, HEAD, find_dtype, listed, released_names
 from circuits.checkpoints.weight_files import SAFE
 from circuits.errors import CheckpointError
 from circuits.files import replacing_folder

@@ -12,8 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import CONFIG_FILE, model_config, read_config, rename
-from circuits.checkpoints.layout import assemble, same_numbers, under_released_names
+from circuits.checkpoints.hugging_face import model_config, read_config, rename
+from circuits.checkpoints.layout import (
+    CONFIG_FILE,
+    assemble,
+    same_numbers,
+    under_released_names,
+)
 from circuits.checkpoints.vocabulary import read_tokenizer
 from circuits.config import GPT2_SIZES, ModelConfig
 from circuits.errors import CheckpointError
@@ -55,9 +60,10 @@ def from_tensors(
     config = read_config(folder) if (folder / CONFIG_FILE).is_file() else {}
     tokenizer = read_tokenizer(folder, config, path.stem)
     if config:
-        cfg = model_config(config, path.stem, origin, tokenizer)
+        cfg, described = model_config(config, path.stem, origin, tokenizer), CONFIG_FILE
     else:
         cfg = _shape(theirs, path, has_bos=tokenizer is None or tokenizer.bos_id is not None)
+        described = f"the released GPT-2 of {cfg.n_layers} layers"
     wide = 3 * cfg.n_heads * cfg.d_head
     first = theirs.get("transformer.h.0.attn.c_attn.weight")
     if first is not None and tuple(first.shape) == (wide, cfg.d_model):
@@ -65,8 +71,15 @@ def from_tensors(
             name: tensor.T if name.endswith(_MATRICES) else tensor
             for name, tensor in theirs.items()
         }
-    ours = rename(cfg, theirs, origin)
-    return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
+    return assemble(
+        cfg,
+        rename(cfg, theirs, origin, described),
+        origin=origin,
+        described=described,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def _shape(tensors: Mapping[str, Tensor], path: Path, *, has_bos: bool) -> ModelConfig:

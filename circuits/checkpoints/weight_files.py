@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from circuits.checkpoints.layout import listed, released_name, resolve_device
-from circuits.errors import CheckpointError
+from circuits.errors import CheckpointError, printed
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 # In the order in which they are looked for: one file, or the shards that an index lists.
@@ -79,7 +79,8 @@ def read_pickled(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # torch raises its own, the zip reader's and the unpickler's errors
         if wanted := _CALLED.search(str(error)):
             raise CheckpointError(
-                f"{_named(path)} needs {wanted[1] or wanted[2]}, which may run code when read and "
+                f"{_named(path)} needs {printed(wanted[1] or wanted[2])}, which may run code when "
+                "read and "
                 "is refused; where you trust it, save its tensors alone, with torch.save or as "
                 "safetensors"
             ) from error
@@ -98,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: when it cannot be read or holds no JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
@@ -136,7 +137,8 @@ def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tenso
             }
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{_named(path)} is truncated or no safetensors file ({error}): {_hint(path)}"
+            f"{_named(path)} is truncated or no safetensors file ({printed(str(error))}): "
+            f"{_hint(path)}"
         ) from None
 
 

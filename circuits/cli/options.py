@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from circuits.catalog import joined
+from circuits.config import MODEL_VARIABLE
 from circuits.errors import nearest
 from circuits.files import FIGURE_FORMATS
 from circuits.registry import Recipe, flag, members
@@ -21,7 +22,7 @@ Model = Annotated[
     typer.Option(
         help="A bundled or cached model, a hub id, a folder, or a file that torch saved. Without "
         "it, the bundled default.",
-        envvar="CIRCUITS_MODEL",
+        envvar=MODEL_VARIABLE,
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, printed
 from circuits.prompts.formats import FORMATS, Cursor, Format, Mark, guessed, is_gzip
 from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
@@ -112,8 +112,9 @@ class PromptFile:
             kind = f"{self._suffix[1:]} by its beginning" if self._suffix != ".txt" else _PLAIN
             warnings.warn(f"standard input is read as {kind}", stacklevel=3)
         if first.columns:
+            names = ", ".join(map(printed, first.columns))
             warnings.warn(
-                f"{self.name} has columns that no prompt is made of: {', '.join(first.columns)}; "
+                f"{self.name} has columns that no prompt is made of: {names}; "
                 "they are carried along into the parts of a run (--parts), and by=COLUMN (--by) "
                 "gives the groups of one by themselves",
                 stacklevel=3,
