@@ -34,6 +34,7 @@ from circuits.checkpoints.vocabulary import (
 from circuits.checkpoints.weight_files import read_json, read_tensors
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
+from circuits.files import named_path
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer, model_roles
 
@@ -63,7 +64,7 @@ def load_folder(
     Raises:
         CheckpointError: when the folder holds no safe, complete, undamaged GPT-2.
     """
-    folder = Path(folder)
+    folder = named_path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
     # Raises what is wrong with it before the vocabulary is read.

@@ -69,6 +69,11 @@ def load(
     name = model_name() if model is None else model
     if not isinstance(name, str | Path):
         return _from_object(name, device=device, dtype=dtype)
+    if name == "":
+        raise CheckpointError(
+            f"'' names no model; name one of {', '.join(bundled_models())}, owner/name on the hub, "
+            "or a folder (the current one is '.')"
+        )
     path = Path(name).expanduser()
     is_bundled, is_path = str(name) in bundled_models(), _exists(path)
     if revision is not None and (is_bundled or is_path):

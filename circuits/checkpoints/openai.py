@@ -24,6 +24,7 @@ from circuits.checkpoints.vocabulary import read_tokenizer
 from circuits.checkpoints.weight_files import read_json
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError, printed
+from circuits.files import named_path
 from circuits.model import HookedGPT2
 
 SETTINGS_FILE = "hparams.json"
@@ -57,7 +58,7 @@ def load_folder(
         CheckpointError: when files are missing or damaged, or hold another model than hparams.json
             describes.
     """
-    folder = Path(folder)
+    folder = named_path(folder)
     origin = f"OpenAI {folder}"
     if not (folder / SETTINGS_FILE).is_file():
         raise CheckpointError(

@@ -175,8 +175,9 @@ def pull(
     """Download a GPT-2 from the Hugging Face hub, for use without a network later."""
     from circuits import checkpoints
 
-    wanted = _only(name, model) or os.environ.get(MODEL_VARIABLE)
-    if not wanted:
+    wanted = _only(name, model)
+    wanted = os.environ.get(MODEL_VARIABLE) or None if wanted is None else wanted
+    if wanted is None:
         raise CircuitsError("no model was named; give gpt2 or another of the hub, as owner/name")
     require_text([wanted, revision])
     folder = checkpoints.pull(wanted, revision)

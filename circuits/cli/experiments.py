@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from circuits.cli.options import place
 from circuits.cli.terminal import err, remark, require_text
 from circuits.cli.terminal import out as standard_output
 from circuits.errors import CircuitsError
@@ -25,7 +26,9 @@ Model = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="The same seed finds the same.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Ask less, for a first look.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the folder NAME is written.")]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", parser=place, help="Where the folder NAME is written.")
+]
 Listed = Annotated[bool, typer.Option("--list", help="List the experiments and their claims.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the verdict as JSON, nothing else.")]
 

@@ -11,11 +11,24 @@ import typer
 
 from circuits.catalog import joined
 from circuits.config import MODEL_VARIABLE
-from circuits.errors import nearest
-from circuits.files import FIGURE_FORMATS
+from circuits.errors import CircuitsError, nearest
+from circuits.files import FIGURE_FORMATS, named_path
 from circuits.registry import Recipe, flag, members
 
 MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
+
+
+def place(text: str | Path) -> Path:
+    """The file or folder that was typed, for typer.
+
+    Raises:
+        typer.BadParameter: for an empty text.
+    """
+    try:
+        return named_path(text)
+    except CircuitsError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 Model = Annotated[
     str | None,
@@ -54,6 +67,7 @@ Save = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
+        parser=place,
         help="Save the result in this folder; circuits.Result.load reads it back.",
         rich_help_panel=OUTPUT_PANEL,
     ),
@@ -62,6 +76,7 @@ FigureFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
+        parser=place,
         help=f"Draw the result: {joined(FIGURE_FORMATS)}.",
         rich_help_panel=OUTPUT_PANEL,
     ),
@@ -70,6 +85,7 @@ HtmlFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
+        parser=place,
         help="Write the result as a page to look through: .html, opens anywhere.",
         rich_help_panel=OUTPUT_PANEL,
     ),

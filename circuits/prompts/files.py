@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from circuits.errors import CircuitsError, printed
+from circuits.files import named_path
 from circuits.prompts.formats import FORMATS, Cursor, Format, Mark, guessed, is_gzip
 from circuits.prompts.prompts import Prompts
 from circuits.prompts.user import Row, from_rows
@@ -216,7 +217,7 @@ def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None 
         CircuitsError: naming the file and the line, for anything that cannot be read.
         TokenError: the same, for answers of several tokens and prompts too long for the context.
     """
-    file = PromptFile(model, Path(path), sys.maxsize, prepend_bos)
+    file = PromptFile(model, named_path(path), sys.maxsize, prepend_bos)
     prompts = next(iter(file))
     file.say(prompts)
     return prompts

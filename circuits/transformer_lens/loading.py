@@ -96,6 +96,11 @@ def _house(
     name = ALIASES.get(model_name, model_name) if isinstance(model_name, str) else model_name
     if isinstance(name, HookedGPT2):
         return name
+    if name is None and hf_model is None:
+        raise CircuitsError(
+            "model_name=None names no model; give a name such as 'gpt2' or 'mini', a folder, or "
+            "hf_model="
+        )
     where = {"device": device, "dtype": dtype}
     try:
         if hf_model is not None:
