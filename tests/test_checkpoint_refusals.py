@@ -152,6 +152,16 @@ def test_impossible_sizes(tmp_path: Path) -> None:
         load(folder)
 
 
+def test_a_config_of_2019_names_a_class_and_no_type(tmp_path: Path) -> None:
+    config = config_of(SHAPE, architectures=["GPT2LMHeadModel"])
+    del config["model_type"]
+    folder = write_folder(tmp_path / "a", config, released(single()))
+    assert load(folder).cfg.n_layers == 2
+    config["architectures"] = ["OpenAIGPTLMHeadModel"]
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder, "is a model of type None")
+
+
 def test_other_spelling_of_the_same_gelu(tmp_path: Path) -> None:
     config = config_of(SHAPE, activation_function="gelu_pytorch_tanh")
     assert load(write_folder(tmp_path / "a", config, released(single()))).cfg.n_layers == 2

@@ -57,7 +57,9 @@ READOUTS = {
     "classifier": "GPT2ForTokenClassification",
     "qa_outputs": "GPT2ForQuestionAnswering",
     "multiple_choice_head.summary": "GPT2DoubleHeadsModel",
+    "v_head.summary": "GPT2LMHeadModel",  # of trl: the value of a text, for reinforcement learning
 }
+_HEADS = ("lm_head.", *(f"{name}." for name in READOUTS))
 _MOST_LAYERS = 1000
 CONFIG_FILE = "config.json"
 HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
@@ -100,7 +102,7 @@ def released_name(name: str) -> str | None:
     bare = _unwrapped(name).removeprefix(_PREFIX)
     if _BUFFER.fullmatch(bare):
         return None
-    return bare if bare.startswith(("lm_head.", *READOUTS)) else _PREFIX + bare
+    return bare if bare.startswith(_HEADS) else _PREFIX + bare
 
 
 def under_released_names(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
@@ -138,6 +140,7 @@ def _shared_prefix(names: Collection[str], origin: str) -> str:
 
     The positions' embedding, which every GPT-2 has once, shows where its names begin: a module that
     holds a model (``self.model = GPT2LMHeadModel(...)``) puts its own attribute before all of them.
+    Heads may stand beside it.
     """
     bare = {_unwrapped(name): name for name in names}
     steps = {tuple(name.split(".")) for name in bare}
@@ -151,7 +154,7 @@ def _shared_prefix(names: Collection[str], origin: str) -> str:
             "meant alone"
         )
     prefix = prefixes[0] if prefixes else ""
-    others = [given for name, given in bare.items() if not name.startswith(prefix)]
+    others = [given for name, given in bare.items() if not name.startswith((prefix, *_HEADS))]
     if others:
         raise CheckpointError(
             f"{origin} has a GPT-2 whose names begin with {printed(prefix)}, and beside it "

@@ -47,7 +47,7 @@ def load(
             ``1558M``) or the ``owner/name`` of a GPT-2 on the
             Hugging Face hub, downloaded once and then taken from its cache; a folder in Hugging
             Face's format, or of OpenAI's TensorFlow release; a nanoGPT ``ckpt.pt``; a state dict
-            that torch saved; or, in memory, a ``GPT2LMHeadModel`` of
+            that torch or safetensors saved; or, in memory, a ``GPT2LMHeadModel`` of
             transformers or a ``HookedTransformer`` of transformer_lens. None takes the environment
             variable CIRCUITS_MODEL, otherwise ``mini``. Bundled names come first, then paths.
         device: where to put the weights; None means the CPU, or where an object in memory is.
@@ -122,14 +122,17 @@ def _from_path(path: Path, **options: Any) -> HookedGPT2:
         if openai.is_release(path):
             return openai.load_folder(path, **options)
         return hugging_face.load_folder(path, **options)
-    if path.name in weight_files.FILES:
+    is_described = (path.parent / CONFIG_FILE).is_file()
+    if path.name in weight_files.FILES and (is_described or path.suffix == ".json"):
         return hugging_face.load_folder(path.parent, **options)
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+    if path.suffix == ".safetensors":
+        return state_dict.from_tensors(weight_files.read_file(path), path, **options)
+    if path.suffix in weight_files.READABLE:
         return _from_pickled(path, **options)
     raise CheckpointError(
         f"{path} is of no format that can be loaded; give a folder with "
         f"{CONFIG_FILE} and {weight_files.SAFE} or {weight_files.PICKLED}, a folder "
-        f"of OpenAI's release, a nanoGPT {nanogpt.FILE}, or a state dict that torch saved (.pt)"
+        f"of OpenAI's release, a nanoGPT {nanogpt.FILE}, or a state dict (.pt, .safetensors)"
     )
 
 

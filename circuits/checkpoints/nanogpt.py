@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.checkpoints import readouts
 from circuits.checkpoints.hugging_face import rename
 from circuits.checkpoints.layout import (
     assemble,
@@ -61,8 +62,9 @@ def from_content(
     tensors, args = checkpoint.get("model"), checkpoint.get("model_args")
     if not (isinstance(tensors, Mapping) and isinstance(args, Mapping)):
         raise CheckpointError(
-            f"{path} is no nanoGPT checkpoint: it needs the entries 'model' and 'model_args', and "
-            f"has {listed(checkpoint) or 'none'}"
+            f"{path} is no nanoGPT checkpoint, which has the entries 'model' and 'model_args', and "
+            "no state dict, which is a GPT-2's tensors alone, or under one entry: it has "
+            f"{listed(checkpoint) or 'none'}"
         )
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: its entry 'model' holds more than tensors")
@@ -75,7 +77,7 @@ def from_content(
     require_layers(cfg.n_layers, theirs, origin, _ARGS)
     if not args.get("bias", True):
         theirs = _add_missing_biases(cfg, theirs)
-    return assemble(
+    model = assemble(
         cfg,
         rename(cfg, theirs, origin, _ARGS),
         origin=origin,
@@ -84,6 +86,7 @@ def from_content(
         device=device,
         dtype=dtype,
     )
+    return readouts.attach(model, theirs, {})
 
 
 def _config(

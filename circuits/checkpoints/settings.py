@@ -102,7 +102,7 @@ def read_settings(config: Mapping[str, Any], origin: str) -> Settings:
 
 
 def _require_gpt2(config: Mapping[str, Any], origin: str) -> None:
-    kind = config.get("model_type")
+    kind = config.get("model_type", _first_kind(config))
     if kind != "gpt2":
         raise CheckpointError(
             f"{origin} is a model of type {brief(kind)}; only GPT-2 ('model_type': 'gpt2') can be "
@@ -115,6 +115,13 @@ def _require_gpt2(config: Mapping[str, Any], origin: str) -> None:
                 "mathematics; "
                 f"only {' or '.join(map(repr, allowed))} can be loaded"
             )
+
+
+def _first_kind(config: Mapping[str, Any]) -> str | None:
+    """The type of a ``config.json`` of 2019, which names the class of the model alone."""
+    classes = config.get("architectures")
+    is_gpt2 = isinstance(classes, list) and any(str(name).startswith("GPT2") for name in classes)
+    return "gpt2" if is_gpt2 else None
 
 
 def _function(name: str, origin: str) -> str:

@@ -26,8 +26,10 @@ SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 FILES = (SAFE, f"{SAFE}.index.json", PICKLED, f"{PICKLED}.index.json")
 # Shards as transformers names them: files to download.
 SHARDS = {SAFE: "model-*-of-*.safetensors", PICKLED: "pytorch_model-*-of-*.bin"}
-# Other formats of weights that a folder may hold, which only TensorFlow or JAX read.
-OTHERS = (".h5", ".msgpack", ".ckpt", ".onnx", ".gguf", ".pth", ".pkl", ".pickle", ".bin", ".pt")
+# Endings of files of tensors, whatever their names, and of other formats of weights that a folder
+# may hold, which only TensorFlow or JAX read.
+READABLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+OTHERS = (".h5", ".msgpack", ".onnx", ".gguf", ".pkl", ".pickle")
 _INDEX = ".index.json"
 # How torch names what a pickled file wants to call or build beyond tensors.
 _CALLED = re.compile(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)")
@@ -55,10 +57,10 @@ def read_tensors(folder: Path, device: str | torch.device | None = None) -> dict
     if path is None:
         raise CheckpointError(f"{folder} has no {SAFE} or {PICKLED}{_other_formats(folder)}")
     if not path.name.endswith(_INDEX):
-        return _read_file(path, device)
+        return read_file(path, device)
     tensors: dict[str, Tensor] = {}
     for shard in _shards(path):
-        tensors |= _read_file(folder / shard, device)
+        tensors |= read_file(folder / shard, device)
     listing = read_json(path)["weight_map"]
     missing = [name for name in listing if released_name(name) and name not in tensors]
     if missing:
@@ -119,8 +121,12 @@ def _shards(index: Path) -> list[str]:
     return shards
 
 
-def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tensor]:
-    """The tensors in one file, mapped on the CPU; safetensors are read onto a GPU."""
+def read_file(path: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
+    """The tensors in one file, mapped on the CPU; safetensors are read onto a GPU.
+
+    Raises:
+        CheckpointError: when it is damaged, or holds more than tensors.
+    """
     if path.suffix != ".safetensors":
         content = read_pickled(path)
         others = [name for name, value in content.items() if not isinstance(value, Tensor)]
@@ -157,7 +163,10 @@ def _hint(path: Path) -> str:
 
 def _other_formats(folder: Path) -> str:
     """What a folder without readable weights holds instead, for a message."""
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHERS)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (*READABLE, *OTHERS))
+    if readable := [path.name for path in files if path.suffix in READABLE]:
+        return f", only {listed(readable)}; if that holds the weights, give the file itself"
+    others = [path.name for path in files]
     if not others:
         return ""
     return (
