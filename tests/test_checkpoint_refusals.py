@@ -22,7 +22,7 @@ from checkpoint_files import (
 from torch import Tensor
 
 from circuits.checkpoints import load
-from circuits.errors import CheckpointError, CircuitsError, TokenError
+from circuits.errors import CheckpointError, TokenError
 from circuits.tokenizer import Tokenizer
 
 WTE, MLP = "transformer.wte.weight", "transformer.h.1.mlp.c_fc.weight"
@@ -148,8 +148,12 @@ def test_other_models(tmp_path: Path, changes: dict[str, Any], said: str) -> Non
 
 def test_impossible_sizes(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", config_of(SHAPE, n_head=5), released(single()))
-    with pytest.raises(CircuitsError, match="n_heads=5"):
-        load(folder)
+    refused(folder, "config.json describes a model that cannot be", "n_heads=5")
+    refused(folder / "config.json", f"is a part of a checkpoint; give its folder {folder}")
+    checkpoint = nanogpt_checkpoint(single())
+    checkpoint["model_args"]["n_head"] = 5
+    torch.save(checkpoint, tmp_path / "ckpt.pt")
+    refused(tmp_path / "ckpt.pt", "'model_args' describes a model that cannot be", "n_heads=5")
 
 
 def test_a_config_of_2019_names_a_class_and_no_type(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from random_models import TINY, random_tokens, randomized
 
 import circuits
+from circuits.checkpoints import loading_options
 from circuits.checkpoints.tensor_bundle import read_bundle
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
@@ -85,6 +86,24 @@ def test_the_checkpoint_that_is_named(folder: Path, single: HookedGPT2) -> None:
     refused(folder, "holds later.ckpt-7, model.ckpt, and no file checkpoint says")
     (folder / "checkpoint").write_text('model_checkpoint_path: "third"\n')
     refused(folder, "checkpoint names third")
+
+
+def test_the_checkpoint_whose_path_is_given(folder: Path, single: HookedGPT2) -> None:
+    """As TensorFlow's users write it, without its endings; a command loads the same again."""
+    other = randomized(SHAPE, dtype=torch.float32, seed=1)
+    tf.write_bundle(folder / "model-1000", tf.release(other))
+    for path, expected in (
+        (folder / "model-1000", other),
+        (folder / "model-1000.index", other),
+        (folder / "model.ckpt", single),
+        (folder, single),
+    ):
+        model = circuits.load(path)
+        assert torch.equal(model(TOKENS), expected(TOKENS))
+        _, again = loading_options(model)
+        assert torch.equal(circuits.load(again)(TOKENS), expected(TOKENS))
+    for name in ("hparams.json", "checkpoint", "model.ckpt.data-00000-of-00001"):
+        refused(folder / name, f"is a part of a checkpoint; give its folder {folder}")
 
 
 def test_the_state_of_an_optimizer_is_left_out(folder: Path, single: HookedGPT2) -> None:
@@ -182,6 +201,7 @@ def test_missing_and_left_over(folder: Path, single: HookedGPT2) -> None:
     for wrong, message in (
         ({"n_head": None}, "gives no whole number for n_head"),
         ({"n_embd": 8.0}, "gives no whole number for n_embd"),
+        ({"n_head": 3}, "hparams.json describes a model that cannot be: d_model=16 does not divi"),
         ({"n_vocab": 7}, "wrong shape"),
     ):
         (folder / "hparams.json").write_text(json.dumps(sizes | wrong))

@@ -17,6 +17,7 @@ from circuits.checkpoints.layout import (
     CONFIG_FILE,
     HEAD,
     assemble,
+    described_by,
     is_readout,
     listed,
     released_names,
@@ -157,24 +158,25 @@ def model_config(
     config = as_gpt2(config, origin)
     settings, types = read_settings(config, origin), config.get("attn_types")
     has_bos = tokenizer is None or tokenizer.bos_id is not None
-    return ModelConfig(
-        n_layers=settings.n_layer,
-        n_heads=settings.n_head,
-        d_model=settings.n_embd,
-        n_ctx=settings.n_positions,
-        d_vocab=settings.vocab_size,
-        d_head=settings.head_dim or 0,
-        d_mlp=settings.n_inner or 0,
-        eps=settings.layer_norm_epsilon,
-        tied=settings.tie_word_embeddings,
-        model_name=name,
-        default_prepend_bos=config.get("default_prepend_bos", has_bos),
-        act_fn=settings.activation_function,
-        use_attn_scale=settings.scale_attn_weights,
-        scale_attn_by_inverse_layer_idx=settings.scale_attn_by_inverse_layer_idx,
-        attn_types=types and tuple(types),
-        window_size=config.get("window_size") if types else None,
-    )
+    with described_by(CONFIG_FILE, origin):
+        return ModelConfig(
+            n_layers=settings.n_layer,
+            n_heads=settings.n_head,
+            d_model=settings.n_embd,
+            n_ctx=settings.n_positions,
+            d_vocab=settings.vocab_size,
+            d_head=settings.head_dim or 0,
+            d_mlp=settings.n_inner or 0,
+            eps=settings.layer_norm_epsilon,
+            tied=settings.tie_word_embeddings,
+            model_name=name,
+            default_prepend_bos=config.get("default_prepend_bos", has_bos),
+            act_fn=settings.activation_function,
+            use_attn_scale=settings.scale_attn_weights,
+            scale_attn_by_inverse_layer_idx=settings.scale_attn_by_inverse_layer_idx,
+            attn_types=types and tuple(types),
+            window_size=config.get("window_size") if types else None,
+        )
 
 
 def rename(

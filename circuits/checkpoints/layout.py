@@ -7,13 +7,14 @@ names, and `assemble` checks them and puts them, uncopied where possible, into a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from circuits.config import ModelConfig
-from circuits.errors import CheckpointError, nearest, printed
+from circuits.errors import CheckpointError, CircuitsError, nearest, printed
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
@@ -79,6 +80,23 @@ def released_names(cfg: ModelConfig) -> dict[str, str]:
         for ours, theirs in _BLOCK.items():
             names[f"blocks.{layer}.{ours}"] = f"transformer.h.{layer}.{theirs}"
     return names if cfg.tied else names | HEAD
+
+
+@contextmanager
+def described_by(described: str, origin: str) -> Iterator[None]:
+    """While a `ModelConfig` is made of what a file says: an impossible size names the file.
+
+    Raises:
+        CheckpointError: for such a size.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except CircuitsError as error:
+        raise CheckpointError(
+            f"{origin}: {described} describes a model that cannot be: {error}"
+        ) from None
 
 
 def is_readout(released: str) -> bool:

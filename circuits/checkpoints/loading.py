@@ -69,12 +69,7 @@ def load(
     name = model_name() if model is None else model
     if not isinstance(name, str | Path):
         return _from_object(name, device=device, dtype=dtype)
-    if name == "":
-        raise CheckpointError(
-            f"'' names no model; name one of {', '.join(bundled_models())}, owner/name on the hub, "
-            "or a folder (the current one is '.')"
-        )
-    path = Path(name).expanduser()
+    path = _path_of(name)
     is_bundled, is_path = str(name) in bundled_models(), _exists(path)
     if revision is not None and (is_bundled or is_path):
         raise CheckpointError(
@@ -91,6 +86,22 @@ def load(
         f"there is no model and no file called {str(name)!r}{nearest(str(name), known)}; name one "
         f"of {', '.join(known)}, owner/name on the hub, a folder, or a nanoGPT {nanogpt.FILE}"
     )
+
+
+def _path_of(name: str | Path) -> Path:
+    """The path that this name would be; of TensorFlow's checkpoints, which have none, the index.
+
+    Raises:
+        CheckpointError: for an empty name, which Python takes for the current folder.
+    """
+    if name == "":
+        raise CheckpointError(
+            f"'' names no model; name one of {', '.join(bundled_models())}, owner/name on the hub, "
+            "or a folder (the current one is '.')"
+        )
+    path = Path(name).expanduser()
+    index = Path(f"{path}{openai.INDEX}")
+    return index if _exists(index) and not _exists(path) else path
 
 
 def model_name() -> str:
@@ -129,6 +140,10 @@ def _from_path(path: Path, **options: Any) -> HookedGPT2:
         return state_dict.from_tensors(weight_files.read_file(path), path, **options)
     if path.suffix in weight_files.READABLE:
         return _from_pickled(path, **options)
+    if path.suffix == openai.INDEX:
+        return openai.load_folder(path.parent, index=path.name, **options)
+    if (is_described and path.suffix == ".json") or openai.is_release(path.parent):
+        raise CheckpointError(f"{path} is a part of a checkpoint; give its folder {path.parent}")
     raise CheckpointError(
         f"{path} is of no format that can be loaded; give a folder with "
         f"{CONFIG_FILE} and {weight_files.SAFE} or {weight_files.PICKLED}, a folder "

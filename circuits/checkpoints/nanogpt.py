@@ -19,6 +19,7 @@ from circuits.checkpoints import readouts
 from circuits.checkpoints.hugging_face import rename
 from circuits.checkpoints.layout import (
     assemble,
+    described_by,
     listed,
     released_names,
     require_layers,
@@ -97,17 +98,18 @@ def _config(
         if name.endswith(_TRANSPOSED) and tensors[name].ndim == 2:
             tensors[name] = tensors[name].T.contiguous()
     W_E, head = tensors.get("transformer.wte.weight"), tensors.get("lm_head.weight")
-    return ModelConfig(
-        n_layers=args["n_layer"],
-        n_heads=args["n_head"],
-        d_model=args["n_embd"],
-        n_ctx=args["block_size"],
-        d_vocab=args["vocab_size"],
-        tied=W_E is None or head is None or same_numbers(W_E, head),
-        model_name=path.resolve().parent.name,
-        act_fn="gelu",
-        default_prepend_bos=tokenizer is not None and tokenizer.bos_id is not None,
-    )
+    with described_by(_ARGS, f"nanoGPT {path}"):
+        return ModelConfig(
+            n_layers=args["n_layer"],
+            n_heads=args["n_head"],
+            d_model=args["n_embd"],
+            n_ctx=args["block_size"],
+            d_vocab=args["vocab_size"],
+            tied=W_E is None or head is None or same_numbers(W_E, head),
+            model_name=path.resolve().parent.name,
+            act_fn="gelu",
+            default_prepend_bos=tokenizer is not None and tokenizer.bos_id is not None,
+        )
 
 
 def _add_missing_biases(cfg: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.checkpoints.layout import (
     assemble,
+    described_by,
     listed,
     released_names,
     require_layers,
@@ -27,7 +28,7 @@ from circuits.errors import CheckpointError, printed
 from circuits.files import named_path
 from circuits.model import HookedGPT2
 
-SETTINGS_FILE = "hparams.json"
+SETTINGS_FILE, INDEX = "hparams.json", ".index"
 _POINTER = "checkpoint"  # names the latest of several checkpoints
 _NAMED = re.compile(r'^model_checkpoint_path:\s*"([^"]+)"', re.M)
 _OPTIMIZERS = ("Adam", "Momentum", "RMSProp")  # what their slots beside a weight are called
@@ -43,23 +44,27 @@ _STEPS = {
 
 def is_release(folder: Path) -> bool:
     """Does this folder hold a checkpoint as OpenAI released them, or a part of one?"""
-    return (folder / SETTINGS_FILE).is_file() or any(folder.glob("*.index"))
+    return (folder / SETTINGS_FILE).is_file() or any(folder.glob(f"*{INDEX}"))
 
 
 def load_folder(
     folder: str | Path,
     *,
+    index: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> HookedGPT2:
     """Which model is in this folder of OpenAI's release?
+
+    `index` is the file of the checkpoint that is meant, ``model-1000.index``; by default the one
+    that the file ``checkpoint`` names, or the only one.
 
     Raises:
         CheckpointError: when files are missing or damaged, or hold another model than hparams.json
             describes.
     """
     folder = named_path(folder)
-    origin = f"OpenAI {folder}"
+    origin = f"OpenAI {folder if index is None else folder / index}"
     if not (folder / SETTINGS_FILE).is_file():
         raise CheckpointError(
             f"{folder} is a TensorFlow checkpoint without {SETTINGS_FILE}, which says how many "
@@ -70,17 +75,19 @@ def load_folder(
         raise CheckpointError(
             f"{folder / SETTINGS_FILE} gives no whole number for {', '.join(wrong)}"
         )
+    prefix = _prefix(folder) if index is None else folder / index.removesuffix(INDEX)
     name = folder.resolve().name
     tokenizer = read_tokenizer(folder, {}, name)
-    cfg = ModelConfig(
-        n_layers=sizes["n_layer"],
-        n_heads=sizes["n_head"],
-        d_model=sizes["n_embd"],
-        n_ctx=sizes["n_ctx"],
-        d_vocab=sizes["n_vocab"],
-        model_name=name,
-    )
-    tensors = _under_our_names(cfg, read_bundle(_prefix(folder)), origin)
+    with described_by(SETTINGS_FILE, origin):
+        cfg = ModelConfig(
+            n_layers=sizes["n_layer"],
+            n_heads=sizes["n_head"],
+            d_model=sizes["n_embd"],
+            n_ctx=sizes["n_ctx"],
+            d_vocab=sizes["n_vocab"],
+            model_name=name,
+        )
+    tensors = _under_our_names(cfg, read_bundle(prefix), origin)
     return assemble(
         cfg,
         tensors,
@@ -101,7 +108,7 @@ def _prefix(folder: Path) -> Path:
     pointer = folder / _POINTER
     text = pointer.read_text(encoding="utf-8-sig", errors="replace") if pointer.is_file() else ""
     named = _NAMED.search(text)
-    there = sorted(path.name.removesuffix(".index") for path in folder.glob("*.index"))
+    there = sorted(path.name.removesuffix(INDEX) for path in folder.glob(f"*{INDEX}"))
     if not there:
         others = listed(sorted(path.name for path in folder.iterdir()))
         raise CheckpointError(
