@@ -129,6 +129,7 @@ def plain(value: object) -> bytes:
             {"itos": {1: "a", 2: "b", 3: "c"}},
             r"the ids \[1, 2, 3\], which should be 0 to 2, and 3 is",
         ),
+        ({"itos": {0: "a", 1: "b", 2: "a"}}, "id 2 the letter 'a', which is that of the id 0, too"),
         ({"vocab_size": 65}, "vocab_size is 65, and 'itos' has 3 letters"),
     ],
 )

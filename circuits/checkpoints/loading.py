@@ -23,11 +23,17 @@ from circuits.config import GPT2_SIZES, MODEL_VARIABLE, OPENAI_NAMES
 from circuits.errors import CheckpointError, nearest
 from circuits.model import HookedGPT2
 
+_NEO = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification")
+_GPT2S = ("GPT2Model", "GPT2LMHeadModel", *READOUTS.values(), *(f"GPTNeo{kind}" for kind in _NEO))
+# What torch puts around a model: the class, and the attribute that holds the model.
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
 # Which classes in memory can be converted: the class, the package it comes from, the converter.
 _OBJECTS = {
-    ("transformers", "GPT2LMHeadModel"): hugging_face.from_object,
-    ("transformers", "GPTNeoForCausalLM"): hugging_face.from_object,
-    **{("transformers", head): hugging_face.from_object for head in READOUTS.values()},
+    **{("transformers", name): hugging_face.from_object for name in _GPT2S},
     ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
 }
 
@@ -161,12 +167,14 @@ def _from_pickled(path: Path, **options: Any) -> HookedGPT2:
 
 
 def _from_object(theirs: Any, **options: Any) -> HookedGPT2:
+    while isinstance(theirs, torch.nn.Module) and type(theirs).__name__ in _WRAPPERS:
+        theirs = getattr(theirs, _WRAPPERS[type(theirs).__name__])
     for cls in type(theirs).__mro__:
         convert = _OBJECTS.get((cls.__module__.split(".")[0], cls.__name__))
         if convert is not None:
             return convert(theirs, **options)
-    kinds = " or ".join(f"{package}.{name}" for package, name in _OBJECTS)
     raise CheckpointError(
         f"a {type(theirs).__module__}.{type(theirs).__name__} cannot be converted; give a name, a "
-        f"path, or a {kinds}"
+        "path, a transformers.GPT2LMHeadModel or another of its GPT-2s and GPT-Neos, or a "
+        "transformer_lens.HookedTransformer"
     )

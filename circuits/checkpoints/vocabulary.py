@@ -13,6 +13,7 @@ from typing import Any
 from circuits.checkpoints.plain_pickle import read_plain
 from circuits.config import GPT2_SIZES, OPENAI_NAMES
 from circuits.errors import TokenError, brief
+from circuits.files import is_broken
 from circuits.tokenizer import (
     JSON_FILE,
     MERGES_FILES,
@@ -34,6 +35,7 @@ _PADDED = 50304  # the next multiple of 64, to which nanoGPT pads
 _SIZES = (*GPT2_SIZES, *OPENAI_NAMES, "gpt2-small")
 _RELEASED = {owner + size for size in _SIZES for owner in ("", "openai-community/")}
 LETTERS_FILE = "meta.pkl"  # nanoGPT's, of a model of characters
+_OTHERWISE = "correct it, or move it away and set model.tokenizer yourself"
 # What holds another vocabulary: WordPiece, SentencePiece, nanoGPT's letters.
 _FOREIGN = ("vocab.txt", "*.model", "*.spm", LETTERS_FILE)
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
@@ -131,14 +133,13 @@ def _letters(path: Path) -> str:
     if not letters or not all(isinstance(c, str) and len(c) == 1 for c in letters.values()):
         raise TokenError(
             f"{path} should give one letter for each id under 'itos', as nanoGPT's character-level "
-            "datasets do; set model.tokenizer yourself"
+            f"datasets do; {_OTHERWISE}"
         )
     n = len(letters)
     if bad := [i for i in letters if type(i) is not int or not 0 <= i < n]:
         raise TokenError(
             f"{path} gives {n} letters under 'itos' the ids {brief([*letters])}, which should be 0 "
-            f"to {n - 1}, and {brief(bad[0])} is none of them; correct it, or set model.tokenizer "
-            "yourself"
+            f"to {n - 1}, and {brief(bad[0])} is none of them; {_OTHERWISE}"
         )
     said = meta.get("vocab_size", n)
     if said != n:
@@ -146,6 +147,15 @@ def _letters(path: Path) -> str:
             f"{path} contradicts itself: vocab_size is {brief(said)}, and 'itos' has {n} letters; "
             "correct the one that is wrong"
         )
+    seen: dict[str, int] = {}
+    for i in range(n):
+        if letters[i] in seen or is_broken(letters[i]):
+            first = seen.get(letters[i])
+            fault = "is half a character" if first is None else f"is that of the id {first}, too"
+            raise TokenError(
+                f"{path} gives the id {i} the letter {letters[i]!r}, which {fault}; {_OTHERWISE}"
+            )
+        seen[letters[i]] = i
     _require_inverse(meta.get("stoi"), letters, path)
     return "".join(letters[i] for i in range(n))
 
