@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.checkpoints import checksum, loading_options
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, brief, printed
 from circuits.files import named_path, replacing
 from circuits.model import HookedModel
 from circuits.padding import all_real
@@ -100,7 +100,8 @@ class TunedLens:
         """
         if self.checksum != (actual := checksum(model)):
             raise CircuitsError(
-                f"the lens was trained for {self.model!r} (weights {self.checksum[:12]}), and this "
+                f"the lens was trained for {brief(self.model)} (weights "
+                f"{printed(self.checksum[:12])}), and this "
                 f"is {model.cfg.model_name!r} (weights {actual[:12]}); train one for it: "
                 f"circuits tune-lens NEW {shlex.join(loading_options(model))}"
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from circuits import checkpoints, experiment
 from circuits.cli import app
 from circuits.config import MODEL_VARIABLE
 from circuits.errors import CircuitsError
+from circuits.model import Readout
 
 
 def run(*args: str, **options: Any) -> Any:
@@ -28,6 +30,20 @@ def test_models_and_info() -> None:
     facts = json.loads(run("info", "compiled", "--json").stdout)
     assert (facts["n_layers"], facts["tokenizer"]) == (6, "compiled (27 tokens)")
     assert facts["checksum"] in run("info", "compiled").stdout
+
+
+def test_what_is_remarked_of_a_model_is_a_sentence(tmp_path: Path) -> None:
+    """And no warning of Python's, with the line of a file of this package."""
+    model = checkpoints.load("mini")
+    model.readouts["score"] = Readout(torch.ones(model.cfg.d_model, 2))
+    checkpoints.save(model, tmp_path / "a")
+    said = f"{tmp_path / 'a'} has a head besides the vocabulary's: it is kept as "
+    for words in (["info"], ["generate", "A", "-n", "1"], ["logit-lens", "A"]):
+        done = run(*words, "--model", str(tmp_path / "a"))
+        assert (done.exit_code, "UserWarning" in done.stderr) == (0, False), done.stderr
+        assert done.stderr.startswith(said), done.stderr
+    done = run("generate", "A", "-n", "1", "--quiet", "--model", str(tmp_path / "a"))
+    assert done.stderr == ""
 
 
 def test_every_command_that_asks_a_model_takes_it_by_name() -> None:

@@ -124,7 +124,8 @@ def _deliver(result: Result, common: dict[str, Any]) -> None:
 
 def _run_generate(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any]) -> None:
     require_text(common["prompt"])
-    commands.generate(_load(common), asked, common)
+    with remarks(quiet=common["quiet"]):
+        commands.generate(_load(common), asked, common)
 
 
 def _add(recipe: Recipe, function: Callable[..., None]) -> None:

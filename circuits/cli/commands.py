@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, Revision
-from circuits.cli.terminal import out, remark, require_text, visible
+from circuits.cli.terminal import out, remark, remarks, require_text, visible
 from circuits.config import GPT2_SIZES, MODEL_VARIABLE
 from circuits.errors import CircuitsError
 from circuits.registry import Recipe, read
@@ -206,7 +206,8 @@ def info(
 
     wanted = _only(name, model)
     require_text([wanted, revision])
-    facts = describe(load(wanted, revision=revision)).to_dict()
+    with remarks(quiet=False):
+        facts = describe(load(wanted, revision=revision)).to_dict()
     if json:
         sys.stdout.write(json_.dumps(facts, ensure_ascii=False, indent=1) + "\n")
         return

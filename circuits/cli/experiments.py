@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.options import place
-from circuits.cli.terminal import err, remark, require_text
+from circuits.cli.terminal import err, remark, remarks, require_text
 from circuits.cli.terminal import out as standard_output
 from circuits.errors import CircuitsError
 
@@ -56,7 +56,7 @@ def run(
     if name is None:
         raise CircuitsError("no experiment was named; --list shows which there are")
     require_text([name, model, str(out)])
-    with err().status(f"{name}: running"):
+    with remarks(quiet=False), err().status(f"{name}: running"):
         bundle = conduct(name, model=model, seed=seed, quick=quick, out=out)
     if json:
         content = json_.loads((out / name / MANIFEST).read_text(encoding="utf-8"))
