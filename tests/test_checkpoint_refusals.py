@@ -45,6 +45,10 @@ def spoil(tensors: Tensors, name: str, value: float) -> None:
 DAMAGE: dict[str, tuple[Callable[[Tensors], object], list[str]]] = {
     "missing": (lambda t: [t.pop(MLP), t.pop(WTE)], [f"lacks {WTE}, {MLP}"]),
     "left over": (lambda t: t.update(score=torch.ones(2)), ["beyond a GPT-2's", "score"]),
+    "adapters": (
+        lambda t: t.update({"h.0.attn.c_attn.lora_A.default.weight": torch.ones(2, 16)}),
+        ["h.0.attn.c_attn.lora_A.default.weight: adapters", "merge_and_unload"],
+    ),
     "missing and left over": (
         lambda t: t.update({"h.2.x": t.pop(MLP)}),
         [f"lacks {MLP} and has, beyond a GPT-2's, transformer.h.2.x"],

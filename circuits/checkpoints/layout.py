@@ -220,6 +220,11 @@ def require_names(
     if missing or left_over:
         faults = [("lacks", missing), ("has, beyond a GPT-2's,", left_over)]
         problem = " and ".join(f"{verb} {listed(names)}" for verb, names in faults if names)
+        if any("lora_" in name for name in left_over):
+            raise CheckpointError(
+                f"{origin} {problem}: adapters, which have to be merged into the weights first, as "
+                "peft's merge_and_unload does"
+            )
         raise CheckpointError(
             f"{origin} {problem}: it is damaged, or {described} describes another model"
         )
