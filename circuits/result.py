@@ -21,7 +21,7 @@ from circuits import __version__, intervals
 from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError, nearest
-from circuits.files import replacing_folder, require_own, utf8
+from circuits.files import named_path, replacing_folder, require_own, utf8
 from circuits.intervals import REAL, Draws, Scale
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Result:
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
-        folder = Path(folder)
+        folder = named_path(folder)
         require_own(folder, _DATA, "result")
         with replacing_folder(folder, _DATA) as partial:
             (partial / _DATA).write_bytes(utf8(self.to_json()))
@@ -250,7 +250,7 @@ class Result:
         Raises:
             CircuitsError: when the folder holds no readable result.
         """
-        path = Path(folder) / _DATA
+        path = named_path(folder) / _DATA
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             columns = content.pop("columns")

@@ -88,7 +88,8 @@ def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any])
             require_writable(Path(common[name]), folder=name == "save")
     quiet = common["quiet"]
     with remarks(quiet=quiet), bar(recipe.name, quiet=quiet) as progress:
-        model = _load(common | {"model": common["model"] or recipe.default_model})
+        chosen = recipe.default_model if common["model"] is None else common["model"]
+        model = _load(common | {"model": chosen})
         if recipe.reports_progress:
             asked = asked | {"progress": progress}
         result = function(model, **asked)
@@ -123,7 +124,8 @@ def _deliver(result: Result, common: dict[str, Any]) -> None:
 
 def _run_generate(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any]) -> None:
     require_text(common["prompt"])
-    commands.generate(_load(common), asked, common)
+    with remarks(quiet=common["quiet"]):
+        commands.generate(_load(common), asked, common)
 
 
 def _add(recipe: Recipe, function: Callable[..., None]) -> None:

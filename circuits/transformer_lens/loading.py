@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from circuits import checkpoints
-from circuits.errors import CheckpointError, CircuitsError
+from circuits.errors import CheckpointError, CircuitsError, brief
 from circuits.model import HookedGPT2
 from circuits.transformer_lens import processing
 from circuits.transformer_lens.components import freeze
@@ -96,6 +96,11 @@ def _house(
     name = ALIASES.get(model_name, model_name) if isinstance(model_name, str) else model_name
     if isinstance(name, HookedGPT2):
         return name
+    if name is None and hf_model is None:
+        raise CircuitsError(
+            "model_name=None names no model; give a name such as 'gpt2' or 'mini', a folder, or "
+            "hf_model="
+        )
     where = {"device": device, "dtype": dtype}
     try:
         if hf_model is not None:
@@ -201,7 +206,8 @@ def load_state_dict(
     given = {k: v for k, v in state_dict.items() if not k.endswith(processing.BUFFERS)}
     if not {*given} & {*mine} and given:
         raise CircuitsError(
-            f"none of the {len(given)} weights is named as here: {sorted(given)[:3]}; names are "
+            f"none of the {len(given)} weights is named as here: {brief(sorted(given)[:3], 300)}; "
+            "names are "
             f"such as {sorted(mine)[:3]}. HookedTransformer.from_pretrained reads other formats"
         )
     masks = {k: v for k, v in mine.items() if k.endswith(processing.BUFFERS)}
