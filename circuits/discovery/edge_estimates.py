@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from einops import einsum
+from einops import einsum, rearrange
 from torch import Tensor
 
 from circuits.arrays import Floats
@@ -25,7 +25,6 @@ from circuits.sweep.values import Reference, run_sites
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
-    from circuits.prompts import Prompts
 
 Position = str | int | None
 
@@ -158,8 +157,8 @@ def _changes(
         parts.append(einsum(change, block.attn.W_O, "n h e, h e d -> n h d"))
         if not model.cfg.attn_only:
             parts.append((other.mlp[layer] - clean.mlp[layer])[:, None])
-    by_token = wide(torch.cat(parts, 1)).unflatten(0, shape)
-    return by_token.transpose(1, 2).contiguous()
+    by_token = wide(torch.cat(parts, 1))
+    return rearrange(by_token, "(b p) w d -> b w p d", p=shape[1]).contiguous()
 
 
 __all__ = ["Estimate", "Position", "Products", "Runs", "both_runs", "entries", "estimated"]

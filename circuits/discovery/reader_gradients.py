@@ -85,7 +85,7 @@ class Reading:
         """On the model's own steps: a head's inputs are computed once, and told apart backwards."""
         last = model.cfg.n_layers - 1
         with torch.enable_grad():
-            x = start.stream.detach().requires_grad_()
+            x = start.stream.clone().requires_grad_()  # which also leaves inference mode
             places = Places.causal(x.shape[1], x.device)
             kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
             for layer in range(start.layer, last + 1):
@@ -93,7 +93,8 @@ class Reading:
                 entering, qkv = x, None
                 if not (start.mid and layer == start.layer):
                     qkv = block.attn.qkv(block.ln1.plain(x))
-                    z = block.attn.mix(*qkv.unbind(2), places)
+                    q, k, v = qkv.unbind(2)
+                    z = block.attn.mix(q, k, v, places)
                     z, x = (z[self.reads], x[self.reads]) if layer == last else (z, x)
                     x = x + block.attn.out(z)
                 elif layer == last:
@@ -125,7 +126,7 @@ class Reading:
 
         def visit(site: str, value: Tensor) -> Tensor:
             if site == "hook_embed":
-                return start.stream.detach().requires_grad_()
+                return start.stream.clone().requires_grad_()
             if site == "hook_pos_embed":  # which is in the stream that the pass begins with
                 return torch.zeros_like(value)
             seen[site] = value
@@ -198,13 +199,13 @@ class Reading:
 
 
 def _by_head(block: Block, stream: Tensor, gradient: Tensor) -> Tensor:
-    """From the gradient at queries, keys and values, [b p 3 h e], to each one's stream [(3 h) b p d].
+    """From the gradient at queries, keys and values, [b p 3 h e], to that at each one's stream.
 
-    The norm divides what it has centered, c, by its scale s: u = c / s. A gradient g at what it
-    writes is (g - u mean(g u)) / s at c. What it takes away when it centers, it takes of the
-    gradient, too.
+    Returns [(3 h) b p d]. The norm divides what it has centered, c, by its scale s: u = c / s. A
+    gradient g at what it writes is (g - u mean(g u)) / s at c. What it takes away when it centers,
+    it takes away of the gradient, too.
     """
-    b, p = stream.shape[:2]
+    b = len(stream)
     norm, attn = block.ln1, block.attn
     centered = norm.center(wide(stream))
     scale = norm.scale_of(centered)
@@ -214,4 +215,4 @@ def _by_head(block: Block, stream: Tensor, gradient: Tensor) -> Tensor:
     at_norm = torch.bmm(scaled, wide(weights).mT)
     along = (at_norm * unit).mean(-1, keepdim=True)
     at_norm.addcmul_(along, unit, value=-1)
-    return norm.center(at_norm).unflatten(1, (b, p))
+    return rearrange(norm.center(at_norm), "r (b p) d -> r b p d", b=b)

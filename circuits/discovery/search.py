@@ -5,7 +5,7 @@ Shapes: b prompts, c cells (the base run, the reference's run, then the edges).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -98,7 +98,7 @@ class Method:
         return METHODS.require, (self.name,)
 
 
-METHODS: Mapping[str, Method] = Catalog[Method](DISCOVERY)
+METHODS: Catalog[Method] = Catalog(DISCOVERY)
 
 
 def discovery(search: Callable[[Search], Scored]) -> Method:
@@ -109,11 +109,14 @@ def discovery(search: Callable[[Search], Scored]) -> Method:
     return Method(getattr(search, "__name__", "").replace("_", "-"), search)
 
 
-def by_gradient(search: Search, estimate: Estimate) -> Scored:
+def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Scored:
     """What `estimate` adds up for every edge, over all prompts, some at a time.
 
+    With `here`, all gradients are at the prompts' own run.
+
     Raises:
-        CircuitsError: when every estimate is zero, and for a budget too small for one prompt.
+        CircuitsError: for a metric that has no gradient `here`, when every estimate is zero, and
+            for a budget too small for one prompt.
     """
     so_far: Moments | None = None
     done = 0
@@ -122,6 +125,11 @@ def by_gradient(search: Search, estimate: Estimate) -> Scored:
     with _frozen(search.model):
         for prompts in search.blocks:
             sweep = search.ask(prompts)
+            if here and sweep.metric.against_clean:
+                raise CircuitsError(
+                    f"{sweep.metric.name} has no gradient at the very run that it compares with; "
+                    "choose a method that looks elsewhere (eap-ig), exact, or another metric"
+                )
             reference = Reference(search.model, sweep.source, source_sites(search.model, sweep))
             labels = prompts.labels(search.how.label)
             step = _at_once(search, prompts.tokens.shape[1])
@@ -137,8 +145,8 @@ def by_gradient(search: Search, estimate: Estimate) -> Scored:
         raise CircuitsError("there are no prompts to ask; give at least one")
     if not so_far.changed[2:].any():
         raise CircuitsError(
-            "the gradient of the metric is zero at every edge, so it tells nothing about them: at "
-            "the run that it compares with it has none; choose another metric, eap-ig, or exact"
+            "the gradient of the metric is zero at every edge, so it tells nothing about them; "
+            "choose the method exact"
         )
     return Scored(so_far)
 

@@ -13,7 +13,7 @@ def eap(search: Search) -> Scored:
     d . dm/dx, where d is what the sender writes in the reference minus what it writes here, and the
     gradient is at what the receiver reads. Source: Syed, Rager & Conmy 2023 (2310.10348).
     """
-    return by_gradient(search, _at_the_run)
+    return by_gradient(search, _at_the_run, here=True)
 
 
 def _at_the_run(runs: Runs, products: Products) -> None:

@@ -22,7 +22,7 @@ def eap_ig(search: Search) -> Scored:
 
 
 def along_inputs(points: list[float], runs: Runs, products: Products) -> None:
-    """Add the mean gradient over these points of the path: 0 is the reference's, 1 the own input."""
+    """Add the mean over these points of the path: 0 is the reference's input, 1 the own one."""
     step = runs.clean.embed - runs.reference.embed
     for point in points:
         products.add(runs.start(runs.reference.embed + point * step), 1 / len(points))

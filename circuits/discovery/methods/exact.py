@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuits.discovery.patching import everything, patched
 from circuits.discovery.search import Scored, Search, discovery
-from circuits.sweep.cells import Sweep
+from circuits.sweep.cells import Cell, Sweep
 from circuits.sweep.survey import survey
 
 if TYPE_CHECKING:
@@ -29,5 +29,5 @@ def exact(search: Search) -> Scored:
             cells.extend(patched(edge, cfg, asked.source) for edge in edges)
         return Sweep(prompts, asked.metric, tuple(cells), asked.source, asked.clean)
 
-    cells: list[tuple[object, ...]] = []
+    cells: list[Cell] = []
     return Scored(survey(search.model, search.blocks, ask, search.how, full=1))
