@@ -25,6 +25,7 @@ from circuits.transformer_lens.initialization import (
     init_xavier_uniform_,
 )
 from circuits.transformer_lens.names import ALIASES
+from circuits.transformer_lens.options import names_of, require_known
 from circuits.transformer_lens.processing import State
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def from_pretrained(
         CircuitsError: for a model that is no GPT-2, and for options that cannot be had here.
     """
     _require_options(n_devices, checkpoint_index, more)
+    dtype = more.get("torch_dtype") or dtype
     value = checkpoint_value if checkpoint_value is not None else checkpoint_label
     revision = more.get("revision") if value is None else f"checkpoint-{value}"
     house = _house(model_name, hf_model, revision, device, dtype)
@@ -108,18 +110,27 @@ def _house(
         ) from error
 
 
+# What TransformerLens takes besides, or hands on: without effect here, or not to be had.
+_WITHOUT_EFFECT = ("trust_remote_code", "local_files_only", "low_cpu_mem_usage", "use_fast")
+_NOT_HERE = (
+    *("first_n_layers", "n_ctx", "config", "load_in_8bit", "load_in_4bit", "device_map"),
+    *("hf_config", "max_memory", "attn_implementation", "token", "cache_dir"),
+)
+
+
 def _require_options(n_devices: int, checkpoint_index: int | None, more: Mapping[str, Any]) -> None:
     if n_devices != 1:
         raise CircuitsError(f"n_devices={n_devices}: a model is on one device here")
     if checkpoint_index is not None:
         raise CircuitsError("checkpoint_index needs a list of checkpoints; give checkpoint_value")
-    known = ("first_n_layers", "n_ctx", "revision", "trust_remote_code", "local_files_only")
-    refused = [k for k, v in more.items() if v is not None and (k not in known or k in known[:2])]
+    refused = [name for name in _NOT_HERE if more.get(name) not in (None, False)]
     if refused:
         raise CircuitsError(
             f"{', '.join(refused)}: not to be had here; load the model as it is, and cut passes "
             "with stop_at_layer"
         )
+    known = [*names_of(from_pretrained), "revision", "torch_dtype", *_WITHOUT_EFFECT, *_NOT_HERE]
+    require_known("from_pretrained", more, known)
 
 
 def from_pretrained_no_processing(

@@ -35,6 +35,7 @@ from circuits.transformer_lens.initialization import (
     init_xavier_normal_,
     init_xavier_uniform_,
 )
+from circuits.transformer_lens.options import require_sampling
 from circuits.transformer_lens.slices import Slice, SliceInput
 
 __all__ = [
@@ -295,7 +296,11 @@ def sample_logits(
 
     Temperature 0 takes the most likely ones. `top_k` keeps that many tokens; else `top_p` the
     fewest whose probability is above it. The penalties lower tokens that `tokens` [b p] have.
+
+    Raises:
+        CircuitsError: for values outside of their ranges, and `freq_penalty` without tokens.
     """
+    require_sampling(temperature, top_k, top_p, repetition_penalty)
     logits = final_logits
     if repetition_penalty != 1.0 and tokens is not None:
         known = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, True)
