@@ -11,15 +11,30 @@ that imports ``transformer_lens`` run unedited.
 """
 
 from circuits.factored import FactoredMatrix
-from circuits.transformer_lens import evals, head_detector, patching, utils
+from circuits.transformer_lens import (
+    components,
+    evals,
+    head_detector,
+    hook_points,
+    loading,
+    patching,
+    utils,
+)
 from circuits.transformer_lens.cache import ActivationCache
 from circuits.transformer_lens.config import HookedTransformerConfig
+from circuits.transformer_lens.elsewhere import CLASSES, MODELS
 from circuits.transformer_lens.hook_points import HookPoint
-from circuits.transformer_lens.kv_cache import HookedTransformerKeyValueCache
+from circuits.transformer_lens.kv_cache import (
+    HookedTransformerKeyValueCache,
+    HookedTransformerKeyValueCacheEntry,
+    TransformerLensKeyValueCache,
+    TransformerLensKeyValueCacheEntry,
+)
 from circuits.transformer_lens.model import HookedTransformer
-from circuits.transformer_lens.modules import register, stand_in
+from circuits.transformer_lens.modules import absent, register, stand_in
 from circuits.transformer_lens.root import HookedRootModule
 from circuits.transformer_lens.slices import Slice
+from circuits.transformer_lens.svd_interpreter import SVDInterpreter
 
 __all__ = [
     "ActivationCache",
@@ -29,12 +44,21 @@ __all__ = [
     "HookedTransformer",
     "HookedTransformerConfig",
     "HookedTransformerKeyValueCache",
+    "HookedTransformerKeyValueCacheEntry",
+    "SVDInterpreter",
     "Slice",
+    "TransformerLensKeyValueCache",
+    "TransformerLensKeyValueCacheEntry",
+    "components",
     "evals",
     "head_detector",
+    "hook_points",
+    "loading",
     "patching",
     "stand_in",
     "utils",
 ]
 
 register(__name__)
+globals().update({name: CLASSES[name] for name in MODELS})
+__getattr__ = absent

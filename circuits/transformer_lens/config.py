@@ -277,3 +277,6 @@ def _dtype(given: Any) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise CircuitsError(f"dtype={given!r}: give one such as torch.float32, or its name")
     return dtype
+
+
+TransformerLensConfig = HookedTransformerConfig  # the base of its configurations there

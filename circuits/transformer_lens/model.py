@@ -16,11 +16,17 @@ from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import HookPoint as HousePoint
 from circuits.model import Transformer
 from circuits.sites import site_names
-from circuits.transformer_lens import directions, generation, loading, text, utils
+from circuits.transformer_lens import directions, generation, loading, methods, text, utils
 from circuits.transformer_lens.cache import ActivationCache
-from circuits.transformer_lens.components import Block, Embed, PosEmbed, Unembed, layer_norm
+from circuits.transformer_lens.components import (
+    Embed,
+    PosEmbed,
+    TransformerBlock,
+    Unembed,
+    hookable,
+    layer_norm,
+)
 from circuits.transformer_lens.config import HookedTransformerConfig
-from circuits.transformer_lens.hook_points import HookPoint
 from circuits.transformer_lens.options import names_of, only_known, require_known
 from circuits.transformer_lens.root import HookedRootModule
 from circuits.transformer_lens.tokenizer import LensTokenizer, LensVocabulary
@@ -69,20 +75,18 @@ class HookedTransformer(HookedRootModule, Transformer):
         default_padding_side: str | None = None,
     ) -> None:
         cfg = HookedTransformerConfig.unwrap(cfg)
-        loading.size_by_tokenizer(cfg, tokenizer)
+        methods.size_by_tokenizer(cfg, tokenizer)
         Transformer.__init__(self, cfg)
         pos_embed = PosEmbed(cfg)
         self.embed = Embed(cfg, pos_embed)
         self.hook_embed = HousePoint()
         self.pos_embed, self.hook_pos_embed = pos_embed, HousePoint()
         self.hook_tokens = HousePoint()
-        self.blocks = nn.ModuleList(Block(cfg, self.backend, i) for i in range(cfg.n_layers))
+        blocks = (TransformerBlock(cfg, i, self.backend) for i in range(cfg.n_layers))
+        self.blocks = nn.ModuleList(blocks)
         self.ln_final = layer_norm(cfg)  # type: ignore[misc]
         self.unembed = Unembed(cfg, self.backend)  # type: ignore[misc]
-        for module in list(self.modules()):
-            for name, value in list(vars(module).items()):
-                if isinstance(value, HousePoint):
-                    setattr(module, name, HookPoint())
+        hookable(self)
         self.setup()
         self.to(cfg.dtype)
         with torch.no_grad():
@@ -348,29 +352,29 @@ class HookedTransformer(HookedRootModule, Transformer):
     generate_stream = generation.generate_stream
     from_pretrained = classmethod(loading.from_pretrained)
     from_pretrained_no_processing = classmethod(loading.from_pretrained_no_processing)
-    init_weights = loading.init_weights
-    load_state_dict = loading.load_state_dict
-    load_and_process_state_dict = loading.load_and_process_state_dict
-    process_weights_ = loading.process_weights_
-    fill_missing_keys = loading.fill_missing_keys
-    fold_layer_norm = loading.fold_layer_norm
-    center_writing_weights = loading.center_writing_weights
-    center_unembed = loading.center_unembed
-    fold_value_biases = loading.fold_value_biases
-    refactor_factored_attn_matrices = loading.refactor_factored_attn_matrices
-    set_use_attn_result = loading.set_use_attn_result
-    set_use_split_qkv_input = loading.set_use_split_qkv_input
-    set_use_hook_mlp_in = loading.set_use_hook_mlp_in
-    set_use_attn_in = loading.set_use_attn_in
-    set_ungroup_grouped_query_attention = loading.set_ungroup_grouped_query_attention
-    mps = loading.mps
-    move_model_modules_to_device = loading.move_model_modules_to_device
-    load_sample_training_dataset = loading.load_sample_training_dataset
-    sample_datapoint = loading.sample_datapoint
-    get_pos_offset = loading.get_pos_offset
-    get_residual = loading.get_residual
-    to_house = loading.to_house
-    n_params_total = property(loading.n_params_total)
+    init_weights = methods.init_weights
+    load_state_dict = methods.load_state_dict
+    load_and_process_state_dict = methods.load_and_process_state_dict
+    process_weights_ = methods.process_weights_
+    fill_missing_keys = methods.fill_missing_keys
+    fold_layer_norm = methods.fold_layer_norm
+    center_writing_weights = methods.center_writing_weights
+    center_unembed = methods.center_unembed
+    fold_value_biases = methods.fold_value_biases
+    refactor_factored_attn_matrices = methods.refactor_factored_attn_matrices
+    set_use_attn_result = methods.set_use_attn_result
+    set_use_split_qkv_input = methods.set_use_split_qkv_input
+    set_use_hook_mlp_in = methods.set_use_hook_mlp_in
+    set_use_attn_in = methods.set_use_attn_in
+    set_ungroup_grouped_query_attention = methods.set_ungroup_grouped_query_attention
+    mps = methods.mps
+    move_model_modules_to_device = methods.move_model_modules_to_device
+    load_sample_training_dataset = methods.load_sample_training_dataset
+    sample_datapoint = methods.sample_datapoint
+    get_pos_offset = methods.get_pos_offset
+    get_residual = methods.get_residual
+    to_house = methods.to_house
+    n_params_total = property(methods.n_params_total)
 
 
 def _where(real: Tensor | None, n: int, n_past: Any) -> slice | Tensor:
