@@ -344,6 +344,25 @@ def test_models_are_known_by_theirs_names() -> None:
         loading.get_checkpoint_labels("gpt2")
 
 
+def test_a_checkpoint_of_training_is_known_by_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, **where: Any) -> Any:
+        asked.append((name, where["revision"]))
+        raise CheckpointError("nothing here")
+
+    monkeypatch.setattr(loading.checkpoints, "load", load)
+    for index in (0, -1):
+        with pytest.raises(CheckpointError):
+            HookedTransformer.from_pretrained("stanford-gpt2-small-a", checkpoint_index=index)
+    name = "stanford-crfm/alias-gpt2-small-x21"
+    assert asked == [(name, "checkpoint-0"), (name, "checkpoint-400000")]
+    with pytest.raises(CircuitsError, match="choose 0 to 608"):
+        HookedTransformer.from_pretrained("stanford-gpt2-small-a", checkpoint_index=9999)
+    with pytest.raises(CheckpointError, match="no name of a GPT-2"):
+        HookedTransformer.from_pretrained("mini", checkpoint_index=0)
+
+
 def test_a_model_is_described_before_it_is_loaded() -> None:
     cfg = loading.get_pretrained_model_config("mini", fold_ln=True)
     model = HookedTransformer.from_pretrained("mini")

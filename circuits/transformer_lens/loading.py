@@ -71,9 +71,11 @@ def from_pretrained(
     Raises:
         CircuitsError: for a model that is no GPT-2, and for options that cannot be had here.
     """
-    _require_options(n_devices, checkpoint_index, more)
+    _require_options(n_devices, more)
     dtype = more.get("torch_dtype") or dtype
     value = checkpoint_value if checkpoint_value is not None else checkpoint_label
+    if checkpoint_index is not None:
+        value = _checkpoint(model_name, checkpoint_index)
     revision = more.get("revision") if value is None else f"checkpoint-{value}"
     house = _house(model_name, hf_model, revision, device, dtype)
     steps = {"fold_ln": fold_ln, "center_writing_weights": center_writing_weights}
@@ -117,11 +119,9 @@ _NOT_HERE = (
 )
 
 
-def _require_options(n_devices: int, checkpoint_index: int | None, more: Mapping[str, Any]) -> None:
+def _require_options(n_devices: int, more: Mapping[str, Any]) -> None:
     if n_devices != 1:
         raise CircuitsError(f"n_devices={n_devices}: a model is on one device here")
-    if checkpoint_index is not None:
-        raise CircuitsError("checkpoint_index needs a list of checkpoints; give checkpoint_value")
     refused = [name for name in _NOT_HERE if more.get(name) not in (None, False)]
     if refused:
         raise CircuitsError(
@@ -154,6 +154,16 @@ def from_pretrained_no_processing(
         fold_value_biases=fold_value_biases,
         **options,
     )
+
+
+def _checkpoint(model_name: Any, index: int) -> int:
+    """The step of training at which a model's so many-th checkpoint was kept."""
+    steps, _ = get_checkpoint_labels(str(model_name))
+    if not -len(steps) <= index < len(steps):
+        raise CircuitsError(
+            f"checkpoint_index={index}: {model_name} has {len(steps)}, choose 0 to {len(steps) - 1}"
+        )
+    return steps[index]
 
 
 def _config(
