@@ -5,9 +5,10 @@ defaults: `from_pretrained` folds and centers, hooks stay until they are removed
 parameter under TransformerLens' name. What cannot be done here says so in a sentence.
 
 Read in this order: `hook_points` and `root` (hooks that stay), `config`, `components` and `model`,
-`processing` and `loading` (weights), `tokenizer` and `text`, `cache`, `kv_cache` and `generation`;
-then the modules of functions `utils`, `patching`, `head_detector` and `evals`; `modules` lets code
-that imports ``transformer_lens`` run unedited.
+`processing`, `loading` and `methods` (weights), `tokenizer` and `text`, `cache`, `kv_cache`,
+`generation` and `options`; then the modules of functions `utils` (from `axes`, `activations`,
+`devices`, `products`, ...), `patching`, `head_detector`, `evals` and `train`; `modules` lets code
+that imports ``transformer_lens`` run unedited, `elsewhere` has the names of other architectures.
 """
 
 from circuits.factored import FactoredMatrix
