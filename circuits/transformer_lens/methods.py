@@ -84,7 +84,8 @@ def load_state_dict(
     if not {*given} & {*mine} and given:
         raise CircuitsError(
             f"none of the {len(given)} weights is named as here: {brief(sorted(given)[:3], 300)}; "
-            f"names are such as {sorted(mine)[:3]}. HookedTransformer.from_pretrained reads other formats"
+            f"names are such as {sorted(mine)[:3]}. HookedTransformer.from_pretrained reads other "
+            "formats"
         )
     masks = {k: v for k, v in mine.items() if k.endswith(processing.BUFFERS)}
     return torch.nn.Module.load_state_dict(self, given | masks, strict=strict, assign=assign)
