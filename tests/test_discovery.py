@@ -166,7 +166,9 @@ def test_positions_tell_edges_apart(tiny: HookedGPT2, method: str) -> None:
         assert_allclose(by_position.sum(0), everywhere, rtol=1e-8, atol=1e-10)
     at_embed = [i for i, e in enumerate(graph(tiny.cfg)) if str(e.receiver) == "logits"]
     assert abs(by_position[4, at_embed]).max() > 0
-    assert asked.edges[n].receiver.position == 1
+    edge = asked.parts[n]
+    assert isinstance(edge, Edge)
+    assert edge.receiver.position == 1
 
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-ig-activations"])

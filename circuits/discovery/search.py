@@ -15,9 +15,9 @@ import torch
 
 from circuits.arrays import Bools, Floats
 from circuits.catalog import DISCOVERY, Catalog
-from circuits.circuit import Graph, graph
-from circuits.components import Edge
-from circuits.discovery.edge_estimates import Estimate, Position, estimated, source_sites
+from circuits.circuit import Graph, Level, Part, graph
+from circuits.components import Component, Edge
+from circuits.discovery.edge_estimates import Estimate, Position, Scope, estimated, source_sites
 from circuits.errors import CircuitsError
 from circuits.sweep.circuit_sweep import CircuitSweep
 from circuits.sweep.memory import parse_bytes
@@ -43,6 +43,7 @@ class Search:
         ask: what is measured of a block, and what the reference is; its cells do not matter.
         positions: where edges are told apart; (None,): each edge is at all positions.
         steps: how many points of a path from the reference to the prompts' own run.
+        level: what is scored: edges, or heads, nodes (heads and MLPs) or neurons.
         threshold: how much the metric may get worse by leaving out an edge, for ``acdc``.
         seed: what random numbers are drawn from.
         how: what a computation may take, and how a sweep runs.
@@ -53,6 +54,7 @@ class Search:
     ask: Callable[[Prompts], CircuitSweep]
     positions: tuple[Position, ...] = (None,)
     steps: int = 5
+    level: Level = "edges"
     threshold: float = 0.01
     seed: int = 0
     how: How = field(default_factory=How)
@@ -63,27 +65,44 @@ class Search:
         return graph(self.model.cfg)
 
     @property
-    def edges(self) -> list[Edge]:
-        """The edges that are scored, in the order of the answers: all at each position."""
-        return [
-            Edge(edge.sender, edge.receiver.at(position))
-            for position in self.positions
-            for edge in self.graph
-        ]
+    def scored(self) -> Scope:
+        """What estimates are summed over: positions, and nodes or neurons instead of edges."""
+        return Scope(self.positions, self.level)
+
+    @property
+    def parts(self) -> list[Part]:
+        """What is scored, in the order of the answers: all parts at each position."""
+        parts: list[Part] = []
+        for position in self.positions:
+            if self.level == "edges":
+                parts += [Edge(e.sender, e.receiver.at(position)) for e in self.graph]
+            else:
+                parts += [node.at(position) for node in self._nodes]
+        return parts
+
+    @property
+    def _nodes(self) -> list[Component]:
+        if self.level == "neurons":
+            layers, neurons = range(self.graph.n_layers), range(self.model.cfg.d_mlp)
+            return [Component("neuron", i, neuron=n) for i in layers for n in neurons]
+        kinds = ("head",) if self.level == "heads" else ("head", "mlp")
+        return [node for node in self.graph.writers if node.kind in kinds]
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a method says of the edges.
+    """What a method says of the parts.
 
     Attributes:
-        moments: of the base run, the reference's run, and then of every edge: what leaving it out
+        moments: of the base run, the reference's run, and then of every part: what leaving it out
             does to the metric, or an estimate of that.
-        kept: which edges the method itself keeps; None where scores decide.
+        kept: which parts the method itself keeps; None where scores decide.
+        order: in which order it decided, in words.
     """
 
     moments: Moments
     kept: Bools | None = None
+    order: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,12 +149,14 @@ def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Sc
                     f"{sweep.metric.name} has no gradient at the very run that it compares with; "
                     "choose a method that looks elsewhere (eap-ig), exact, or another metric"
                 )
-            reference = Reference(search.model, sweep.source, source_sites(search.model, sweep))
+            reference = Reference(
+                search.model, sweep.source, source_sites(search.model, sweep, search.scored)
+            )
             labels = prompts.labels(search.how.label)
             step = _at_once(search, prompts.tokens.shape[1])
             for first in range(0, len(prompts), step):
                 rows = slice(first, min(first + step, len(prompts)))
-                values = estimated(search.model, sweep, rows, reference, estimate, search.positions)
+                values = estimated(search.model, sweep, rows, reference, estimate, search.scored)
                 some = None if labels is None else labels[rows]
                 so_far = merged(so_far, values, some)
                 done += rows.stop - rows.start

@@ -1,4 +1,4 @@
-"""Every edge patched, one at a time."""
+"""Every edge or node patched, one at a time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @discovery
 def exact(search: Search) -> Scored:
-    """By patching each edge alone: what the metric becomes without it, measured.
+    """By patching each edge (or node) alone: what the metric becomes without it, measured.
 
     The receiver reads the reference's value of the sender, and from everybody else what it read
-    before (path patching). One cell of a sweep for each edge.
+    before (path patching). One cell of a sweep for each.
     """
-    edges, cfg = search.edges, search.model.cfg
+    parts, cfg = search.parts, search.model.cfg
 
     def ask(prompts: Prompts) -> Sweep:
         asked = search.ask(prompts)
         if not cells:
             cells.extend([(), everything(cfg, asked.source)])
-            cells.extend(patched(edge, cfg, asked.source) for edge in edges)
+            cells.extend(patched(part, cfg, asked.source) for part in parts)
         return Sweep(prompts, asked.metric, tuple(cells), asked.source, asked.clean)
 
     cells: list[Cell] = []

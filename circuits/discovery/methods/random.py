@@ -12,11 +12,13 @@ from circuits.sweep.values import Reference
 @discovery
 def random(search: Search) -> Scored:
     """By chance: the scores are random numbers, the null that a method has to beat."""
-    draws = np.random.default_rng(search.seed).standard_normal(len(search.edges))
+    draws = np.random.default_rng(search.seed).standard_normal(len(search.parts))
     so_far = None
     for prompts in search.blocks:
         sweep = search.ask(prompts)
-        reference = Reference(search.model, sweep.source, source_sites(search.model, sweep))
+        reference = Reference(
+            search.model, sweep.source, source_sites(search.model, sweep, search.scored)
+        )
         runs = both_runs(search.model, sweep, slice(0, len(prompts)), reference)
         edges = runs.base + draws[:, None]
         values = np.concatenate([runs.base[None], runs.other[None], edges])
