@@ -85,7 +85,8 @@ def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any])
         require_page(common["html"])
     for name in ("figure", "html", "save"):
         if common[name] is not None:
-            require_writable(Path(common[name]), folder=name == "save")
+            is_folder = name == "save" and Path(common[name]).suffix != ".json"
+            require_writable(Path(common[name]), folder=is_folder)
     quiet = common["quiet"]
     with remarks(quiet=quiet), bar(recipe.name, quiet=quiet) as progress:
         chosen = recipe.default_model if common["model"] is None else common["model"]

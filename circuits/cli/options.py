@@ -68,7 +68,8 @@ Save = Annotated[
     typer.Option(
         metavar="DIR",
         parser=place,
-        help="Save the result in this folder; circuits.Result.load reads it back.",
+        help="Save the result in this folder, which circuits.Result.load reads back; a circuit "
+        "also alone, in a file that ends in .json.",
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]

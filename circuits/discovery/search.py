@@ -120,12 +120,17 @@ class Method:
 METHODS: Catalog[Method] = Catalog(DISCOVERY)
 
 
-def discovery(search: Callable[[Search], Scored]) -> Method:
+def discovery(*, note: str) -> Callable[[Callable[[Search], Scored]], Method]:
     """Make this function a discovery method of its name, with dashes for underscores.
 
     Alone in a file of `circuits/discovery/methods/` that has its name, it is known everywhere.
+    `note` explains it in help texts.
     """
-    return Method(getattr(search, "__name__", "").replace("_", "-"), search)
+
+    def made(search: Callable[[Search], Scored]) -> Method:
+        return Method(getattr(search, "__name__", "").replace("_", "-"), search)
+
+    return made
 
 
 def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Scored:

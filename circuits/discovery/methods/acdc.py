@@ -23,7 +23,7 @@ ORDER = (
 )
 
 
-@discovery
+@discovery(note="by leaving out one after another for good")
 def acdc(search: Search) -> Scored:
     """By leaving edges out for good, from the logits down, where the metric gets worse by little.
 

@@ -8,7 +8,7 @@ from circuits.discovery.methods.eap_ig import along_inputs
 from circuits.discovery.search import Scored, Search, by_gradient, discovery
 
 
-@discovery
+@discovery(note="at both ends of the path of inputs")
 def clean_corrupted(search: Search) -> Scored:
     """By the mean of the gradients at the prompts' own input and at the reference's.
 

@@ -6,7 +6,7 @@ from circuits.discovery.edge_estimates import Products, Runs
 from circuits.discovery.search import Scored, Search, by_gradient, discovery
 
 
-@discovery
+@discovery(note="by the gradient at the prompts' own run")
 def eap(search: Search) -> Scored:
     """By the gradient at the prompts' own run, for all edges at once.
 

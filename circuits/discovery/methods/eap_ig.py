@@ -8,7 +8,7 @@ from circuits.discovery.edge_estimates import Products, Runs
 from circuits.discovery.search import Scored, Search, by_gradient, discovery
 
 
-@discovery
+@discovery(note="by its mean along a path of inputs")
 def eap_ig(search: Search) -> Scored:
     """By the mean gradient along a path of inputs, from the reference's to the prompts' own.
 

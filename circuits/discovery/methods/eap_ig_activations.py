@@ -8,7 +8,7 @@ from circuits.discovery.edge_estimates import Products, Runs
 from circuits.discovery.search import Scored, Search, by_gradient, discovery
 
 
-@discovery
+@discovery(note="along paths of what writers write")
 def eap_ig_activations(search: Search) -> Scored:
     """By the mean gradient along a path of what the sender's own layer writes.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
 
-@discovery
+@discovery(note="by patching each alone")
 def exact(search: Search) -> Scored:
     """By patching each edge (or node) alone: what the metric becomes without it, measured.
 

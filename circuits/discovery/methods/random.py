@@ -9,7 +9,7 @@ from circuits.discovery.search import Scored, Search, discovery, merged
 from circuits.sweep.values import Reference
 
 
-@discovery
+@discovery(note="by chance, the null")
 def random(search: Search) -> Scored:
     """By chance: the scores are random numbers, the null that a method has to beat."""
     draws = np.random.default_rng(search.seed).standard_normal(len(search.parts))
