@@ -170,6 +170,10 @@ def discover(
     n: int | None = ...,
     seed: int = ...,
     memory: str | None = ...,
+    plan: bool = ...,
+    engine: str = ...,
+    parts: str | Path | None = ...,
+    resume: bool = ...,
     progress: Progress | None = ...,
 ) -> Result:
     """Which circuit does it?"""

@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 
 from circuits.arrays import Floats
-from circuits.discovery.patching import everything, patched
+from circuits.discovery.patching import sweep_over
 from circuits.discovery.search import Search
-from circuits.prompts import Prompts
-from circuits.sweep.cells import Cell, Sweep
-from circuits.sweep.survey import survey
+from circuits.sweep.survey import How, survey
 
 MATTERS = 0.05  # of the whole effect: what a part that is missed does at least
 
@@ -54,18 +52,9 @@ def checked(search: Search, estimates: Floats, n: int | Literal["all"]) -> Check
     if n != "all":
         rest = np.random.default_rng(search.seed).permutation(order[n:])[:n]
         index = [*order[:n].tolist(), *sorted(rest.tolist())]
-    cells: list[Cell] = []
-    parts = search.parts
-
-    def ask(prompts: Prompts) -> Sweep:
-        asked = search.ask(prompts)
-        if not cells:
-            cfg = search.model.cfg
-            cells.extend([(), everything(cfg, asked.source)])
-            cells.extend(patched(parts[i], cfg, asked.source) for i in index)
-        return Sweep(prompts, asked.metric, tuple(cells), asked.source, asked.clean)
-
-    moments = survey(search.model, search.blocks, ask, search.how, full=1)
+    ask = sweep_over(search, [search.parts[i] for i in index])
+    how = How(memory=search.how.memory, progress=search.how.progress)
+    moments = survey(search.model, search.blocks, ask, how, full=1)
     columns = moments.interval()
     exact, whole = moments.effect[2:], abs(float(moments.effect[1]))
     known = estimates[index]

@@ -115,7 +115,8 @@ class Call:
         about = replace(
             about, analysis=asked.analysis, arguments=asked.arguments, command=asked.command
         )
-        return replace(result, provenance=about)
+        circuit = None if result.circuit is None else result.circuit.found_by(about.command)
+        return replace(result, provenance=about, circuit=circuit)
 
     def _group(
         self, cls: type[Any], values: Mapping[str, Any], asked: Question, draws: bool
