@@ -46,6 +46,7 @@ ORDER = (
     "tuned_lens",
     "interventions",
     "intervals",
+    "agreement",
     "metrics",
     "prompts",
     "detectors",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
+from circuits.agreement import pearson, spearman
 from circuits.arrays import Floats
 from circuits.discovery.patching import sweep_over
 from circuits.discovery.search import Search
@@ -58,7 +58,6 @@ def checked(search: Search, estimates: Floats, n: int | Literal["all"]) -> Check
     columns = moments.interval()
     exact, whole = moments.effect[2:], abs(float(moments.effect[1]))
     known = estimates[index]
-    ranks = pd.DataFrame({"known": known, "exact": exact}).rank().to_numpy()
     moving = exact != 0
     missed = (np.abs(exact) >= MATTERS * whole) & (np.abs(known) < np.abs(exact) / 10)
     return Checked(
@@ -66,17 +65,10 @@ def checked(search: Search, estimates: Floats, n: int | Literal["all"]) -> Check
         exact,
         columns["ci_low"][2:],
         columns["ci_high"][2:],
-        _correlation(known, exact),
-        _correlation(ranks[:, 0], ranks[:, 1]),
+        pearson(known, exact),
+        spearman(known, exact),
         float(np.mean(np.sign(known[moving]) == np.sign(exact[moving])))
         if moving.any()
         else np.nan,
         [i for i, is_missed in zip(index, missed, strict=True) if is_missed],
     )
-
-
-def _correlation(x: Floats, y: Floats) -> float:
-    """NaN where one side does not vary."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
