@@ -26,6 +26,32 @@ def published() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
+def read_circuit(given: str | Path | Circuit) -> Circuit:
+    """The circuit in this file, or the published one of this name; a circuit is itself.
+
+    A name of a published circuit is never a file: ``./ioi`` is one.
+
+    Raises:
+        CircuitsError: for what is neither, with the names that there are.
+
+    >>> len(read_circuit("ioi").heads)
+    26
+    """
+    from circuits.circuit.circuit import Circuit
+
+    if isinstance(given, Circuit):
+        return given
+    names = published()
+    if isinstance(given, str) and given in names:
+        return read_published(given)
+    if not Path(given).is_file():
+        raise CircuitsError(
+            f"{given} is no file, and no published circuit; there are {', '.join(names)}"
+            f"{nearest(str(given), names)}"
+        )
+    return Circuit.load(given)
+
+
 def read_published(name: str) -> Circuit:
     """The circuit of this name.
 
