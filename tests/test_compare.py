@@ -287,7 +287,7 @@ def test_bad_input_is_one_sentence(first: Circuit, second: Circuit, tmp_path: Pa
         ([first], {}, "two circuits or more, and one was given"),
         ([], {}, "and none were given"),
         (["ioi", "ioi"], {}, "ioi was given twice"),
-        (["ioj", first], {}, "ioj is no file, and no published circuit; .* did you mean 'ioi'"),
+        (["ioj", first], {}, "ioj is no file with a circuit, .* did you mean 'ioi'"),
         ([tmp_path, first], {}, "is no file"),
         ([first, other], {}, "1 layers of 1 heads, and circuit 2 is of compiled, with 6 layers"),
         ([first, neurons], {}, "no level in common: circuit 1 of edges, circuit 2 of neurons"),
@@ -330,7 +330,7 @@ def test_the_command(first: Circuit, second: Circuit, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     run(*names, "--html", str(page))
     assert "How alike are" in page.read_text()
-    assert "is no file" in run("nothing.json", str(a), code=2)
+    assert "is no file with a circuit" in run("nothing.json", str(a), code=2)
     assert "the circuit is of tiny" in run(*names, "--model", "compiled", code=2)
     assert "--revision is of a model" in run(*names, "--revision", "main", code=2)
 

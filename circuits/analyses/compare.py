@@ -91,7 +91,7 @@ def compare(
     $ circuits compare found.json ioi --level heads --show parts
 
     Args:
-        circuits: Files, or names of published circuits (./ioi is a file): two or more.
+        circuits: Files, folders of `discover`, or names of published circuits: two or more.
         reference: Compare only with this circuit, as the truth; it may be one of those given.
         level: Compare edges, nodes, heads or neurons only. Without it, all that all circuits have.
         show: How much is shared (overlap); the parts that only one has, largest scores first
@@ -198,7 +198,7 @@ def _is_same(a: str | Path | Circuit, b: str | Path | Circuit) -> bool:
 def _names(every: Sequence[str | Path | Circuit]) -> list[str]:
     """What circuits are called: files by their names alone, where these differ."""
     names = [
-        f"circuit {i}" if isinstance(each, Circuit) else Path(each).stem
+        f"circuit {i}" if isinstance(each, Circuit) else Path(each).name.removesuffix(".json")
         for i, each in enumerate(every, start=1)
     ]
     return [

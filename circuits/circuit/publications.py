@@ -14,6 +14,7 @@ from circuits.errors import CircuitsError, nearest
 if TYPE_CHECKING:
     from circuits.circuit.circuit import Circuit
 
+IN_FOLDER = "circuit.json"  # in the folder of a saved result
 FOLDER = Path(__file__).with_name("published")
 
 
@@ -29,7 +30,8 @@ def published() -> list[str]:
 def read_circuit(given: str | Path | Circuit) -> Circuit:
     """The circuit in this file, or the published one of this name; a circuit is itself.
 
-    A name of a published circuit is never a file: ``./ioi`` is one.
+    The folder of a saved result has a circuit, if one was looked for. A name of a published circuit
+    is never a file: ``./ioi`` is one.
 
     Raises:
         CircuitsError: for what is neither, with the names that there are.
@@ -44,12 +46,14 @@ def read_circuit(given: str | Path | Circuit) -> Circuit:
     names = published()
     if isinstance(given, str) and given in names:
         return read_published(given)
-    if not Path(given).is_file():
+    path = Path(given)
+    path = path / IN_FOLDER if path.is_dir() else path
+    if not path.is_file():
         raise CircuitsError(
-            f"{given} is no file, and no published circuit; there are {', '.join(names)}"
+            f"{given} is no file with a circuit, and no published one; there are {', '.join(names)}"
             f"{nearest(str(given), names)}"
         )
-    return Circuit.load(given)
+    return Circuit.load(path)
 
 
 def read_published(name: str) -> Circuit:

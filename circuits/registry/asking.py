@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import shlex
 import types
 from collections.abc import Callable, Mapping
@@ -24,7 +23,6 @@ from circuits.registry.options import CHANGE_NOTHING
 from circuits.registry.recipes import find, flag, flat, groups, shared_helps
 
 if TYPE_CHECKING:
-    from circuits.model import HookedModel
     from circuits.result import Result
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -190,10 +188,10 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
         if value != parameter.default:
             words += _as_words(parameter, value)
     # Always said: without it the command would depend on the environment variable CIRCUITS_MODEL.
-    model = given["model"]
-    words += [] if model is None else ["--model", _loaded_from(model)]
-    if model is not None and model.revision is not None:
-        words += ["--revision", model.revision]
+    if given["model"] is not None:
+        from circuits.checkpoints import loading_options  # and with it torch
+
+        words += loading_options(given["model"])
     return Question(recipe.function, arguments, shlex.join(words))
 
 
@@ -244,12 +242,6 @@ def _of_model(values: Mapping[str, Any]) -> dict[str, Any]:
     if not is_readout(metric):
         return {}
     return {"metric": readout_metric(values["model"], metric.partition(":")[2])}
-
-
-def _loaded_from(model: HookedModel) -> str:
-    """What loads it again: its path, which follows the name of a format, or its name."""
-    path = re.sub(r"^(nanoGPT|OpenAI|state dict) ", "", model.source)
-    return path if Path(path).exists() else model.cfg.model_name
 
 
 def _plain_prompts(given: Any) -> list[str] | list[list[int]]:
