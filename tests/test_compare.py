@@ -201,6 +201,17 @@ def test_random_circuits_equal_a_plain_recomputation(level: Any) -> None:
     assert row["at_size_absolute"] == pytest.approx(sum(in_b[i] for i in top) / n_b)
 
 
+def test_an_empty_circuit_shares_nothing(first: Circuit) -> None:
+    empty = replace(first, parts=frozenset(), scores={})
+    frame = circuits.compare([empty, first], level="edges").frame
+    row = only_row(frame, circuit="circuit 1")
+    assert (row["value"], row["recall"], row["f1"], row["p_value"]) == (0, 0, 0, 1)
+    assert math.isnan(row["precision"])
+    assert math.isnan(only_row(frame, circuit="circuit 2")["roc_absolute"])
+    both = circuits.compare([empty, replace(empty, classes={})], level="edges").frame
+    assert both["value"].isna().all()
+
+
 def test_parts_of_only_one(first: Circuit, second: Circuit) -> None:
     endless = replace(second, scores={**second.scores, part_of("embed->m0"): Score(math.inf)})
     frame = circuits.compare([first, endless], show="parts").frame
@@ -248,6 +259,16 @@ def test_published_circuits_are_compared_by_name(tmp_path: Path) -> None:
     assert (row["level"], row["n_circuit"], row["n_both"]) == ("heads", 1, 1)
 
 
+def test_the_folder_of_a_saved_result_has_a_circuit(first: Circuit, tmp_path: Path) -> None:
+    saved = circuits.compare([first, replace(first, classes={})])
+    folder = replace(saved, circuit=first).save(tmp_path / "run.1")
+    assert read_circuit(folder) == first
+    names = circuits.compare([folder, first], level="edges").frame["circuit"].tolist()
+    assert names == ["run.1", "circuit 2"]
+    with pytest.raises(CircuitsError, match="no file with a circuit"):
+        read_circuit(saved.save(tmp_path / "other"))
+
+
 def test_positions_are_told_apart_where_asked() -> None:
     ioi = read_circuit("ioi")
     moved = replace(
@@ -283,6 +304,7 @@ def test_bad_input_is_one_sentence(first: Circuit, second: Circuit, tmp_path: Pa
     other = Circuit.of(model, ["embed->logits"])
     neurons = Circuit(TINY, frozenset([part_of("m0.n3")]), Origin("tiny"), level="neurons")
     bare = replace(first, scores={})
+    empty = replace(bare, parts=frozenset())
     cases: list[tuple[list[Any], dict[str, Any], str]] = [
         ([first], {}, "two circuits or more, and one was given"),
         ([], {}, "and none were given"),
@@ -293,7 +315,8 @@ def test_bad_input_is_one_sentence(first: Circuit, second: Circuit, tmp_path: Pa
         ([first, neurons], {}, "no level in common: circuit 1 of edges, circuit 2 of neurons"),
         ([first, second], {"level": "neurons"}, "choose edges, nodes, heads"),
         ([first, second], {"show": "rok"}, "choose overlap, parts, roc or precision-recall"),
-        ([bare, bare], {"show": "roc"}, "none of the circuits has any"),
+        ([bare, bare], {"show": "roc"}, "compare circuits that were scored, at the level"),
+        ([first], {"reference": empty, "show": "roc"}, "a reference that has parts"),
         ([first, second], {"model": model}, "the circuit is of tiny, with 1 layers"),
     ]
     for given, options, said in cases:

@@ -139,16 +139,18 @@ class _Given:
     @property
     def listed(self) -> str:
         """The names, but for that of the reference."""
-        names = [each.name for each in self.circuits if each.name != self.reference]
-        if len(names) > MOST_NAMED:
-            return f"{len(names)} circuits"
-        return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+        return _listed(self._names)
 
     @property
     def every(self) -> str:
         """The names, and that of the reference last."""
-        more = "" if self.reference is None else f" and the reference {self.reference}"
-        return f"{self.listed}{more}"
+        last = [] if self.reference is None else [f"the reference {self.reference}"]
+        return _listed([*self._names, *last])
+
+    @property
+    def _names(self) -> list[str]:
+        names = [each.name for each in self.circuits if each.name != self.reference]
+        return names if len(names) <= MOST_NAMED else [f"{len(names)} circuits"]
 
     @property
     def provenance(self) -> Provenance:
@@ -207,6 +209,10 @@ def _names(every: Sequence[str | Path | Circuit]) -> list[str]:
     ]
 
 
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
 def _said(named: Named) -> str:
     """What a circuit is, in a line: its content's checksum, what was scored and how."""
     circuit, origin = named.circuit, named.circuit.origin
@@ -256,8 +262,9 @@ def _curves(given: _Given, compared: Sequence[Pair], show: str) -> Result:
     rows = [point for pair in compared for point in curve(pair, show)]
     if not rows:
         raise CircuitsError(
-            f"show={show!r} needs scores of the parts that are compared, and none of the circuits "
-            "has any; compare circuits that were scored, at the level of their scores"
+            f"show={show!r} needs scores of the parts that are compared, and a reference that has "
+            "parts, and there are none; compare circuits that were scored, at the level of their "
+            "scores"
         )
     frame = pd.DataFrame(rows)
     whom = "each other" if given.reference is None else f"the reference {given.reference}"

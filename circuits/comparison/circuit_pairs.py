@@ -164,12 +164,15 @@ def parts_of_one(pair: Pair) -> Iterator[dict[str, object]]:
 
 
 def curve(pair: Pair, what: str) -> Iterator[dict[str, object]]:
-    """The corners of the ROC or precision-recall curve of a pair, for both rankings."""
+    """The corners of the ROC or precision-recall curve of a pair, for both rankings.
+
+    There is none without scores, or where the reference is empty: nothing can be found.
+    """
+    n_hits = len(pair.reference.parts)
     for ranking, of in RANKINGS.items():
         finding = pair.finding(of)
-        if finding is None or pair.n_parts is None:
+        if finding is None or pair.n_parts is None or not n_hits:
             continue
-        n_hits = len(pair.reference.parts)
         for taken, right in zip(*(each.tolist() for each in finding.corners()), strict=True):
             of_found = {"true_positive_rate": ratio(right, n_hits)}
             if what == "roc":

@@ -9,11 +9,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from circuits.cli.tables import MOST_ROWS, NONE, more, new_table, number, plain
+from circuits.cli.tables import MOST_ROWS, NONE, more, new_table, number
 from circuits.result import Result
 
 NAMES = ("level", "circuit", "reference")
 _MOST_IN_ROWS = 3  # circuits that are shown pair by pair; more make a matrix
+_MOST_POINTS = 5  # of a curve
 _SCORES = {
     "parts scored in both": "n_scored",
     "rank correlation": "spearman_absolute",
@@ -31,7 +32,7 @@ def view(result: Result, width: int) -> Iterator[RenderableType]:
     if "only_in" in result.frame:
         yield from _parts(result.frame)
     elif "ranking" in result.frame:
-        yield from plain(result, width)
+        yield from _curves(result)
     else:
         yield from _overlap(result.frame)
 
@@ -71,6 +72,34 @@ def _overlap(frame: pd.DataFrame) -> Iterator[RenderableType]:
         )
     if (~frame["same_weights"].fillna(True)).any():
         yield Text("some of the circuits are of other weights than the others", style="bold")
+
+
+def _curves(result: Result) -> Iterator[RenderableType]:
+    """Where each curve is, at some of the sizes at which it turns."""
+    frame, (ranking, x) = result.frame, result.axes[-2:]
+    labels = [name for name in (*NAMES, ranking) if frame[name].nunique() > 1]
+    table = new_table()
+    for name in labels:
+        table.add_column(name, overflow="fold")
+    for name in ("parts taken", x.replace("_", " "), result.unit):
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, points in frame.groupby([*NAMES, ranking], sort=False):
+        for step, (_, row) in enumerate(points.iloc[_places(len(points))].iterrows()):
+            names = [Text("" if step else str(row[name])) for name in labels]
+            table.add_row(*names, str(row["size"]), number(row[x]), number(row["value"]))
+        table.add_section()
+    yield table
+    yield Text("--figure FILE draws the curves; ties gain nothing", style="dim")
+
+
+def _places(n: int) -> list[int]:
+    """Some of so many rows, the first and the last among them.
+
+    >>> _places(3), _places(100)
+    ([0, 1, 2], [0, 25, 50, 74, 99])
+    """
+    n_shown = min(n, _MOST_POINTS)
+    return [round(i * (n - 1) / max(1, n_shown - 1)) for i in range(n_shown)]
 
 
 def _of_scores(frame: pd.DataFrame) -> Table:
