@@ -10,6 +10,7 @@ from circuits.checkpoints import load as load
 from circuits.checkpoints import save as save
 from circuits.circuit import Circuit as Circuit
 from circuits.circuit import graph as graph
+from circuits.circuit import published as published
 from circuits.components import Component as Component
 from circuits.config import GPT2_SIZES as GPT2_SIZES
 from circuits.config import ModelConfig as ModelConfig
@@ -118,6 +119,17 @@ def attribute(
     cluster: str | None = ...,
 ) -> Result:
     """Which part pushes the answer?"""
+
+def compare(
+    circuits: Sequence[str | Path | Circuit],
+    *,
+    reference: str | Path | Circuit | None = ...,
+    level: Literal['edges', 'nodes', 'heads', 'neurons'] | None = ...,
+    show: Literal['overlap', 'parts', 'roc', 'precision-recall'] = ...,
+    positions: bool = ...,
+    model: HookedModel | None = ...,
+) -> Result:
+    """How alike are these circuits?"""
 
 def composition(
     model: HookedModel,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from circuits.registry import find
+from circuits.registry import analyses, find
 from circuits.result import Result
 
 TEXT = "When Mary and John went to the garden, John gave a letter to"
+OF_A_MODEL = [name for name, recipe in analyses().items() if recipe.asks_model]
 IOI: dict[str, Any] = {"task": "ioi", "n": 4}
 Question = tuple[tuple[Any, ...], dict[str, Any]]  # the words after the model, and the options
 # What each analysis is asked; those that are not named take a prompt, or the model alone.
