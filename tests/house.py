@@ -61,6 +61,7 @@ ORDER = (
     "registry",
     "comparison",
     "effects",
+    "evaluation",
     "alignment",
     "text_windows",
     "mlp_neurons",

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from circuits.catalog import filled
 from circuits.errors import require_seed
 from circuits.registry import options
+from circuits.registry.docstrings import ARGS, sections
 from circuits.registry.options import CHANGE_NOTHING
-from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, shared_helps
+from circuits.registry.recipes import find, flag, flat, groups, shared_helps
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
