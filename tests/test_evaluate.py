@@ -216,7 +216,7 @@ def test_each_template_has_a_verdict_of_its_own(compiled: HookedGPT2, six: Circu
     result = evaluate(compiled, six, by="template", **FEW)
     assert list(result.frame)[:2] == ["task", "template"]
     last = result.frame[result.frame["test"] == "all"]
-    assert len(last) == len({*make("compiled-ioi", compiled).templates or ()}) == 5
+    assert len(last) == len(set(make("compiled-ioi", compiled).templates or ())) == 5
     assert {*last["verdict"]} == {"yes"}
 
 
