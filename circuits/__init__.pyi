@@ -190,6 +190,36 @@ def discover(
 ) -> Result:
     """Which circuit does it?"""
 
+def evaluate(
+    model: HookedModel,
+    circuit: str | Path | Circuit,
+    *,
+    curve: bool = ...,
+    reference: Literal['resample', 'zero', 'mean', 'position-mean'] | None = ...,
+    subsets: int = ...,
+    controls: int = ...,
+    untrained: int = ...,
+    tolerance: float = ...,
+    task: str | Prompts | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
+    corrupted: str | Sequence[str] | ModelInput | None = ...,
+    file: str | Path | None = ...,
+    answer: str | None = ...,
+    distractor: str | None = ...,
+    metric: str | Metric | None = ...,
+    n: int | None = ...,
+    seed: int | None = ...,
+    by: str | None = ...,
+    cluster: str | None = ...,
+    memory: str | None = ...,
+    plan: bool = ...,
+    engine: str = ...,
+    parts: str | Path | None = ...,
+    resume: bool = ...,
+    progress: Progress | None = ...,
+) -> Result:
+    """Is this circuit the mechanism?"""
+
 def heads(
     model: HookedModel,
     *,

@@ -63,6 +63,7 @@ ORDER = (
     "registry",
     "comparison",
     "effects",
+    "evaluation",
     "alignment",
     "text_windows",
     "mlp_neurons",

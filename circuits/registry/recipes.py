@@ -270,8 +270,18 @@ def groups() -> Mapping[str, tuple[Option, ...]]:
             inherited = [
                 o for base in node.bases for o in groups_by_name.get(ast.unparse(base), ())
             ]
-            groups_by_name[node.name] = (*inherited, *_fields(node))
+            known = [_overridden(option, node) for option in inherited]
+            groups_by_name[node.name] = (*known, *_fields(node))
     return groups_by_name
+
+
+def _overridden(option: Option, node: ast.ClassDef) -> Option:
+    """The option of a base as this class has it: with another type and default, if it says so."""
+    for field in node.body:
+        match field:
+            case ast.AnnAssign(ast.Name(option.name), annotation, default):
+                return replace(option, annotation=annotation, default=default)
+    return option
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Option]:
