@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from circuit_page_samples import CURVE, patterns, scored
+from circuit_samples import random_circuit
 from test_pages_browser import (  # noqa: F401
     BROWSER,
     DARK,
@@ -17,7 +19,7 @@ from test_pages_browser import (  # noqa: F401
     visit,
 )
 
-from circuits.circuit import Circuit, Graph, compiled_circuit
+from circuits.circuit import Circuit, Graph, Part, Score, compiled_circuit, part_of
 from circuits.pages import circuit_page
 
 pytestmark = [
@@ -167,6 +169,29 @@ def test_filters_leave_out_and_bring_back(visit: Open) -> None:  # noqa: F811
     early = (frame["sender"] == "a0.h1") | frame["receiver"].str.startswith("a0.h1<")
     assert n() == int(early[kept].sum())
     assert "filtered out" in tab.locator("#circ-shown").inner_text()
+
+
+def test_a_head_is_one_wherever_it_stands(visit: Open) -> None:  # noqa: F811
+    def at(edge: str, value: float) -> tuple[Part, Score]:
+        return part_of(edge), Score(value)
+
+    scores = dict(
+        [
+            at("embed->a0.h1<v>@S1", 3.0),
+            at("a0.h1->logits@END", 2.0),
+            at("embed->a0.h1<k>@S2", 1.0),
+        ]
+    )
+    circuit = replace(random_circuit(Graph(2, 2)), parts=frozenset(scores), scores=scores)
+    tab = visit(circuit_page(circuit, positions=["S1", "S2", "END"]))
+    moves = tab.locator(".move:not([hidden])")
+    assert moves.count() == 2  # S1 to S2, S2 to END
+    tab.locator("#circ-size").press("ArrowLeft")
+    assert moves.count() == 1  # S1 to END
+    tab.get_by_role("button", name="a0.h1 at S1").click()
+    card = tab.locator("#circ-card").inner_text()
+    assert "reads (1 shown)" in card
+    assert "logits at END" in card
 
 
 def test_light_and_dark_change_the_drawing_at_once(visit: Open) -> None:  # noqa: F811

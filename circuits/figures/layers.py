@@ -130,7 +130,7 @@ def layers(
     return Layers(
         tuple(Node(*place, *middles[i], rows.get(i)) for i, place in enumerate(nodes)),
         lines,
-        tuple((i, j, _move(middles[i], middles[j])) for i, j in _same(nodes)),
+        tuple((i, j, move(middles[i], middles[j])) for i, j in _same(nodes)),
         tuple(_named(heights, n_layers)),
         tuple(columns),
         max(high for _, _, high in columns),
@@ -331,7 +331,12 @@ def _same(nodes: Sequence[_Place]) -> Iterable[tuple[int, int]]:
             last[part] = i
 
 
-def _move(a: Point, b: Point) -> Curve:
+def move(a: Point, b: Point) -> Curve:
+    """From one place of a head to another at its right.
+
+    >>> move((0.0, 1.0), (4.0, 1.0))
+    ((0.3, 1.0), (1.0, 1.5), (3.0, 1.5), (3.7, 1.0))
+    """
     lift = 0.5
     return (
         (a[0] + _REACH, a[1]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +18,7 @@ from circuits.circuit import Circuit
 from circuits.circuit.pictures import wording
 from circuits.errors import CircuitsError, nearest
 from circuits.figures import Wording
-from circuits.figures.layers import Curve, Layers, layers
+from circuits.figures.layers import Curve, Layers, Node, layers, move
 from circuits.figures.wiring import class_colors, scored, short
 from circuits.metrics import METRICS, get_metric
 from circuits.pages import attention
@@ -194,7 +195,7 @@ def _drawing(parts: pd.DataFrame, picture: Layers, words: Wording) -> dict[str, 
             }
             for node in picture.nodes
         ],
-        "moves": [[a, b, *_numbers(curve)] for a, b, curve in picture.moves],
+        "moves": _moves(picture.nodes),
         "parts": parts["part"].astype(str).tolist(),
         "ends": [
             [nodes[row]] if line is None else [line.sender, line.receiver]
@@ -203,6 +204,16 @@ def _drawing(parts: pd.DataFrame, picture: Layers, words: Wording) -> dict[str, 
         "slots": [None if line is None else line.slot for line in lines],
         "curves": [None if line is None else _numbers(line.curve) for line in lines],
     }
+
+
+def _moves(nodes: Sequence[Node]) -> list[list[float | None]]:
+    """All pairs of places of a head, and the curve between: the page shows those of neighbors."""
+    heads = [(i, node) for i, node in enumerate(nodes) if node.part.kind == "head"]
+    return [
+        [i, j, *_numbers(move((a.x, a.y), (b.x, b.y)))]
+        for (i, a), (j, b) in combinations(heads, 2)
+        if a.part == b.part
+    ]
 
 
 def _numbers(curve: Curve) -> list[float | None]:

@@ -39,6 +39,8 @@
     const { name, column, of } = nodes[k];
     return name + (column ? ` at ${column}` : "") + (of ? `: ${of}` : "");
   };
+  // A head is one, wherever it stands: it reads at one position and writes at another.
+  const twins = (k) => nodes.map((_, j) => j).filter((j) => j === k || (nodes[k].kind === "head" && nodes[j].name === nodes[k].name));
 
   // The drawing. Small edges lie below large ones.
   const edges = parts.map((name, i) => curves[i] === null ? null
@@ -106,7 +108,11 @@
     const used = new Set(shown.flatMap((i) => ends[i]));
     edges.forEach((edge, i) => edge && edge.toggleAttribute("hidden", !isShown[i]));
     dots.forEach((dot, k) => dot.classList.toggle("unused", !used.has(k)));
-    moves.forEach((move, m) => move.toggleAttribute("hidden", !DATA.view.moves[m].slice(0, 2).every((k) => used.has(k))));
+    moves.forEach((move, m) => {
+      const [a, b] = DATA.view.moves[m]; // shown between neighbors only
+      move.toggleAttribute("hidden", !used.has(a) || !used.has(b) || twins(a).some((k) => k > a && k < b && used.has(k)));
+    });
+    drawing.style.setProperty("--many", Math.min(1, Math.sqrt(150 / Math.max(shown.length, 1))).toFixed(2)); // many are fainter
     const hidden = first.length - shown.length;
     const text = `${count(first.length)} of ${count(n_all)} ${what}${hidden ? `, ${hidden} filtered out` : ""}`;
     get("shown").textContent = text;
@@ -194,11 +200,12 @@
 
   // The card of what was chosen.
   function highlight(pick) {
+    const those = pick?.node === undefined ? [] : twins(pick.node);
     edges.forEach((edge, i) => {
       edge?.classList.toggle("chosen", pick?.part === i);
-      edge?.classList.toggle("dim", pick !== null && pick.part !== i && !(pick.node !== undefined && ends[i].includes(pick.node)));
+      edge?.classList.toggle("dim", pick !== null && pick.part !== i && !ends[i].some((k) => those.includes(k)));
     });
-    dots.forEach((dot, k) => dot.classList.toggle("chosen", pick?.node === k));
+    dots.forEach((dot, k) => dot.classList.toggle("chosen", those.includes(k)));
   }
   const link = (k) => el("button", { type: "button", onclick: () => choose({ node: k }) }, about(k));
   function choose(pick) {
@@ -214,9 +221,9 @@
         el("dt", {}, "place"), el("dd", {}, Object.keys(orders).map((name) => `${count(places[name][i] + 1)} by ${names[name]}`).join(", ")),
         el("dt", {}, "in the circuit"), el("dd", {}, kept[i] ? "yes" : "no")));
     } else {
-      const k = pick.node, i = own[k];
-      fill(get("card"), el("h2", {}, about(k)), i === null ? null : el("p", {}, score(i)),
-        list("reads", shown.filter((j) => ends[j][1] === k), (j) => ends[j][0]), list("is read by", shown.filter((j) => curves[j] && ends[j][0] === k), (j) => ends[j][1]),
+      const k = pick.node, those = twins(k);
+      fill(get("card"), el("h2", {}, about(k)), ...those.map((j) => own[j] === null ? null : el("p", {}, `${those.length > 1 ? `at ${nodes[j].column}: ` : ""}${score(own[j])}`)),
+        list("reads", shown.filter((j) => those.includes(ends[j][1])), (j) => ends[j][0]), list("is read by", shown.filter((j) => curves[j] && those.includes(ends[j][0])), (j) => ends[j][1]),
         nodes[k].kind === "head" ? looks(nodes[k].name) : null);
     }
   }
