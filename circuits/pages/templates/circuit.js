@@ -46,7 +46,7 @@
   const edges = parts.map((name, i) => curves[i] === null ? null
     : svg("g", { class: `circ-edge ${sign(i)} ${slots[i] ?? ""}${isPale(i) ? " pale" : ""}`, role: "button", tabindex: -1, "aria-label": tell(i).replaceAll("\n", ", "), "data-part": i },
       svg("path", { class: "hit", d: cubic(curves[i]) }),
-      svg("path", { class: "ink", d: cubic(curves[i]), "stroke-width": strong(i).toFixed(2), style: `--width:${strong(i).toFixed(2)}px` })));
+      svg("path", { class: "ink", d: cubic(curves[i]), "stroke-width": strong(i).toFixed(2), style: `--width:${strong(i).toFixed(2)}px;--heavy:${Math.min(1, 4 * Math.abs(scores[i] ?? 0) / largest).toFixed(2)}` })));
   const own = nodes.map(() => null); // the part that a node is, where parts are no edges
   ends.forEach((at, i) => { if (curves[i] === null) own[at[0]] = i; });
   const dots = nodes.map(({ short, kind, at: [a, b] }, k) => {
@@ -112,7 +112,7 @@
       const [a, b] = DATA.view.moves[m]; // shown between neighbors only
       move.toggleAttribute("hidden", !used.has(a) || !used.has(b) || twins(a).some((k) => k > a && k < b && used.has(k)));
     });
-    drawing.style.setProperty("--many", Math.min(1, Math.sqrt(150 / Math.max(shown.length, 1))).toFixed(2)); // many are fainter
+    drawing.style.setProperty("--many", Math.min(1, Math.sqrt(150 / Math.max(shown.length, 1))).toFixed(2)); // of many, small ones are fainter
     const hidden = first.length - shown.length;
     const text = `${count(first.length)} of ${count(n_all)} ${what}${hidden ? `, ${hidden} filtered out` : ""}`;
     get("shown").textContent = text;
