@@ -148,6 +148,32 @@ def diff(
 ) -> Result:
     """What changed between two checkpoints?"""
 
+def discover(
+    model: HookedModel,
+    *,
+    method: str = ...,
+    level: Literal['edges', 'heads', 'nodes', 'neurons'] = ...,
+    keep: str | None = ...,
+    select: Literal['top', 'greedy'] = ...,
+    absolute: bool = ...,
+    positions: Literal['roles'] | None = ...,
+    reference: Literal['resample', 'zero', 'mean', 'position-mean'] = ...,
+    steps: int = ...,
+    check: Literal['all'] | int = ...,
+    task: str | Prompts | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
+    corrupted: str | Sequence[str] | ModelInput | None = ...,
+    file: str | Path | None = ...,
+    answer: str | None = ...,
+    distractor: str | None = ...,
+    metric: str | Metric | None = ...,
+    n: int | None = ...,
+    seed: int = ...,
+    memory: str | None = ...,
+    progress: Progress | None = ...,
+) -> Result:
+    """Which circuit does it?"""
+
 def heads(
     model: HookedModel,
     *,

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from circuits import __version__, intervals
 from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
+from circuits.circuit import Circuit
 from circuits.errors import CircuitsError, nearest
-from circuits.files import replacing_folder, require_own, utf8
+from circuits.files import named_path, replacing_folder, require_own, utf8
 from circuits.intervals import REAL, Draws, Scale
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ AVERAGED = {
     "n": "number of prompts (or other independent draws) averaged over",
 }
 BEHIND = "draws behind"  # the column that brings a `Result` its draws
-_DATA, _TABLE = "result.json", "table.csv"
+_DATA, _TABLE, _CIRCUIT = "result.json", "table.csv", "circuit.json"
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Result:
             ``unit``, or several curves.
         view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
+        circuit: the circuit, where one was looked for.
         draws: of each row the numbers that its value is the mean of, if the analysis was asked for
             them (a column `BEHIND` of the frame, from `mean_interval`); no file has them.
 
@@ -155,6 +157,7 @@ class Result:
     axes: tuple[str, ...]
     view: str = "bars"
     meanings: Mapping[str, str] = field(default_factory=dict)
+    circuit: Circuit | None = None
     draws: Sequence[Draws | None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -231,17 +234,22 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write ``result.json`` and ``table.csv`` into a folder of their own. Returns the folder.
 
-        The folder holds the earlier result or the new one at every moment (`replacing_folder`).
+        A circuit is saved beside them, or alone if the name ends in .json. The folder holds the
+        earlier result or the new one at every moment (`replacing_folder`).
         Other files beside an earlier result stay.
 
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
-        folder = Path(folder)
+        folder = named_path(folder)
+        if self.circuit is not None and folder.suffix == ".json":
+            return self.circuit.save(folder)
         require_own(folder, _DATA, "result")
         with replacing_folder(folder, _DATA) as partial:
             (partial / _DATA).write_bytes(utf8(self.to_json()))
             (partial / _TABLE).write_bytes(utf8(self.to_csv()))
+            if self.circuit is not None:
+                self.circuit.save(partial / _CIRCUIT)
         return folder
 
     @classmethod
@@ -251,15 +259,18 @@ class Result:
         Raises:
             CircuitsError: when the folder holds no readable result.
         """
-        path = Path(folder) / _DATA
+        path = named_path(folder) / _DATA
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             columns = content.pop("columns")
+            beside = path.parent / _CIRCUIT
+            circuit = Circuit.load(beside) if beside.exists() else None
             frame = pd.DataFrame(content.pop("rows"), columns=list(columns))
             return cls(
                 frame.astype({name: column["dtype"] for name, column in columns.items()}),
                 provenance=Provenance(**content.pop("provenance")),
                 axes=tuple(content.pop("axes")),
+                circuit=circuit,
                 meanings={name: c["meaning"] for name, c in columns.items() if c["meaning"]},
                 **content,
             )

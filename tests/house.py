@@ -58,6 +58,7 @@ ORDER = (
     "qk_ov",
     "head_kinds",
     "sweep",
+    "discovery",
     "registry",
     "comparison",
     "effects",

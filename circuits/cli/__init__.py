@@ -85,10 +85,12 @@ def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any])
         require_page(common["html"])
     for name in ("figure", "html", "save"):
         if common[name] is not None:
-            require_writable(Path(common[name]), folder=name == "save")
+            is_folder = name == "save" and Path(common[name]).suffix != ".json"
+            require_writable(Path(common[name]), folder=is_folder)
     quiet = common["quiet"]
     with remarks(quiet=quiet), bar(recipe.name, quiet=quiet) as progress:
-        model = _load(common | {"model": common["model"] or recipe.default_model})
+        chosen = recipe.default_model if common["model"] is None else common["model"]
+        model = _load(common | {"model": chosen})
         if recipe.reports_progress:
             asked = asked | {"progress": progress}
         result = function(model, **asked)
@@ -123,7 +125,8 @@ def _deliver(result: Result, common: dict[str, Any]) -> None:
 
 def _run_generate(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any]) -> None:
     require_text(common["prompt"])
-    commands.generate(_load(common), asked, common)
+    with remarks(quiet=common["quiet"]):
+        commands.generate(_load(common), asked, common)
 
 
 def _add(recipe: Recipe, function: Callable[..., None]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import shlex
 import types
 from collections.abc import Callable, Mapping
@@ -23,7 +22,6 @@ from circuits.registry.options import CHANGE_NOTHING
 from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, shared_helps
 
 if TYPE_CHECKING:
-    from circuits.model import HookedModel
     from circuits.result import Result
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -185,9 +183,9 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
         if value != parameter.default:
             words += _as_words(parameter, value)
     # Always said: without it the command would depend on the environment variable CIRCUITS_MODEL.
-    words += ["--model", _loaded_from(given["model"])]
-    if given["model"].revision is not None:
-        words += ["--revision", given["model"].revision]
+    from circuits.checkpoints import loading_options  # and with it torch
+
+    words += loading_options(given["model"])
     return Question(recipe.function, arguments, shlex.join(words))
 
 
@@ -238,12 +236,6 @@ def _of_model(values: Mapping[str, Any]) -> dict[str, Any]:
     if not is_readout(metric):
         return {}
     return {"metric": readout_metric(values["model"], metric.partition(":")[2])}
-
-
-def _loaded_from(model: HookedModel) -> str:
-    """What loads it again: its path, which follows the name of a format, or its name."""
-    path = re.sub(r"^(nanoGPT|OpenAI|state dict) ", "", model.source)
-    return path if Path(path).exists() else model.cfg.model_name
 
 
 def _plain_prompts(given: Any) -> list[str] | list[list[int]]:
