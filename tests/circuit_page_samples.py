@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 from circuit_samples import random_circuit
 from page_samples import attention
@@ -15,8 +14,14 @@ from circuits.result import Result
 
 SHAPE = Graph(3, 4)
 CURVE = pd.DataFrame(
-    {"edges": [2, 20, 60], "F": [0.1, 0.6, 1.0], "ci_low": np.nan, "ci_high": [0.3, 0.8, 1.1]}
-).assign(ci_low=[-0.1, 0.4, 0.9])
+    {
+        "ranking": "absolute",
+        "kept": [2, 20, 60],
+        "value": [0.1, 0.6, 1.0],
+        "ci_low": [-0.1, 0.4, 0.9],
+        "ci_high": [0.3, 0.8, 1.1],
+    }
+)
 
 
 def scored(n_kept: int = 20, shape: Graph = SHAPE) -> Circuit:

@@ -12,11 +12,13 @@ from circuit_samples import random_circuit
 from page_samples import effects
 from test_pages import ATTACKS, Elements, strings
 
+from circuits.analyses.discover import discover
 from circuits.circuit import Circuit, Graph, compiled_circuit
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.figures.layers import layers
-from circuits.pages import circuit_page
+from circuits.model import HookedGPT2
+from circuits.pages import circuit_page, page
 from circuits.pages.circuit import VIEWER
 
 
@@ -33,7 +35,8 @@ def test_a_page_holds_the_circuit_and_what_is_beside_it() -> None:
     assert view["parts"] == [str(part) for part in circuit.ranked(circuit.scores)]
     assert view["scores"] == pytest.approx(circuit.frame["score"].tolist(), rel=1e-3)
     assert view["kept"] == [True] * 20 + [False] * (len(SHAPE) - 20)
-    assert view["curve"] == [[2, 0.1, -0.1, 0.3], [20, 0.6, 0.4, 0.8], [60, 1, 0.9, 1.1]]
+    points = [[2, 0.1, -0.1, 0.3], [20, 0.6, 0.4, 0.8], [60, 1, 0.9, 1.1]]
+    assert view["faithful"] == {"absolute": points}
     assert view["n_all"] == len(SHAPE)
     assert view["classes"] == ["early", "late"]
     assert len(elements.data["table"]["rows"][0]) == len(SHAPE)
@@ -60,7 +63,7 @@ def test_support_is_in_the_metrics_direction(is_better: bool) -> None:
     support = [view["parts"][i] for i in view["orders"]["signed"]]
     assert support == [str(part) for part in circuit.ranked(circuit.scores, signed=True)]
     nameless = replace(circuit, origin=replace(circuit.origin, metric=None))
-    assert list(Elements(circuit_page(nameless)).data["view"]["orders"]) == ["size"]
+    assert list(Elements(circuit_page(nameless)).data["view"]["orders"]) == ["absolute"]
 
 
 def test_of_many_edges_the_kept_and_the_largest_are_held() -> None:
@@ -98,6 +101,26 @@ def test_published_circuits_have_pages(name: str) -> None:
     assert [column[0] for column in view["columns"]][-1] == "END"
 
 
+def test_a_curve_may_be_of_both_rankings() -> None:
+    both = pd.concat([CURVE, CURVE.head(1), CURVE.assign(ranking="signed", value=0.5)])
+    view = Elements(circuit_page(scored(), curve=both)).data["view"]
+    plain = Elements(circuit_page(scored(), curve=CURVE.drop(columns="ranking"))).data["view"]
+    assert view["faithful"]["absolute"] == plain["faithful"]["absolute"]
+    assert [point[1] for point in view["faithful"]["signed"]] == [0.5] * 3
+
+
+def test_what_discover_finds_has_this_page_and_figure(compiled: HookedGPT2) -> None:
+    result = discover(compiled, method="exact", task="compiled-ioi", n=4, keep="6")
+    view = Elements(page(result)).data["view"]
+    assert result.circuit is not None
+    ours = Elements(circuit_page(result.circuit)).data["view"]
+    assert {name: view[name] for name in ours} == ours
+    assert sum(view["kept"]) == 6
+    assert view["metric"] == "logit_diff"
+    figure = replace(result, view="circuit").plot()
+    assert next(iter(figure.legends[0].get_texts())).get_text().endswith("logit_diff")
+
+
 def test_a_result_of_such_rows_has_the_same_view() -> None:
     circuit = scored()
     about = replace(effects().provenance, arguments={"metric": "kl"})
@@ -110,7 +133,7 @@ def test_a_result_of_such_rows_has_the_same_view() -> None:
     assert (of_result["metric"], of_result["unit"]) == ("kl", "logits")
     assert of_result["orders"]["signed"] != of_circuit["orders"]["signed"]
     unnamed = replace(result, provenance=replace(about, arguments={}))
-    assert list(VIEWER.data(unnamed)["orders"]) == ["size"]
+    assert list(VIEWER.data(unnamed)["orders"]) == ["absolute"]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -133,10 +156,11 @@ def test_the_same_circuit_gives_the_same_bytes() -> None:
 
 
 def test_what_a_page_cannot_show() -> None:
-    with pytest.raises(CircuitsError, match="this one lacks F, ci_low, ci_high"):
-        circuit_page(scored(), curve=pd.DataFrame({"edges": [1]}))
-    with pytest.raises(CircuitsError, match="no ranking 'sized'; choose size or signed"):
-        circuit_page(scored(), ranking="sized")  # type: ignore[arg-type]
+    with pytest.raises(CircuitsError, match="this one lacks value, ci_low, ci_high"):
+        circuit_page(scored(), curve=pd.DataFrame({"kept": [1]}))
+    twice = pd.concat([CURVE, CURVE.assign(value=0.5)])
+    with pytest.raises(CircuitsError, match="with 2 parts this one has several"):
+        circuit_page(scored(), curve=twice)
     with pytest.raises(CircuitsError, match="one of ablate lacks query"):
         circuit_page(scored(), patterns=[effects()])
     with pytest.raises(CircuitsError, match="there are none"):

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from circuits.circuit import Circuit
 from circuits.circuit.pictures import wording
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError
 from circuits.figures import Wording
 from circuits.figures.layers import Curve, Layers, Node, layers, move
 from circuits.figures.wiring import class_colors, scored, short
@@ -28,9 +28,7 @@ from circuits.pages.viewers import Viewer
 from circuits.result import Result
 
 MOST_PARTS = 2000  # that a page can draw
-Ranking = Literal["size", "signed"]
-RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
-CURVE = ("edges", "F", "ci_low", "ci_high")  # the columns of a faithfulness curve
+CURVE = ("kept", "value", "ci_low", "ci_high")  # the columns of a faithfulness curve
 _MEANINGS = {
     "part": "what is kept or left out",
     "sender": "who writes",
@@ -57,7 +55,6 @@ class _Beside:
     """What a page shows beside a circuit's edges: see `circuit_page`."""
 
     curve: pd.DataFrame | None = None
-    ranking: Ranking = "size"
     patterns: Sequence[Result] = ()
 
 
@@ -65,7 +62,6 @@ def circuit_page(
     circuit: Circuit,
     *,
     curve: pd.DataFrame | None = None,
-    ranking: Ranking = "size",
     patterns: Sequence[Result] = (),
     positions: Sequence[str] | None = None,
     title: str | None = None,
@@ -79,19 +75,19 @@ def circuit_page(
 
     Args:
         circuit: with scores, if its size shall change.
-        curve: how faithful the circuits of several sizes are, a row each: `edges`, how many of the
-            largest are kept (counted before any are pruned), `F`, `ci_low` and `ci_high`, the ends
-            of its interval (NaN where there is none). Other columns are not read.
-        ranking: by what the curve's circuits were chosen: ``size`` of the score, or ``signed``, the
-            parts that support the metric first (`Circuit.ranked`).
+        curve: how faithful circuits of other sizes are, as the analysis evaluate says it with
+            ``curve=True``: a row for each size, with `kept`, how many of the best parts it has
+            before any are pruned, and F as `value` with the ends of its interval. `ranking` says by
+            what they are the best: ``absolute`` (also where there is no such column), by the size
+            of the score, or ``signed``, what supports the metric first (`Circuit.ranked`).
         patterns: results of the analysis attention, one for each prompt, of any heads; a handful.
             A click on a head shows its own.
         positions: the order of columns, where the circuit has positions.
         title: of the page; None for the model, size, method and task.
 
     Raises:
-        CircuitsError: when nothing is kept or has a score, a curve lacks a column, or patterns are
-            not of attention.
+        CircuitsError: when nothing is kept or has a score, a curve lacks a column or has several
+            values for a size, or patterns are not of attention.
 
     >>> from circuits.circuit import compiled_circuit
     >>> html = circuit_page(compiled_circuit())
@@ -100,30 +96,42 @@ def circuit_page(
     """
     words = wording(circuit)
     words = words if title is None else replace(words, title=title)
+    return document(
+        About(words.title, _QUESTION, "", circuit.origin.command or "", _facts(circuit)),
+        _table(circuit.frame.head(MOST_ROWS), len(circuit.frame)),
+        [{"name": name, "meaning": meaning} for name, meaning in _MEANINGS.items()],
+        view={"circuit": _view(circuit, words, positions, _Beside(curve, patterns))},
+    )
+
+
+def _view(
+    circuit: Circuit,
+    words: Wording,
+    positions: Sequence[str] | None = None,
+    beside: _Beside = _Beside(),
+) -> dict[str, Any]:
+    """All that the page's script reads."""
     about = circuit.origin
     measured = _Measured(about.unit or "", about.higher_is_better if about.metric else None)
     parts = carried(circuit.frame)
     picture = layers(parts, n_layers=circuit.graph.n_layers, positions=positions)
     everywhere = circuit.level == "edges" and circuit.frame["position"].isna().all()
-    n_all = len(circuit.graph) if everywhere else len(circuit.frame)
-    return document(
-        About(words.title, _QUESTION, "", about.command or "", _facts(circuit)),
-        _table(circuit.frame.head(MOST_ROWS), len(circuit.frame)),
-        [{"name": name, "meaning": meaning} for name, meaning in _MEANINGS.items()],
-        view={
-            "circuit": {
-                **_drawing(parts, picture, words),
-                **_order(parts, measured),
-                **_beside(_Beside(curve, ranking, patterns), picture),
-                "level": circuit.level,
-                "n_all": n_all,
-            }
-        },
-    )
+    return {
+        **_drawing(parts, picture, words),
+        **_order(parts, measured),
+        **_beside(beside, picture),
+        "level": circuit.level,
+        "n_all": len(circuit.graph) if everywhere else len(circuit.frame),
+    }
 
 
 def _of_result(result: Result) -> dict[str, Any]:
-    """The same of a result with the rows of `Circuit.frame`, without classes and patterns."""
+    """What the page shows of a result: its circuit, or else its rows, as `Circuit.frame` has them.
+
+    Rows know no classes, nor, without the circuit, of how many layers the model is.
+    """
+    if result.circuit is not None:
+        return _view(result.circuit, replace(wording(result.circuit), title=result.title))
     frame = scored(result.frame)
     metric = result.provenance.arguments.get("metric")
     known = get_metric(str(metric)) if metric in METRICS else None
@@ -235,35 +243,39 @@ def _order(parts: pd.DataFrame, measured: _Measured) -> dict[str, Any]:
             for end in ends
         ],
         "kept": [bool(kept) for kept in parts["kept"]],
-        "orders": {"size": list(range(len(parts))), **orders},
+        "orders": {"absolute": list(range(len(parts))), **orders},
         "unit": measured.unit,
     }
 
 
 def _beside(beside: _Beside, picture: Layers) -> dict[str, Any]:
     """The curve, and the attention of the heads that the picture has."""
-    if beside.ranking not in RANKINGS:
-        raise CircuitsError(
-            f"there is no ranking {beside.ranking!r}; choose {' or '.join(RANKINGS)}"
-            f"{nearest(str(beside.ranking), RANKINGS)}"
-        )
     heads = {str(node.part) for node in picture.nodes if node.part.kind == "head"}
     return {
-        "curve": None if beside.curve is None else _curve(beside.curve),
-        "ranking": beside.ranking,
+        "faithful": {} if beside.curve is None else _curves(beside.curve),
         "patterns": [_patterns(result, heads) for result in beside.patterns],
     }
 
 
-def _curve(curve: pd.DataFrame) -> list[list[float | None]]:
-    """Size, F and both ends of its interval, a row for each size, the smallest first."""
+def _curves(curve: pd.DataFrame) -> dict[str, list[list[float | None]]]:
+    """Of each ranking: how many are kept, F and both ends of its interval, the fewest first."""
     lacking = [name for name in CURVE if name not in curve]
     if lacking:
         raise CircuitsError(
             f"a curve has the columns {', '.join(CURVE)}; this one lacks {', '.join(lacking)}"
         )
-    rows = curve.sort_values("edges", kind="stable")[list(CURVE)].to_numpy(float)
-    return [rounded(row, 6) for row in rows]
+    ranked = curve if "ranking" in curve else curve.assign(ranking="absolute")
+    points = ranked[["ranking", *CURVE]].drop_duplicates().sort_values("kept", kind="stable")
+    several = points.duplicated(["ranking", "kept"])
+    if several.any():
+        raise CircuitsError(
+            f"a curve has one F for each size; with {int(points.loc[several, 'kept'].iloc[0])} "
+            "parts this one has several: give the rows of one task and group of prompts"
+        )
+    return {
+        str(ranking): [rounded(row, 6) for row in rows[list(CURVE)].to_numpy(float)]
+        for ranking, rows in points.groupby("ranking")
+    }
 
 
 def _patterns(result: Result, heads: set[str]) -> dict[str, Any]:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 def circuit(result: Result) -> Figure:
     """Edges between the parts of a model: the rows of `Circuit.frame`, of those that are kept.
 
-    Where there is no column ``score``, ``value`` is the score.
+    Where there is no column ``score``, ``value`` is the score. The result's circuit, if it has one,
+    knows more: how many layers there are, what was measured, and the classes of heads.
     """
-    return wiring(scored(result.frame), words=Wording(result.title))
+    frame, whole = scored(result.frame), result.circuit
+    if whole is None:
+        return wiring(frame, words=Wording(result.title))
+    metric = whole.origin.metric or "the metric"
+    words = Wording(result.title, metric, whole.classes)
+    return wiring(frame, n_layers=whole.graph.n_layers, words=words)

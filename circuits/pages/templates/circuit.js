@@ -1,6 +1,6 @@
 // A circuit: its layers from bottom to top. A slider adds and takes edges; each edge and node tells what is known of it.
 (function () {
-  const { nodes, parts, ends, slots, curves, scores, intervals, kept, orders, classes, metric, unit, level, n_all, patterns, curve, ranking } = DATA.view;
+  const { nodes, parts, ends, slots, curves, scores, intervals, kept, orders, classes, metric, unit, level, n_all, patterns, faithful } = DATA.view;
   const X = 44, Y = 46, LEFT = 100, TOP = 30, BOTTOM = 44, RIGHT = 52;
   const get = (id) => document.getElementById(`circ-${id}`);
   const n = parts.length, n_kept = kept.filter(Boolean).length, what = level === "parts" ? "parts" : level;
@@ -33,7 +33,7 @@
   // What is known of a part, and of where it goes.
   const range = (i) => (intervals[0][i] === null ? "" : `, 95 % interval [${number(intervals[0][i])}, ${number(intervals[1][i])}]`);
   const score = (i) => (scores[i] === null ? "no score" : `${number(scores[i])}${unit ? ` ${unit}` : ""}${range(i)}`);
-  const rank = (i) => (scores[i] === null ? "" : `, number ${count(places.size[i] + 1)} by size`);
+  const rank = (i) => (scores[i] === null ? "" : `, number ${count(places.absolute[i] + 1)} by size`);
   const tell = (i) => `${parts[i]}\n${score(i)}\n${kept[i] ? "in the circuit" : "not in the circuit"}${rank(i)}`;
   const about = (k) => {
     const { name, column, of } = nodes[k];
@@ -66,7 +66,7 @@
     ...DATA.view.rows.map(([name, a, b]) => svg("text", { class: "name", x: 4, y: y((a + b) / 2) }, name)),
     ...columns.slice(1).map(([, low], c) => svg("line", { class: "wall", x1: x((low + columns[c][2]) / 2), x2: x((low + columns[c][2]) / 2), y1: 0, y2: high })),
     ...(hasColumns ? columns.map(([name, low, up]) => svg("text", { x: x((low + up) / 2), y: high - 10 }, name || "all positions")) : []),
-    ...moves, ...[...orders.size].reverse().map((i) => edges[i]), ...dots);
+    ...moves, ...[...orders.absolute].reverse().map((i) => edges[i]), ...dots);
   fill(get("drawing"), drawing);
   document.querySelector(".circ-halves").classList.toggle("wide", wide > 760);
   get("fit").hidden = wide <= get("drawing").clientWidth;
@@ -77,6 +77,7 @@
   const filters = { sign: get("sign"), slot: get("slot"), from: get("from"), to: get("to") };
   const wanted = new Set(); // classes
   let sizes = [], shown = [], isShown = [], chosen = null, current = null;
+  const curve = () => faithful[order.value] ?? [];
   const candidates = () => orders[order.value].filter((i) => !only.checked || kept[i]);
   const isFirst = (name) => { // is the circuit just the first of this order?
     return orders[name].slice(0, n_kept).every((i) => kept[i]);
@@ -84,7 +85,7 @@
   function measure(size) { // the sizes that the slider has: each small one, fewer large ones
     const most = candidates().length, all = new Set([most]);
     for (let k = 1; k < most; k = Math.max(k + 1, Math.round(k * 1.03))) all.add(k);
-    if (!only.checked) for (const [edges] of curve ?? []) if (edges <= most && edges > 0) all.add(edges);
+    if (!only.checked) for (const [edges] of curve()) if (edges <= most && edges > 0) all.add(edges);
     if (n_kept && n_kept <= most) all.add(n_kept);
     sizes = [...all].sort((a, b) => a - b);
     slider.max = sizes.length - 1;
@@ -125,16 +126,20 @@
   // How faithful circuits of these sizes are; only where they were chosen as the slider chooses.
   const faith = el("p", { id: "circ-faith", role: "status" });
   const chart = svg("svg", { viewBox: "0 0 380 130", "aria-hidden": "true" });
-  if (curve) fill(get("curve"), chart, faith);
+  if (Object.keys(faithful).length) fill(get("curve"), chart, faith);
   const value = ([, F, low, up]) => `F = ${number(F, 2)}${low === null ? "" : ` [${number(low, 2)}, ${number(up, 2)}]`}`;
   function paintCurve() {
-    if (!curve) return;
-    const points = curve.filter(([edges, F]) => edges > 0 && F !== null);
+    if (!curve().length) {
+      fill(chart);
+      faith.textContent = "Faithfulness F was not measured for this order.";
+      return;
+    }
+    const points = curve().filter(([edges, F]) => edges > 0 && F !== null);
     const all = points.flatMap(([, ...values]) => values.filter((v) => v !== null));
     const [bottom, top] = [Math.min(0, ...all), Math.max(1, ...all)];
     const last = Math.log(Math.max(...points.map(([edges]) => edges), 2));
     const across = (k) => 34 + 336 * Math.log(k) / last, up = (v) => 108 - 98 * (v - bottom) / (top - bottom);
-    const holds = order.value === ranking && (!only.checked || isFirst(ranking));
+    const holds = !only.checked || isFirst(order.value);
     const at = points.findIndex(([edges]) => edges === size());
     const band = points.filter(([, , low]) => low !== null);
     const path = (list, pick) => list.map((p) => `${across(p[0]).toFixed(1)} ${up(pick(p)).toFixed(1)}`).join("L");
@@ -147,7 +152,7 @@
       ...points.map((p, k) => svg("circle", { class: `dot${holds && k === at ? " now-at" : ""}`, cx: across(p[0]), cy: up(p[1]), r: holds && k === at ? 4.5 : 2.5 })),
       holds ? svg("line", { class: "now", x1: across(size()), x2: across(size()), y1: 6, y2: 108 }) : null);
     const below = points.findLast(([edges]) => edges < size()), above = points.find(([edges]) => edges > size());
-    faith.textContent = !holds ? `Faithfulness F was measured for the largest ${what} by ${names[ranking]}; choose these to see it.`
+    faith.textContent = !holds ? `Faithfulness F was measured for the largest ${what} by ${names[order.value]}, not for these.`
       : at >= 0 ? `Faithfulness ${value(points[at])} with ${count(points[at][0])} ${what}.`
         : `Faithfulness here was not measured: ${[below, above].filter(Boolean).map((p) => `${value(p)} with ${count(p[0])}`).join(", ")}.`;
   }
@@ -261,7 +266,7 @@
   }
 
   // Controls and legend.
-  const names = { size: "size of the score", signed: `support of ${metric}` };
+  const names = { absolute: "size of the score", signed: `support of ${metric}` };
   const options = (select, pairs) => fill(select, ...pairs.map(([value, text]) => el("option", { value }, text)));
   options(order, Object.keys(orders).map((name) => [name, names[name]]));
   options(filters.sign, [["", "both"], ["up", `raises ${metric}`], ["down", `lowers ${metric}`]]);
