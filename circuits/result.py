@@ -141,7 +141,8 @@ class Result:
             ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
             ``after`` may hold the prompt's own tokens; the column along which ``curves`` go; name,
             x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
-            attention ``patterns``. More in front make several heatmaps, each in its rows'
+            attention ``patterns``; any of a ``circuit``, whose rows are as `Circuit.frame` has
+            them. More in front make several heatmaps, each in its rows'
             ``unit``, or several curves.
         view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
