@@ -161,7 +161,7 @@ def _discovered(
         title=f"{how_many} of {source.model} for {batch.first.task}, by {asked.method}",
         provenance=source,
         axes=("part",),
-        view="bars",
+        view="circuit",
         meanings=MEANINGS,
         circuit=circuit,
     )
