@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
@@ -94,7 +94,8 @@ def wiring(
     colors = class_colors(words.classes, picture.nodes)
     for node in picture.nodes:
         size = float("nan") if node.row is None else float(sizes[node.row])
-        _draw_node(axes, node, colors.get(words.classes.get(node.part, "")), size)
+        pale = node.row is not None and bool(unsure[node.row])
+        _draw_node(axes, node, colors.get(words.classes.get(node.part, "")), size, pale)
     figure.legend(
         handles=_legend(picture, sizes, unsure, words, colors),
         loc="outside lower left",
@@ -202,7 +203,7 @@ def _draw(axes: Axes, curve: Curve, **style: Any) -> None:
     axes.add_patch(PathPatch(Path(curve, _CUBIC), fill=False, capstyle="butt", **style))
 
 
-def _draw_node(axes: Axes, node: Node, color: str | None, size: float) -> None:
+def _draw_node(axes: Axes, node: Node, color: str | None, size: float, pale: bool) -> None:
     """A dot for a head, a square for an MLP or a neuron, words for the ends of the model."""
     name = short(node.part)
     if node.part.layer is None:
@@ -216,7 +217,7 @@ def _draw_node(axes: Axes, node: Node, color: str | None, size: float) -> None:
         "o" if node.part.kind == "head" else "s",
         markersize=21 if node.part.kind == "head" else 19,
         markerfacecolor="white" if color is None else _tint(color),
-        markeredgecolor=_color(size) if known else color or INK,
+        markeredgecolor=to_rgba(_color(size), _PALE if pale else 1) if known else color or INK,
         markeredgewidth=1 + 3 * abs(size) if known else 1.1,
         zorder=4,
     )

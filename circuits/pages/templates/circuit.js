@@ -54,7 +54,7 @@
     const body = isEnd ? svg("rect", { class: "body", x: x(a) - 24, y: y(b) - 10, width: 48, height: 20, rx: 6 })
       : kind === "head" ? svg("circle", { class: "body", cx: x(a), cy: y(b), r: 14 })
         : svg("rect", { class: "body", x: x(a) - 13, y: y(b) - 13, width: 26, height: 26, rx: 2 });
-    return svg("g", { class: `circ-node${isEnd ? " end" : ""}${i !== null && scores[i] !== null ? ` scored ${sign(i)}` : ""}`, role: "button", tabindex: k ? -1 : 0,
+    return svg("g", { class: `circ-node${isEnd ? " end" : ""}${i !== null && scores[i] !== null ? ` scored ${sign(i)}${isPale(i) ? " pale" : ""}` : ""}`, role: "button", tabindex: k ? -1 : 0,
       style: i === null ? null : `--width:${strong(i).toFixed(2)}px`, "aria-label": about(k) + (i === null ? "" : `, ${score(i)}`), "data-node": k },
       body, svg("text", { class: short.length > 4 && !isEnd ? "long" : null, x: x(a), y: y(b) + 0.5, "aria-hidden": "true" }, short));
   });
