@@ -146,6 +146,13 @@ def test_only_what_is_kept_is_drawn_and_of_many_the_largest() -> None:
     assert "largest" not in few.plot().axes[0].get_title(loc="left")
 
 
+def test_many_large_edges_are_thinner() -> None:
+    edges = [("embed", f"a{layer}.h{head}<q>") for layer in range(12) for head in range(12)]
+    equal = rows(*((sender, receiver, None, 1.0) for sender, receiver in edges))
+    few, many = (edges_of(wiring(equal.head(n)))[0].get_linewidth() for n in (30, 144))
+    assert many - 0.5 == pytest.approx((few - 0.5) * 60 / 144)
+
+
 def test_the_compiled_circuit_has_six_edges_between_three_heads() -> None:
     figure = compiled_circuit().plot()
     assert len(edges_of(figure)) == 6

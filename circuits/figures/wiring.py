@@ -37,6 +37,7 @@ MOST_EDGES = 200  # that can be told apart on paper
 _INCH = (0.44, 0.46)  # the room that a node takes, across and upward
 _BESIDE = 1.3  # inches for the names of layers, and margins
 _WIDEST, _THINNEST = 4.5, 0.5  # points
+_MOST_INK = 60  # as many edges as the largest; where there would be more, all are thinner
 _DASHES = {"q": (0, (6, 2)), "k": (0, (1.5, 1.5)), "v": "-", None: "-"}  # in points
 _LOOK = STYLE | {"lines.scale_dashes": False}
 _CUBIC = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
@@ -180,7 +181,9 @@ def _frame_axes(axes: Axes, picture: Layers, across: float) -> None:
 
 def _draw_lines(axes: Axes, picture: Layers, sizes: Numbers, unsure: Bools) -> None:
     """Draw the edges, the largest on top; `sizes` are scores from -1 to 1."""
-    rank = np.argsort(np.argsort(np.nan_to_num(np.abs(sizes)), kind="stable"), kind="stable")
+    magnitude = np.nan_to_num(np.abs(sizes))
+    rank = np.argsort(np.argsort(magnitude, kind="stable"), kind="stable")
+    thickest = (_WIDEST - _THINNEST) * min(1.0, _MOST_INK / max(magnitude.sum(), 1.0))
     for line in picture.lines:
         size = sizes[line.row]
         known = not np.isnan(size)
@@ -188,7 +191,7 @@ def _draw_lines(axes: Axes, picture: Layers, sizes: Numbers, unsure: Bools) -> N
             axes,
             line.curve,
             color=_color(size),
-            linewidth=_THINNEST + (_WIDEST - _THINNEST) * abs(size) if known else 0.9,
+            linewidth=_THINNEST + thickest * abs(size) if known else 0.9,
             linestyle=_DASHES[line.slot],
             alpha=_PALE if unsure[line.row] else 0.85 if known else 0.6,
             zorder=1 + rank[line.row] / len(sizes),
