@@ -176,6 +176,10 @@ class Circuit:
             self._with(parts), origin=replace(self.origin, pruned=self.origin.pruned + gone)
         )
 
+    def found_by(self, command: str) -> Circuit:
+        """The same circuit, that says which command finds it again."""
+        return replace(self, origin=replace(self.origin, command=command))
+
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A row for each part that is kept or has a score, the largest first."""

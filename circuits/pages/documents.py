@@ -199,7 +199,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     about = result.provenance
     facts = {
         "model": f"{about.model} ({about.source})",
-        "weights": about.checksum,
+        "weights": about.checksum or None,
         "computed": f"{about.device}, {about.dtype}",
         "task": about.task,
         "prompts": None if about.prompts is None else f"{about.n_prompts}, {about.prompts}",
