@@ -24,6 +24,7 @@ from circuits.cli import app
 from circuits.components import Edge, parse_edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
+from circuits.evaluation import Subject
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2, HookedModel
 from circuits.prompts import Prompts, make
@@ -257,6 +258,48 @@ def test_circuits_of_nodes_and_neurons_are_judged(words: HookedGPT2, level: Any)
     assert untrained["verdict"].tolist() == ["–"]
 
 
+def test_the_model_without_edges_at_positions_is_path_patching(compiled: HookedGPT2) -> None:
+    """Each edge reads the twin at its positions alone, also where one has several."""
+    names = ["embed->a1.h1<v>@S2", "embed->a1.h1<v>@S1", "a1.h1->a2.h0<q>@END", "a2.h0->logits"]
+    edges = [parse_edge(name) for name in names]
+    prompts = make("compiled-ioi", compiled, 6)
+    assert prompts.corrupted is not None
+    source, metric = Source("resample", prompts.corrupted, prompts.mask), get_metric("logit_diff")
+    for some in ([0], [0, 1], [1, 2], [0, 1, 2], [3]):
+        parts = [edges[i] for i in some]
+        kept = Subject(Circuit.of(compiled, parts), compiled.cfg.d_mlp).without(parts, "x")
+        alone = CircuitSweep(prompts, metric, ((kept,),), source)
+        patched = Sweep(prompts, metric, (cell(*parts),), source)
+        expected = run(compiled, plan(compiled, patched)).values
+        np.testing.assert_allclose(run(compiled, plan(compiled, alone)).values, expected, atol=1e-4)
+
+
+def test_the_six_edges_pass_at_their_positions(compiled: HookedGPT2, six: Circuit) -> None:
+    at = {"a0.h1<q>": "S2", "a1.h1<k>": "S2", "a1.h1<v>": "S2", "a2.h0<q>": "END", "logits": "END"}
+    parts = frozenset(
+        Edge(edge.sender, edge.receiver.at(at.get(str(edge.receiver)))) for edge in six.edges
+    )
+    circuit = replace(six, parts=parts, scores={})
+    result = evaluate(compiled, circuit, **FEW)
+    assert overall(result) == "yes"
+    assert "embed->a0.h1<q>@S2" in {*result.frame["what"]}
+    wrong = replace(
+        six,
+        scores={},
+        parts=frozenset(
+            Edge(e.sender, e.receiver.at("IO" if str(e.receiver) == "a1.h1<v>" else None))
+            for e in six.edges
+        ),
+    )
+    assert verdicts(evaluate(compiled, wrong, **FEW))["faithfulness"] == {"no"}
+
+
+def test_heads_at_positions_are_judged(words: HookedGPT2) -> None:
+    circuit = Circuit.of(words, ["a0.h1@S2", "a1.h0@END"], level="heads")
+    result = evaluate(words, circuit, task="ioi", **{**FEW, "n": 6, "untrained": 0})
+    assert {"all", "part", "necessity"} <= {*result.frame["test"]}
+
+
 # --- what it says
 
 
@@ -296,7 +339,7 @@ def test_the_command_prints_the_table_and_the_verdict(six: Circuit, tmp_path: Pa
     five = six.without("a2.h0->logits").save(tmp_path / "five.json")
     text = shown(*shlex.split(line.replace(str(path), str(five))))
     assert "The circuit does not pass (" in text
-    assert "sufficiency: distance of F from 1; better than 0 of 45 circuits" in text
+    assert "sufficiency: |1 - F|, against as many random edges; better than 0 of 45" in text
     curve = shown(*shlex.split(f"evaluate {path} --model {model} -n 4 --curve"))
     assert "100.0%" in curve
     assert "absolute scores" in curve

@@ -207,7 +207,9 @@ class _Surveyed:
     def evidence(self, moments: Moments, whole: Floats) -> Mapping[Moments, Evidence]:
         """Of all prompts, and of each group by itself."""
         of = partial(Evidence.of, higher_is_better=self.higher_is_better)
-        evidence = {moments: of(moments, whole)}
+        label = label_of(self.templates)
+        words = "templates" if label == "template" else f"groups by {label}"
+        evidence = {moments: replace(of(moments, whole), groups_are=words)}
         groups = evidence[moments].groups or ()
         for label, part in moments.groups.items():
             here = np.array([name == label for name in groups])
