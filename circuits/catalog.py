@@ -40,6 +40,7 @@ class Kind:
 METRIC = Kind("metrics", "metric", "metric", dashes=False)
 TASK = Kind("prompts", "task", "task")
 METHOD = Kind("interventions", "method", "ablation method")
+DISCOVERY = Kind("discovery/methods", "discovery", "discovery method")
 VIEW = Kind("figures/views", "view", "view")
 
 
@@ -161,19 +162,24 @@ def known(kind: Kind, name: str) -> str:
 
 
 def filled(text: str) -> str:
-    """A help text with the lists that it asks for by {metrics}, {tasks}, {usual tasks}, {methods}.
+    """A help text with the lists that it asks for by names in braces.
+
+    These are {metrics}, {tasks}, {usual tasks}, {methods} and {discoveries}.
 
     >>> filled("One of {usual tasks}, by {metrics}.")[:51]
     'One of repeated, ioi and sorting, by accuracy, kl, '
     """
-    return re.sub(r"\{(metrics|tasks|usual tasks|methods)\}", lambda m: _list(m[1]), text)
+    return re.sub(
+        r"\{(metrics|tasks|usual tasks|methods|discoveries)\}", lambda m: _list(m[1]), text
+    )
 
 
 def _list(name: str) -> str:
     if name == "usual tasks":
         return joined(usual(TASK), "and")
-    if name == "methods":
-        notes = {name: entry.said.get("note") for name, entry in entries(METHOD).items()}
+    if name in ("methods", "discoveries"):
+        kind = METHOD if name == "methods" else DISCOVERY
+        notes = {name: entry.said.get("note") for name, entry in entries(kind).items()}
         return joined([f"{n} ({note})" if note else n for n, note in notes.items()], "or")
     return joined([*entries({"metrics": METRIC, "tasks": TASK}[name])], "or")
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 
+# The environment variable that names the model which is meant where none is named.
+MODEL_VARIABLE = "CIRCUITS_MODEL"
 # What neurons do to what they read; `circuits.model.gpt2` has the functions. The first is GPT-2's,
 # the second the exact one, which nanoGPT uses.
 ActFn = Literal["gelu_new", "gelu", "gelu_fast", "quick_gelu", "relu", "silu"]

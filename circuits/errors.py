@@ -39,6 +39,29 @@ def require_seed(seed: int) -> None:
         raise CircuitsError(f"seed={seed}: choose a whole number from 0 to 2^63 - 1")
 
 
+def brief(value: object, most: int = 80) -> str:
+    """A value from a file as Python writes it, the middle of a long one left out.
+
+    >>> brief("a" * 500, most=20)
+    "'aaaaaaaa…aaaaaaaaa'"
+    """
+    shown = repr(value)
+    half = most // 2 - 1
+    return shown if len(shown) <= most else f"{shown[:half]}…{shown[-half - 1 :]}"
+
+
+def printed(name: str) -> str:
+    r"""A name from a file, for a message: as it is, or `brief` where it is long or no plain text.
+
+    Escape characters would act on the terminal that shows the message.
+
+    >>> printed("wte.weight"), printed("wte\x1b[2J")
+    ('wte.weight', "'wte\\x1b[2J'")
+    """
+    is_plain = name.isprintable() and name.strip() == name != ""
+    return name if is_plain and len(name) <= 80 else brief(name)
+
+
 def nearest(given: str, allowed: Iterable[str], n: int = 3) -> str:
     """Which of the allowed names did the user most likely mean?
 

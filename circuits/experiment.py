@@ -27,7 +27,7 @@ import numpy as np
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, nearest, require_seed
 from circuits.figures import save_figure
-from circuits.files import replacing_folder, require_own, require_writable, utf8
+from circuits.files import named_path, replacing_folder, require_own, require_writable, utf8
 from circuits.result import SIGNIFICANT_DIGITS, Result, mean_interval, provenance
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Bundle:
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
-        folder = Path(folder)
+        folder = named_path(folder)
         require_own(folder, MANIFEST, "experiment")
         with replacing_folder(folder) as partial:
             for name, table in self.finding.tables.items():
@@ -220,7 +220,7 @@ class Bundle:
         Raises:
             CircuitsError: when the folder holds no readable bundle.
         """
-        path = Path(folder) / MANIFEST
+        path = named_path(folder) / MANIFEST
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             tables = {name: Result.load(path.parent / name) for name in content.pop("tables")}
@@ -311,7 +311,7 @@ def conduct(
         CircuitsError: for an unknown name, with the nearest one.
     """
     require_seed(seed)
-    source, folder = script(name), Path(out) / name
+    source, folder = script(name), named_path(out) / name
     require_writable(folder, folder=True)  # before minutes of computation, not after
     start = time.monotonic()
     loaded = load(source.MODEL if model is None else model)

@@ -17,6 +17,20 @@ from circuits.errors import CircuitsError
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 
+def named_path(given: str | Path) -> Path:
+    """The path that a user names.
+
+    Raises:
+        CircuitsError: for an empty text, which Python takes for the current folder.
+
+    >>> named_path("results").name
+    'results'
+    """
+    if given == "":
+        raise CircuitsError("'' names no file and no folder; the current folder is '.'")
+    return Path(given)
+
+
 @contextmanager
 def replacing(path: Path, failure: type[Exception] = OSError) -> Iterator[Path]:
     """Where to write what shall become this file, once all of it is there.

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from circuits import __version__, intervals
 from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
+from circuits.circuit import Circuit
+from circuits.circuit.publications import IN_FOLDER
 from circuits.errors import CircuitsError, nearest
-from circuits.files import replacing_folder, require_own, utf8
+from circuits.files import named_path, replacing_folder, require_own, utf8
 from circuits.intervals import REAL, Draws, Scale
 
 if TYPE_CHECKING:
@@ -43,17 +45,17 @@ AVERAGED = {
     "n": "number of prompts (or other independent draws) averaged over",
 }
 BEHIND = "draws behind"  # the column that brings a `Result` its draws
-_DATA, _TABLE = "result.json", "table.csv"
+_DATA, _TABLE, _CIRCUIT = "result.json", "table.csv", IN_FOLDER
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Which model, which prompts, which settings, and how it can be had again.
 
-    `checksum` is of the weights, `prompts` of the tokens and what is asked about them; `bos_id` and
-    `eos_ids` are the model's start token and the tokens that end its texts. `arguments` are the
-    analysis' own, `population` is over which prompts means and their intervals are. There is no
-    date: the same question gives the same bytes.
+    `checksum` is of the weights, empty where they are of none or several; `prompts` of the tokens
+    and what is asked about them; `bos_id` and `eos_ids` are the model's start token and the tokens
+    that end its texts. `arguments` are the analysis' own, `population` is over which prompts means
+    and their intervals are. There is no date: the same question gives the same bytes.
     """
 
     analysis: str
@@ -75,6 +77,16 @@ class Provenance:
     population: str | None = None
 
 
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    return {
+        "circuits": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+
+
 def provenance(
     model: HookedModel,
     analysis: str,
@@ -89,12 +101,6 @@ def provenance(
     that does the same. Without a command, ``@analysis`` says both; `arguments` are then those that
     shall read otherwise than they were given.
     """
-    versions = {
-        "circuits": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": ".".join(map(str, sys.version_info[:3])),
-    }
     asked: dict[str, Any] = {}
     if prompts is not None:
         asked = {
@@ -114,7 +120,7 @@ def provenance(
         dtype=str(model.cfg.dtype).removeprefix("torch."),
         arguments=dict(arguments),
         command=command,
-        versions=versions,
+        versions=versions(),
         bos_id=model.roles.bos_id,
         eos_ids=list(model.roles.eos_ids),
         **asked,
@@ -135,10 +141,12 @@ class Result:
             ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
             ``after`` may hold the prompt's own tokens; the column along which ``curves`` go; name,
             x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
-            attention ``patterns``. More in front make several heatmaps, each in its rows'
+            attention ``patterns``; any of a ``circuit``, whose rows are as `Circuit.frame` has
+            them. More in front make several heatmaps, each in its rows'
             ``unit``, or several curves.
         view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
+        circuit: the circuit, where one was looked for.
         draws: of each row the numbers that its value is the mean of, if the analysis was asked for
             them (a column `BEHIND` of the frame, from `mean_interval`); no file has them.
 
@@ -154,6 +162,7 @@ class Result:
     axes: tuple[str, ...]
     view: str = "bars"
     meanings: Mapping[str, str] = field(default_factory=dict)
+    circuit: Circuit | None = None
     draws: Sequence[Draws | None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -230,17 +239,22 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write ``result.json`` and ``table.csv`` into a folder of their own. Returns the folder.
 
-        The folder holds the earlier result or the new one at every moment (`replacing_folder`).
+        A circuit is saved beside them, or alone if the name ends in .json. The folder holds the
+        earlier result or the new one at every moment (`replacing_folder`).
         Other files beside an earlier result stay.
 
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
-        folder = Path(folder)
+        folder = named_path(folder)
+        if self.circuit is not None and folder.suffix == ".json":
+            return self.circuit.save(folder)
         require_own(folder, _DATA, "result")
         with replacing_folder(folder, _DATA) as partial:
             (partial / _DATA).write_bytes(utf8(self.to_json()))
             (partial / _TABLE).write_bytes(utf8(self.to_csv()))
+            if self.circuit is not None:
+                self.circuit.save(partial / _CIRCUIT)
         return folder
 
     @classmethod
@@ -250,15 +264,18 @@ class Result:
         Raises:
             CircuitsError: when the folder holds no readable result.
         """
-        path = Path(folder) / _DATA
+        path = named_path(folder) / _DATA
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             columns = content.pop("columns")
+            beside = path.parent / _CIRCUIT
+            circuit = Circuit.load(beside) if beside.exists() else None
             frame = pd.DataFrame(content.pop("rows"), columns=list(columns))
             return cls(
                 frame.astype({name: column["dtype"] for name, column in columns.items()}),
                 provenance=Provenance(**content.pop("provenance")),
                 axes=tuple(content.pop("axes")),
+                circuit=circuit,
                 meanings={name: c["meaning"] for name, c in columns.items() if c["meaning"]},
                 **content,
             )
@@ -273,7 +290,8 @@ class Result:
         about = self.provenance
         table = self.frame.head(20).to_html(index=False, border=0, float_format="{:.4g}".format)
         more = f" · first 20 of {len(self.frame)} rows" if len(self.frame) > 20 else ""
-        source = f"{about.model} ({about.checksum[:12]}) · unit of value: {self.unit}{more}"
+        weights = f" ({about.checksum[:12]})" if about.checksum else ""
+        source = f"{about.model}{weights} · unit of value: {self.unit}{more}"
         if about.population is not None and "ci_low" in self.frame:
             source += f" · 95 % intervals: {about.population}"
         page = (

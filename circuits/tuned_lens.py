@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.checkpoints import checksum
-from circuits.errors import CircuitsError
-from circuits.files import replacing
+from circuits.checkpoints import checksum, loading_options
+from circuits.errors import CircuitsError, brief, printed
+from circuits.files import named_path, replacing
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
@@ -99,9 +100,10 @@ class TunedLens:
         """
         if self.checksum != (actual := checksum(model)):
             raise CircuitsError(
-                f"the lens was trained for {self.model!r} (weights {self.checksum[:12]}), and this "
+                f"the lens was trained for {brief(self.model)} (weights "
+                f"{printed(self.checksum[:12])}), and this "
                 f"is {model.cfg.model_name!r} (weights {actual[:12]}); train one for it: "
-                "circuits tune-lens"
+                f"circuits tune-lens NEW {shlex.join(loading_options(model))}"
             )
 
     def save(self, path: str | Path) -> Path:
@@ -111,7 +113,7 @@ class TunedLens:
             CircuitsError: when the file cannot be written, or holds something else than a lens;
                 nothing half-written is left.
         """
-        path = Path(path)
+        path = named_path(path)
         require_place(path)
         tensors: dict[str, Tensor] = {}
         for site, (A, b) in self.maps.items():
@@ -128,6 +130,7 @@ class TunedLens:
         Raises:
             CircuitsError: when the file is missing, damaged, no lens, or another model's.
         """
+        path = named_path(path)
         try:
             with safe_open(str(path), "pt", device=str(model.W_E.device)) as file:
                 about = _about(file)

@@ -8,10 +8,11 @@ from typing import Any
 from circuits.adapter import adapt
 from circuits.circuit import Circuit
 from circuits.model import HookedModel
-from circuits.registry import find
+from circuits.registry import analyses, find
 from circuits.result import Result
 
 TEXT = "When Mary and John went to the garden, John gave a letter to"
+OF_A_MODEL = [name for name, recipe in analyses().items() if recipe.asks_model]
 IOI: dict[str, Any] = {"task": "ioi", "n": 4}
 OF_CIRCUITS = {"evaluate"}  # which take a circuit of the model that they ask
 Question = tuple[tuple[Any, ...], dict[str, Any]]  # the words after the model, and the options

@@ -129,6 +129,27 @@ def test_transformers_object(tied: bool) -> None:
         load(theirs)
 
 
+@pytest.mark.parametrize("name", ["GPT2Model", "GPTNeoModel", "GPTNeoForSequenceClassification"])
+@pytest.mark.filterwarnings("ignore:.*has a head besides the vocabulary's")
+def test_other_classes_of_transformers_and_what_torch_puts_around_them(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"num_layers": 2, "num_heads": 2, "max_position_embeddings": 12}
+    sizes |= {"attention_types": [[["global", "local"], 1]], "window_size": 3, "pad_token_id": 0}
+    sizes = {"n_layer": 2, "n_head": 2, "n_positions": 12} if name == "GPT2Model" else sizes
+    kind = "GPT2Config" if name == "GPT2Model" else "GPTNeoConfig"
+    ends = {"vocab_size": 31, "hidden_size": 16, "bos_token_id": 0, "eos_token_id": 0}
+    theirs = getattr(transformers, name)(getattr(transformers, kind)(**sizes, **ends)).eval()
+    body = getattr(theirs, "transformer", theirs)
+    with torch.no_grad():
+        expected = body(TOKENS).last_hidden_state @ body.wte.weight.T
+        for given in (
+            theirs,
+            torch.compile(theirs, backend="eager"),
+            torch.nn.DataParallel(theirs),
+        ):
+            torch.testing.assert_close(load(given)(TOKENS), expected, atol=1e-5, rtol=0)
+
+
 def test_transformers_and_folder_have_one_checksum(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow_files as tf
 import torch
 from checkpoint_files import (
     SHAPE,
@@ -21,7 +22,7 @@ from checkpoint_files import (
 from torch import Tensor
 
 from circuits.checkpoints import load
-from circuits.errors import CheckpointError, CircuitsError, TokenError
+from circuits.errors import CheckpointError, TokenError
 from circuits.tokenizer import Tokenizer
 
 WTE, MLP = "transformer.wte.weight", "transformer.h.1.mlp.c_fc.weight"
@@ -44,6 +45,10 @@ def spoil(tensors: Tensors, name: str, value: float) -> None:
 DAMAGE: dict[str, tuple[Callable[[Tensors], object], list[str]]] = {
     "missing": (lambda t: [t.pop(MLP), t.pop(WTE)], [f"lacks {WTE}, {MLP}"]),
     "left over": (lambda t: t.update(score=torch.ones(2)), ["beyond a GPT-2's", "score"]),
+    "adapters": (
+        lambda t: t.update({"h.0.attn.c_attn.lora_A.default.weight": torch.ones(2, 16)}),
+        ["h.0.attn.c_attn.lora_A.default.weight: adapters", "merge_and_unload"],
+    ),
     "missing and left over": (
         lambda t: t.update({"h.2.x": t.pop(MLP)}),
         [f"lacks {MLP} and has, beyond a GPT-2's, transformer.h.2.x"],
@@ -65,6 +70,28 @@ def test_damaged_tensors_are_named(tmp_path: Path, case: str, n_shards: int) -> 
     tensors = released(single())
     damage(tensors)
     refused(write_folder(tmp_path / "a", config_of(SHAPE), tensors, n_shards), *said)
+
+
+LONG, SLY = "x" * 5000, "wte\x1b[2J\u202e\n"
+
+
+@pytest.mark.parametrize("name", [LONG, SLY])
+def test_names_that_would_fill_the_terminal_or_act_on_it(tmp_path: Path, name: str) -> None:
+    odd = torch.ones(2)
+    folder = write_folder(tmp_path / "a", config_of(SHAPE), released(single()) | {name: odd})
+    torch.save({"model": {}, name: 1}, tmp_path / "ckpt.pt")
+    torch.save({"a.wpe.weight": odd, f"{name}.wpe.weight": odd}, tmp_path / "two.pt")
+    torch.save({"a.wpe.weight": odd, name: odd}, tmp_path / "more.pt")
+    files = [folder, *(tmp_path / file for file in ("ckpt.pt", "two.pt", "more.pt"))]
+    bundle = tf.write_release(tmp_path / "b", single())
+    tf.write_bundle(bundle / "model.ckpt", tf.release(single()) | {f"model/{name}": odd})
+    for path in (*files, bundle):
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        message = str(caught.value)
+        assert message.isprintable(), message
+        assert len(message) < 600
+        assert "…" in message if name == LONG else "wte\\x1b[2J\\u202e\\n" in message
 
 
 def test_only_a_few_of_many_names_are_listed(tmp_path: Path) -> None:
@@ -125,8 +152,22 @@ def test_other_models(tmp_path: Path, changes: dict[str, Any], said: str) -> Non
 
 def test_impossible_sizes(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", config_of(SHAPE, n_head=5), released(single()))
-    with pytest.raises(CircuitsError, match="n_heads=5"):
-        load(folder)
+    refused(folder, "config.json describes a model that cannot be", "n_heads=5")
+    refused(folder / "config.json", f"is a part of a checkpoint; give its folder {folder}")
+    checkpoint = nanogpt_checkpoint(single())
+    checkpoint["model_args"]["n_head"] = 5
+    torch.save(checkpoint, tmp_path / "ckpt.pt")
+    refused(tmp_path / "ckpt.pt", "'model_args' describes a model that cannot be", "n_heads=5")
+
+
+def test_a_config_of_2019_names_a_class_and_no_type(tmp_path: Path) -> None:
+    config = config_of(SHAPE, architectures=["GPT2LMHeadModel"])
+    del config["model_type"]
+    folder = write_folder(tmp_path / "a", config, released(single()))
+    assert load(folder).cfg.n_layers == 2
+    config["architectures"] = ["OpenAIGPTLMHeadModel"]
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder, "is a model of type None")
 
 
 def test_other_spelling_of_the_same_gelu(tmp_path: Path) -> None:

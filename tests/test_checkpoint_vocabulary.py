@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from circuits import adapt, load, save
 from circuits.analyses.logit_lens import logit_lens
 from circuits.analyses.ov import ov
-from circuits.checkpoints import describe
+from circuits.checkpoints import checksum, describe
 from circuits.cli import app
 from circuits.config import ModelConfig
 from circuits.errors import TokenError
@@ -252,3 +253,24 @@ def test_a_larger_vocabulary_than_the_model_is_refused() -> None:
     model.tokenizer = Tokenizer.characters(letters, ["<pad>"])
     assert model.tokenizer.n_vocab == TINY.d_vocab
     assert model.tokenizer.pad_id is None
+
+
+def test_files_that_an_editor_has_marked(tmp_path: Path) -> None:
+    """A mark of UTF-8 before the text (BOM), which JSON's own reader refuses."""
+    for name in ("mini", "sort-abc"):
+        folder = tmp_path / name
+        shutil.copytree(MINI.parent / name, folder)
+        marked = [path for path in folder.iterdir() if path.suffix in (".json", ".txt")]
+        assert {"config.json"} < {path.name for path in marked}
+        for path in marked:
+            path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+        model, expected = load(folder), load(name)
+        assert model.require_tokenizer().checksum == expected.require_tokenizer().checksum
+        assert (model.roles, checksum(model)) == (expected.roles, checksum(expected))
+
+
+def test_nesting_beyond_all_measure(tmp_path: Path) -> None:
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (tmp_path / file).write_text("[" * 100_000)
+    with pytest.raises(TokenError, match="tokenizer_config.json is not valid JSON"):
+        Tokenizer.from_folder(tmp_path)

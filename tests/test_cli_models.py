@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from circuits import checkpoints, experiment
 from circuits.cli import app
+from circuits.config import MODEL_VARIABLE
 from circuits.errors import CircuitsError
+from circuits.model import Readout
 
 
 def run(*args: str, **options: Any) -> Any:
@@ -26,6 +30,20 @@ def test_models_and_info() -> None:
     facts = json.loads(run("info", "compiled", "--json").stdout)
     assert (facts["n_layers"], facts["tokenizer"]) == (6, "compiled (27 tokens)")
     assert facts["checksum"] in run("info", "compiled").stdout
+
+
+def test_what_is_remarked_of_a_model_is_a_sentence(tmp_path: Path) -> None:
+    """And no warning of Python's, with the line of a file of this package."""
+    model = checkpoints.load("mini")
+    model.readouts["score"] = Readout(torch.ones(model.cfg.d_model, 2))
+    checkpoints.save(model, tmp_path / "a")
+    said = f"{tmp_path / 'a'} has a head besides the vocabulary's: it is kept as "
+    for words in (["info"], ["generate", "A", "-n", "1"], ["logit-lens", "A"]):
+        done = run(*words, "--model", str(tmp_path / "a"))
+        assert (done.exit_code, "UserWarning" in done.stderr) == (0, False), done.stderr
+        assert done.stderr.startswith(said), done.stderr
+    done = run("generate", "A", "-n", "1", "--quiet", "--model", str(tmp_path / "a"))
+    assert done.stderr == ""
 
 
 def test_every_command_that_asks_a_model_takes_it_by_name() -> None:
@@ -110,3 +128,15 @@ def test_an_experiment_keeps_its_own_model(monkeypatch: pytest.MonkeyPatch) -> N
     for words in ([], ["--model", "sort-abc"]):
         run("run", "ioi", *words, env={"CIRCUITS_MODEL": "compiled"})
     assert asked == [None, "sort-abc"]
+
+
+def test_the_variable_that_names_a_model_is_written_once() -> None:
+    """Everything else says `MODEL_VARIABLE`; docstrings are no code."""
+    folder = Path(checkpoints.__file__).parents[1]
+    written = [
+        (path.name, node.lineno)
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value == MODEL_VARIABLE
+    ]
+    assert [name for name, _ in written] == ["config.py"]

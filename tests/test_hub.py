@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_files import SHAPE, config_of, released, single, write_folder
 from fake_hub import FakeHub, commit_of, serving
+from typer.testing import CliRunner
 
 import circuits
 from circuits.checkpoints import available, bundled_models, checksum, hub, load, pull
-from circuits.errors import CheckpointError
+from circuits.cli import app
+from circuits.errors import CheckpointError, CircuitsError
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
+from circuits.transformer_lens import HookedTransformer
+from circuits.tuned_lens import TunedLens
 
 NAME = "someone/tiny"
 
@@ -176,6 +180,43 @@ def test_offline_says_how_to_get_it(offline: Path) -> None:
         assert all(part in said for part in (f"`circuits pull {name}`", str(offline), "bundled"))
         assert "\n" not in said
     assert [m for m in available() if m.kind == "hub cache"] == []
+
+
+def test_what_is_advised_is_what_was_asked_for(
+    remote: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is copied from a message means the same revision."""
+    words = f"`circuits pull {NAME} --revision v2`"
+    next((tmp_path / "v2").glob("model-00002*")).unlink()
+    said = [said_of(lambda: pull(NAME, "v2")), said_of(lambda: load(NAME, revision="v2"))]
+    monkeypatch.setattr(hub, "_files", lambda *_: 1 / 0)  # as no network does
+    said += [said_of(lambda: pull(NAME, "v2")), said_of(lambda: load(NAME, revision="v2"))]
+    said.append(said_of(lambda: HookedTransformer.from_pretrained(NAME, revision="v2")))
+    assert all(words in message for message in said), said
+    with_value = {"checkpoint_value": 100}
+    message = said_of(lambda: HookedTransformer.from_pretrained(NAME, **with_value))
+    assert f"`circuits pull {NAME} --revision checkpoint-100`" in message
+    assert f"`circuits pull {NAME}`" in said_of(lambda: pull(NAME))
+    for args in (["info", NAME], ["pull", NAME], ["logit-lens", "A", "--model", NAME]):
+        done = CliRunner().invoke(app, [*args, "--revision", "v2"], prog_name="circuits")
+        assert words in done.stderr, args
+
+
+def test_a_lens_is_read_with_the_model_it_is_of(remote: FakeHub, tmp_path: Path) -> None:
+    lens, width = tmp_path / "lens.safetensors", ["--context", "6", "-n", "10", "--steps", "1"]
+    asked = ["tune-lens", str(lens), "--model", NAME, "--revision", "v2", *width]
+    done = CliRunner().invoke(app, asked, prog_name="circuits")
+    assert f"--lens {lens} --model {NAME} --revision v2" in " ".join(done.stdout.split())
+    other = load(NAME, revision="main")
+    said = said_of(lambda: TunedLens.load(lens, other))
+    assert f"circuits tune-lens NEW --model {NAME} --revision main" in said
+
+
+def said_of(ask: Callable[[], object]) -> str:
+    """The message of the error that this raises."""
+    with pytest.raises(CircuitsError) as caught:
+        ask()
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("repo", ["gpt2", "openai-community/gpt2"])

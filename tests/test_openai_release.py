@@ -14,6 +14,7 @@ import torch
 from random_models import TINY, random_tokens, randomized
 
 import circuits
+from circuits.checkpoints import loading_options
 from circuits.checkpoints.tensor_bundle import read_bundle
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
@@ -85,6 +86,24 @@ def test_the_checkpoint_that_is_named(folder: Path, single: HookedGPT2) -> None:
     refused(folder, "holds later.ckpt-7, model.ckpt, and no file checkpoint says")
     (folder / "checkpoint").write_text('model_checkpoint_path: "third"\n')
     refused(folder, "checkpoint names third")
+
+
+def test_the_checkpoint_whose_path_is_given(folder: Path, single: HookedGPT2) -> None:
+    """As TensorFlow's users write it, without its endings; a command loads the same again."""
+    other = randomized(SHAPE, dtype=torch.float32, seed=1)
+    tf.write_bundle(folder / "model-1000", tf.release(other))
+    for path, expected in (
+        (folder / "model-1000", other),
+        (folder / "model-1000.index", other),
+        (folder / "model.ckpt", single),
+        (folder, single),
+    ):
+        model = circuits.load(path)
+        assert torch.equal(model(TOKENS), expected(TOKENS))
+        _, again = loading_options(model)
+        assert torch.equal(circuits.load(again)(TOKENS), expected(TOKENS))
+    for name in ("hparams.json", "checkpoint", "model.ckpt.data-00000-of-00001"):
+        refused(folder / name, f"is a part of a checkpoint; give its folder {folder}")
 
 
 def test_the_state_of_an_optimizer_is_left_out(folder: Path, single: HookedGPT2) -> None:
@@ -182,6 +201,7 @@ def test_missing_and_left_over(folder: Path, single: HookedGPT2) -> None:
     for wrong, message in (
         ({"n_head": None}, "gives no whole number for n_head"),
         ({"n_embd": 8.0}, "gives no whole number for n_embd"),
+        ({"n_head": 3}, "hparams.json describes a model that cannot be: d_model=16 does not divi"),
         ({"n_vocab": 7}, "wrong shape"),
     ):
         (folder / "hparams.json").write_text(json.dumps(sizes | wrong))
@@ -189,6 +209,34 @@ def test_missing_and_left_over(folder: Path, single: HookedGPT2) -> None:
         refused(folder, message)
     (folder / "model.ckpt.data-00000-of-00001").unlink()
     refused(folder, "lacks model.ckpt.data-00000-of-00001, half of its checkpoint")
+
+
+def test_what_describes_the_model_is_named(folder: Path, single: HookedGPT2) -> None:
+    """Which is hparams.json here, with whatever mark an editor puts before it."""
+    sizes = (folder / "hparams.json").read_text()
+    (folder / "hparams.json").write_text("\ufeff" + sizes, encoding="utf-8")
+    assert torch.equal(circuits.load(folder)(TOKENS), single(TOKENS))
+    wrong = {"n_layer": 3}, {"n_layer": 10**7}, {"n_ctx": 3}
+    for changes, said in zip(
+        wrong, ("or hparams.json", ": hparams.json", "; hparams.json"), strict=True
+    ):
+        (folder / "hparams.json").write_text(json.dumps(json.loads(sizes) | changes))
+        with pytest.raises(CheckpointError) as caught:
+            circuits.load(folder)
+        assert said in str(caught.value)
+        assert "config.json" not in str(caught.value)
+
+
+def test_parts_of_a_release(folder: Path) -> None:
+    hparams = folder / "hparams.json"
+    text = hparams.read_text()
+    hparams.unlink()
+    refused(
+        folder, "is a TensorFlow checkpoint without hparams.json.*write one with n_layer, n_head"
+    )
+    hparams.write_text(text)
+    (folder / "model.ckpt.index").unlink()
+    refused(folder, "has hparams.json, and no model.ckpt.index beside it, only checkpoint, hparams")
 
 
 def test_as_tensorflow_reads_it(folder: Path, single: HookedGPT2, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_files import SHAPE, config_of, released, single
+from checkpoint_files import SHAPE, config_of, nanogpt_checkpoint, released, single
+from safetensors.torch import save_file
+from test_checkpoint_formats import NANO
 
-from circuits.checkpoints import checksum, load
+from circuits.checkpoints import checksum, load, save
 from circuits.config import GPT2_SIZES
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
@@ -59,8 +61,6 @@ def test_shards(tmp_path: Path) -> None:
 
 
 def test_safetensors_come_first(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     folder = with_config(tmp_path / "a")
     torch.save(released(single(seed=1)), folder / "pytorch_model.bin")
     save_file(released(single()), folder / "model.safetensors")
@@ -113,6 +113,83 @@ def test_a_state_dict_beside_its_configuration(
         path = folder / "weights.pt"
         torch.save(named if inside is None else {inside: named, "step": 7}, path)
         assert checksum(load(path)) == checksum(single())
+
+
+CHAINS = ["model.", "net.", "module.model.", "model._orig_mod.", "lit.gpt2.module.", "transformer."]
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("bare", [True, False])
+def test_what_stands_before_all_names_is_left_out(tmp_path: Path, chain: str, bare: bool) -> None:
+    """As in what Lightning saves, whose module has the model as an attribute: also in folders."""
+    tensors = released(single())
+    for layer in range(SHAPE.n_layers):
+        tensors[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 12, 12).tril()
+    if bare:
+        tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    else:
+        tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    named = {chain + name: tensor for name, tensor in tensors.items()}
+    folder = with_config(tmp_path / "a")
+    torch.save({"state_dict": named, "epoch": 3}, folder / "last.ckpt")
+    torch.save(named, folder / "pytorch_model.bin")
+    for path in (folder / "last.ckpt", folder):
+        assert checksum(load(path)) == checksum(single())
+    nano = nanogpt_checkpoint(single(NANO), wrapper=chain)
+    torch.save(nano, tmp_path / "ckpt.pt")
+    assert checksum(load(tmp_path / "ckpt.pt")) == checksum(single(NANO))
+
+
+def test_what_stands_before_some_names_only(tmp_path: Path) -> None:
+    folder, tensors = with_config(tmp_path / "a"), released(single())
+    named = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    torch.save(named | {"loss.weight": torch.ones(2)}, folder / "pytorch_model.bin")
+    refused(folder, "whose names begin with model., and beside it loss.weight")
+    torch.save(named | {f"ema.{n}": t for n, t in tensors.items()}, folder / "pytorch_model.bin")
+    refused(folder, "holds several models, whose names begin with ema., model.")
+
+
+@pytest.mark.parametrize("entry", ["module", "net", "params", "ema"])
+def test_tensors_under_any_name(tmp_path: Path, entry: str) -> None:
+    """Beside what trainers save more: DeepSpeed has "module", others what they like."""
+    path = with_config(tmp_path / "a") / "weights.pt"
+    more = {"step": 7, "optimizer": {"state": {}}, "mean": {"loss": torch.ones(1)}}
+    torch.save({entry: released(single())} | more, path)
+    assert checksum(load(path)) == checksum(single())
+    torch.save({"first": released(single()), "second": released(single())}, path)
+    refused(path, "no state dict, which is a GPT-2's tensors alone, or under one entry")
+
+
+def test_safetensors_of_any_name(tmp_path: Path) -> None:
+    folder = with_config(tmp_path / "a")
+    for tensors in (released(single()), linear(single())):
+        tensors = {f"model.{name}": t.contiguous() for name, t in tensors.items()}
+        save_file(tensors, folder / "step-7.safetensors")
+        assert checksum(load(folder / "step-7.safetensors")) == checksum(single())
+    refused(folder, "only step-7.safetensors; if that holds the weights, give the file itself")
+    (folder / "config.json").unlink()
+    (folder / "step-7.safetensors").rename(folder / "model.safetensors")
+    refused(folder / "model.safetensors", "tensors do not show how many heads", "config.json")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "head"), [("", "score"), ("gpt2.", "score"), ("", "v_head.summary")]
+)
+def test_a_head_in_a_state_dict_is_kept(tmp_path: Path, prefix: str, head: str) -> None:
+    """Also one that stands beside the model, as in what somebody writes around a GPT2Model."""
+    folder, W = with_config(tmp_path / "a"), torch.randn(3, 16)
+    bare = {name.removeprefix("transformer."): t for name, t in released(single()).items()}
+    named = {prefix + name: tensor for name, tensor in bare.items()} | {f"{head}.weight": W}
+    named |= {"lm_head.weight": bare["wte.weight"].clone()}
+    torch.save(named, folder / "weights.pt")
+    with pytest.warns(UserWarning, match="has a head besides the vocabulary's"):
+        model = load(folder / "weights.pt")
+    assert torch.equal(model.readouts[head.split(".")[0]].W, W.T)
+    save(model, tmp_path / "saved")
+    with pytest.warns(UserWarning, match="has a head besides the vocabulary's"):
+        again = load(tmp_path / "saved")
+    assert torch.equal(again.readouts[head.split(".")[0]].W, W.T)
+    assert checksum(again) == checksum(model)
 
 
 def test_a_state_dict_alone(tmp_path: Path) -> None:

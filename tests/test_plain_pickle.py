@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,54 @@ def test_a_model_of_letters(tmp_path: Path) -> None:
     assert model.to_tokens("日é\n").tolist() == [[2, 1, 0]]
     assert not model.cfg.default_prepend_bos
     assert model.to_single_str_token(30) == "<|unused_30|>"
+
+
+def plain(value: object) -> bytes:
+    """A dictionary of texts and numbers in the oldest protocol."""
+    if isinstance(value, dict):
+        return b"(d" + b"".join(plain(k) + plain(v) + b"s" for k, v in value.items())
+    return f"V{value}\n".encode() if isinstance(value, str) else f"I{value}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"stoi": {"a": 0, "b": 2, "c": 1}},
+            "the id 1 the letter 'b', and 'stoi' gives 'b' the id 2",
+        ),
+        ({"stoi": {"a": 0, "b": 1}}, "the id 2 the letter 'c', and 'stoi' gives it no id"),
+        ({"stoi": {"a": 0, "b": 1, "c": 2, "d": 3}}, "'d' the id 3, and 'itos' has no such letter"),
+        (
+            {"itos": {1: "a", 2: "b", 3: "c"}},
+            r"the ids \[1, 2, 3\], which should be 0 to 2, and 3 is",
+        ),
+        ({"itos": {0: "a", 1: "b", 2: "a"}}, "id 2 the letter 'a', which is that of the id 0, too"),
+        ({"vocab_size": 65}, "vocab_size is 65, and 'itos' has 3 letters"),
+    ],
+)
+def test_letters_that_contradict_themselves(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    right: dict[str, object] = {
+        "vocab_size": 3,
+        "itos": {0: "a", 1: "b", 2: "c"},
+        "stoi": {"a": 0, "b": 1, "c": 2},
+    }
+    torch.save(nanogpt_checkpoint(single(NANO)), tmp_path / "ckpt.pt")
+    (tmp_path / "meta.pkl").write_bytes(plain(right) + b".")
+    assert load(tmp_path).to_tokens("cab").tolist() == [[2, 0, 1]]
+    (tmp_path / "meta.pkl").write_bytes(plain(right | changes) + b".")
+    with pytest.raises(TokenError, match=said):
+        load(tmp_path)
+
+
+def test_letters_of_another_dataset(tmp_path: Path) -> None:
+    wide = replace(NANO, d_vocab=131)
+    torch.save(nanogpt_checkpoint(single(wide)), tmp_path / "ckpt.pt")
+    (tmp_path / "meta.pkl").write_bytes(plain({"itos": {0: "a", 1: "b", 2: "c"}}) + b".")
+    with pytest.raises(TokenError, match="has 3 letters, and the model beside it .* of 131: they"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -10,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 from word_model import TOKENS, word_model
 
-from circuits.analyses.ablate import ablate
-from circuits.analyses.approximate import approximate
-from circuits.analyses.attribute import attribute
 from circuits.checkpoints import save
 from circuits.cli import app
 from circuits.errors import CircuitsError
-from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Mark, PromptFile, Prompts, from_file
+from circuits.prompts.formats import tables
 
 ROWS = [
     {"clean": "x and", "answer": " Tom", "distractor": " Anne", "id": "1", "note": "a, b"},
@@ -222,67 +219,6 @@ def test_what_is_no_parquet(
         from_file(model, path)
 
 
-def test_a_list_of_answers_is_a_set(model: HookedGPT2, tmp_path: Path) -> None:
-    lines = [
-        {"clean": "x", "answer": [" Tom", " Anne"], "distractor": " Mary"},
-        {"clean": "y and", "answer": " Tom", "distractor": [" Mary", " Anne"]},
-    ]
-    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines)).encode())
-    prompts = from_file(model, path)
-    assert prompts.metric == "prob_diff"
-    assert prompts.answers is None
-    ids = {word: model.to_single_token(f" {word}") for word in ("Tom", "Anne", "Mary")}
-    assert prompts.answer_sets is not None
-    assert prompts.answer_sets.tolist() == [[ids["Tom"], ids["Anne"]], [ids["Tom"], -1]]
-    with torch.inference_mode():
-        logits = model(prompts.tokens, attention_mask=prompts.mask)
-    for row, (right, wrong) in enumerate([("Tom Anne", "Mary"), ("Tom", "Mary Anne")]):
-        probs = logits[row, int(prompts.roles["END"][row])].softmax(-1)
-        sums = [sum(float(probs[ids[w]]) for w in words.split()) for words in (right, wrong)]
-        given = get_metric("prob_diff")(logits, prompts)[row].item()
-        assert given == pytest.approx(sums[0] - sums[1], abs=1e-6)
-        assert get_metric("prob")(logits, prompts)[row].item() == pytest.approx(sums[0], abs=1e-6)
-
-
-def test_a_list_alone_is_measured_by_its_probability(model: HookedGPT2, tmp_path: Path) -> None:
-    path = write(tmp_path, "a.jsonl", b'{"prompt": "x", "answer": [" Tom", " Anne"]}\n')
-    prompts = from_file(model, path)
-    assert (prompts.metric, prompts.distractor_sets) == ("prob", None)
-    with pytest.raises(CircuitsError, match="metrics that fit: kl, loss, prob$"):
-        get_metric("logit_diff").check(prompts)
-    with torch.inference_mode():
-        logits = model(prompts.tokens, attention_mask=prompts.mask)
-    prob = get_metric("prob")(logits, prompts)
-    torch.testing.assert_close(get_metric("loss")(logits, prompts), -prob.log())
-    with pytest.raises(CircuitsError, match=r"has a list of answers.*give a single answer, or abl"):
-        attribute(model, file=path)
-
-
-@pytest.mark.parametrize("name", ["logit_diff", "accuracy", "loss", "prob", "prob_diff"])
-def test_a_sweep_measures_lists_as_plain_passes_do(
-    model: HookedGPT2, tmp_path: Path, name: str
-) -> None:
-    lines = [
-        {"clean": "x and", "corrupted": "y and", "answer": [" Tom", " Anne"], "distractor": "b"},
-        {"clean": "y", "corrupted": "z", "answer": "a", "distractor": [" Mary", " Anne", "c"]},
-    ]
-    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines)).encode())
-    prompts, metric = from_file(model, path), get_metric(name)
-    with torch.inference_mode():
-        logits = model(prompts.tokens, attention_mask=prompts.mask)
-        edited = model.run_with_hooks(
-            prompts.tokens,
-            fwd_hooks=[("blocks.1.hook_mlp_out", lambda out, hook: torch.zeros_like(out))],
-            attention_mask=prompts.mask,
-        )
-    row = ablate(model, component="m1", file=path, metric=name).frame.iloc[0]
-    assert row["clean"] == pytest.approx(metric(logits, prompts).mean().item(), abs=1e-5)
-    assert row["ablated"] == pytest.approx(metric(edited, prompts).mean().item(), abs=1e-5)
-    if name != "accuracy":  # which has no gradient; behind the last MLP only the norm is not linear
-        answer = approximate(model, what="mlp", file=path, metric=name, check="all").frame
-        assert answer["pearson"].iloc[0] > 0.9
-
-
 @pytest.fixture(scope="module")
 def folder(model: HookedGPT2, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("models") / "tiny"
@@ -384,3 +320,38 @@ def test_carried_columns_stand_in_the_parts(folder: str, tmp_path: Path) -> None
     again = asked(folder, "--file", str(path), "--parts", str(tmp_path / "run"), "--resume")
     assert again.exit_code == 0, again.output
     assert again.stdout == answer.stdout
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_cells_longer_than_python_reads_unasked(
+    model: HookedGPT2, tmp_path: Path, delimiter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the document that a prompt was taken from, carried along."""
+    suffix, document = ".csv" if delimiter == "," else ".tsv", "long " * 40_000
+    path = tmp_path / f"rows{suffix}"
+    path.write_text(f"clean{delimiter}from\nx and{delimiter}{document}\ny{delimiter}short\n")
+    usual = csv.field_size_limit()
+    asked = PromptFile(model, path, block=1)
+    seen = []
+    for prompts in asked:
+        assert csv.field_size_limit() == usual  # between the blocks, too
+        seen += prompts.columns["from"]
+    assert seen == [document, "short"]
+    monkeypatch.setattr(tables, "MOST", 1000)
+    with pytest.raises(
+        CircuitsError, match=r"line 2 .*a field has more than 1,000 characters; a f"
+    ):
+        list(asked)
+    assert csv.field_size_limit() == usual
+
+
+def test_columns_whose_names_would_act_on_the_terminal(model: HookedGPT2, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"clean": "x", "a\x1b[2J": "1", "n" * 5000: "2"}))
+    with pytest.warns(UserWarning, match=r"made of: 'a\\x1b\[2J', 'n+…n+'; they are") as caught:
+        from_file(model, path)
+    assert len(str(caught[0].message)) < 400
+    path = tmp_path / "rows.csv"
+    path.write_text("clean,a\x1b[2J\nx\n")
+    with pytest.raises(CircuitsError, match=r"\(clean, 'a\\x1b\[2J'\), but 1"):
+        from_file(model, path)

@@ -147,7 +147,7 @@ def test_utils_have_their_names() -> None:
     from circuits.transformer_lens import utils
 
     missing = {*originals.__all__} - {*dir(utils)}
-    assert missing == {"clear_huggingface_cache", "download_file_from_hf"}
+    assert missing == {"clear_huggingface_cache"}
 
 
 def test_numbers_that_are_no_tokens_are_refused() -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError
+from circuits.files import named_path
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.prompts.repeated import USUAL_NUMBER, repeated
@@ -90,7 +91,7 @@ def icl(
                 "copies, length and seed are of repeated random tokens; leave out the file, or "
                 "these"
             )
-        return _of_text(model, TextFile(model, Path(file), context, n), progress, means)
+        return _of_text(model, TextFile(model, named_path(file), context, n), progress, means)
     if context is not None:
         raise CircuitsError("context is of a text file's windows; give the file, or a length")
     return _of_repeats(model, copies, length, n, seed or 0, means)

@@ -15,6 +15,7 @@ from circuits import components, decompose
 from circuits.batch import pad_rows
 from circuits.components import Component
 from circuits.errors import CircuitsError, nearest
+from circuits.files import named_path
 from circuits.mlp_neurons import (
     Context,
     Contexts,
@@ -148,7 +149,7 @@ def neurons(
     shown = _shown(part, layer, show, order, _named(file=file, context=context, n=n))
     look = _Look(part, layer, shown, order, top, seed, means.draws)
     _require_rows(model, look)
-    text = None if file is None else TextFile(model, Path(file), context, n)
+    text = None if file is None else TextFile(model, named_path(file), context, n)
     return _seen(model, look, text, progress)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from circuits.errors import CircuitsError
-from circuits.files import require_writable
+from circuits.files import named_path, require_writable
 from circuits.intervals import NOT_NEGATIVE
 from circuits.model import HookedModel
 from circuits.registry import MeanOptions, Progress, analysis
@@ -90,7 +90,7 @@ def tune_lens(
     >>> bool((found.frame["gain"].dropna()[:-1] > 0).all())
     True
     """
-    place = _writable(Path(out))
+    place = _writable(named_path(out))
     require_training(steps, lr)
     if n < 2:
         raise CircuitsError(f"n={n} windows: at least one to train on, one to hold out")
@@ -156,7 +156,7 @@ def _writable(out: Path) -> Path:
 
 def _read(model: HookedModel, file: str | Path, n: int, context: int | None) -> Tensor:
     """The file's first windows, all of the same length: [b p]"""
-    windows = TextFile(model, Path(file), context, n)
+    windows = TextFile(model, named_path(file), context, n)
     rows = [tokens for tokens, _ in windows]
     full = [tokens for tokens in rows if tokens.shape[1] == windows.width]
     if sum(map(len, full)) < 2:

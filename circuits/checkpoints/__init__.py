@@ -13,6 +13,7 @@ from circuits.checkpoints.identity import (
     available,
     checksum,
     describe,
+    loading_options,
 )
 from circuits.checkpoints.loading import load, model_name
 from circuits.checkpoints.saving import save
@@ -26,6 +27,7 @@ __all__ = [
     "checksum",
     "describe",
     "load",
+    "loading_options",
     "model_name",
     "pull",
     "save",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from circuits.checkpoints.hugging_face import CONFIG_FILE, load_folder
-from circuits.checkpoints.layout import find_dtype, resolve_device
+from circuits.checkpoints.hugging_face import load_folder
+from circuits.checkpoints.layout import CONFIG_FILE, find_dtype, resolve_device
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 
@@ -42,7 +42,10 @@ def load_bundled(
 
         model = build()
         model.source = "built by circuits.checkpoints.compiled"
-        return model.to(device=resolve_device(device), dtype=find_dtype(dtype or torch.float32))
+        return model.to(
+            device=resolve_device(device),
+            dtype=find_dtype(torch.float32 if dtype is None else dtype),
+        )
     folder = FOLDER / name
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(

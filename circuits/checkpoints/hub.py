@@ -7,13 +7,15 @@ is used without asking the network, so the same name gives the same model until 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.checkpoints import weight_files
-from circuits.checkpoints.hugging_face import CONFIG_FILE, model_config, read_config
+from circuits.checkpoints.hugging_face import model_config, read_config
+from circuits.checkpoints.layout import CONFIG_FILE
 from circuits.checkpoints.vocabulary import TOKENIZER_FILES
 from circuits.checkpoints.weight_files import weights_in
 from circuits.config import GPT2_SIZES, OPENAI_NAMES
@@ -70,14 +72,18 @@ def pull(name: str, revision: str | None = None) -> Path:
         raise CheckpointError(
             f"{name!r} is no model of the hub; name {', '.join(GPT2_SIZES)}, or owner/name"
         )
+    _require_revision(revision)
     with _explained(name, revision):
         files = _files(name, revision)
     if CONFIG_FILE not in files:
-        raise CheckpointError(f"{name} on the hub is no model: it has no {CONFIG_FILE}")
+        raise CheckpointError(
+            f"{name}{_at(revision)} on the hub is no model: it has no {CONFIG_FILE}"
+        )
     weights = next((name for name in weight_files.FILES if name in files), None)
     if weights is None:
         raise CheckpointError(
-            f"{name} has neither {weight_files.SAFE} nor {weight_files.PICKLED} on the hub, and "
+            f"{name}{_at(revision)} has neither {weight_files.SAFE} nor {weight_files.PICKLED} on "
+            "the hub, and "
             "other formats are not read here; ask its owner for safetensors"
         )
     format_ = weights.removesuffix(".index.json")
@@ -89,7 +95,9 @@ def pull(name: str, revision: str | None = None) -> Path:
         folder = _snapshot(_repo(name), revision, wanted)
     if not weights_in(folder):
         raise CheckpointError(
-            f"{name} lacks files of its weights; run `circuits pull {name}` again, or ask its owner"
+            f"{name}{_at(revision)} lacks files of its weights; run `{_command(name, revision)}` "
+            "again, or ask its "
+            "owner"
         )
     return folder
 
@@ -100,6 +108,7 @@ def find(name: str, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: as `pull` does.
     """
+    _require_revision(revision)
     return cached(name, revision) or pull(name, revision)
 
 
@@ -175,6 +184,29 @@ def _files(name: str, revision: str | None) -> set[str]:
     return {file.rfilename for file in info.siblings or []}
 
 
+def _require_revision(revision: str | None) -> None:
+    """Refuse an empty one, which the hub's library takes for none."""
+    if revision == "":
+        raise CheckpointError(
+            "revision='' names none; give a branch, a tag or a commit, or leave it out for main"
+        )
+
+
+def _at(revision: str | None) -> str:
+    """The revision that was asked for, for a message."""
+    return "" if revision is None else f" at revision {revision!r}"
+
+
+def _command(name: str, revision: str | None) -> str:
+    """What downloads this model, as a command.
+
+    >>> _command("owner/name", "checkpoint-1000")
+    'circuits pull owner/name --revision checkpoint-1000'
+    """
+    words = ["circuits", "pull", name, *([] if revision is None else ["--revision", revision])]
+    return shlex.join(words)
+
+
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
     """Raise what goes wrong on the way to the hub as errors that say what to do."""
@@ -196,10 +228,10 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
             "`hf auth login` if it is private"
         ) from error
     except Exception as error:  # the HTTP library's own, which changes with huggingface-hub
-        at = f" at revision {revision!r}" if revision else ""
         reason = type(error.__cause__ or error).__name__
         raise CheckpointError(
-            f"{name}{at} is no folder here, is not in the hub's cache ({_cache_folder()}), and "
-            f"cannot be downloaded ({reason}): run `circuits pull {name}` with a network, or copy "
-            "the cache from a machine that has it; the bundled models need neither"
+            f"{name}{_at(revision)} is no folder here, is not in the hub's cache "
+            f"({_cache_folder()}), and "
+            f"cannot be downloaded ({reason}): run `{_command(name, revision)}` with a network, or "
+            "copy the cache from a machine that has it; the bundled models need neither"
         ) from error

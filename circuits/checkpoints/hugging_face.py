@@ -14,8 +14,10 @@ from torch import Tensor
 
 from circuits.checkpoints import gpt_neo, readouts
 from circuits.checkpoints.layout import (
+    CONFIG_FILE,
     HEAD,
     assemble,
+    described_by,
     is_readout,
     listed,
     released_names,
@@ -33,10 +35,11 @@ from circuits.checkpoints.vocabulary import (
 from circuits.checkpoints.weight_files import read_json, read_tensors
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
+from circuits.files import named_path
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer, model_roles
 
-CONFIG_FILE = "config.json"
+_IN_MEMORY = "its own config"
 _EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
 
 
@@ -62,7 +65,7 @@ def load_folder(
     Raises:
         CheckpointError: when the folder holds no safe, complete, undamaged GPT-2.
     """
-    folder = Path(folder)
+    folder = named_path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
     # Raises what is wrong with it before the vocabulary is read.
@@ -104,8 +107,9 @@ def from_object(
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
     model = assemble(
         cfg,
-        rename(cfg, tensors, origin),
+        rename(cfg, tensors, origin, _IN_MEMORY),
         origin=origin,
+        described=_IN_MEMORY,
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
@@ -154,28 +158,31 @@ def model_config(
     config = as_gpt2(config, origin)
     settings, types = read_settings(config, origin), config.get("attn_types")
     has_bos = tokenizer is None or tokenizer.bos_id is not None
-    return ModelConfig(
-        n_layers=settings.n_layer,
-        n_heads=settings.n_head,
-        d_model=settings.n_embd,
-        n_ctx=settings.n_positions,
-        d_vocab=settings.vocab_size,
-        d_head=settings.head_dim or 0,
-        d_mlp=settings.n_inner or 0,
-        eps=settings.layer_norm_epsilon,
-        tied=settings.tie_word_embeddings,
-        model_name=name,
-        default_prepend_bos=config.get("default_prepend_bos", has_bos),
-        act_fn=settings.activation_function,
-        use_attn_scale=settings.scale_attn_weights,
-        scale_attn_by_inverse_layer_idx=settings.scale_attn_by_inverse_layer_idx,
-        attn_types=types and tuple(types),
-        window_size=config.get("window_size") if types else None,
-    )
+    with described_by(CONFIG_FILE, origin):
+        return ModelConfig(
+            n_layers=settings.n_layer,
+            n_heads=settings.n_head,
+            d_model=settings.n_embd,
+            n_ctx=settings.n_positions,
+            d_vocab=settings.vocab_size,
+            d_head=settings.head_dim or 0,
+            d_mlp=settings.n_inner or 0,
+            eps=settings.layer_norm_epsilon,
+            tied=settings.tie_word_embeddings,
+            model_name=name,
+            default_prepend_bos=config.get("default_prepend_bos", has_bos),
+            act_fn=settings.activation_function,
+            use_attn_scale=settings.scale_attn_weights,
+            scale_attn_by_inverse_layer_idx=settings.scale_attn_by_inverse_layer_idx,
+            attn_types=types and tuple(types),
+            window_size=config.get("window_size") if types else None,
+        )
 
 
-def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    """These released tensors under this package's names.
+def rename(
+    cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str, described: str = CONFIG_FILE
+) -> dict[str, Tensor]:
+    """These released tensors under this package's names; `described` is as in `assemble`.
 
     The names may be wrapped, or lack ``transformer.``. Of two tied tensors one is enough:
     ``safetensors.torch.save_model`` keeps only the head, whose name comes first.
@@ -183,7 +190,7 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     Raises:
         CheckpointError: for missing and left-over tensors, and a head that is not tied as declared.
     """
-    require_layers(cfg.n_layers, tensors, origin)
+    require_layers(cfg.n_layers, tensors, origin, described)
     theirs = gpt_neo.as_gpt2_tensors(under_released_names(tensors, origin))
     theirs = {name: tensor for name, tensor in theirs.items() if not is_readout(name)}
     W_E, head = theirs.get(_EMBEDDING), theirs.get(_HEAD)
@@ -197,7 +204,7 @@ def rename(cfg: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> dict
     if not cfg.tied and head is not None and HEAD["unembed.b_U"] not in theirs:
         theirs[HEAD["unembed.b_U"]] = head.new_zeros(cfg.d_vocab)
     names = released_names(cfg)
-    require_names(theirs.keys(), names.values(), origin)
+    require_names(theirs.keys(), names.values(), origin, described)
     ours = {name: theirs[released] for name, released in names.items()}
     if not cfg.tied:
         ours["unembed.W_U_untied"] = ours["unembed.W_U_untied"].transpose(0, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from circuits.checkpoints.bundled import FOLDER, bundled_models
 from circuits.checkpoints.hub import cached_models
 from circuits.checkpoints.loading import load
 from circuits.config import ACTIVATIONS, ModelConfig
+from circuits.errors import CheckpointError
 from circuits.model import HookedModel
 from circuits.tokenizer import Roles
 
@@ -125,6 +127,8 @@ def describe(model: HookedModel | str | Path) -> ModelInfo:
     >>> info.name, info.config.n_layers, info.tokenizer
     ('compiled', 6, 'compiled (27 tokens)')
     """
+    if model is None:
+        raise CheckpointError("None names no model; give a name, a path or a model")
     if not isinstance(model, HookedModel):
         model = load(model)
     tokenizer, roles = model.tokenizer, model.roles
@@ -146,6 +150,19 @@ def describe(model: HookedModel | str | Path) -> ModelInfo:
         checksum=checksum(model),
         readouts=tuple(getattr(model, "readouts", ())),
     )
+
+
+def loading_options(model: HookedModel) -> list[str]:
+    """The options of a command that load this model again.
+
+    Its path, which follows the name of a format, or its name, and the revision if one was given.
+
+    >>> loading_options(load("compiled"))
+    ['--model', 'compiled']
+    """
+    path = re.sub(r"^(nanoGPT|OpenAI|state dict) ", "", model.source)
+    name = path if Path(path).exists() else model.cfg.model_name
+    return ["--model", name, *([] if model.revision is None else ["--revision", model.revision])]
 
 
 def available() -> list[AvailableModel]:

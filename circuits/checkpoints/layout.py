@@ -7,13 +7,14 @@ names, and `assemble` checks them and puts them, uncopied where possible, into a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from circuits.config import ModelConfig
-from circuits.errors import CheckpointError, nearest
+from circuits.errors import CheckpointError, CircuitsError, nearest, printed
 from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
@@ -46,9 +47,10 @@ _OUTSIDE = {
     "ln_final.b": "ln_f.bias",
 }
 _PREFIX = "transformer."
-# What torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names.
+# What torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names,
+# also amid them. What stands before all names (Lightning's ``model.``) `_shared_prefix` sees.
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_BUFFER = re.compile(r"h\.\d+\.attn\.(attention\.)?(bias|masked_bias)")
+_BUFFER = re.compile(r"(.*\.)?h\.\d+\.attn\.(attention\.)?(bias|masked_bias)")
 # Heads of fine-tuned models besides or instead of the vocabulary's, as transformers calls them, and
 # the class that has each.
 READOUTS = {
@@ -56,8 +58,11 @@ READOUTS = {
     "classifier": "GPT2ForTokenClassification",
     "qa_outputs": "GPT2ForQuestionAnswering",
     "multiple_choice_head.summary": "GPT2DoubleHeadsModel",
+    "v_head.summary": "GPT2LMHeadModel",  # of trl: the value of a text, for reinforcement learning
 }
+_HEADS = ("lm_head.", *(f"{name}." for name in READOUTS))
 _MOST_LAYERS = 1000
+CONFIG_FILE = "config.json"
 HEAD = {"unembed.W_U_untied": "lm_head.weight", "unembed.b_U": "lm_head.bias"}
 
 
@@ -77,6 +82,23 @@ def released_names(cfg: ModelConfig) -> dict[str, str]:
     return names if cfg.tied else names | HEAD
 
 
+@contextmanager
+def described_by(described: str, origin: str) -> Iterator[None]:
+    """While a `ModelConfig` is made of what a file says: an impossible size names the file.
+
+    Raises:
+        CheckpointError: for such a size.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except CircuitsError as error:
+        raise CheckpointError(
+            f"{origin}: {described} describes a model that cannot be: {error}"
+        ) from None
+
+
 def is_readout(released: str) -> bool:
     """Whether a tensor of this released name belongs to a head besides the vocabulary's."""
     return released.rpartition(".")[0] in READOUTS
@@ -87,38 +109,76 @@ def released_name(name: str) -> str | None:
 
     A wrapper of a model or a layer adds a step to the path of names (`_WRAPPERS`); models
     without a head, such as the files that OpenAI's release became, lack ``transformer.``. None for
-    the causal mask, which older versions saved along with the weights.
+    the causal mask, which older versions saved along with the weights. What else stands before a
+    name stays there: only all names of a file show that it belongs to none.
 
     >>> released_name("module._orig_mod.h.0.attn.c_attn.weight")
     'transformer.h.0.attn.c_attn.weight'
     >>> released_name("transformer.h.0.attn.bias") is None
     True
     """
-    bare = ".".join(step for step in name.split(".") if step not in _WRAPPERS)
-    bare = bare.removeprefix(_PREFIX)
+    bare = _unwrapped(name).removeprefix(_PREFIX)
     if _BUFFER.fullmatch(bare):
         return None
-    return bare if bare.startswith(("lm_head.", *READOUTS)) else _PREFIX + bare
+    return bare if bare.startswith(_HEADS) else _PREFIX + bare
 
 
 def under_released_names(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
     """The same tensors under the names of GPT2LMHeadModel, without causal masks.
 
+    What stands before all names, such as the ``model.`` of a trainer's own module, is left out.
+
     Raises:
-        CheckpointError: when two tensors of different numbers have one name.
+        CheckpointError: when two tensors of different numbers have one name, when there are two
+            models, and when something stands before some names and not before others.
     """
     renamed: dict[str, Tensor] = {}
+    prefix = _shared_prefix(tensors, origin)
     for given, tensor in tensors.items():
-        name = released_name(given)
+        name = released_name(_unwrapped(given).removeprefix(prefix))
         if name is None:
             continue
         if name in renamed and not same_numbers(renamed[name], tensor):
             raise CheckpointError(
-                f"{origin} has two different tensors {name}, one of them as {given}: two models "
+                f"{origin} has two different tensors {printed(name)}, one of them as "
+                f"{printed(given)}: two models "
                 "in one file; save the one that is meant alone"
             )
         renamed[name] = tensor
     return renamed
+
+
+def _unwrapped(name: str) -> str:
+    """The name without the steps that wrappers put into it."""
+    return ".".join(step for step in name.split(".") if step not in _WRAPPERS)
+
+
+def _shared_prefix(names: Collection[str], origin: str) -> str:
+    """What stands before every one of these names and is none of GPT-2's own steps.
+
+    The positions' embedding, which every GPT-2 has once, shows where its names begin: a module that
+    holds a model (``self.model = GPT2LMHeadModel(...)``) puts its own attribute before all of them.
+    Heads may stand beside it.
+    """
+    bare = {_unwrapped(name): name for name in names}
+    steps = {tuple(name.split(".")) for name in bare}
+    anchor = tuple(_OUTSIDE["W_pos"].split("."))
+    before = [".".join(path[:-2]) + "." for path in steps if path[-2:] == anchor]
+    prefixes = sorted({start.removeprefix(".").removesuffix(_PREFIX) for start in before})
+    if len(prefixes) > 1:
+        shown = several([printed(prefix) if prefix else "no prefix" for prefix in prefixes])
+        raise CheckpointError(
+            f"{origin} holds several models, whose names begin with {shown}; save the one that is "
+            "meant alone"
+        )
+    prefix = prefixes[0] if prefixes else ""
+    others = [given for name, given in bare.items() if not name.startswith((prefix, *_HEADS))]
+    if others:
+        raise CheckpointError(
+            f"{origin} has a GPT-2 whose names begin with {printed(prefix)}, and beside it "
+            f"{listed(others)}; save the GPT-2's own tensors alone"
+        )
+    return prefix
 
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:
@@ -127,20 +187,29 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
     return same_place or torch.equal(a, b)
 
 
-def require_layers(n_layers: int, tensors: Collection[str], origin: str) -> None:
+def require_layers(
+    n_layers: int, tensors: Collection[str], origin: str, described: str = CONFIG_FILE
+) -> None:
     """Refuse a number of layers that so few tensors cannot have, before anything is built.
+
+    `described` is what says how many there are, here and below.
 
     Raises:
         CheckpointError: when it is larger than the number of tensors, and than any GPT-2's.
     """
     if n_layers > max(len(tensors), _MOST_LAYERS):
         raise CheckpointError(
-            f"{origin} is said to have {n_layers} layers, and holds {len(tensors)} tensors: its "
-            "configuration describes another model"
+            f"{origin} is said to have {n_layers} layers, and holds {len(tensors)} tensors: "
+            f"{described} describes another model"
         )
 
 
-def require_names(given: Collection[str], expected: Collection[str], origin: str) -> None:
+def require_names(
+    given: Collection[str],
+    expected: Collection[str],
+    origin: str,
+    described: str = CONFIG_FILE,
+) -> None:
     """Raise unless exactly the expected tensors are there.
 
     Raises:
@@ -151,19 +220,29 @@ def require_names(given: Collection[str], expected: Collection[str], origin: str
     if missing or left_over:
         faults = [("lacks", missing), ("has, beyond a GPT-2's,", left_over)]
         problem = " and ".join(f"{verb} {listed(names)}" for verb, names in faults if names)
+        if any("lora_" in name for name in left_over):
+            raise CheckpointError(
+                f"{origin} {problem}: adapters, which have to be merged into the weights first, as "
+                "peft's merge_and_unload does"
+            )
         raise CheckpointError(
-            f"{origin} {problem}: it is damaged, or config.json describes another model"
+            f"{origin} {problem}: it is damaged, or {described} describes another model"
         )
 
 
 def listed(names: Collection[str], most: int = 5) -> str:
-    """The first few names, for a message.
+    r"""The first few names of a file, for a message: see `printed`.
 
-    >>> listed(["a", "b", "c"], most=2)
-    'a, b and 1 more'
+    >>> listed(["a", "b\t", "c"], most=2)
+    "a, 'b\\t' and 1 more"
     """
-    shown = ", ".join(list(names)[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+    return several([printed(name) for name in names], most)
+
+
+def several(items: Sequence[str], most: int = 5) -> str:
+    """The first few of these words, for a message."""
+    shown = ", ".join(items[:most])
+    return shown + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def assemble(
@@ -171,6 +250,7 @@ def assemble(
     tensors: Mapping[str, Tensor],
     *,
     origin: str,
+    described: str = CONFIG_FILE,
     tokenizer: Tokenizer | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -184,6 +264,7 @@ def assemble(
         cfg: the model's shape.
         tensors: all its parameters under this package's names.
         origin: where they come from; kept as ``model.source``.
+        described: what says which shape that is, for messages.
         tokenizer: its vocabulary is fitted to ``cfg.d_vocab``.
         device: None leaves the tensors where they are.
         dtype: None chooses float64 if any tensor has it, otherwise float32.
@@ -195,7 +276,7 @@ def assemble(
     with torch.device("meta"):
         model = HookedGPT2(cfg, tokenizer and tokenizer.fitted(cfg.d_vocab))
     released = released_names(cfg)
-    require_names(tensors.keys(), released.keys(), origin)
+    require_names(tensors.keys(), released.keys(), origin, described)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     wrong = [
         f"{released[name]} {list(tensors[name].shape)} instead of {list(shape)}"
@@ -206,7 +287,7 @@ def assemble(
         sizes = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab")
         configured = ", ".join(f"{size}={getattr(cfg, size)}" for size in sizes)
         raise CheckpointError(
-            f"{origin} has tensors of a wrong shape: {listed(wrong)}; its configuration says "
+            f"{origin} has tensors of a wrong shape: {several(wrong)}; {described} says "
             f"{configured}"
         )
     target = resolve_dtype({released[n]: tensor for n, tensor in tensors.items()}, dtype, origin)
@@ -236,11 +317,11 @@ def resolve_dtype(
     odd = [f"{n} ({t.layout})" for n, t in tensors.items() if t.layout != torch.strided]
     odd += [f"{n} (without numbers)" for n, t in tensors.items() if t.is_meta]
     if odd:
-        raise CheckpointError(f"{origin} holds tensors that are not plain: {listed(odd)}")
+        raise CheckpointError(f"{origin} holds tensors that are not plain: {several(odd)}")
     others = [f"{n} ({t.dtype})" for n, t in tensors.items() if t.dtype not in DTYPES.values()]
     if others:
         raise CheckpointError(
-            f"{origin} holds tensors in a precision that cannot be read: {listed(others)}; "
+            f"{origin} holds tensors in a precision that cannot be read: {several(others)}; "
             f"save them as one of {', '.join(DTYPES)}"
         )
     if dtype is None:
@@ -303,5 +384,5 @@ def require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     if bad:
         raise CheckpointError(
             f"{origin} has numbers that are NaN, infinite or too large for this precision: "
-            f"{listed(bad)}"
+            f"{several(bad)}"
         )

@@ -18,17 +18,22 @@ from circuits.checkpoints import (
     weight_files,
 )
 from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bundled
-from circuits.checkpoints.layout import READOUTS
-from circuits.config import GPT2_SIZES, OPENAI_NAMES
+from circuits.checkpoints.layout import CONFIG_FILE, READOUTS
+from circuits.config import GPT2_SIZES, MODEL_VARIABLE, OPENAI_NAMES
 from circuits.errors import CheckpointError, nearest
 from circuits.model import HookedGPT2
 
-MODEL_VARIABLE = "CIRCUITS_MODEL"
+_NEO = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification")
+_GPT2S = ("GPT2Model", "GPT2LMHeadModel", *READOUTS.values(), *(f"GPTNeo{kind}" for kind in _NEO))
+# What torch puts around a model: the class, and the attribute that holds the model.
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
 # Which classes in memory can be converted: the class, the package it comes from, the converter.
 _OBJECTS = {
-    ("transformers", "GPT2LMHeadModel"): hugging_face.from_object,
-    ("transformers", "GPTNeoForCausalLM"): hugging_face.from_object,
-    **{("transformers", head): hugging_face.from_object for head in READOUTS.values()},
+    **{("transformers", name): hugging_face.from_object for name in _GPT2S},
     ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
 }
 
@@ -48,7 +53,7 @@ def load(
             ``1558M``) or the ``owner/name`` of a GPT-2 on the
             Hugging Face hub, downloaded once and then taken from its cache; a folder in Hugging
             Face's format, or of OpenAI's TensorFlow release; a nanoGPT ``ckpt.pt``; a state dict
-            that torch saved; or, in memory, a ``GPT2LMHeadModel`` of
+            that torch or safetensors saved; or, in memory, a ``GPT2LMHeadModel`` of
             transformers or a ``HookedTransformer`` of transformer_lens. None takes the environment
             variable CIRCUITS_MODEL, otherwise ``mini``. Bundled names come first, then paths.
         device: where to put the weights; None means the CPU, or where an object in memory is.
@@ -70,7 +75,7 @@ def load(
     name = model_name() if model is None else model
     if not isinstance(name, str | Path):
         return _from_object(name, device=device, dtype=dtype)
-    path = Path(name).expanduser()
+    path = _path_of(name)
     is_bundled, is_path = str(name) in bundled_models(), _exists(path)
     if revision is not None and (is_bundled or is_path):
         raise CheckpointError(
@@ -87,6 +92,22 @@ def load(
         f"there is no model and no file called {str(name)!r}{nearest(str(name), known)}; name one "
         f"of {', '.join(known)}, owner/name on the hub, a folder, or a nanoGPT {nanogpt.FILE}"
     )
+
+
+def _path_of(name: str | Path) -> Path:
+    """The path that this name would be; of TensorFlow's checkpoints, which have none, the index.
+
+    Raises:
+        CheckpointError: for an empty name, which Python takes for the current folder.
+    """
+    if name == "":
+        raise CheckpointError(
+            f"'' names no model; name one of {', '.join(bundled_models())}, owner/name on the hub, "
+            "or a folder (the current one is '.')"
+        )
+    path = Path(name).expanduser()
+    index = Path(f"{path}{openai.INDEX}")
+    return index if _exists(index) and not _exists(path) else path
 
 
 def model_name() -> str:
@@ -111,21 +132,28 @@ def _from_hub(name: str, revision: str | None, **options: Any) -> HookedGPT2:
 
 def _from_path(path: Path, **options: Any) -> HookedGPT2:
     if path.is_dir():
-        if (path / hugging_face.CONFIG_FILE).is_file():
+        if (path / CONFIG_FILE).is_file():
             return hugging_face.load_folder(path, **options)
         if (path / nanogpt.FILE).is_file():
             return _from_pickled(path / nanogpt.FILE, **options)
         if openai.is_release(path):
             return openai.load_folder(path, **options)
         return hugging_face.load_folder(path, **options)
-    if path.name in weight_files.FILES:
+    is_described = (path.parent / CONFIG_FILE).is_file()
+    if path.name in weight_files.FILES and (is_described or path.suffix == ".json"):
         return hugging_face.load_folder(path.parent, **options)
-    if path.suffix in (".pt", ".pth", ".bin"):
+    if path.suffix == ".safetensors":
+        return state_dict.from_tensors(weight_files.read_file(path), path, **options)
+    if path.suffix in weight_files.READABLE:
         return _from_pickled(path, **options)
+    if path.suffix == openai.INDEX:
+        return openai.load_folder(path.parent, index=path.name, **options)
+    if (is_described and path.suffix == ".json") or openai.is_release(path.parent):
+        raise CheckpointError(f"{path} is a part of a checkpoint; give its folder {path.parent}")
     raise CheckpointError(
         f"{path} is of no format that can be loaded; give a folder with "
-        f"{hugging_face.CONFIG_FILE} and {weight_files.SAFE} or {weight_files.PICKLED}, a folder "
-        f"of OpenAI's release, a nanoGPT {nanogpt.FILE}, or a state dict that torch saved (.pt)"
+        f"{CONFIG_FILE} and {weight_files.SAFE} or {weight_files.PICKLED}, a folder "
+        f"of OpenAI's release, a nanoGPT {nanogpt.FILE}, or a state dict (.pt, .safetensors)"
     )
 
 
@@ -139,12 +167,14 @@ def _from_pickled(path: Path, **options: Any) -> HookedGPT2:
 
 
 def _from_object(theirs: Any, **options: Any) -> HookedGPT2:
+    while isinstance(theirs, torch.nn.Module) and type(theirs).__name__ in _WRAPPERS:
+        theirs = getattr(theirs, _WRAPPERS[type(theirs).__name__])
     for cls in type(theirs).__mro__:
         convert = _OBJECTS.get((cls.__module__.split(".")[0], cls.__name__))
         if convert is not None:
             return convert(theirs, **options)
-    kinds = " or ".join(f"{package}.{name}" for package, name in _OBJECTS)
     raise CheckpointError(
         f"a {type(theirs).__module__}.{type(theirs).__name__} cannot be converted; give a name, a "
-        f"path, or a {kinds}"
+        "path, a transformers.GPT2LMHeadModel or another of its GPT-2s and GPT-Neos, or a "
+        "transformer_lens.HookedTransformer"
     )

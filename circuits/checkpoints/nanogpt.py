@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.checkpoints import readouts
 from circuits.checkpoints.hugging_face import rename
 from circuits.checkpoints.layout import (
     assemble,
+    described_by,
     listed,
     released_names,
     require_layers,
@@ -31,6 +33,7 @@ from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 FILE = "ckpt.pt"
+_ARGS = "its entry 'model_args'"
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 # nanoGPT's matrices are torch's linear layers, [out, in]; the released checkpoints' are [in, out].
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
@@ -60,8 +63,9 @@ def from_content(
     tensors, args = checkpoint.get("model"), checkpoint.get("model_args")
     if not (isinstance(tensors, Mapping) and isinstance(args, Mapping)):
         raise CheckpointError(
-            f"{path} is no nanoGPT checkpoint: it needs the entries 'model' and 'model_args', and "
-            f"has {listed(checkpoint) or 'none'}"
+            f"{path} is no nanoGPT checkpoint, which has the entries 'model' and 'model_args', and "
+            "no state dict, which is a GPT-2's tensors alone, or under one entry: it has "
+            f"{listed(checkpoint) or 'none'}"
         )
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: its entry 'model' holds more than tensors")
@@ -71,11 +75,19 @@ def from_content(
     theirs = {name: tensor.clone() for name, tensor in named.items()}
     tokenizer = nanogpt_tokenizer(path.parent, args["vocab_size"])
     cfg = _config(args, theirs, path, tokenizer)
-    require_layers(cfg.n_layers, theirs, origin)
+    require_layers(cfg.n_layers, theirs, origin, _ARGS)
     if not args.get("bias", True):
         theirs = _add_missing_biases(cfg, theirs)
-    ours = rename(cfg, theirs, origin)
-    return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
+    model = assemble(
+        cfg,
+        rename(cfg, theirs, origin, _ARGS),
+        origin=origin,
+        described=_ARGS,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+    )
+    return readouts.attach(model, theirs, {})
 
 
 def _config(
@@ -86,17 +98,18 @@ def _config(
         if name.endswith(_TRANSPOSED) and tensors[name].ndim == 2:
             tensors[name] = tensors[name].T.contiguous()
     W_E, head = tensors.get("transformer.wte.weight"), tensors.get("lm_head.weight")
-    return ModelConfig(
-        n_layers=args["n_layer"],
-        n_heads=args["n_head"],
-        d_model=args["n_embd"],
-        n_ctx=args["block_size"],
-        d_vocab=args["vocab_size"],
-        tied=W_E is None or head is None or same_numbers(W_E, head),
-        model_name=path.resolve().parent.name,
-        act_fn="gelu",
-        default_prepend_bos=tokenizer is not None and tokenizer.bos_id is not None,
-    )
+    with described_by(_ARGS, f"nanoGPT {path}"):
+        return ModelConfig(
+            n_layers=args["n_layer"],
+            n_heads=args["n_head"],
+            d_model=args["n_embd"],
+            n_ctx=args["block_size"],
+            d_vocab=args["vocab_size"],
+            tied=W_E is None or head is None or same_numbers(W_E, head),
+            model_name=path.resolve().parent.name,
+            act_fn="gelu",
+            default_prepend_bos=tokenizer is not None and tokenizer.bos_id is not None,
+        )
 
 
 def _add_missing_biases(cfg: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

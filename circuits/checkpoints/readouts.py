@@ -50,7 +50,7 @@ def attach(
         model.readouts[_key(name)] = Readout(W, b, named)
     if model.readouts:
         warnings.warn(
-            f"{model.source} is fine-tuned for classes: its head is kept as "
+            f"{model.source} has a head besides the vocabulary's: it is kept as "
             f"model.readouts[{listed([repr(name) for name in model.readouts])}], and logits are "
             "those of its body with the token embedding",
             stacklevel=2,

@@ -12,11 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.checkpoints import gpt_neo, readouts
-from circuits.checkpoints.hugging_face import CONFIG_FILE
-from circuits.checkpoints.layout import HEAD, find_dtype, listed, released_names
+from circuits.checkpoints.layout import CONFIG_FILE, HEAD, find_dtype, listed, released_names
 from circuits.checkpoints.weight_files import SAFE
 from circuits.errors import CheckpointError
-from circuits.files import replacing_folder
+from circuits.files import named_path, replacing_folder
 from circuits.model import HookedGPT2
 from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
 
@@ -48,7 +47,7 @@ def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | No
             f"the weights of {model.cfg.model_name} are another library's ({model.source}); save "
             "them with that"
         )
-    folder = Path(folder).expanduser()
+    folder = named_path(folder).expanduser()
     to = None if dtype is None else find_dtype(dtype)
     tensors = _tensors(model, to)
     if model.cfg.attn_types:

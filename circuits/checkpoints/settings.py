@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.config import ACTIVATIONS
-from circuits.errors import CheckpointError
+from circuits.errors import CheckpointError, brief
 
 # Options of GPT2Config that change the mathematics, and the values that leave it GPT-2's.
 _ALLOWED: dict[str, tuple[object, ...]] = {
@@ -102,17 +102,26 @@ def read_settings(config: Mapping[str, Any], origin: str) -> Settings:
 
 
 def _require_gpt2(config: Mapping[str, Any], origin: str) -> None:
-    kind = config.get("model_type")
+    kind = config.get("model_type", _first_kind(config))
     if kind != "gpt2":
         raise CheckpointError(
-            f"{origin} is a model of type {kind!r}; only GPT-2 ('model_type': 'gpt2') can be loaded"
+            f"{origin} is a model of type {brief(kind)}; only GPT-2 ('model_type': 'gpt2') can be "
+            "loaded"
         )
     for option, allowed in _ALLOWED.items():
         if config.get(option, allowed[0]) not in allowed:
             raise CheckpointError(
-                f"{origin} sets {option}={config[option]!r}, which is not GPT-2's mathematics; "
+                f"{origin} sets {option}={brief(config[option])}, which is not GPT-2's "
+                "mathematics; "
                 f"only {' or '.join(map(repr, allowed))} can be loaded"
             )
+
+
+def _first_kind(config: Mapping[str, Any]) -> str | None:
+    """The type of a ``config.json`` of 2019, which names the class of the model alone."""
+    classes = config.get("architectures")
+    is_gpt2 = isinstance(classes, list) and any(str(name).startswith("GPT2") for name in classes)
+    return "gpt2" if is_gpt2 else None
 
 
 def _function(name: str, origin: str) -> str:
@@ -121,7 +130,7 @@ def _function(name: str, origin: str) -> str:
     if ours not in ACTIVATIONS:
         known = [*ACTIVATIONS, *_SAME_FUNCTION]
         raise CheckpointError(
-            f"{origin} sets activation_function={name!r}; those that can be computed are "
+            f"{origin} sets activation_function={brief(name)}; those that can be computed are "
             f"{', '.join(known)}"
         )
     return ours
@@ -165,15 +174,17 @@ class _Reader:
         for given in names:
             if wanted := want(self._config[given]):
                 raise CheckpointError(
-                    f"{self._origin} sets {given}={self._config[given]!r}; it has to be {wanted}"
+                    f"{self._origin} sets {given}={brief(self._config[given])}; it has to be "
+                    f"{wanted}"
                 )
         values = [self._config[given] for given in names]
         if not values:
             return self._absent(name, default)
         if values[0] != values[-1]:
             raise CheckpointError(
-                f"{self._origin} sets {names[0]}={values[0]!r} and {names[1]}={values[1]!r}, two "
-                "names of one setting; which is right cannot be told: remove the wrong one"
+                f"{self._origin} sets {names[0]}={brief(values[0])} and "
+                f"{names[1]}={brief(values[1])}, two names of one setting; which is right cannot "
+                "be told: remove the wrong one"
             )
         return values[0]
 
@@ -191,8 +202,8 @@ class _Reader:
             value = self._config.get(foreign)
             if value is not None and value != default:
                 raise CheckpointError(
-                    f"{self._origin} sets {foreign}={value!r}, a name that GPT-2's configuration "
-                    f"does not have, and no {names}; call it {name}"
+                    f"{self._origin} sets {foreign}={brief(value)}, a name that GPT-2's "
+                    f"configuration does not have, and no {names}; call it {name}"
                 )
         if default is None:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""One file with a GPT-2's tensors and nothing else: ``torch.save(model.state_dict(), path)``.
+"""One file with a GPT-2's tensors and nothing else, as torch or safetensors saved it.
 
 The tensors show every size but the number of heads. That is in a ``config.json`` beside the file,
 or known where the others are those of a released GPT-2.
@@ -12,27 +12,46 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.hugging_face import CONFIG_FILE, model_config, read_config, rename
-from circuits.checkpoints.layout import assemble, same_numbers, under_released_names
+from circuits.checkpoints import readouts
+from circuits.checkpoints.hugging_face import model_config, read_config, rename
+from circuits.checkpoints.layout import (
+    CONFIG_FILE,
+    assemble,
+    same_numbers,
+    under_released_names,
+)
 from circuits.checkpoints.vocabulary import read_tokenizer
 from circuits.config import GPT2_SIZES, ModelConfig
 from circuits.errors import CheckpointError
 from circuits.model import HookedGPT2
 
 # Where trainers put the tensors when they save more beside them.
-INSIDE = ("state_dict", "model_state_dict", "model")
+INSIDE = ("state_dict", "model_state_dict", "model", "module")
 _MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 _W_E, _W_POS, _HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
 
 
 def tensors_of(content: Mapping[str, object]) -> dict[str, Tensor] | None:
-    """The tensors of a file that holds nothing else, or holds them under a usual name; or None."""
-    for part in (content, *(content.get(name) for name in INSIDE)):
-        if not isinstance(part, Mapping) or not part:
-            continue
-        if all(isinstance(value, Tensor) for value in part.values()):
-            return {str(name): value for name, value in part.items()}
-    return None
+    """The tensors of a file that holds nothing else, or holds them under one name; or None.
+
+    Trainers give them many names; of several entries that could be meant, a usual one is.
+    """
+    usual = (content.get(name) for name in INSIDE)
+    named = [part for part in map(_tensors, (content, *usual)) if part]
+    other = [part for part in map(_tensors, content.values()) if part and _has_positions(part)]
+    return named[0] if named else other[0] if len(other) == 1 else None
+
+
+def _tensors(part: object) -> dict[str, Tensor] | None:
+    """What this is, if it is tensors by their names and nothing else."""
+    if not isinstance(part, Mapping) or not all(isinstance(t, Tensor) for t in part.values()):
+        return None
+    return {str(name): tensor for name, tensor in part.items()}
+
+
+def _has_positions(part: Mapping[str, Tensor]) -> bool:
+    """Whether these may be a GPT-2's, and not those of an optimizer."""
+    return any(f".{name}".endswith(f".{_W_POS.split('.', 1)[1]}") for name in part)
 
 
 def from_tensors(
@@ -55,9 +74,10 @@ def from_tensors(
     config = read_config(folder) if (folder / CONFIG_FILE).is_file() else {}
     tokenizer = read_tokenizer(folder, config, path.stem)
     if config:
-        cfg = model_config(config, path.stem, origin, tokenizer)
+        cfg, described = model_config(config, path.stem, origin, tokenizer), CONFIG_FILE
     else:
         cfg = _shape(theirs, path, has_bos=tokenizer is None or tokenizer.bos_id is not None)
+        described = f"the released GPT-2 of {cfg.n_layers} layers"
     wide = 3 * cfg.n_heads * cfg.d_head
     first = theirs.get("transformer.h.0.attn.c_attn.weight")
     if first is not None and tuple(first.shape) == (wide, cfg.d_model):
@@ -65,8 +85,16 @@ def from_tensors(
             name: tensor.T if name.endswith(_MATRICES) else tensor
             for name, tensor in theirs.items()
         }
-    ours = rename(cfg, theirs, origin)
-    return assemble(cfg, ours, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype)
+    model = assemble(
+        cfg,
+        rename(cfg, theirs, origin, described),
+        origin=origin,
+        described=described,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+    )
+    return readouts.attach(model, theirs, config)
 
 
 def _shape(tensors: Mapping[str, Tensor], path: Path, *, has_bos: bool) -> ModelConfig:

@@ -20,7 +20,7 @@ import google_crc32c
 import torch
 from torch import Tensor
 
-from circuits.errors import CheckpointError
+from circuits.errors import CheckpointError, printed
 
 _MAGIC = 0xDB4775248B80FB57  # the last eight bytes of a table
 _FOOTER, _TRAILER = 48, 5
@@ -72,7 +72,7 @@ def read_bundle(prefix: Path) -> dict[str, Tensor]:
     _check_header(table.pop("", b""), index)
     entries = {name: _entry(value, index) for name, value in table.items()}
     with data.open("rb") as file:
-        return {name: _tensor(name, entry, file, data) for name, entry in entries.items()}
+        return {name: _tensor(printed(name), entry, file, data) for name, entry in entries.items()}
 
 
 def _damaged(path: Path, how: str) -> CheckpointError:
@@ -191,7 +191,7 @@ def _shape(message: bytes) -> tuple[int, ...]:
 
 
 def _tensor(name: str, entry: _Entry, file: BinaryIO, path: Path) -> Tensor:
-    """One tensor, copied from the data file once its checksum is right."""
+    """One tensor, copied from the data file once its checksum is right; `name` is for messages."""
     if entry.sliced:
         raise CheckpointError(f"{path} holds {name} in slices, which cannot be read")
     if entry.dtype not in _DTYPES:

@@ -68,7 +68,13 @@ def from_object(
         tensors |= _block(weights, f"blocks.{layer}", W_E)
     tokenizer = _tokenizer(theirs)
     return assemble(
-        _config(cfg, tied), tensors, origin=origin, tokenizer=tokenizer, device=device, dtype=dtype
+        _config(cfg, tied),
+        tensors,
+        origin=origin,
+        described="its own cfg",
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
     )
 
 

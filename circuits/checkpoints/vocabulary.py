@@ -12,7 +12,8 @@ from typing import Any
 
 from circuits.checkpoints.plain_pickle import read_plain
 from circuits.config import GPT2_SIZES, OPENAI_NAMES
-from circuits.errors import TokenError
+from circuits.errors import TokenError, brief
+from circuits.files import is_broken
 from circuits.tokenizer import (
     JSON_FILE,
     MERGES_FILES,
@@ -28,11 +29,13 @@ from circuits.tokenizer import (
 _VOCABULARY = (*VOCAB_FILES, *MERGES_FILES, JSON_FILE)
 TOKENIZER_FILES = (*_VOCABULARY, "added_tokens.json", *SETTINGS_FILES)
 GPT2_N_VOCAB = 50257
+_PADDED_TO = 128  # or 64: a number of which sizes of vocabularies are made a multiple
 _PADDED = 50304  # the next multiple of 64, to which nanoGPT pads
 # How the released models are called: by OpenAI's names, and by those of transformer_lens.
 _SIZES = (*GPT2_SIZES, *OPENAI_NAMES, "gpt2-small")
 _RELEASED = {owner + size for size in _SIZES for owner in ("", "openai-community/")}
 LETTERS_FILE = "meta.pkl"  # nanoGPT's, of a model of characters
+_OTHERWISE = "correct it, or move it away and set model.tokenizer yourself"
 # What holds another vocabulary: WordPiece, SentencePiece, nanoGPT's letters.
 _FOREIGN = ("vocab.txt", "*.model", "*.spm", LETTERS_FILE)
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
@@ -97,11 +100,20 @@ def nanogpt_tokenizer(folder: Path, n_vocab: int) -> Tokenizer | None:
 
     Beside it are GPT-2's files, or the letters of a ``meta.pkl``. nanoGPT's own sample.py does the
     same.
+
+    Raises:
+        TokenError: for letters that are too few, or too many, to be the model's.
     """
     if any((folder / file).is_file() for file in _VOCABULARY):
         return Tokenizer.from_folder(folder)
     if (folder / LETTERS_FILE).is_file():
-        return Tokenizer.characters(_letters(folder / LETTERS_FILE), name=LETTERS_FILE)
+        letters = _letters(folder / LETTERS_FILE)
+        if not len(letters) <= n_vocab < len(letters) + _PADDED_TO:
+            raise TokenError(
+                f"{folder / LETTERS_FILE} has {len(letters)} letters, and the model beside it a "
+                f"vocabulary of {n_vocab}: they are not of one dataset; move the wrong one away"
+            )
+        return Tokenizer.characters(letters, name=LETTERS_FILE)
     fits = n_vocab in (GPT2_N_VOCAB, _PADDED)
     return cached_gpt2(n_vocab) if fits and not is_foreign(folder) else None
 
@@ -111,19 +123,61 @@ def _letters(path: Path) -> str:
 
     Raises:
         CheckpointError: when it cannot be read without running code.
-        TokenError: when it holds anything but one letter for each id.
+        TokenError: when it holds anything but one letter for each id, or contradicts itself.
     """
     meta = read_plain(path)
     letters = meta.get("itos") if isinstance(meta, dict) else None
-    if isinstance(letters, dict) and {*letters} == {*range(len(letters))}:
-        letters = [letters[i] for i in range(len(letters))]
-    is_plain = isinstance(letters, list) and letters and all(isinstance(c, str) for c in letters)
-    if not is_plain or any(len(letter) != 1 for letter in letters or ()):
+    if isinstance(letters, list | tuple):
+        letters = dict(enumerate(letters))
+    letters = letters if isinstance(letters, dict) else {}
+    if not letters or not all(isinstance(c, str) and len(c) == 1 for c in letters.values()):
         raise TokenError(
             f"{path} should give one letter for each id under 'itos', as nanoGPT's character-level "
-            "datasets do; set model.tokenizer yourself"
+            f"datasets do; {_OTHERWISE}"
         )
-    return "".join(letters or ())
+    n = len(letters)
+    if bad := [i for i in letters if type(i) is not int or not 0 <= i < n]:
+        raise TokenError(
+            f"{path} gives {n} letters under 'itos' the ids {brief([*letters])}, which should be 0 "
+            f"to {n - 1}, and {brief(bad[0])} is none of them; {_OTHERWISE}"
+        )
+    said = meta.get("vocab_size", n)
+    if said != n:
+        raise TokenError(
+            f"{path} contradicts itself: vocab_size is {brief(said)}, and 'itos' has {n} letters; "
+            "correct the one that is wrong"
+        )
+    seen: dict[str, int] = {}
+    for i in range(n):
+        if letters[i] in seen or is_broken(letters[i]):
+            first = seen.get(letters[i])
+            fault = "is half a character" if first is None else f"is that of the id {first}, too"
+            raise TokenError(
+                f"{path} gives the id {i} the letter {letters[i]!r}, which {fault}; {_OTHERWISE}"
+            )
+        seen[letters[i]] = i
+    _require_inverse(meta.get("stoi"), letters, path)
+    return "".join(letters[i] for i in range(n))
+
+
+def _require_inverse(ids: object, letters: Mapping[int, str], path: Path) -> None:
+    """Whether the ids that a ``meta.pkl`` gives to letters are those that have these letters."""
+    if ids is None:
+        return
+    given = ids if isinstance(ids, dict) else {}
+    for i, letter in letters.items():
+        if given.get(letter) != i:
+            says = f"{letter!r} the id {brief(given[letter])}" if letter in given else "it no id"
+            raise TokenError(
+                f"{path} contradicts itself: 'itos' gives the id {i} the letter {letter!r}, and "
+                f"'stoi' gives {says}; correct the one that is wrong"
+            )
+    if others := [letter for letter in given if letter not in letters.values()]:
+        raise TokenError(
+            f"{path} contradicts itself: 'stoi' gives {brief(others[0])} the id "
+            f"{brief(given[others[0]])}, and 'itos' has no such letter; correct the one that is "
+            "wrong"
+        )
 
 
 def object_tokenizer(

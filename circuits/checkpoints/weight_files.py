@@ -19,15 +19,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from circuits.checkpoints.layout import listed, released_name, resolve_device
-from circuits.errors import CheckpointError
+from circuits.errors import CheckpointError, printed
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 # In the order in which they are looked for: one file, or the shards that an index lists.
 FILES = (SAFE, f"{SAFE}.index.json", PICKLED, f"{PICKLED}.index.json")
 # Shards as transformers names them: files to download.
 SHARDS = {SAFE: "model-*-of-*.safetensors", PICKLED: "pytorch_model-*-of-*.bin"}
-# Other formats of weights that a folder may hold, which only TensorFlow or JAX read.
-OTHERS = (".h5", ".msgpack", ".ckpt", ".onnx", ".gguf", ".pth", ".pkl", ".pickle", ".bin", ".pt")
+# Endings of files of tensors, whatever their names, and of other formats of weights that a folder
+# may hold, which only TensorFlow or JAX read.
+READABLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+OTHERS = (".h5", ".msgpack", ".onnx", ".gguf", ".pkl", ".pickle")
 _INDEX = ".index.json"
 # How torch names what a pickled file wants to call or build beyond tensors.
 _CALLED = re.compile(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)")
@@ -55,10 +57,10 @@ def read_tensors(folder: Path, device: str | torch.device | None = None) -> dict
     if path is None:
         raise CheckpointError(f"{folder} has no {SAFE} or {PICKLED}{_other_formats(folder)}")
     if not path.name.endswith(_INDEX):
-        return _read_file(path, device)
+        return read_file(path, device)
     tensors: dict[str, Tensor] = {}
     for shard in _shards(path):
-        tensors |= _read_file(folder / shard, device)
+        tensors |= read_file(folder / shard, device)
     listing = read_json(path)["weight_map"]
     missing = [name for name in listing if released_name(name) and name not in tensors]
     if missing:
@@ -79,7 +81,8 @@ def read_pickled(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # torch raises its own, the zip reader's and the unpickler's errors
         if wanted := _CALLED.search(str(error)):
             raise CheckpointError(
-                f"{_named(path)} needs {wanted[1] or wanted[2]}, which may run code when read and "
+                f"{_named(path)} needs {printed(wanted[1] or wanted[2])}, which may run code when "
+                "read and "
                 "is refused; where you trust it, save its tensors alone, with torch.save or as "
                 "safetensors"
             ) from error
@@ -98,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: when it cannot be read or holds no JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
@@ -118,8 +121,12 @@ def _shards(index: Path) -> list[str]:
     return shards
 
 
-def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tensor]:
-    """The tensors in one file, mapped on the CPU; safetensors are read onto a GPU."""
+def read_file(path: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
+    """The tensors in one file, mapped on the CPU; safetensors are read onto a GPU.
+
+    Raises:
+        CheckpointError: when it is damaged, or holds more than tensors.
+    """
     if path.suffix != ".safetensors":
         content = read_pickled(path)
         others = [name for name, value in content.items() if not isinstance(value, Tensor)]
@@ -136,7 +143,8 @@ def _read_file(path: Path, device: str | torch.device | None) -> dict[str, Tenso
             }
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{_named(path)} is truncated or no safetensors file ({error}): {_hint(path)}"
+            f"{_named(path)} is truncated or no safetensors file ({printed(str(error))}): "
+            f"{_hint(path)}"
         ) from None
 
 
@@ -155,7 +163,10 @@ def _hint(path: Path) -> str:
 
 def _other_formats(folder: Path) -> str:
     """What a folder without readable weights holds instead, for a message."""
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHERS)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (*READABLE, *OTHERS))
+    if readable := [path.name for path in files if path.suffix in READABLE]:
+        return f", only {listed(readable)}; if that holds the weights, give the file itself"
+    others = [path.name for path in files]
     if not others:
         return ""
     return (

@@ -67,6 +67,12 @@ class Graph:
         return {part: i for i, part in enumerate(self.readers)}
 
     @cached_property
+    def writer_of(self) -> tuple[int | None, ...]:
+        """For each reader, the place of the writer that it belongs to; None for the logits."""
+        nodes = (replace(part, slot=None) for part in self.readers[:-1])
+        return (*(self.writer[node] for node in nodes), None)
+
+    @cached_property
     def n_before(self) -> Ints:
         """How many writers come before each reader, [r]; these are the first ones."""
         by_layer = self.n_heads + self.has_mlps

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, Revision
-from circuits.cli.terminal import out, remark, require_text, visible
+from circuits.cli.terminal import out, remark, remarks, require_text, visible
+from circuits.config import GPT2_SIZES, MODEL_VARIABLE
 from circuits.errors import CircuitsError
 from circuits.registry import Recipe, read
 
@@ -44,14 +45,14 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A bundled or cached model, a hub id, a folder, or a nanoGPT ckpt.pt. Without it, "
-        "CIRCUITS_MODEL's or the bundled default.",
+        f"{MODEL_VARIABLE}'s or the bundled default.",
         show_default=False,
     ),
 ]
 NameArgument = Annotated[
     str | None,
     typer.Argument(
-        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl or owner/name. Without it, CIRCUITS_MODEL's.",
+        help=f"{', '.join(GPT2_SIZES)} or owner/name. Without it, {MODEL_VARIABLE}'s.",
         show_default=False,
     ),
 ]
@@ -162,7 +163,7 @@ def models(json: JsonFlag = False) -> None:
         size = f"{model.n_bytes / 1e6:.1f} MB" if model.n_bytes else ""
         table.add_row(name, model.kind, size, (model.revision or "")[:12])
     out().print(table)
-    remark(f"default: {default} (--model or CIRCUITS_MODEL chooses another)")
+    remark(f"default: {default} (--model or {MODEL_VARIABLE} chooses another)")
 
 
 def pull(
@@ -173,10 +174,10 @@ def pull(
 ) -> None:
     """Download a GPT-2 from the Hugging Face hub, for use without a network later."""
     from circuits import checkpoints
-    from circuits.checkpoints.loading import MODEL_VARIABLE
 
-    wanted = _only(name, model) or os.environ.get(MODEL_VARIABLE)
-    if not wanted:
+    wanted = _only(name, model)
+    wanted = os.environ.get(MODEL_VARIABLE) or None if wanted is None else wanted
+    if wanted is None:
         raise CircuitsError("no model was named; give gpt2 or another of the hub, as owner/name")
     require_text([wanted, revision])
     folder = checkpoints.pull(wanted, revision)
@@ -205,7 +206,8 @@ def info(
 
     wanted = _only(name, model)
     require_text([wanted, revision])
-    facts = describe(load(wanted, revision=revision)).to_dict()
+    with remarks(quiet=False):
+        facts = describe(load(wanted, revision=revision)).to_dict()
     if json:
         sys.stdout.write(json_.dumps(facts, ensure_ascii=False, indent=1) + "\n")
         return

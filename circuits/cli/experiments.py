@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.terminal import err, remark, require_text
+from circuits.cli.options import place
+from circuits.cli.terminal import err, remark, remarks, require_text
 from circuits.cli.terminal import out as standard_output
 from circuits.errors import CircuitsError
 
@@ -25,7 +26,9 @@ Model = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="The same seed finds the same.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Ask less, for a first look.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the folder NAME is written.")]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", parser=place, help="Where the folder NAME is written.")
+]
 Listed = Annotated[bool, typer.Option("--list", help="List the experiments and their claims.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the verdict as JSON, nothing else.")]
 
@@ -53,7 +56,7 @@ def run(
     if name is None:
         raise CircuitsError("no experiment was named; --list shows which there are")
     require_text([name, model, str(out)])
-    with err().status(f"{name}: running"):
+    with remarks(quiet=False), err().status(f"{name}: running"):
         bundle = conduct(name, model=model, seed=seed, quick=quick, out=out)
     if json:
         content = json_.loads((out / name / MANIFEST).read_text(encoding="utf-8"))

@@ -10,18 +10,32 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from circuits.catalog import joined
-from circuits.errors import nearest
-from circuits.files import FIGURE_FORMATS
+from circuits.config import MODEL_VARIABLE
+from circuits.errors import CircuitsError, nearest
+from circuits.files import FIGURE_FORMATS, named_path
 from circuits.registry import Recipe, flag, members
 
 MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
+
+
+def place(text: str | Path) -> Path:
+    """The file or folder that was typed, for typer.
+
+    Raises:
+        typer.BadParameter: for an empty text.
+    """
+    try:
+        return named_path(text)
+    except CircuitsError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 Model = Annotated[
     str | None,
     typer.Option(
         help="A bundled or cached model, a hub id, a folder, or a file that torch saved. Without "
         "it, the bundled default.",
-        envvar="CIRCUITS_MODEL",
+        envvar=MODEL_VARIABLE,
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -53,7 +67,9 @@ Save = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Save the result in this folder; circuits.Result.load reads it back.",
+        parser=place,
+        help="Save the result in this folder, which circuits.Result.load reads back; a circuit "
+        "also alone, in a file that ends in .json.",
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]
@@ -61,6 +77,7 @@ FigureFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
+        parser=place,
         help=f"Draw the result: {joined(FIGURE_FORMATS)}.",
         rich_help_panel=OUTPUT_PANEL,
     ),
@@ -69,6 +86,7 @@ HtmlFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
+        parser=place,
         help="Write the result as a page to look through: .html, opens anywhere.",
         rich_help_panel=OUTPUT_PANEL,
     ),
@@ -83,6 +101,20 @@ MODEL_OPTIONS: dict[str, tuple[Any, Any]] = {
     "revision": (Revision, None),
     "device": (Device, None),
     "dtype": (Dtype, None),
+}
+# Of a question that is not about a model: none is loaded unless it is named here.
+NO_MODEL_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "model": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="A model that all that is given should fit. Without it, none is loaded.",
+                rich_help_panel=MODEL_PANEL,
+            ),
+        ],
+        None,
+    ),
+    "revision": (Revision, None),
 }
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any]] = {
     "json": (Json, False),

@@ -66,10 +66,10 @@ def new_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
-def more(n: int) -> Iterator[RenderableType]:
+def more(n: int, shown: int = MOST_ROWS) -> Iterator[RenderableType]:
     """Where the other rows are, if there are any."""
-    if n > MOST_ROWS:
-        text = f"{MOST_ROWS} of {n} rows; all of them with --csv, --json or --save DIR"
+    if n > shown:
+        text = f"{shown} of {n} rows; all of them with --csv, --json or --save DIR"
         yield Text(text, style="dim")
 
 

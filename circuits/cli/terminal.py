@@ -51,7 +51,7 @@ class _Console(Console):
 
 def remark(text: str) -> None:
     """Say something that is no result."""
-    err().print(Text(text, style="dim"), soft_wrap=True)
+    err().print(Text(escaped(text), style="dim"), soft_wrap=True)
 
 
 @contextmanager
@@ -78,6 +78,15 @@ def visible(token: str) -> str:
     ('·garden', '\\n', '\\x1b[31m')
     """
     return "".join(map(_visible_char, token)) or "∅"
+
+
+def escaped(text: str) -> str:
+    r"""The text with what would act on the terminal written out; spaces and line breaks stay.
+
+    >>> escaped("a b\x1b[2J")
+    'a b\\x1b[2J'
+    """
+    return "".join(char if char in " \n" else _visible_char(char) for char in text)
 
 
 def _visible_char(char: str) -> str:
@@ -121,7 +130,7 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **given)
             sys.stdout.flush()
         except CircuitsError as error:
-            message = Text.assemble(("error: ", "bold red"), " ".join(str(error).split()))
+            message = Text.assemble(("error: ", "bold red"), " ".join(escaped(str(error)).split()))
             err().print(message, soft_wrap=True)
             raise typer.Exit(WRONG_INPUT) from None
         except KeyboardInterrupt:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from circuits.effects.templates import (
     require_templates,
 )
 from circuits.errors import CircuitsError, nearest
+from circuits.files import named_path
 from circuits.metrics import Metric, get_metric
 from circuits.model import HookedModel
 from circuits.prompts import PromptFile, Prompts
@@ -76,7 +76,8 @@ def metric_of(prompts: Prompts, metric: str | Metric | None) -> Metric:
     Raises:
         CircuitsError: when it does not exist, or these prompts lack what it needs.
     """
-    metric = metric if isinstance(metric, Metric) else get_metric(metric or prompts.metric)
+    asked = prompts.metric if metric is None else metric
+    metric = asked if isinstance(asked, Metric) else get_metric(asked)
     metric.check(prompts, clean=True)
     return metric
 
@@ -170,7 +171,7 @@ def measured(
     """
     require_templates(batches, templates)
     sizes = [batch.first.tokens.numel() / batch.share for batch in batches]
-    parts = None if how.parts is None else Path(how.parts)
+    parts = None if how.parts is None else named_path(how.parts)
     folders = [
         parts / batch.first.task if parts and len(batches) > 1 else parts for batch in batches
     ]

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError, nearest, printed
 from circuits.prompts import Prompts
 from circuits.prompts.prompts import free_name, population
 from circuits.registry import TemplateOptions
@@ -142,7 +142,11 @@ def _require_column(prompts: Prompts, option: str, column: str) -> None:
         )
     having = [TEMPLATE] if prompts.templates is not None else []
     having += prompts.columns
-    choose = f"choose {', '.join(having)}" if having else "a file with that column can have it"
+    choose = (
+        f"choose {', '.join(map(printed, having))}"
+        if having
+        else "a file with that column can have it"
+    )
     raise CircuitsError(
         f"{option}={column!r}: the prompts of {prompts.task!r} have no such column; {choose}"
         f"{nearest(column, having)}"

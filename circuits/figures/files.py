@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from circuits.errors import CircuitsError
 from circuits.figures.style import STYLE
 from circuits.files import FIGURE_FORMATS as FORMATS
-from circuits.files import replacing
+from circuits.files import named_path, replacing
 
 # What each kind of file shall not say of the day and the program that wrote it.
 _UNSAID = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
@@ -27,7 +27,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     Raises:
         CircuitsError: for another kind of file, or a place that cannot be written.
     """
-    path = Path(path)
+    path = named_path(path)
     suffix = figure_format(path)
     metadata = {_UNSAID[suffix]: None}
     with replacing(path) as partial:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from circuits.backend import Backend
 from circuits.config import ModelConfig
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, brief
 from circuits.hooks import HookPoint
 from circuits.model.attention import Attention, Places
 from circuits.model.block import Block, Unembed
@@ -280,8 +280,8 @@ class HookedGPT2(Transformer):
         missed, unread = result
         if missed or unread:
             warnings.warn(
-                f"{len(missed)} weights of the model were not given {missed[:3]}, and "
-                f"{len(unread)} given ones have no place in it {unread[:3]}",
+                f"{len(missed)} weights of the model were not given {brief(missed[:3], 300)}, and "
+                f"{len(unread)} given ones have no place in it {brief(unread[:3], 300)}",
                 stacklevel=2,
             )
         return result

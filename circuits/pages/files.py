@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from circuits.errors import CircuitsError
-from circuits.files import replacing
+from circuits.files import named_path, replacing
 
 SUFFIXES = (".html", ".htm")
 
@@ -32,7 +32,7 @@ def require_page(path: str | Path) -> Path:
     Raises:
         CircuitsError: for any other.
     """
-    path = Path(path)
+    path = named_path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise CircuitsError(f"{path} is no page's name; end it in {' or '.join(SUFFIXES)}")
     return path

@@ -16,7 +16,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, printed
+from circuits.files import named_path
 from circuits.metrics.readout import LABEL
 from circuits.prompts.formats import FORMATS, LISTS, Cursor, Format, Mark, guessed, is_gzip
 from circuits.prompts.prompts import Prompts
@@ -130,8 +131,9 @@ class PromptFile:
         used = (*LISTS, LABEL) if self.classes else ()
         carried = [name for name in first.columns if name not in used]
         if carried:
+            names = ", ".join(map(printed, carried))
             warnings.warn(
-                f"{self.name} has columns that no prompt is made of: {', '.join(carried)}; "
+                f"{self.name} has columns that no prompt is made of: {names}; "
                 "they are carried along into the parts of a run (--parts), and by=COLUMN (--by) "
                 "gives the groups of one by themselves",
                 stacklevel=3,
@@ -241,7 +243,7 @@ def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None 
         CircuitsError: naming the file and the line, for anything that cannot be read.
         TokenError: the same, for answers of several tokens and prompts too long for the context.
     """
-    file = PromptFile(model, Path(path), sys.maxsize, prepend_bos)
+    file = PromptFile(model, named_path(path), sys.maxsize, prepend_bos)
     prompts = next(iter(file))
     file.say(prompts)
     return prompts

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from circuits.batch import as_batch, pad_id, pad_rows, token_rows
-from circuits.errors import CircuitsError, nearest
+from circuits.errors import CircuitsError, brief, nearest
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -95,7 +95,9 @@ class Prompts:
             raise CircuitsError(f"{len(self.templates)} templates were given for {n} prompts")
         for name, values in self.columns.items():
             if len(values) != n:
-                raise CircuitsError(f"the column {name!r} has {len(values)} values for {n} prompts")
+                raise CircuitsError(
+                    f"the column {brief(name)} has {len(values)} values for {n} prompts"
+                )
         if "END" not in self.roles:
             raise CircuitsError("the prompts name no END, the position where the answer is read")
 
@@ -169,7 +171,7 @@ class Prompts:
         if len(known) < len(values):
             row = values.index(None)
             raise CircuitsError(
-                f"the column {column!r} of {self.task} says nothing of the prompt "
+                f"the column {brief(column)} of {self.task} says nothing of the prompt "
                 f"{self.texts[row]!r}, so it is of no group; give each prompt a value"
             )
         return known

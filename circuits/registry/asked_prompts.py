@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.errors import CircuitsError
+from circuits.files import named_path
 from circuits.inputs import ModelInput
 from circuits.metrics import Metric
 from circuits.model import HookedModel
@@ -41,7 +42,7 @@ def asked_prompts(model: HookedModel, options: PromptOptions) -> list[Batch]:
         raise CircuitsError(f"{' and '.join(sources)} name different prompts; give one of them")
     _refuse_unused(options, sources)
     if options.file is not None:
-        return [_of_file(model, Path(options.file), classes=_are_classes(options))]
+        return [_of_file(model, named_path(options.file), classes=_are_classes(options))]
     return [Batch(prompts, [prompts]) for prompts in _at_once(model, options)]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import shlex
 import types
 from collections.abc import Callable, Mapping
@@ -24,7 +23,6 @@ from circuits.registry.options import CHANGE_NOTHING
 from circuits.registry.recipes import find, flag, flat, groups, shared_helps
 
 if TYPE_CHECKING:
-    from circuits.model import HookedModel
     from circuits.result import Result
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,8 +31,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def analysis(function: Function) -> Function:
     """Make this function an analysis: a question that the command line can ask, too.
 
-    The function takes the model first, then what has to be given; options are keyword-only, and a
-    parameter whose type is a group of options stands for the group's fields. It returns a `Result`,
+    The function takes the model first, then what has to be given; a question that is not about a
+    model may take one by keyword, None by default. Options are keyword-only, and a parameter whose
+    type is a group of options stands for the group's fields. It returns a `Result`,
     which learns here what was asked. The function also takes a model of transformer_lens (see
     `circuits.adapt`). The ``Args:`` of its docstring are completed by what groups say.
 
@@ -56,13 +55,16 @@ def analysis(function: Function) -> Function:
     docstring = inspect.getdoc(function) or ""
     block, helps = ARGS.search(docstring), shared_helps()
     explained = sections(docstring).helps
-    unexplained = [name for name in names[1:] if name not in {*explained, *helps}]
-    if names[:1] != ["model"] or unexplained or block is None:
+    unexplained = [n for n in names if n != "model" and n not in {*explained, *helps}]
+    model = call.signature.parameters.get("model")
+    is_first_or_none = names[:1] == ["model"] or (model is not None and model.default is None)
+    if not is_first_or_none or unexplained or block is None:
         raise TypeError(
             f"{function.__name__}: an analysis takes the model first, and explains its parameters "
             f"under Args: {', '.join(unexplained)}"
         )
-    shared = [f"    {name}: {helps[name]}\n" for name in names[1:] if name not in explained]
+    rest = [name for name in names if name not in {"model", *explained}]
+    shared = [f"    {name}: {helps[name]}\n" for name in rest]
     ask = _asked(function, call)
     pieces = (filled(docstring[: block.end()]), "" if block[0].endswith("\n") else "\n", *shared)
     ask.__doc__ = "".join(pieces) + docstring[block.end() :]
@@ -118,7 +120,8 @@ class Call:
         about = replace(
             about, analysis=asked.analysis, arguments=asked.arguments, command=asked.command
         )
-        return replace(result, provenance=about)
+        circuit = None if result.circuit is None else result.circuit.found_by(about.command)
+        return replace(result, provenance=about, circuit=circuit)
 
     def _group(
         self, cls: type[Any], values: Mapping[str, Any], asked: Question, draws: bool
@@ -181,14 +184,15 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
                 continue
         if not _in_words(value):
             continue
-        value = str(value) if isinstance(value, Path) else value
-        arguments[name] = list(value) if isinstance(value, tuple | list) else value
+        value = _plain(value)
+        arguments[name] = value
         if value != parameter.default:
             words += _as_words(parameter, value)
     # Always said: without it the command would depend on the environment variable CIRCUITS_MODEL.
-    words += ["--model", _loaded_from(given["model"])]
-    if given["model"].revision is not None:
-        words += ["--revision", given["model"].revision]
+    if given["model"] is not None:
+        from circuits.checkpoints import loading_options  # and with it torch
+
+        words += loading_options(given["model"])
     return Question(recipe.function, arguments, shlex.join(words))
 
 
@@ -207,8 +211,8 @@ def with_draws(analysis: Callable[..., Result]) -> Callable[..., Result]:
 def _asked(function: Function, call: Call) -> Function:
     """The same function by way of `call`, in its own module, where doctest finds its examples."""
 
-    def ask(model: Any, *given: Any, **named: Any) -> Any:
-        return call.answer((model, *given), named, draws=False)
+    def ask(*given: Any, **named: Any) -> Any:
+        return call.answer(given, named, draws=False)
 
     home = cast(types.FunctionType, function).__globals__
     asked = types.FunctionType(ask.__code__, home, closure=ask.__closure__)
@@ -241,16 +245,17 @@ def _of_model(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"metric": readout_metric(values["model"], metric.partition(":")[2])}
 
 
-def _loaded_from(model: HookedModel) -> str:
-    """What loads it again: its path, which follows the name of a format, or its name."""
-    path = re.sub(r"^(nanoGPT|OpenAI|state dict) ", "", model.source)
-    return path if Path(path).exists() else model.cfg.model_name
-
-
 def _plain_prompts(given: Any) -> list[str] | list[list[int]]:
     from circuits.inputs import texts_or_rows  # torch takes a second, and --help needs none
 
     return texts_or_rows(given)
+
+
+def _plain(value: Any) -> Any:
+    """The value in types of JSON."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _in_words(value: Any) -> bool:
@@ -260,9 +265,9 @@ def _in_words(value: Any) -> bool:
 
 
 def _as_words(parameter: inspect.Parameter, value: Any) -> list[str]:
+    values = value if isinstance(value, tuple | list) else [value]
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-        return [str(value)]
+        return [str(item) for item in values]
     if value is True:
         return [flag(parameter.name)]
-    values = value if isinstance(value, tuple | list) else [value]
     return [word for item in values for word in (flag(parameter.name), str(item))]

@@ -1,4 +1,4 @@
-"""What a docstring in Google's style says, section by section."""
+"""What the docstring of an analysis says, section by section."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section of parameters
+ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Google's style
 
 
 @dataclass(frozen=True)

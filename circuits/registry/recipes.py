@@ -58,7 +58,8 @@ class Recipe:
     `signature` has the parameters that words can express; its annotations are types. `helps` maps
     parameters to what they mean; `examples` are the docstring's lines ``$ circuits ...``;
     `reports_progress` is whether it takes a ``progress``; `default_model` is what the command loads
-    when no model is named, if that is another than usual: the file's constant DEFAULT_MODEL.
+    when no model is named, if that is another than usual: the file's constant DEFAULT_MODEL;
+    `asks_model` is whether the question is about a model, which then comes first.
     """
 
     module: str
@@ -70,6 +71,7 @@ class Recipe:
     examples: tuple[str, ...]
     reports_progress: bool
     default_model: str | None = None
+    asks_model: bool = True
 
     @property
     def name(self) -> str:
@@ -151,6 +153,7 @@ def read(module: str, function: str | None = None) -> Recipe:
         examples=text.examples,
         reports_progress="progress" in {option.name for option in options},
         default_model=ast.literal_eval(meaning("DEFAULT_MODEL") or ast.Constant(None)),
+        asks_model=bool(options) and options[0].name == "model",
     )
 
 

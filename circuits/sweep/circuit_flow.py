@@ -24,6 +24,11 @@ class CircuitFlow(CircuitRunner):
         assert isinstance(model, Transformer)  # as `circuits.sweep.engine` has seen
         places = Places.causal(streams.shape[2], streams.changes.device)
         for layer, block in enumerate(model.blocks):
+            if layer < streams.complete:
+                heads = streams.graph.heads(layer)
+                writers = slice(heads.start, heads.stop + streams.graph.has_mlps)
+                streams.write(writers, self.base_changes(layer))
+                continue
             self._heads(streams, reference, layer, block, places)
             if not model.cfg.attn_only:
                 self._mlp(streams, reference, layer, block)

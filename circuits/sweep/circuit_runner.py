@@ -6,19 +6,27 @@ Shapes: s cells, c circuits, b prompts, p positions, n tokens (b p), d = d_model
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import einsum
 from torch import Tensor
 
 from circuits.arrays import Bools
 from circuits.circuit import graph
 from circuits.errors import CircuitsError
 from circuits.sweep.base_run import BaseRun, final_site
-from circuits.sweep.circuit_streams import ReferenceRun, Streams, entries, reference_run
+from circuits.sweep.circuit_streams import (
+    ReferenceRun,
+    Streams,
+    complete_layers,
+    entries,
+    reference_run,
+    written_sites,
+)
 from circuits.sweep.circuit_sweep import CircuitRoutes, Kept
 from circuits.sweep.runner import TaskRunner
 
@@ -37,11 +45,15 @@ class CircuitRunner(TaskRunner):
     def __init__(self, base: BaseRun, routes: CircuitRoutes) -> None:
         self.base, self.routes = base, routes
         self.graph = graph(base.model.cfg)
+        self._base_changes: dict[int, Tensor] = {}
 
     @classmethod
     def base_sites(cls, model: HookedModel, routes: CircuitRoutes) -> set[str]:
-        """What enters the stream, and the final one."""
-        return {*entries(model), final_site(model)}
+        """What enters the stream, the final one, and what whole layers of circuits write."""
+        complete = max(
+            (complete_layers(kept) for cell in routes.sweep.cells for kept in cell), default=0
+        )
+        return {*entries(model), final_site(model), *written_sites(model, range(complete))}
 
     @classmethod
     def source_sites(cls, model: HookedModel, routes: CircuitRoutes) -> set[str]:
@@ -52,11 +64,11 @@ class CircuitRunner(TaskRunner):
                 f"{cfg.model_name} normalizes what a layer writes before it is added, so heads "
                 "alone write nothing that adds up, and its circuits cannot be run alone"
             )
-        whats = ["attn.hook_z"] if cfg.attn_only else ["attn.hook_z", "hook_mlp_out"]
+        layers = range(cfg.n_layers)
+        sites = {*entries(model), *written_sites(model, layers)}
         if any(kept.neurons is not None for cell in routes.sweep.cells for kept in cell):
-            whats.append("mlp.hook_post")
-        layers = {f"blocks.{layer}.{what}" for layer in range(cfg.n_layers) for what in whats}
-        return {*entries(model), *layers}
+            sites |= {f"blocks.{layer}.mlp.hook_post" for layer in layers}
+        return sites
 
     @abstractmethod
     def run(self, streams: Streams, reference: ReferenceRun) -> None:
@@ -86,15 +98,31 @@ class CircuitRunner(TaskRunner):
         changed = np.array([bool(sweep.cells[cell]) for cell in cells])
         if not places:
             return places, base.final[None][:0], changed
-        kept: list[Kept] = [sweep.cells[cells[place]][0] for place in places]
+        return places, self.alone([sweep.cells[cells[place]][0] for place in places]), changed
+
+    def alone(self, kept: Sequence[Kept]) -> Tensor:
+        """The final stream of these circuits where the metric reads, [c n d]."""
         reference = self.reference
-        streams = Streams(self.graph, kept, base.prompts, reference.embed)
-        embed = torch.stack([base.values[site] for site in entries(base.model)]).sum(0)
+        streams = Streams(self.graph, kept, self.base.prompts, reference.embed)
+        embed = torch.stack([self.base.values[site] for site in entries(self.base.model)]).sum(0)
         streams.write(0, embed.flatten(0, 1) - reference.embed)
         self.run(streams, reference)
-        at = base.reads.flatten().nonzero().flatten()
+        at = self.base.reads.flatten().nonzero().flatten()
         last = len(self.graph.readers) - 1
-        return places, streams.read([last], reference.final, at)[:, :, 0], changed
+        return streams.read([last], reference.final, at)[:, :, 0]
+
+    def base_changes(self, layer: int) -> Tensor:
+        """What this layer's heads and MLP change in the whole model: [n w d]."""
+        if layer not in self._base_changes:
+            at, values = f"blocks.{layer}.", self.base.values
+            z = values[at + "attn.hook_z"].flatten(0, 1) - self.reference.z[layer]
+            way_out = self.base.model.blocks[layer].attn.W_O
+            parts = [einsum(z, way_out, "n h e, h e d -> n h d")]
+            if self.graph.has_mlps:
+                mlp = values[at + "hook_mlp_out"].flatten(0, 1) - self.reference.mlp[layer]
+                parts.append(mlp[:, None])
+            self._base_changes[layer] = torch.cat(parts, 1)
+        return self._base_changes[layer]
 
     def logits(
         self, cells: tuple[int, ...], places: list[int], finals: Tensor

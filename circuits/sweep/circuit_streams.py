@@ -6,7 +6,7 @@ head, d = d_model, e = d_head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -78,6 +78,24 @@ def entries(model: HookedModel) -> list[str]:
     return ["hook_embed", "hook_pos_embed"] if with_positions else ["hook_embed"]
 
 
+def written_sites(model: HookedModel, layers: Iterable[int]) -> set[str]:
+    """The sites of what heads mix and MLPs write in these layers."""
+    whats = ["attn.hook_z"] if model.cfg.attn_only else ["attn.hook_z", "hook_mlp_out"]
+    return {f"blocks.{layer}.{what}" for layer in layers for what in whats}
+
+
+def complete_layers(kept: Kept) -> int:
+    """In how many of the first layers everybody keeps every edge, and does what the model does."""
+    whole = kept.graph
+    if kept.neurons is not None:
+        return 0
+    everywhere = kept.masks.get(None, np.zeros_like(whole.exists))
+    lacking = np.any(whole.exists & ~everywhere, axis=1)  # [r]
+    layers = range(whole.n_layers)
+    ends = [whole.inputs(layer).stop + whole.has_mlps for layer in layers]
+    return next((layer for layer in layers if lacking[: ends[layer]].any()), whole.n_layers)
+
+
 class Streams:
     """What writers write now minus what they write in the reference, in each circuit.
 
@@ -86,6 +104,7 @@ class Streams:
         changes: [c n w d], filled while a pass goes up through the layers. The first row of the
             writers is no writer: it is the reference's own stream, which every reader reads, so
             that one product makes a stream. By token, what is mixed lies together in memory.
+        complete: in how many of the first layers all circuits do what the model does.
     """
 
     def __init__(self, graph: Graph, kept: Sequence[Kept], prompts: Prompts, like: Tensor) -> None:
@@ -94,6 +113,7 @@ class Streams:
         n, n_rows = prompts.mask.numel(), 1 + len(graph.writers)
         self.changes = like.new_zeros(len(kept), n, n_rows, like.shape[-1])
         self._anywhere = np.logical_or.reduce([each.anywhere for each in kept])
+        self.complete = min(map(complete_layers, kept))
         self._everywhere = self._stacked(None, like)
         self._everywhere[:, :, 0] = 1
         positions = {at for each in kept for at in each.masks} - {None}

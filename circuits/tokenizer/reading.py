@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuits.errors import TokenError
+from circuits.errors import TokenError, brief
 from circuits.tokenizer.added import AddedToken
 from circuits.tokenizer.byte_pairs import (
     BYTE_OF,
@@ -247,7 +247,8 @@ def _tokens(
         ranks = {to_bytes(t): i for t, i in vocab.items() if t in ordinary}
     except KeyError as error:
         raise TokenError(
-            f"the vocabulary {name!r} and its merges do not fit together: {error} is missing"
+            f"the vocabulary {name!r} and its merges do not fit together: "
+            f"{brief(error.args[0])} is missing"
         ) from None
     known = hashlib.sha256(files.merges.encode()).hexdigest() == GPT2_MERGES_SHA256
     for pair, i, previous in zip(pairs, ids, [-1, *ids], strict=False):
@@ -255,7 +256,7 @@ def _tokens(
         if i <= previous or not sound:
             raise TokenError(
                 f"the vocabulary {name!r} numbers its tokens in another order than it merges them "
-                f"(at the merge {' '.join(pair)!r}), which tiktoken cannot reproduce"
+                f"(at the merge {brief(' '.join(pair))}), which tiktoken cannot reproduce"
             )
     return ranks, special
 
@@ -267,4 +268,5 @@ def _refuse_unreachable(
     known = {token.content for token in added}
     loose = [t for t, i in special.items() if t not in known and i not in roles.ids]
     if loose := [token for token in loose if not bracketed(token)]:
-        raise TokenError(f"the vocabulary {name!r} has tokens that no merge makes: {loose[:4]!r}")
+        several = ", ".join(map(brief, loose[:4]))
+        raise TokenError(f"the vocabulary {name!r} has tokens that no merge makes: {several}")

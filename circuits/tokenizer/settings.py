@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import TokenError
+from circuits.errors import TokenError, brief
 from circuits.tokenizer.added import AddedToken
 from circuits.tokenizer.roles import END_OF_TEXT, Roles, roles_by_name
 
@@ -67,7 +67,8 @@ class Settings:
         if name not in same:
             other = "; a tokenizer.json, which transformers writes, may be readable"
             raise TokenError(
-                f"{folder} says tokenizer_class={name!r}, which splits texts in another way than "
+                f"{folder} says tokenizer_class={brief(name)}, which splits texts in another way "
+                "than "
                 f"GPT-2's, or adds tokens of its own{'' if has_json else other}; give token ids "
                 "instead"
             )
@@ -110,7 +111,8 @@ class Settings:
             right = vocab.get(token.content, following)
             if token.id != right:
                 raise TokenError(
-                    f"the added token {token.content!r} is said to have the id {token.id}, and in "
+                    f"the added token {brief(token.content)} is said to have the id {token.id}, "
+                    "and in "
                     f"a vocabulary of {len(vocab)} tokens it has {right}: transformers numbers "
                     "added tokens on from the vocabulary; correct the file that adds it"
                 )
@@ -137,7 +139,8 @@ class Settings:
             elif other != token and not (is_bare and other and other.id == token.id):
                 shown = "no such token" if other is None else f"the id {other.id}, {other.flags}"
                 raise TokenError(
-                    f"the vocabulary adds {token.content!r} with the id {token.id}, {token.flags}; "
+                    f"the vocabulary adds {brief(token.content)} with the id {token.id}, "
+                    f"{token.flags}; "
                     f"{SETTINGS} has {shown}: correct one of them"
                 )
         return list(declared.values())
@@ -239,7 +242,9 @@ def model_said(
         given = content.get(f"{role}_token_id")
         listed = given if isinstance(given, list | tuple) else [] if given is None else [given]
         if bad := [i for i in listed if isinstance(i, bool) or not isinstance(i, int)]:
-            raise TokenError(f"{file} has {role}_token_id={given!r}, of which {bad[0]!r} is no id")
+            raise TokenError(
+                f"{file} has {role}_token_id={brief(given)}, of which {brief(bad[0])} is no id"
+            )
         if valid := tuple(i for i in listed if i >= 0 and (size is None or i < size)):
             yield file, valid
 
@@ -290,7 +295,9 @@ def added_token(data: Json, i: int) -> AddedToken:
         TokenError: when it is no such entry.
     """
     if not (isinstance(data, Mapping) and isinstance(data.get("content"), str)):
-        raise TokenError(f"an added token should have a content and flags, and one is {data!r}")
+        raise TokenError(
+            f"an added token should have a content and flags, and one is {brief(data)}"
+        )
     flags = {name: bool(data.get(name, False)) for name in AddedToken("", 0).flags}
     return AddedToken(str(data["content"]), i, **flags)
 
@@ -311,7 +318,7 @@ def read_text(path: Path) -> str:
         TokenError: when it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TokenError(f"{path} cannot be read: {error}") from None
 
@@ -324,7 +331,7 @@ def parse(text: str, origin: object) -> dict[str, Any]:
     """
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenError(f"{origin} is not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise TokenError(f"{origin} should hold a JSON object, not a {type(data).__name__}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import tiktoken
 
 from circuits.errors import TokenError
+from circuits.files import named_path
 from circuits.tokenizer import reading, writing
 from circuits.tokenizer.added import AddedToken, AddedTokens
 from circuits.tokenizer.byte_pairs import CHARACTERS, GPT2_PATTERN, UNUSED, reads_as
@@ -73,7 +74,7 @@ class Tokenizer:
         Raises:
             TokenError: when the folder has no vocabulary, or its files contradict each other.
         """
-        return reading.read_folder(cls, Path(folder))
+        return reading.read_folder(cls, named_path(folder))
 
     @classmethod
     def from_json(cls, text: str, *, name: str, roles: Roles | None = None) -> Tokenizer:
@@ -286,7 +287,7 @@ class Tokenizer:
         Raises:
             TokenError: when the vocabulary cannot be expressed as merges of pairs.
         """
-        writing.write_folder(self, Path(folder))
+        writing.write_folder(self, named_path(folder))
 
     def _token_bytes(self, ids: Iterable[int]) -> bytes:
         ids = [int(i) for i in ids]

@@ -9,6 +9,7 @@ Shapes: b batch, p position, h head; d = d_model, e = d_head, v = d_vocab.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -17,39 +18,46 @@ from torch import Tensor, nn
 
 from circuits.backend import Backend
 from circuits.batch import causal_mask
+from circuits.errors import CircuitsError
 from circuits.generation import KeyValue
+from circuits.hooks import HookPoint as HousePoint
 from circuits.model import Attention as HouseAttention
 from circuits.model import Block as HouseBlock
 from circuits.model import Places, Visit
 from circuits.model import Unembed as HouseUnembed
-from circuits.model.gpt2 import GPT2MLP, GPT2Attention, LayerNorm
+from circuits.model.gpt2 import GPT2MLP, GPT2Attention
+from circuits.model.gpt2 import LayerNorm as HouseLayerNorm
 from circuits.transformer_lens.config import HookedTransformerConfig
+from circuits.transformer_lens.hook_points import HookPoint
+
+Config = HookedTransformerConfig | Mapping[str, Any]
 
 
 class Embed(nn.Module):
     """W_E[token]; and, as the package's pass calls it, what enters the first block."""
 
-    def __init__(self, cfg: HookedTransformerConfig, pos_embed: PosEmbed) -> None:
+    def __init__(self, cfg: Config, pos_embed: PosEmbed | None = None) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg = cfg = HookedTransformerConfig.unwrap(cfg)
         self.W_E = nn.Parameter(torch.zeros(cfg.d_vocab, cfg.d_model))
         self._positions = (pos_embed,)  # in a tuple: it is no part of this module
 
     def forward(self, tokens: Tensor, where: Any = None, visit: Visit | None = None) -> Tensor:
         """[b p d]"""
         embed = F.embedding(tokens, self.W_E)
-        if visit is None:
+        pos_embed = self._positions[0]
+        if visit is None or pos_embed is None:
             return embed
-        positions = self._positions[0].at(where, tokens)
+        positions = pos_embed.at(where, tokens)
         return visit("hook_embed", embed) + visit("hook_pos_embed", positions)
 
 
 class PosEmbed(nn.Module):
     """W_pos[position]; zero at padding."""
 
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
+    def __init__(self, cfg: Config) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg = cfg = HookedTransformerConfig.unwrap(cfg)
         self.W_pos = nn.Parameter(torch.zeros(cfg.n_ctx, cfg.d_model))
         self.padding: Tensor | None = None  # [b p] of the pass that is going on
 
@@ -79,11 +87,13 @@ class Unembed(HouseUnembed):
     W_U: nn.Parameter
     b_U: nn.Parameter
 
-    def __init__(self, cfg: HookedTransformerConfig, backend: Backend) -> None:
+    def __init__(self, cfg: Config, backend: Backend | None = None) -> None:
         super().__init__()
-        self.cfg, self.backend = cfg, backend
+        self.cfg = cfg = HookedTransformerConfig.unwrap(cfg)
+        self.backend = backend or Backend()
         self.W_U = nn.Parameter(torch.zeros(cfg.d_model, cfg.d_vocab))
         self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
+        hookable(self)
 
     def plain(self, x: Tensor) -> Tensor:
         """Logits [.. v] of [.. d], without hooks."""
@@ -102,11 +112,24 @@ class Attention(HouseAttention):
     b_V: nn.Parameter
     b_O: nn.Parameter
 
-    def __init__(self, cfg: HookedTransformerConfig, backend: Backend, layer: int) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        attn_type: str | None = None,
+        layer_id: int | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        cfg, layer = HookedTransformerConfig.unwrap(cfg), layer_id or 0
         super().__init__(cfg.d_head, scale=cfg.score_scale(layer))
-        self.cfg, self.layer_id, self.n_heads, self.backend = cfg, layer, cfg.n_heads, backend
+        self.cfg, self.layer_id, self.n_heads = cfg, layer_id, cfg.n_heads
+        self.backend = backend or Backend()
         self.window, self.attn_scale = cfg.window(layer), cfg.score_scale(layer)
         self.attn_type = "local" if self.window else "global"
+        if attn_type not in (None, self.attn_type):
+            raise CircuitsError(
+                f"attn_type={attn_type!r}, and the configuration makes layer {layer} "
+                f"{self.attn_type!r}; it says so with use_local_attn, attn_types and window_size"
+            )
         h, d, e = cfg.n_heads, cfg.d_model, cfg.d_head
 
         def reading() -> nn.Parameter:
@@ -122,6 +145,7 @@ class Attention(HouseAttention):
             mask = mask.triu(1 - self.window)
         self.register_buffer("mask", mask)
         self.register_buffer("IGNORE", torch.tensor(-torch.inf))
+        hookable(self)
 
     def _read(self, x: Tensor, letter: str) -> Tensor:
         """Queries, keys or values [b p h e] of [b p d], or of a stream for each head [b p h d]."""
@@ -166,22 +190,54 @@ class Attention(HouseAttention):
         return self.attend(q, k, v, _places(query_input, attention_mask), None)[0]
 
 
-class Block(HouseBlock):
+class MLP(GPT2MLP):
+    """act(x W_in + b_in) W_out + b_out."""
+
+    def __init__(self, cfg: Config, backend: Backend | None = None) -> None:
+        cfg = HookedTransformerConfig.unwrap(cfg)
+        super().__init__(cfg, backend or Backend())
+        vars(self)["cfg"] = cfg
+        hookable(self)
+
+
+class LayerNorm(HouseLayerNorm):
+    """(x - mean) / scale * w + b."""
+
+    def __init__(self, cfg: Config, length: int | None = None) -> None:
+        cfg = HookedTransformerConfig.unwrap(cfg)
+        super().__init__(cfg)
+        if length is not None:
+            self.w, self.b = nn.Parameter(torch.ones(length)), nn.Parameter(torch.zeros(length))
+        vars(self)["cfg"] = cfg
+        hookable(self)
+
+
+class LayerNormPre(LayerNorm):
+    """(x - mean) / scale, where the weights are folded into what reads it."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__(cfg)
+        freeze(self)
+
+
+class TransformerBlock(HouseBlock):
     """A block of these parts."""
 
     attn: Attention
-    mlp: GPT2MLP
+    mlp: MLP
     ln1: LayerNorm
     ln2: LayerNorm
 
-    def __init__(self, cfg: HookedTransformerConfig, backend: Backend, layer: int) -> None:
+    def __init__(self, cfg: Config, block_index: int, backend: Backend | None = None) -> None:
+        cfg, backend = HookedTransformerConfig.unwrap(cfg), backend or Backend()
         norm1, norm2 = layer_norm(cfg), layer_norm(cfg)
         # The norms first, then the rest: the order of TransformerLens' parameters.
-        super().__init__(norm1, Attention(cfg, backend, layer), norm2, GPT2MLP(cfg, backend))
-        attn = self._modules.pop("attn")
-        mlp = self._modules.pop("mlp")
-        self.attn, self.mlp = cast(Attention, attn), cast(GPT2MLP, mlp)
-        self.cfg = vars(self.mlp)["cfg"] = cfg
+        attn, mlp = Attention(cfg, layer_id=block_index, backend=backend), MLP(cfg, backend)
+        super().__init__(norm1, attn, norm2, mlp)
+        del self._modules["attn"], self._modules["mlp"]
+        self.attn, self.mlp = attn, mlp
+        self.cfg = cfg
+        hookable(self)
 
     def forward(
         self, x: Tensor, places: Places | None = None, past: Any = None, **options: Any
@@ -192,21 +248,29 @@ class Block(HouseBlock):
         return super().forward(x, _places(x, options.get("attention_mask")), None)[0]
 
 
+AbstractAttention = Attention
+
+
 def layer_norm(cfg: HookedTransformerConfig) -> LayerNorm:
     """A LayerNorm; where its weights are folded (``LNPre``), they are constants."""
-    norm = LayerNorm(cfg)
-    vars(norm)["cfg"] = cfg
-    if cfg.normalization_type == "LNPre":
-        freeze(norm)
-    return norm
+    return (LayerNormPre if cfg.normalization_type == "LNPre" else LayerNorm)(cfg)
 
 
 def freeze(norm: LayerNorm) -> None:
-    """Make w = 1 and b = 0 constants that no list of parameters and no file has."""
+    """Make it a `LayerNormPre`: w = 1 and b = 0 are constants that no list or file has."""
+    norm.__class__ = LayerNormPre
     for name, fill in (("w", torch.ones_like), ("b", torch.zeros_like)):
         weight = norm._parameters.pop(name, None)
         if weight is not None:
             norm.register_buffer(name, fill(weight.detach()), persistent=False)
+
+
+def hookable(module: nn.Module) -> None:
+    """Put TransformerLens' hook points where the package's own are."""
+    for part in list(module.modules()):
+        for name, value in list(vars(part).items()):
+            if isinstance(value, HousePoint):
+                setattr(part, name, HookPoint())
 
 
 def _places(x: Tensor, attention_mask: Tensor | None) -> Places:

@@ -192,6 +192,9 @@ class HookedTransformerConfig(ModelConfig):
         self._require_windows()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("use_") and name not in vars(self):
+            flags = [flag for flag in vars(self) if flag.startswith("use_")]
+            raise CircuitsError(f"a model has no flag {name!r}{nearest(name, flags)}")
         vars(self)[name] = self._checked(name, value) if name in _FIXED else value
 
     def __delattr__(self, name: str) -> None:
@@ -274,3 +277,6 @@ def _dtype(given: Any) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise CircuitsError(f"dtype={given!r}: give one such as torch.float32, or its name")
     return dtype
+
+
+TransformerLensConfig = HookedTransformerConfig  # the base of its configurations there

@@ -1,10 +1,13 @@
-"""Texts from the library ``datasets``, which has to be installed for these functions."""
+"""Texts and files from the hub; texts need the library ``datasets`` to be installed."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from circuits.errors import CircuitsError, nearest
@@ -83,3 +86,31 @@ def tokenize_and_concatenate(
     if set_format:
         tokens.set_format(type="torch", columns=["tokens"])
     return tokens
+
+
+def download_file_from_hf(
+    repo_name: str,
+    file_name: str,
+    subfolder: str = ".",
+    cache_dir: Any = None,
+    force_is_torch: bool = False,
+    **options: Any,
+) -> Any:
+    """A file of a repository on the hub: tensors of a ``.pth``, data of a ``.json``, else its path.
+
+    Only tensors and plain data are read from a ``.pth``; code in it is refused by torch.
+    """
+    from huggingface_hub import hf_hub_download
+
+    path = Path(
+        hf_hub_download(
+            repo_name,
+            file_name,
+            subfolder=None if subfolder == "." else subfolder,
+            cache_dir=cache_dir,
+            **options,
+        )
+    )
+    if path.suffix == ".pth" or force_is_torch:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    return json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else str(path)

@@ -52,6 +52,13 @@ def make_code_data_loader(tokenizer: Any, batch_size: int = 8) -> Any:
     return make_data_loader("code", tokenizer, batch_size)
 
 
+DATASET_NAMES = ("wiki", "owt", "pile", "code")
+DATASET_LOADERS = (
+    *(make_wiki_data_loader, make_owt_data_loader),
+    *(make_pile_data_loader, make_code_data_loader),
+)
+
+
 @torch.inference_mode()
 def evaluate_on_dataset(
     model: Any, data_loader: Any, truncate: int = 100, device: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 from circuits.errors import CircuitsError
 from circuits.transformer_lens import utils
 from circuits.transformer_lens.kv_cache import HookedTransformerKeyValueCache
+from circuits.transformer_lens.options import only_known, require_length, require_sampling
 
 if TYPE_CHECKING:
     from circuits.transformer_lens.model import HookedTransformer
 
 
+@only_known
 def generate(
     self: HookedTransformer,
     input: Any = "",
@@ -38,7 +41,12 @@ def generate(
 
     Texts are padded on the left, so that all go on at the same place. A row that has ended is
     filled up with its end token.
+
+    Raises:
+        CircuitsError: for a `max_new_tokens` or `temperature` below 0, a `top_k` below 1, ...
     """
+    require_length(max_new_tokens)
+    require_sampling(temperature, top_k, top_p, repetition_penalty)
     sampling = {"top_k": top_k, "top_p": top_p, "temperature": temperature}
     sampling |= {"freq_penalty": freq_penalty, "repetition_penalty": repetition_penalty}
     tokens, mask = _prompt(self, input, prepend_bos, padding_side)
@@ -50,6 +58,7 @@ def generate(
     return _answer(self, input, torch.cat(kept, 1), return_type)
 
 
+@only_known
 def generate_stream(
     self: HookedTransformer,
     input: Any = "",
@@ -69,20 +78,29 @@ def generate_stream(
     verbose: bool = True,
 ) -> Iterator[Any]:
     """The same in pieces of at most `max_tokens_per_yield` new tokens; the first has the prompt."""
+    require_length(max_new_tokens)
+    require_length(max_tokens_per_yield, "max_tokens_per_yield", least=1)
+    require_sampling(temperature, top_k, top_p)
     sampling = {"top_k": top_k, "top_p": top_p, "temperature": temperature}
     sampling |= {"freq_penalty": freq_penalty}
     tokens, mask = _prompt(self, input, prepend_bos, padding_side)
     ends = _ends(self, eos_token_id) if stop_at_eos else []
     steps = _steps(self, tokens, mask, ends, sampling if do_sample else None, use_past_kv_cache)
+    new = itertools.islice(steps, max_new_tokens)
+    pieces = _pieces(tokens, new, max_tokens_per_yield)
+    return (_answer(self, input, piece, return_type) for piece in pieces)
+
+
+def _pieces(tokens: Tensor, new: Iterator[Tensor], most: int) -> Iterator[Tensor]:
     kept, n_new = [tokens], 0
-    for _, new in zip(range(max_new_tokens), steps, strict=False):
-        kept.append(new)
+    for token in new:
+        kept.append(token)
         n_new += 1
-        if n_new == max_tokens_per_yield:
-            yield _answer(self, input, torch.cat(kept, 1), return_type)
+        if n_new == most:
+            yield torch.cat(kept, 1)
             kept, n_new = [], 0
     if kept:
-        yield _answer(self, input, torch.cat(kept, 1), return_type)
+        yield torch.cat(kept, 1)
 
 
 def _prompt(

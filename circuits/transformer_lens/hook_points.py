@@ -67,8 +67,9 @@ class HookPoint(nn.Module, house.HookPoint):
         """
         if self.watchers:
             value = self._call_watchers(value)
-        readers = sum(_only_reads(handle.user_hook) for handle in self.fwd_hooks)
-        return value.clone() if len(self._forward_hooks) > readers else value
+        hooks = self._forward_hooks.values()
+        writes = any(not getattr(hook, "only_reads", False) for hook in hooks)
+        return value.clone() if writes else value
 
     def add_hook(
         self,
@@ -88,25 +89,15 @@ class HookPoint(nn.Module, house.HookPoint):
         """
         if dir not in ("fwd", "bwd"):
             raise CircuitsError(f"dir={dir!r}: a hook is on the 'fwd' or the 'bwd' pass")
-        call = _with_hook(hook)
-
-        def forward_hook(_: nn.Module, given: Any, value: Tensor) -> Any:
-            returned = call(value, self)
-            return None if returned is None else _fitted(returned, value)
-
-        def backward_hook(_: nn.Module, before: Any, grads: Any) -> Any:
-            returned = call(grads[0], self)
-            if returned is None or (isinstance(returned, tuple) and len(returned) == 1):
-                return returned
-            return (_fitted(returned, grads[0]),)
-
+        make = _forward_hook if dir == "fwd" else _backward_hook
+        call = make(hook, self, _takes_hook(hook))
         # Some code asks torch's own lists which function is hooked here.
         name = f"partial({hook.func!r},...)" if isinstance(hook, partial) else repr(hook)
-        forward_hook.__name__ = backward_hook.__name__ = name
+        call.__name__, call.only_reads = name, _only_reads(hook)  # type: ignore[attr-defined]
         if dir == "fwd":
-            handle = self.register_forward_hook(forward_hook, prepend=prepend)
+            handle = self.register_forward_hook(call, prepend=prepend)
         else:
-            handle = self.register_full_backward_hook(backward_hook, prepend=prepend)
+            handle = self.register_full_backward_hook(call, prepend=prepend)
         handles = self.fwd_hooks if dir == "fwd" else self.bwd_hooks
         place = 0 if prepend else len(handles)
         handles.insert(place, LensHandle(handle, is_permanent, level, hook))
@@ -167,20 +158,39 @@ def reads(hook: HookFunction) -> HookFunction:
     return hook
 
 
-def _only_reads(hook: HookFunction | None) -> bool:
+def _only_reads(hook: HookFunction) -> bool:
     while isinstance(hook, partial):
         hook = hook.func
     return bool(getattr(hook, "only_reads", False))
 
 
-def _with_hook(fn: HookFunction) -> Callable[[Any, Any], Any]:
-    """The function, called with its hook point by name where it can be."""
+def _takes_hook(fn: HookFunction) -> bool:
+    """Whether the function can be given its hook point by name; else it is the second argument."""
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature
-        return fn
-    by_name = any(p.name == "hook" or p.kind is p.VAR_KEYWORD for p in parameters)
-    return (lambda value, point: fn(value, hook=point)) if by_name else fn
+        return False
+    return any(p.name == "hook" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _forward_hook(fn: HookFunction, point: HookPoint, by_name: bool) -> HookFunction:
+    """What torch calls. Discovery tools put hundreds on a point, so that each does little more."""
+
+    def call(_: nn.Module, given: Any, value: Any) -> Any:
+        returned = fn(value, hook=point) if by_name else fn(value, point)
+        return None if returned is None or returned is value else _fitted(returned, value)
+
+    return call
+
+
+def _backward_hook(fn: HookFunction, point: HookPoint, by_name: bool) -> HookFunction:
+    def call(_: nn.Module, before: Any, grads: Any) -> Any:
+        returned = fn(grads[0], hook=point) if by_name else fn(grads[0], point)
+        if returned is None or (isinstance(returned, tuple) and len(returned) == 1):
+            return returned
+        return (_fitted(returned, grads[0]),)
+
+    return call
 
 
 def _fitted(returned: Any, value: Any) -> Any:

@@ -1,34 +1,44 @@
-"""The methods of `HookedTransformer` that load, draw and rewrite weights, and set flags."""
+"""`from_pretrained`, and what TransformerLens says of models that it knows by name."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from circuits import checkpoints
 from circuits.errors import CheckpointError, CircuitsError
 from circuits.model import HookedGPT2
 from circuits.transformer_lens import processing
-from circuits.transformer_lens.components import freeze
 from circuits.transformer_lens.config import HookedTransformerConfig
-from circuits.transformer_lens.datasets import get_dataset
-from circuits.transformer_lens.initialization import (
-    calc_fan_in_and_fan_out,
-    draw_,
-    init_kaiming_normal_,
-    init_kaiming_uniform_,
-    init_xavier_normal_,
-    init_xavier_uniform_,
+from circuits.transformer_lens.names import (
+    ALIASES,
+    DEFAULT_MODEL_ALIASES,
+    MODEL_ALIASES,
+    OFFICIAL_MODEL_NAMES,
+    STANFORD_CRFM_CHECKPOINTS,
+    get_checkpoint_labels,
+    get_official_model_name,
 )
-from circuits.transformer_lens.names import ALIASES
-from circuits.transformer_lens.processing import State
+from circuits.transformer_lens.options import names_of, require_known
 
 if TYPE_CHECKING:
     from circuits.transformer_lens.model import HookedTransformer
+
+__all__ = [
+    "DEFAULT_MODEL_ALIASES",
+    "MODEL_ALIASES",
+    "OFFICIAL_MODEL_NAMES",
+    "STANFORD_CRFM_CHECKPOINTS",
+    "from_pretrained",
+    "from_pretrained_no_processing",
+    "get_checkpoint_labels",
+    "get_num_params_of_pretrained",
+    "get_official_model_name",
+    "get_pretrained_model_config",
+    "get_pretrained_state_dict",
+]
 
 
 def from_pretrained(
@@ -61,23 +71,16 @@ def from_pretrained(
     Raises:
         CircuitsError: for a model that is no GPT-2, and for options that cannot be had here.
     """
-    _require_options(n_devices, checkpoint_index, more)
+    _require_options(n_devices, more)
+    dtype = more.get("torch_dtype") or dtype
     value = checkpoint_value if checkpoint_value is not None else checkpoint_label
+    if checkpoint_index is not None:
+        value = _checkpoint(model_name, checkpoint_index)
     revision = more.get("revision") if value is None else f"checkpoint-{value}"
     house = _house(model_name, hf_model, revision, device, dtype)
     steps = {"fold_ln": fold_ln, "center_writing_weights": center_writing_weights}
     steps |= {"center_unembed": center_unembed, "fold_value_biases": fold_value_biases}
-    named = model_name if isinstance(model_name, str) else house.cfg.model_name
-    settings = {
-        "model_name": named,
-        "original_architecture": "GPT2LMHeadModel",
-        "init_weights": False,
-        "checkpoint_value": value,
-        "from_checkpoint": value is not None,
-    }
-    if default_prepend_bos is not None:
-        settings["default_prepend_bos"] = default_prepend_bos
-    cfg = HookedTransformerConfig.of(house.cfg, **settings)
+    cfg = _config(house, model_name, value, default_prepend_bos)
     model: HookedTransformer = cls(cfg, tokenizer or house.tokenizer, move_to_device)
     model.source = house.source
     state = processing.to_state(house)
@@ -96,6 +99,11 @@ def _house(
     name = ALIASES.get(model_name, model_name) if isinstance(model_name, str) else model_name
     if isinstance(name, HookedGPT2):
         return name
+    if name is None and hf_model is None:
+        raise CircuitsError(
+            "model_name=None names no model; give a name such as 'gpt2' or 'mini', a folder, or "
+            "hf_model="
+        )
     where = {"device": device, "dtype": dtype}
     try:
         if hf_model is not None:
@@ -108,18 +116,25 @@ def _house(
         ) from error
 
 
-def _require_options(n_devices: int, checkpoint_index: int | None, more: Mapping[str, Any]) -> None:
+# What TransformerLens takes besides, or hands on: without effect here, or not to be had.
+_WITHOUT_EFFECT = ("trust_remote_code", "local_files_only", "low_cpu_mem_usage", "use_fast")
+_NOT_HERE = (
+    *("first_n_layers", "n_ctx", "config", "load_in_8bit", "load_in_4bit", "device_map"),
+    *("hf_config", "max_memory", "attn_implementation", "token", "cache_dir"),
+)
+
+
+def _require_options(n_devices: int, more: Mapping[str, Any]) -> None:
     if n_devices != 1:
         raise CircuitsError(f"n_devices={n_devices}: a model is on one device here")
-    if checkpoint_index is not None:
-        raise CircuitsError("checkpoint_index needs a list of checkpoints; give checkpoint_value")
-    known = ("first_n_layers", "n_ctx", "revision", "trust_remote_code", "local_files_only")
-    refused = [k for k, v in more.items() if v is not None and (k not in known or k in known[:2])]
+    refused = [name for name in _NOT_HERE if more.get(name) not in (None, False)]
     if refused:
         raise CircuitsError(
             f"{', '.join(refused)}: not to be had here; load the model as it is, and cut passes "
             "with stop_at_layer"
         )
+    known = [*names_of(from_pretrained), "revision", "torch_dtype", *_WITHOUT_EFFECT, *_NOT_HERE]
+    require_known("from_pretrained", more, known)
 
 
 def from_pretrained_no_processing(
@@ -146,239 +161,60 @@ def from_pretrained_no_processing(
     )
 
 
-def size_by_tokenizer(cfg: HookedTransformerConfig, tokenizer: Any) -> None:
-    """Take the size of the vocabulary from the tokenizer where the configuration has none.
-
-    Raises:
-        CircuitsError: when neither says it.
-    """
-    if cfg.d_vocab != -1:
-        return
-    if tokenizer is None:
-        raise CircuitsError("d_vocab is not given, and there is no tokenizer to take it from")
-    n_vocab = getattr(tokenizer, "n_vocab", None)
-    size = n_vocab or max(tokenizer.get_vocab().values()) + 1
-    vars(cfg).update(d_vocab=size, d_vocab_out=size)
-    cfg._check_sizes()
-
-
-def init_weights(self: HookedTransformer) -> None:
-    """Draw the matrices as ``cfg.init_mode`` says, from ``cfg.seed`` if it is given."""
-    cfg = self.cfg
-    modes = ("gpt2", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "muP")
-    if cfg.init_mode not in modes:
-        raise CircuitsError(f"init_mode={cfg.init_mode!r}: choose {', '.join(map(repr, modes))}")
-    if cfg.seed is not None:
-        torch.manual_seed(cfg.seed)
-    spread = cfg.initializer_range
-    for name, weight in self.named_parameters():
-        if "W_" not in name:
-            continue
-        if cfg.init_mode == "gpt2":
-            draw_(weight, normal=spread)
-        elif cfg.init_mode == "xavier_uniform":
-            init_xavier_uniform_(weight, spread)
-        elif cfg.init_mode == "xavier_normal":
-            init_xavier_normal_(weight, spread)
-        elif cfg.init_mode == "kaiming_uniform":
-            init_kaiming_uniform_(weight, gain=spread)
-        elif cfg.init_mode == "kaiming_normal":
-            init_kaiming_normal_(weight, gain=spread)
-        else:
-            fan_in = calc_fan_in_and_fan_out(weight)[0]
-            draw_(weight, normal=1.0 if "embed" in name else fan_in**-0.5)
-
-
-def load_state_dict(
-    self: HookedTransformer, state_dict: State, strict: bool = True, assign: bool = False
-) -> Any:
-    """Take these weights, under TransformerLens' names; its masks may be among them or not.
-
-    Raises:
-        CircuitsError: for weights under other names, such as those of Hugging Face.
-    """
-    mine = self.state_dict()
-    given = {k: v for k, v in state_dict.items() if not k.endswith(processing.BUFFERS)}
-    if not {*given} & {*mine} and given:
+def _checkpoint(model_name: Any, index: int) -> int:
+    """The step of training at which a model's so many-th checkpoint was kept."""
+    steps, _ = get_checkpoint_labels(str(model_name))
+    if not -len(steps) <= index < len(steps):
         raise CircuitsError(
-            f"none of the {len(given)} weights is named as here: {sorted(given)[:3]}; names are "
-            f"such as {sorted(mine)[:3]}. HookedTransformer.from_pretrained reads other formats"
+            f"checkpoint_index={index}: {model_name} has {len(steps)}, choose 0 to {len(steps) - 1}"
         )
-    masks = {k: v for k, v in mine.items() if k.endswith(processing.BUFFERS)}
-    return torch.nn.Module.load_state_dict(self, given | masks, strict=strict, assign=assign)
+    return steps[index]
 
 
-def load_and_process_state_dict(
-    self: HookedTransformer,
-    state_dict: State,
-    fold_ln: bool = True,
-    center_writing_weights: bool = True,
-    center_unembed: bool = True,
-    fold_value_biases: bool = True,
-    refactor_factored_attn_matrices: bool = False,
-) -> None:
-    """Take these weights, under TransformerLens' names, after the chosen steps."""
-    state = processing.processed(
-        state_dict,
-        self.cfg,
-        fold_ln=fold_ln,
-        center_writing_weights=center_writing_weights,
-        center_unembed=center_unembed,
-        fold_value_biases=fold_value_biases,
-    )
-    if refactor_factored_attn_matrices:
-        state = processing.refactored(state, self.cfg)
-    if fold_ln:
-        self.cfg.normalization_type = "LNPre"
-        for norm in self.modules():
-            if hasattr(norm, "hook_normalized"):
-                freeze(norm)  # type: ignore[arg-type]
-    mine = self.state_dict()
-    self.load_state_dict({name: value for name, value in state.items() if name in mine})
+def _config(
+    house: HookedGPT2, model_name: Any, checkpoint: int | None, default_prepend_bos: bool | None
+) -> HookedTransformerConfig:
+    settings = {
+        "model_name": model_name if isinstance(model_name, str) else house.cfg.model_name,
+        "original_architecture": "GPT2LMHeadModel",
+        "init_weights": False,
+        "checkpoint_value": checkpoint,
+        "from_checkpoint": checkpoint is not None,
+    }
+    if default_prepend_bos is not None:
+        settings["default_prepend_bos"] = default_prepend_bos
+    return HookedTransformerConfig.of(house.cfg, **settings)
 
 
-def process_weights_(
-    self: HookedTransformer,
-    fold_ln: bool = True,
-    center_writing_weights: bool = True,
-    center_unembed: bool = True,
-    refactor_factored_attn_matrices: bool = False,
-) -> None:
-    """Fold and center this model's own weights, in place."""
-    self.load_and_process_state_dict(
-        self.state_dict(),
-        fold_ln=fold_ln,
-        center_writing_weights=center_writing_weights,
-        center_unembed=center_unembed,
-        refactor_factored_attn_matrices=refactor_factored_attn_matrices,
-    )
-
-
-def fill_missing_keys(self: HookedTransformer, state_dict: State) -> dict[str, Tensor]:
-    """These weights, and this model's own where they have none."""
-    return {**self.state_dict(), **state_dict}
-
-
-def fold_layer_norm(
-    self: HookedTransformer,
-    state_dict: State,
-    fold_biases: bool = True,
-    center_weights: bool = True,
-) -> dict[str, Tensor]:
-    """The weights with every LayerNorm's own moved into what reads it."""
-    if not (fold_biases and center_weights):
-        raise CircuitsError("LayerNorm is folded with its biases and its centering here")
-    return processing.processed(state_dict, self.cfg, fold_ln=True)
-
-
-def center_writing_weights(self: HookedTransformer, state_dict: State) -> dict[str, Tensor]:
-    """The weights with nothing written along the all-ones direction."""
-    return processing.processed(state_dict, self.cfg, center_writing_weights=True)
-
-
-def center_unembed(self: HookedTransformer, state_dict: State) -> dict[str, Tensor]:
-    """The weights with logits that sum to zero."""
-    return processing.processed(state_dict, self.cfg, center_unembed=True)
-
-
-def fold_value_biases(self: HookedTransformer, state_dict: State) -> dict[str, Tensor]:
-    """The weights with the value biases in b_O."""
-    return processing.processed(state_dict, self.cfg, fold_value_biases=True)
-
-
-def refactor_factored_attn_matrices(
-    self: HookedTransformer, state_dict: State
-) -> dict[str, Tensor]:
-    """The weights with even factors: see `processing.refactored`."""
-    return processing.refactored(state_dict, self.cfg)
-
-
-def set_use_attn_result(self: HookedTransformer, use_attn_result: bool) -> None:
-    """Whether caches keep, and predicates meet, ``attn.hook_result`` by default."""
-    self.cfg.use_attn_result = use_attn_result
-
-
-def set_use_split_qkv_input(self: HookedTransformer, use_split_qkv_input: bool) -> None:
-    """The same of ``hook_q_input``, ``hook_k_input`` and ``hook_v_input``."""
-    self.cfg.use_split_qkv_input = use_split_qkv_input
-
-
-def set_use_hook_mlp_in(self: HookedTransformer, use_hook_mlp_in: bool) -> None:
-    """The same of ``hook_mlp_in``."""
-    self.cfg.use_hook_mlp_in = use_hook_mlp_in
-
-
-def set_use_attn_in(self: HookedTransformer, use_attn_in: bool) -> None:
-    """The same of ``hook_attn_in``."""
-    self.cfg.use_attn_in = use_attn_in
-
-
-def set_ungroup_grouped_query_attention(
-    self: HookedTransformer, ungroup_grouped_query_attention: bool
-) -> None:
-    """Keep the flag; GPT-2's heads have their own keys and values anyway."""
-    self.cfg.ungroup_grouped_query_attention = ungroup_grouped_query_attention
-
-
-def mps(self: HookedTransformer) -> HookedTransformer:
-    """The model on Apple's GPU."""
-    return self.to("mps")
-
-
-def move_model_modules_to_device(self: HookedTransformer) -> None:
-    """Move the model to the device that its configuration names."""
-    self.to(vars(self)["_cfg"].device)
-
-
-def load_sample_training_dataset(self: HookedTransformer, **options: Any) -> Any:
-    """Texts such as GPT-2 was trained on, from the hub; kept as `dataset`."""
-    self.dataset = get_dataset("openwebtext", **options)
-    return self.dataset
-
-
-def sample_datapoint(
-    self: HookedTransformer,
-    tokenize: bool = False,
-    prepend_bos: bool | None = None,
-    padding_side: Any = None,
-) -> Any:
-    """A text of `dataset`, or its tokens, drawn by Python's random numbers."""
-    if self.dataset is None:
-        self.load_sample_training_dataset()
-    text = self.dataset[random.randrange(len(self.dataset))]["text"]
-    return self.to_tokens(text, prepend_bos, padding_side) if tokenize else text
-
-
-def get_pos_offset(self: HookedTransformer, past_kv_cache: Any, batch_size: int) -> int:
-    """How many tokens a key-value cache has."""
-    return 0 if past_kv_cache is None else int(past_kv_cache.n_tokens)
-
-
-def get_residual(
-    self: HookedTransformer,
-    embed: Tensor,
-    pos_offset: int,
-    prepend_bos: bool | None = None,
-    attention_mask: Tensor | None = None,
-    tokens: Tensor | None = None,
-    return_shortformer_pos_embed: bool = True,
+def get_pretrained_model_config(
+    model_name: str,
+    *,
+    checkpoint_value: int | None = None,
+    fold_ln: bool = False,
     device: Any = None,
-) -> Any:
-    """The stream that enters the first block, given what tokens put there; and None."""
-    ids = embed[..., 0] if tokens is None else tokens
-    positions = self.hook_pos_embed(self.pos_embed(ids, pos_offset, attention_mask))
-    return (embed + positions, None) if return_shortformer_pos_embed else embed + positions
+    default_prepend_bos: bool | None = None,
+    dtype: Any = "float32",
+) -> HookedTransformerConfig:
+    """The configuration that `from_pretrained` would give the model of this name."""
+    revision = None if checkpoint_value is None else f"checkpoint-{checkpoint_value}"
+    house = _house(model_name, None, revision, device, dtype)
+    cfg = _config(house, model_name, checkpoint_value, default_prepend_bos)
+    vars(cfg).update(normalization_type="LNPre" if fold_ln else "LN")
+    return cfg
 
 
-def to_house(self: HookedTransformer) -> HookedGPT2:
-    """The same model as a `HookedGPT2`, with copies of the weights: what `circuits.save` writes."""
-    house = processing.to_house(self.state_dict(), self.cfg)
-    house.source = self.source
-    if self.tokenizer is not None:
-        house.tokenizer = self.require_tokenizer().base
-    return house
+def get_num_params_of_pretrained(model_name: str) -> int:
+    """How many numbers the matrices of its blocks hold: ``cfg.n_params``."""
+    return get_pretrained_model_config(model_name).n_params
 
 
-def n_params_total(self: HookedTransformer) -> int:
-    """How many numbers the weights are."""
-    return sum(weight.numel() for weight in self.parameters())
+def get_pretrained_state_dict(
+    official_model_name: str,
+    cfg: HookedTransformerConfig,
+    hf_model: Any = None,
+    dtype: Any = "float32",
+) -> dict[str, Tensor]:
+    """The weights of a model by its name, under TransformerLens' names, as they are."""
+    value = cfg.checkpoint_value
+    revision = None if value is None else f"checkpoint-{value}"
+    return processing.to_state(_house(official_model_name, hf_model, revision, None, dtype))

@@ -11,17 +11,23 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from circuits import decompose
 from circuits.batch import Batch, as_batch, residual_batch
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import HookPoint as HousePoint
 from circuits.model import Transformer
 from circuits.sites import site_names
-from circuits.transformer_lens import generation, loading, text, utils
+from circuits.transformer_lens import directions, generation, loading, methods, text, utils
 from circuits.transformer_lens.cache import ActivationCache
-from circuits.transformer_lens.components import Block, Embed, PosEmbed, Unembed, layer_norm
+from circuits.transformer_lens.components import (
+    Embed,
+    PosEmbed,
+    TransformerBlock,
+    Unembed,
+    hookable,
+    layer_norm,
+)
 from circuits.transformer_lens.config import HookedTransformerConfig
-from circuits.transformer_lens.hook_points import HookPoint
+from circuits.transformer_lens.options import names_of, only_known, require_known
 from circuits.transformer_lens.root import HookedRootModule
 from circuits.transformer_lens.tokenizer import LensTokenizer, LensVocabulary
 
@@ -69,20 +75,18 @@ class HookedTransformer(HookedRootModule, Transformer):
         default_padding_side: str | None = None,
     ) -> None:
         cfg = HookedTransformerConfig.unwrap(cfg)
-        loading.size_by_tokenizer(cfg, tokenizer)
+        methods.size_by_tokenizer(cfg, tokenizer)
         Transformer.__init__(self, cfg)
         pos_embed = PosEmbed(cfg)
         self.embed = Embed(cfg, pos_embed)
         self.hook_embed = HousePoint()
         self.pos_embed, self.hook_pos_embed = pos_embed, HousePoint()
         self.hook_tokens = HousePoint()
-        self.blocks = nn.ModuleList(Block(cfg, self.backend, i) for i in range(cfg.n_layers))
+        blocks = (TransformerBlock(cfg, i, self.backend) for i in range(cfg.n_layers))
+        self.blocks = nn.ModuleList(blocks)
         self.ln_final = layer_norm(cfg)  # type: ignore[misc]
         self.unembed = Unembed(cfg, self.backend)  # type: ignore[misc]
-        for module in list(self.modules()):
-            for name, value in list(vars(module).items()):
-                if isinstance(value, HousePoint):
-                    setattr(module, name, HookPoint())
+        hookable(self)
         self.setup()
         self.to(cfg.dtype)
         with torch.no_grad():
@@ -190,6 +194,7 @@ class HookedTransformer(HookedRootModule, Transformer):
                 f"a token id is outside of the vocabulary, 0 to {self.cfg.d_vocab - 1}"
             )
 
+    @only_known
     def forward(
         self,
         input: Any,
@@ -268,6 +273,7 @@ class HookedTransformer(HookedRootModule, Transformer):
         **kwargs: Any,
     ) -> tuple[Any, Any]:
         """`forward`, and what passed the sites, as an `ActivationCache` or a dictionary."""
+        self._require_options("run_with_cache", kwargs)
         out, cache = HookedRootModule.run_with_cache(
             self, *model_args, remove_batch_dim=remove_batch_dim, **kwargs
         )
@@ -277,7 +283,13 @@ class HookedTransformer(HookedRootModule, Transformer):
 
     def run_with_hooks(self, *model_args: Any, **kwargs: Any) -> Any:
         """`forward` with hooks: see `HookedRootModule.run_with_hooks`."""
+        self._require_options("run_with_hooks", kwargs)
         return HookedRootModule.run_with_hooks(self, *model_args, **kwargs)
+
+    def _require_options(self, name: str, given: Mapping[str, Any]) -> None:
+        if given and type(self).forward is HookedTransformer.forward:
+            runs = (getattr(kind, name) for kind in (HookedRootModule, HookedTransformer))
+            require_known(name, given, names_of(*runs, HookedTransformer.forward))
 
     hooks = HookedRootModule.hooks  # type: ignore[assignment]
 
@@ -332,62 +344,37 @@ class HookedTransformer(HookedRootModule, Transformer):
         """Where a token stands in a text or a row of ids: see `text.token_position`."""
         return text.token_position(self, single_token, input, mode, prepend_bos)
 
-    def tokens_to_residual_directions(self, tokens: Any) -> Tensor:
-        """Which direction of the final residual stream raises these tokens' logits? [... d]"""
-        ids = self.to_single_token(tokens) if isinstance(tokens, str) else tokens
-        return self.W_U.T[torch.as_tensor(ids)].squeeze()
-
-    def accumulated_bias(
-        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
-    ) -> Tensor:
-        """What do all output biases before this layer add to the stream? [d]"""
-        options = {"mlp_input": mlp_input, "mlp_biases": include_mlp_biases}
-        return decompose.accumulated_bias(self, layer, **options)
-
-    def all_composition_scores(self, mode: str) -> Tensor:
-        """How strongly does each head read what each earlier one writes? [l h l h]
-
-        `mode` is "Q", "K" or "V": which of its inputs.
-        """
-        rights = {"Q": lambda: self.QK, "K": lambda: self.QK.T, "V": lambda: self.OV}
-        if mode not in rights:
-            raise CircuitsError(f"mode={mode!r}: choose 'Q', 'K' or 'V'")
-        scores = utils.composition_scores(self.OV, rights[mode]())
-        layers = torch.arange(self.cfg.n_layers, device=scores.device)
-        earlier = layers[:, None, None, None] < layers[None, None, :, None]
-        return torch.where(earlier, scores, torch.zeros_like(scores))
-
-    def all_head_labels(self) -> list[str]:
-        """The names of all heads: ``L0H0`` and so on."""
-        return [f"L{i}H{h}" for i in range(self.cfg.n_layers) for h in range(self.cfg.n_heads)]
-
+    tokens_to_residual_directions = directions.tokens_to_residual_directions
+    accumulated_bias = directions.accumulated_bias
+    all_composition_scores = directions.all_composition_scores
+    all_head_labels = directions.all_head_labels
     generate = generation.generate  # type: ignore[assignment]
     generate_stream = generation.generate_stream
     from_pretrained = classmethod(loading.from_pretrained)
     from_pretrained_no_processing = classmethod(loading.from_pretrained_no_processing)
-    init_weights = loading.init_weights
-    load_state_dict = loading.load_state_dict
-    load_and_process_state_dict = loading.load_and_process_state_dict
-    process_weights_ = loading.process_weights_
-    fill_missing_keys = loading.fill_missing_keys
-    fold_layer_norm = loading.fold_layer_norm
-    center_writing_weights = loading.center_writing_weights
-    center_unembed = loading.center_unembed
-    fold_value_biases = loading.fold_value_biases
-    refactor_factored_attn_matrices = loading.refactor_factored_attn_matrices
-    set_use_attn_result = loading.set_use_attn_result
-    set_use_split_qkv_input = loading.set_use_split_qkv_input
-    set_use_hook_mlp_in = loading.set_use_hook_mlp_in
-    set_use_attn_in = loading.set_use_attn_in
-    set_ungroup_grouped_query_attention = loading.set_ungroup_grouped_query_attention
-    mps = loading.mps
-    move_model_modules_to_device = loading.move_model_modules_to_device
-    load_sample_training_dataset = loading.load_sample_training_dataset
-    sample_datapoint = loading.sample_datapoint
-    get_pos_offset = loading.get_pos_offset
-    get_residual = loading.get_residual
-    to_house = loading.to_house
-    n_params_total = property(loading.n_params_total)
+    init_weights = methods.init_weights
+    load_state_dict = methods.load_state_dict
+    load_and_process_state_dict = methods.load_and_process_state_dict
+    process_weights_ = methods.process_weights_
+    fill_missing_keys = methods.fill_missing_keys
+    fold_layer_norm = methods.fold_layer_norm
+    center_writing_weights = methods.center_writing_weights
+    center_unembed = methods.center_unembed
+    fold_value_biases = methods.fold_value_biases
+    refactor_factored_attn_matrices = methods.refactor_factored_attn_matrices
+    set_use_attn_result = methods.set_use_attn_result
+    set_use_split_qkv_input = methods.set_use_split_qkv_input
+    set_use_hook_mlp_in = methods.set_use_hook_mlp_in
+    set_use_attn_in = methods.set_use_attn_in
+    set_ungroup_grouped_query_attention = methods.set_ungroup_grouped_query_attention
+    mps = methods.mps
+    move_model_modules_to_device = methods.move_model_modules_to_device
+    load_sample_training_dataset = methods.load_sample_training_dataset
+    sample_datapoint = methods.sample_datapoint
+    get_pos_offset = methods.get_pos_offset
+    get_residual = methods.get_residual
+    to_house = methods.to_house
+    n_params_total = property(methods.n_params_total)
 
 
 def _where(real: Tensor | None, n: int, n_past: Any) -> slice | Tensor:

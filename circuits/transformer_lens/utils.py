@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -16,7 +18,30 @@ from torch import Tensor
 from circuits.errors import CircuitsError
 from circuits.factored import FactoredMatrix
 from circuits.sites import full_name
+from circuits.transformer_lens.activations import (
+    SOFTCAP_DISABLED,
+    SUPPORTED_ACTIVATIONS,
+    ActivationFunction,
+    apply_softcap,
+    gelu_fast,
+    gelu_new,
+    gelu_pytorch_tanh,
+    softcap_enabled,
+    solu,
+)
+from circuits.transformer_lens.axes import (
+    get_corner,
+    get_cumsum_along_dim,
+    get_matrix_corner,
+    get_offset_position_ids,
+    is_lower_triangular,
+    is_square,
+    remove_batch_dim,
+    repeat_along_head_dimension,
+    transpose,
+)
 from circuits.transformer_lens.datasets import (
+    download_file_from_hf,
     get_dataset,
     keep_single_column,
     tokenize_and_concatenate,
@@ -28,6 +53,14 @@ from circuits.transformer_lens.defaults import (
     override_or_use_default_value,
     set_nested_attr,
 )
+from circuits.transformer_lens.devices import (
+    get_best_available_device,
+    get_device,
+    get_device_for_block_index,
+    move_to_and_update_config,
+    print_gpu_mem,
+    warn_if_mps,
+)
 from circuits.transformer_lens.initialization import (
     calc_fan_in_and_fan_out,
     init_kaiming_normal_,
@@ -35,28 +68,57 @@ from circuits.transformer_lens.initialization import (
     init_xavier_normal_,
     init_xavier_uniform_,
 )
+from circuits.transformer_lens.options import require_sampling
+from circuits.transformer_lens.products import (
+    batch_addmm,
+    complex_attn_linear,
+    simple_attn_linear,
+    temporarily_swap_parameter,
+    vanilla_addmm,
+)
 from circuits.transformer_lens.slices import Slice, SliceInput
+from circuits.transformer_lens.start_token import (
+    get_attention_mask,
+    get_input_with_manually_prepended_bos,
+    get_tokenizer_with_bos,
+    get_tokens_with_bos_removed,
+)
+
+TypedModuleList = torch.nn.ModuleList
 
 __all__ = [
+    "SOFTCAP_DISABLED",
+    "SUPPORTED_ACTIVATIONS",
     "USE_DEFAULT_VALUE",
+    "ActivationFunction",
     "LocallyOverridenDefaults",
     "Slice",
     "SliceInput",
+    "TypedModuleList",
+    "apply_softcap",
+    "batch_addmm",
     "calc_fan_in_and_fan_out",
     "check_structure",
+    "complex_attn_linear",
     "composition_scores",
+    "download_file_from_hf",
     "filter_dict_by_prefix",
     "gelu_fast",
     "gelu_new",
+    "gelu_pytorch_tanh",
     "get_act_name",
     "get_attention_mask",
+    "get_best_available_device",
     "get_corner",
     "get_cumsum_along_dim",
     "get_dataset",
     "get_device",
+    "get_device_for_block_index",
     "get_input_with_manually_prepended_bos",
+    "get_matrix_corner",
     "get_nested_attr",
     "get_offset_position_ids",
+    "get_pos_offset",
     "get_tokenizer_with_bos",
     "get_tokens_with_bos_removed",
     "init_kaiming_normal_",
@@ -69,17 +131,24 @@ __all__ = [
     "keep_single_column",
     "lm_accuracy",
     "lm_cross_entropy_loss",
+    "logits_to_df",
+    "move_to_and_update_config",
     "override_or_use_default_value",
     "print_gpu_mem",
     "remove_batch_dim",
     "repeat_along_head_dimension",
     "sample_logits",
+    "select_compatible_kwargs",
     "set_nested_attr",
+    "simple_attn_linear",
+    "softcap_enabled",
     "solu",
+    "temporarily_swap_parameter",
     "test_prompt",
     "to_numpy",
     "tokenize_and_concatenate",
     "transpose",
+    "vanilla_addmm",
     "warn_if_mps",
 ]
 
@@ -91,11 +160,6 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     ('blocks.5.attn.hook_pattern', 'blocks.3.hook_resid_pre')
     """
     return full_name(name, layer, layer_type)
-
-
-def get_device() -> str:
-    """Where tensors are put by default: ``cuda`` if there is one, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def to_numpy(tensor: Any) -> NDArray[Any]:
@@ -111,35 +175,6 @@ def to_numpy(tensor: Any) -> NDArray[Any]:
     if isinstance(tensor, list | tuple | int | float | bool | str):
         return np.array(tensor)
     raise CircuitsError(f"a {type(tensor).__name__} is no tensor, list or number")
-
-
-def get_corner(tensor: Any, n: int = 3) -> Any:
-    """The first n entries along every axis."""
-    return (
-        tensor.get_corner(n)
-        if isinstance(tensor, FactoredMatrix)
-        else tensor[(slice(n),) * tensor.ndim]
-    )
-
-
-def remove_batch_dim(tensor: Tensor) -> Tensor:
-    """The tensor without its first axis, if that has length 1."""
-    return tensor.squeeze(0) if tensor.shape[0] == 1 else tensor
-
-
-def transpose(tensor: Tensor) -> Tensor:
-    """The tensor with its last two axes swapped."""
-    return tensor.mT
-
-
-def is_square(x: Tensor) -> bool:
-    """Whether this is a square matrix."""
-    return x.ndim == 2 and x.shape[0] == x.shape[1]
-
-
-def is_lower_triangular(x: Tensor) -> bool:
-    """Whether this is a square matrix with nothing above the diagonal."""
-    return is_square(x) and bool(x.equal(x.tril()))
 
 
 def check_structure(t1: Tensor, t2: Tensor, *, verbose: bool = False) -> None:
@@ -165,22 +200,6 @@ def composition_scores(
     norm = torch.linalg.matrix_norm
     scores: Tensor = norm(A @ B) / norm(B) / norm(A)
     return scores
-
-
-def get_offset_position_ids(past_kv_pos_offset: int, attention_mask: Tensor) -> Tensor:
-    """Each token's position among the real tokens of its prompt, after those of the past."""
-    return (attention_mask.cumsum(1) - 1).clamp(min=0)[:, past_kv_pos_offset:]
-
-
-def get_cumsum_along_dim(tensor: Tensor, dim: int, reverse: bool = False) -> Tensor:
-    """The running sum along an axis, from its end if `reverse`."""
-    return tensor.flip(dim).cumsum(dim).flip(dim) if reverse else tensor.cumsum(dim)
-
-
-def repeat_along_head_dimension(tensor: Tensor, n_heads: int, clone_tensor: bool = True) -> Tensor:
-    """[b p d] as [b p h d], the same for each head."""
-    repeated = tensor.unsqueeze(-2).expand(*tensor.shape[:-1], n_heads, -1)
-    return repeated.clone() if clone_tensor else repeated
 
 
 def filter_dict_by_prefix(dictionary: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -212,74 +231,9 @@ def lm_accuracy(logits: Tensor, tokens: Tensor, per_token: bool = False) -> Tens
     return right if per_token else right.sum() / right.numel()
 
 
-def gelu_new(input: Tensor) -> Tensor:
-    """GPT-2's nonlinearity."""
-    return F.gelu(input, approximate="tanh")
-
-
-def gelu_fast(input: Tensor) -> Tensor:
-    """The same within rounding."""
-    inner = input * 0.7978845608 * (1 + 0.044715 * input * input)
-    return 0.5 * input * (1 + torch.tanh(inner))
-
-
-def solu(input: Tensor) -> Tensor:
-    """x softmax(x)."""
-    return input * F.softmax(input, -1)
-
-
 def is_library_available(name: str) -> bool:
     """Whether a module of this name can be imported."""
     return importlib.util.find_spec(name) is not None
-
-
-def get_tokenizer_with_bos(tokenizer: Any) -> Any:
-    """The tokenizer as it is: start tokens are put before texts by the model here."""
-    return tokenizer
-
-
-def get_input_with_manually_prepended_bos(bos_token: str | None, input: Any) -> Any:
-    """The text, or texts, with the start token's before it."""
-    if bos_token is None:
-        return input
-    return bos_token + input if isinstance(input, str) else [bos_token + text for text in input]
-
-
-def get_tokens_with_bos_removed(
-    tokenizer: Any, tokens: Tensor, padding_side: str | None = None
-) -> Tensor:
-    """Rows without their start token, [.. p-1]."""
-    if tokenizer.bos_token_id is None:
-        return tokens
-    if (padding_side or tokenizer.padding_side) == "right":
-        return tokens[..., 1:]
-    real = get_attention_mask(tokenizer, tokens, True, "left")
-    first = real.argmax(-1)
-    rows = [
-        torch.cat([row[:i], row[i + 1 :]]) for row, i in zip(tokens, first.tolist(), strict=True)
-    ]
-    return torch.stack(rows)
-
-
-def get_attention_mask(
-    tokenizer: Any, tokens: Tensor, prepend_bos: bool, padding_side: str | None = None
-) -> Tensor:
-    """Which tokens [b p] are real: 1, or 0 for padding at the tokenizer's side.
-
-    Where the start token is the padding token, the last one before a prompt is its start.
-    """
-    mask = torch.ones_like(tokens)
-    if tokenizer is None:
-        return mask
-    text = tokens.ne(tokenizer.pad_token_id)
-    if (padding_side or tokenizer.padding_side) == "right":
-        mask[get_cumsum_along_dim(text, -1, reverse=True) == 0] = 0
-        return mask
-    leading = get_cumsum_along_dim(text, -1) == 0
-    mask[leading] = 0
-    if prepend_bos and tokenizer.bos_token_id == tokenizer.pad_token_id:
-        mask[torch.arange(len(mask)), leading.sum(-1) - 1] = 1
-    return mask
 
 
 def sample_logits(
@@ -295,7 +249,11 @@ def sample_logits(
 
     Temperature 0 takes the most likely ones. `top_k` keeps that many tokens; else `top_p` the
     fewest whose probability is above it. The penalties lower tokens that `tokens` [b p] have.
+
+    Raises:
+        CircuitsError: for values outside of their ranges, and `freq_penalty` without tokens.
     """
+    require_sampling(temperature, top_k, top_p, repetition_penalty)
     logits = final_logits
     if repetition_penalty != 1.0 and tokens is not None:
         known = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, True)
@@ -321,14 +279,27 @@ def sample_logits(
     return drawn
 
 
-def print_gpu_mem(step_name: str = "") -> None:
-    """Write how much memory of the first GPU is in use."""
-    gib = torch.cuda.memory_allocated(0) / 2**30 if torch.cuda.is_available() else 0.0
-    _write(f"{step_name} ~ {gib:.2f} GiB allocated on GPU.")
+def logits_to_df(logits: Tensor, tokenizer: Any = None, top_k: int | None = None) -> Any:
+    """Which next tokens are how likely? A row a token of logits [v], the likeliest first."""
+    log_probs = logits.detach().float().log_softmax(-1).cpu()
+    order = log_probs.argsort(descending=True)[:top_k]
+    columns: dict[str, Any] = {"token_index": order.tolist()}
+    if tokenizer is not None:
+        columns["token_string"] = [tokenizer.decode([i]) for i in order.tolist()]
+    columns["logit"] = logits.detach().cpu()[order].tolist()
+    columns["log_prob"] = log_probs[order].tolist()
+    columns["probability"] = log_probs[order].exp().tolist()
+    return pd.DataFrame(columns)
 
 
-def warn_if_mps(device: Any) -> None:
-    """Nothing; TransformerLens warns of Apple's GPUs here."""
+def select_compatible_kwargs(kwargs_dict: Mapping[str, Any], callable: Any) -> dict[str, Any]:
+    """The options among these that a function has."""
+    return {k: v for k, v in kwargs_dict.items() if k in inspect.signature(callable).parameters}
+
+
+def get_pos_offset(past_kv_cache: Any, batch_size: int) -> int:
+    """How many tokens a key-value cache has."""
+    return 0 if past_kv_cache is None else int(past_kv_cache.n_tokens)
 
 
 def _test_prompt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from rich.console import RenderableType
@@ -35,10 +36,12 @@ def view(result: Result, width: int) -> Iterator[RenderableType]:
             bar(row["value"], largest),
         )
     yield table
-    first, arguments = frame.iloc[0], result.provenance.arguments
+    first, lens = frame.iloc[0], str(result.provenance.arguments["out"])
+    asked = shlex.split(result.provenance.command)
+    words = ["circuits", "logit-lens", "PROMPT", "--lens", lens, *asked[asked.index("--model") :]]
     yield Text(
         f"KL(final || stage) in nats on {first['n']} windows that were held out; trained on "
         f"{first['trained']} windows of {first['width']} tokens, {first['text']}. The lens is in "
-        f"{arguments['out']}: circuits logit-lens PROMPT --lens {arguments['out']}",
+        f"{lens}: {shlex.join(words)}",
         style="dim",
     )

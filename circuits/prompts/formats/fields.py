@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, brief, printed
 from circuits.files import is_broken
 from circuits.prompts.user import Answer, Row
 
@@ -43,7 +43,7 @@ def said_of_repeated(names: Sequence[str]) -> str:
     """What is wrong with names of which some are given more than once."""
     name = next(name for name in names if names.count(name) > 1)
     times = "twice" if names.count(name) == 2 else f"{names.count(name)} times"
-    return f"has the field {name!r} {times}, and only one can be meant; keep that one"
+    return f"has the field {brief(name)} {times}, and only one can be meant; keep that one"
 
 
 @lru_cache(maxsize=256)  # every line of a file has the same
@@ -54,11 +54,12 @@ def _problem(names: tuple[str, ...]) -> str | None:
         return "has both 'clean' and 'prompt', which mean the same; keep one of them"
     for name in names:
         if is_broken(name):
-            return f"has a field {name!r}, whose name has half a character; mend the name"
+            return f"has a field {brief(name)}, whose name has half a character; mend the name"
         slip = _meant(name, names)
         if slip:
             return (
-                f"has a field {name!r}; the fields are {', '.join(FIELDS)}; did you mean {slip!r}? "
+                f"has a field {brief(name)}; the fields are {', '.join(FIELDS)}; did you mean "
+                f"{slip!r}? "
                 "(If it should only be carried along, give it a name less like that.)"
             )
     if "clean" not in map(field, names):
@@ -110,7 +111,7 @@ def _several(place: str, name: str, values: Sequence[object]) -> tuple[str, ...]
         raise CircuitsError(f"{place}: {name}[{texts.index('')}] is empty; leave it out")
     if len(set(texts)) != len(texts):
         twice = next(text for text in texts if texts.count(text) > 1)
-        raise CircuitsError(f"{place}: {name} has {twice!r} more than once; keep one")
+        raise CircuitsError(f"{place}: {name} has {brief(twice)} more than once; keep one")
     return texts
 
 
@@ -119,10 +120,11 @@ def _text(place: str, name: str, value: object) -> str:
         shown = json.dumps(value, ensure_ascii=False, default=str)
         shown = shown if len(shown) <= 40 else f"{shown[:39]}…"
         lists = ", or a list of them" if name in LISTS else ""
-        raise CircuitsError(f"{place}: {name} is {shown}; give a text in quotes{lists}")
+        raise CircuitsError(f"{place}: {printed(name)} is {shown}; give a text in quotes{lists}")
     if is_broken(value):
         raise CircuitsError(
-            f"{place}: {name} has half a character (a lone surrogate): {value!r}; mend the text"
+            f"{place}: {printed(name)} has half a character (a lone surrogate): {brief(value)}; "
+            "mend the text"
         )
     return value
 

@@ -1,0 +1,214 @@
+"""Every edge's score at once: what its sender would change, along the gradient at its receiver.
+
+Shapes: b prompts, p positions, r readers, w writers, d = d_model; e edges (at each position that is
+asked about).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from einops import einsum, rearrange
+from torch import Tensor
+
+from circuits.arrays import Floats
+from circuits.circuit import Level
+from circuits.discovery.reader_gradients import Reading, Start
+from circuits.precision import wide
+from circuits.sweep.circuit_runner import CircuitRunner
+from circuits.sweep.circuit_streams import ReferenceRun, reference_run
+from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
+from circuits.sweep.values import Reference, run_sites
+
+if TYPE_CHECKING:
+    from circuits.model import HookedModel
+
+Position = str | int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Some of the prompts in both runs, and what every writer changes from one to the other.
+
+    Attributes:
+        reading: what is measured of the prompts' own run.
+        clean: the streams of the prompts' own run; `reference` those of the other.
+        changes: [b w p d], what each writer writes in the reference minus what it writes here.
+        base: [b], the metric of the prompts' own run; `other` of the reference's.
+        neurons: of each layer [b p m], the change of its neurons, where they are scored.
+    """
+
+    reading: Reading
+    clean: ReferenceRun
+    reference: ReferenceRun
+    changes: Tensor
+    base: Floats
+    other: Floats
+    neurons: Sequence[Tensor] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Prompts and positions."""
+        b, p = self.reading.reads.shape
+        return b, p
+
+    def start(self, stream: Tensor, layer: int = 0, *, mid: bool = False) -> Start:
+        """A pass that begins with this stream, [(b p) d]."""
+        return Start(stream.unflatten(0, self.shape), layer, mid)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is summed up: at which positions (None: all at once), for edges or for nodes."""
+
+    positions: tuple[Position, ...] = (None,)
+    level: Level = "edges"
+
+
+class Products:
+    """Sums of changes along gradients, for every prompt.
+
+    Of an edge, the gradient is at what its receiver reads; of a node, that is summed over all who
+    read it; of neurons, it is what their MLP's readers pass back to them.
+    """
+
+    def __init__(self, runs: Runs, scope: Scope) -> None:
+        self.runs, self.scope = runs, scope
+        self.graph = runs.reading.graph
+        b, n_positions = runs.shape[0], len(scope.positions)
+        shape = n_positions, b, len(self.graph.readers), len(self.graph.writers)
+        self._products = runs.changes.new_zeros(shape, dtype=torch.float64)
+        self._at_mlps: dict[int, Tensor] = {}  # gradients at what MLPs write, [b p d]
+
+    def add(self, start: Start, share: float = 1.0, writers: slice | None = None) -> None:
+        """Add the products with the gradients of the pass that begins here, times `share`.
+
+        With `writers`, only theirs.
+        """
+        for readers, gradient in self.runs.reading.gradients(start):
+            n_before = int(self.graph.n_before[readers.start])
+            some = slice(0, n_before) if writers is None else writers
+            if some.stop > n_before:
+                continue
+            if self.scope.level == "neurons":
+                self._pass_back(gradient.sum(0) * share, some)
+                continue
+            changes = self.runs.changes[:, some]
+            for i, position in enumerate(self.scope.positions):
+                self._products[i, :, readers, some] += share * self._at(position, changes, gradient)
+
+    def _at(self, position: Position, changes: Tensor, gradient: Tensor) -> Tensor:
+        """Products of changes [b w p d] and gradients [r b p d] at this position: [b r w]."""
+        if position is None:
+            by_prompt = gradient.transpose(0, 1).flatten(2)
+            return torch.bmm(by_prompt, changes.flatten(2).mT).double()
+        where = self.runs.reading.prompts.where(position).to(gradient)
+        return einsum(gradient * where[..., None], changes, "r b p d, b w p d -> b r w").double()
+
+    def _pass_back(self, gradient: Tensor, writers: slice) -> None:
+        """Add the gradient of somebody who reads these writers to those of the MLPs among them."""
+        for layer in range(self.graph.n_layers):
+            if writers.start <= self.graph.heads(layer).stop < writers.stop:
+                known = self._at_mlps.get(layer)
+                self._at_mlps[layer] = gradient if known is None else known + gradient
+
+    def values(self) -> Floats:
+        """The sum of each part in each prompt, [(positions parts) b], in the order of a search."""
+        if self.scope.level == "neurons":
+            return self._by_neuron()
+        if self.scope.level == "edges":
+            exists = torch.from_numpy(self.graph.exists).to(self._products.device)
+            by_part = self._products[:, :, exists]
+        else:
+            kinds = ("head",) if self.scope.level == "heads" else ("head", "mlp")
+            nodes = [i for i, node in enumerate(self.graph.writers) if node.kind in kinds]
+            by_part = self._products.sum(2)[:, :, nodes]
+        values: Floats = by_part.transpose(1, 2).flatten(0, 1).cpu().numpy()
+        return values
+
+    def _by_neuron(self) -> Floats:
+        by_position = []
+        for position in self.scope.positions:
+            where = self.runs.reading.prompts.where(position)
+            for layer, block in enumerate(self.runs.reading.model.blocks):
+                change = self.runs.neurons[layer] * where[..., None]  # [b p m]
+                back = self._at_mlps[layer] @ wide(block.mlp.W_out).mT
+                by_position.append((change * back).sum(1).double().T)
+        values: Floats = torch.cat(by_position).cpu().numpy()
+        return values
+
+
+Estimate = Callable[[Runs, Products], None]  # adds what a method adds up
+
+
+def estimated(
+    model: HookedModel,
+    sweep: CircuitSweep,
+    rows: slice,
+    reference: Reference,
+    estimate: Estimate,
+    scope: Scope,
+) -> Floats:
+    """The metric of these prompts, of the reference, and with each part's estimate: [c b]."""
+    runs = both_runs(model, sweep, rows, reference)
+    products = Products(runs, scope)
+    with torch.no_grad():
+        estimate(runs, products)
+        values = products.values()
+    return np.concatenate([runs.base[None], runs.other[None], runs.base + values])
+
+
+@torch.no_grad()
+def both_runs(model: HookedModel, sweep: CircuitSweep, rows: slice, reference: Reference) -> Runs:
+    """These prompts of a sweep in both runs."""
+    prompts = sweep.prompts.subset(rows)
+    width, sites = prompts.tokens.shape[1], set(reference.sites)
+    passed = {}
+    if sweep.source.rule.needs == "rows":
+        passed = dict(run_sites(model, sweep.source.tokens[rows, :width], prompts.mask, sites))
+    shape = (len(prompts), width)
+    written = reference.values(prompts, rows, passed)
+    own = run_sites(model, prompts.tokens, prompts.mask, sites)
+    other, clean = reference_run(model, written, shape), reference_run(model, own, shape)
+    posts = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
+    neurons = [wide(written[post] - own[post]) for post in posts if post in sites]
+    compared = None
+    reads = sweep.metric.positions(prompts).flatten()
+    plain = Reading(model, prompts, sweep.metric)
+    if "clean" in sweep.metric.needs:
+        compared = plain.logits(clean.final[reads])
+        if sweep.clean is not None:
+            tokens = sweep.clean[rows, :width]
+            passed = dict(run_sites(model, tokens, prompts.mask, sites))
+            compared = plain.logits(reference_run(model, passed, shape).final[reads])
+    reading = Reading(model, prompts, sweep.metric, compared)
+    scores = [reading.score(reading.logits(run.final[reads])) for run in (clean, other)]
+    base, whole = (score.double().cpu().numpy() for score in scores)
+    changes = _changes(model, clean, other, shape)
+    return Runs(reading, clean, other, changes, base, whole, neurons)
+
+
+def source_sites(model: HookedModel, sweep: CircuitSweep, scope: Scope) -> set[str]:
+    """What is needed of both runs: what every writer writes, and neurons where these are scored."""
+    sites = CircuitRunner.source_sites(model, CircuitRoutes(sweep))
+    if scope.level == "neurons":
+        sites |= {f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)}
+    return sites
+
+
+def _changes(
+    model: HookedModel, clean: ReferenceRun, other: ReferenceRun, shape: tuple[int, int]
+) -> Tensor:
+    """What each writer writes in the other run minus what it writes in this, [b w p d]."""
+    parts = [(other.embed - clean.embed)[:, None]]
+    for layer, block in enumerate(model.blocks):
+        change = other.z[layer] - clean.z[layer]
+        parts.append(einsum(change, block.attn.W_O, "n h e, h e d -> n h d"))
+        if not model.cfg.attn_only:
+            parts.append((other.mlp[layer] - clean.mlp[layer])[:, None])
+    by_token = wide(torch.cat(parts, 1))
+    return rearrange(by_token, "(b p) w d -> b w p d", p=shape[1]).contiguous()

@@ -1,0 +1,1 @@
+"""The ways to score edges, one a file, found by their names."""
