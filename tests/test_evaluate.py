@@ -323,6 +323,15 @@ def test_every_column_is_explained_and_survives_a_file(judged: Result, tmp_path:
     assert all(column["meaning"] for column in content["columns"].values())
 
 
+def test_the_figure_shows_what_is_a_share_with_its_verdict(judged: Result) -> None:
+    axes = judged.plot().axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[0] == "F, ratio of means (yes)"
+    assert "a2.h0->logits (yes)" in labels
+    assert not any("HSIC" in label or "tests passed" in label for label in labels)
+    assert len(axes.patches) == len(labels)
+
+
 def shown(*words: str) -> str:
     done = CliRunner().invoke(app, [*words], prog_name="circuits", env={"COLUMNS": "120"})
     assert done.exit_code == 0, done.output

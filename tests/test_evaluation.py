@@ -12,7 +12,7 @@ from circuit_samples import random_circuit
 from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
-from circuits.circuit import Circuit, Graph, Level, Origin
+from circuits.circuit import Circuit, Graph, Level, Origin, Score
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.evaluation import Cells, Completeness, Controls, Curve, Evidence, Minimality, Subject
@@ -304,6 +304,19 @@ def test_sizes_are_counted_before_pruning_and_chosen_by_score() -> None:
         assert point.pruned == mask.sum() - alive.sum()
         kept = cells.asked[point.place]
         assert_array_equal(kept[0].anywhere if kept else SHAPE.exists, alive)
+
+
+def test_scores_at_positions_are_ranked_as_they_are() -> None:
+    names = ["embed->m0@END", "embed->m0@S2", "m0->logits@END", "embed->a0.h1<q>"]
+    parts = [parse_edge(name) for name in names]
+    scores = {part: Score(-1.0 - i) for i, part in enumerate(parts)}
+    circuit = Circuit(SHAPE, frozenset(parts[:3]), Origin("x"), scores)
+    tested = Subject(circuit, D_MLP)
+    cells = Cells(tested, pruned=False)
+    half = next(p for p in Curve.ask(tested, cells).points if p.size == 0.5)
+    assert half.kept == 2
+    assert half.pruned == 2  # m0->logits and a dead edge
+    assert Curve.ask(tested, cells).points[-1].kept == 4
 
 
 def test_no_scores_no_curve() -> None:

@@ -20,6 +20,7 @@ from circuits.effects import (
     label_of,
     measured,
     metric_of,
+    panels,
     planned,
     source_of,
     twins_of,
@@ -264,8 +265,8 @@ def _answer(surveyed: _Surveyed, asked: _Asked, batches: Sequence[Batch]) -> Res
         unit="share of the effect",
         title=f"{asks} ({of})",
         provenance=source,
-        axes=("ranking", "size") if is_curve else ("what",),
-        view="curves" if is_curve else "bars",
+        axes=panels(("ranking", "size") if is_curve else ("what",), templates, frame),
+        view="curves" if is_curve else "tests",
         meanings={**meanings, **group_meanings(templates, frame)},
     )
 

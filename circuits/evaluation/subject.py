@@ -54,6 +54,17 @@ class Subject:
         return tuple(sorted(self.circuit.parts, key=str))
 
     @cached_property
+    def ranked(self) -> tuple[Part, ...]:
+        """All parts that circuits of other sizes choose from: where scores have positions, these.
+
+        Parts without a score are among them.
+        """
+        scored = self.circuit.scores
+        if all(position_of(part) is None for part in scored):
+            return self.every
+        return tuple(sorted({*scored, *self.circuit.parts}, key=str))
+
+    @cached_property
     def units(self) -> Mapping[str, frozenset[Part]]:
         """What is dropped in one piece, by its name: each part, or where these are many, each node.
 
