@@ -326,8 +326,8 @@ def test_every_column_is_explained_and_survives_a_file(judged: Result, tmp_path:
 def test_the_figure_shows_what_is_a_share_with_its_verdict(judged: Result) -> None:
     axes = judged.plot().axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels[0] == "F, ratio of means (yes)"
-    assert "a2.h0->logits (yes)" in labels
+    assert labels[0] == "yes: F, ratio of means"
+    assert "yes: a2.h0->logits" in labels
     assert not any("HSIC" in label or "tests passed" in label for label in labels)
     assert len(axes.patches) == len(labels)
 

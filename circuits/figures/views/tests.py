@@ -29,14 +29,13 @@ def tests(result: Result) -> Figure:
     shown = frame[frame["test"].isin(_SHARES) & (frame["what"] != _NOT)]
     shown = shown[shown["value"].notna()].head(_MOST)
     labels = [
-        " ".join([*(str(row[axis]) for axis in result.axes), *_said(str(row["verdict"]))])
+        " ".join([*_said(str(row["verdict"])), *(str(row[axis]) for axis in result.axes)])
         for _, row in shown.iterrows()
     ]
     values = shown["value"].to_numpy(float)
-    return charts.bars(
-        labels, values, interval=interval(shown), title=result.title, unit=result.unit
-    )
+    title = result.title.replace("? (", "?\n(")  # beside long labels there is little room
+    return charts.bars(labels, values, interval=interval(shown), title=title, unit=result.unit)
 
 
 def _said(verdict: str) -> list[str]:
-    return [f"({verdict})"] if verdict in ("yes", "no") else []
+    return [f"{verdict}:"] if verdict in ("yes", "no") else []
