@@ -232,6 +232,30 @@ def test_intervals_over_templates_are_others(words: HookedGPT2) -> None:
     assert over["stderr"] != pytest.approx(within["stderr"])
 
 
+def test_a_file_of_ones_own_prompts_is_asked(
+    compiled: HookedGPT2, six: Circuit, tmp_path: Path
+) -> None:
+    prompts = make("compiled-ioi", compiled, 8, 7)
+    assert prompts.corrupted is not None
+    known = compiled.require_tokenizer()
+    twins = [
+        known.decode(row[1:length].tolist())
+        for row, length in zip(prompts.corrupted, prompts.mask.sum(1), strict=True)
+    ]
+    letters = [known.decode([t]) for t in prompts.answers.tolist()]  # type: ignore[union-attr]
+    others = [known.decode([t]) for t in prompts.distractors.tolist()]  # type: ignore[union-attr]
+    rows = zip(prompts.texts, twins, letters, others, strict=True)
+    path = tmp_path / "own.csv"
+    lines = ["clean,corrupted,answer,distractor", *map(",".join, rows)]
+    path.write_text("\n".join(lines) + "\n")
+    result = evaluate(compiled, six, file=path, **{**FEW, "n": None})
+    drawn = evaluate(compiled, six, task=prompts, **{**FEW, "n": None})
+    assert overall(result) == "yes"
+    values = [each.frame.set_index("what")["value"] for each in (result, drawn)]
+    name = "F, ratio of means"
+    assert values[0][name] == pytest.approx(values[1][name], abs=1e-5)
+
+
 @pytest.mark.parametrize("reference", ["zero", "mean"])
 def test_other_references_are_read_instead(
     compiled: HookedGPT2, six: Circuit, reference: Any

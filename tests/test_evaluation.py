@@ -29,6 +29,7 @@ from circuits.evaluation.hypothesis_tests import (
     holm,
     trapezoid,
 )
+from circuits.evaluation.independence import independent_rows
 from circuits.evaluation.minimality import random_path
 from circuits.evaluation.table import corrected, frame_of, over_all
 from circuits.intervals import student_t
@@ -384,6 +385,25 @@ def test_controls_compare_with_every_random_circuit() -> None:
     fixed = corrected(rows)
     assert [row.verdict for row in fixed] == ["yes"] * 3
     assert fixed[0].p_value == pytest.approx(3 * 0.9**50)
+
+
+def test_independence_is_told_where_there_is_something_to_tell() -> None:
+    rng = np.random.default_rng(0)
+    whole, noise = 5 + rng.normal(size=(2, 60))
+    effects = np.zeros((5, 60))
+    effects[EMPTY] = -5
+    effects[3], effects[4] = noise - 5 - whole, 0.5 * whole - whole
+    given_ = Evidence(effects, whole, higher_is_better=True)
+    (apart,), (same,) = (list(independent_rows(given_, place, 0)) for place in (3, 4))
+    assert (apart.verdict, same.verdict) == ("yes", "no")
+    assert same.p_value < 0.01 < apart.p_value
+    constant = Evidence(effects, whole * 0, higher_is_better=True)
+    (row,) = independent_rows(constant, 3, 0)
+    assert row.verdict == NOTHING
+    effects[3] = -whole
+    (row,) = independent_rows(Evidence(effects, whole, higher_is_better=True), 3, 0)
+    assert row.verdict == "yes"
+    assert row.value == 0
 
 
 def test_the_verdict_is_over_all_that_decided() -> None:
