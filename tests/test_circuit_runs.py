@@ -93,9 +93,8 @@ def twin_values(
     return sweep.metric(given, prompts, clean)
 
 
-@settings(max_examples=25)
-@given(data=st.data())
-def test_any_edges_are_what_plain_hooks_give(data: st.DataObject) -> None:
+def check_any_edges(data: st.DataObject) -> None:
+    """Circuits of edges that are drawn are, alone, what their slow twin says."""
     model = data.draw(models())
     lengths = data.draw(st.lists(st.integers(1, model.cfg.n_ctx), min_size=1, max_size=3))
     prompts = random_prompts(model.cfg, [*lengths, *lengths], data.draw(seeds))
@@ -110,6 +109,19 @@ def test_any_edges_are_what_plain_hooks_give(data: st.DataObject) -> None:
     for row, edges in zip(values[1:], subsets, strict=True):
         expected = twin_values(model, sweep, edges, method)
         assert_allclose(row, expected, rtol=1e-8, atol=1e-8)
+
+
+@settings(max_examples=6)
+@given(data=st.data())
+def test_any_edges_are_what_plain_hooks_give(data: st.DataObject) -> None:
+    check_any_edges(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(data=st.data())
+def test_many_edges_are_what_plain_hooks_give(data: st.DataObject) -> None:
+    check_any_edges(data)
 
 
 @pytest.mark.parametrize("method", METHODS)

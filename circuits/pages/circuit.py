@@ -21,8 +21,10 @@ from circuits.figures import Wording
 from circuits.figures.layers import Curve, Layers, Node, layers, move
 from circuits.figures.wiring import class_colors, scored, short
 from circuits.metrics import METRICS, get_metric
+from circuits.model import HookedModel
 from circuits.pages import attention
 from circuits.pages.documents import MOST_ROWS, About, document
+from circuits.pages.looks import looks
 from circuits.pages.numbers import rounded
 from circuits.pages.viewers import Viewer
 from circuits.result import Result
@@ -148,11 +150,22 @@ def _of_result(result: Result) -> dict[str, Any]:
     }
 
 
+def _of_model(result: Result, model: HookedModel) -> dict[str, Any]:
+    """Where the heads that are drawn look, on the prompts of the result."""
+    if result.circuit is None:
+        return {}
+    result.circuit.require_fits(model)
+    nodes = layers(carried(result.circuit.frame)).nodes
+    heads = dict.fromkeys(node.part for node in nodes if node.part.kind == "head")
+    return {"patterns": looks(result, model, heads)}
+
+
 VIEWER = Viewer(
     _of_result,
     needs=("part", "sender", "receiver", "position", "kept"),
     view="circuit",
     template="circuit",
+    of_model=_of_model,
 )
 
 
