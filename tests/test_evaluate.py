@@ -141,6 +141,7 @@ def test_faithfulness_is_what_three_runs_say(compiled: HookedGPT2, six: Circuit)
     assert rows["a2.h0->logits"] == pytest.approx(lost, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_curve_is_made_of_the_best_edges(compiled: HookedGPT2, six: Circuit) -> None:
     result = evaluate(compiled, six, curve=True, n=8)
     prompts = make("compiled-ioi", compiled, 8)
@@ -256,6 +257,7 @@ def test_the_model_without_edges_at_positions_is_path_patching(compiled: HookedG
         np.testing.assert_allclose(run(compiled, plan(compiled, alone)).values, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_six_edges_pass_at_their_positions(compiled: HookedGPT2, six: Circuit) -> None:
     at = {"a0.h1<q>": "S2", "a1.h1<k>": "S2", "a1.h1<v>": "S2", "a2.h0<q>": "END", "logits": "END"}
     parts = frozenset(
