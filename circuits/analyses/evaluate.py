@@ -20,6 +20,7 @@ from circuits.effects import (
     label_of,
     measured,
     metric_of,
+    panels,
     planned,
     source_of,
     twins_of,
@@ -207,7 +208,9 @@ class _Surveyed:
     def evidence(self, moments: Moments, whole: Floats) -> Mapping[Moments, Evidence]:
         """Of all prompts, and of each group by itself."""
         of = partial(Evidence.of, higher_is_better=self.higher_is_better)
-        evidence = {moments: of(moments, whole)}
+        label = label_of(self.templates)
+        words = "templates" if label == "template" else f"groups by {label}"
+        evidence = {moments: replace(of(moments, whole), groups_are=words)}
         groups = evidence[moments].groups or ()
         for label, part in moments.groups.items():
             here = np.array([name == label for name in groups])
@@ -262,8 +265,8 @@ def _answer(surveyed: _Surveyed, asked: _Asked, batches: Sequence[Batch]) -> Res
         unit="share of the effect",
         title=f"{asks} ({of})",
         provenance=source,
-        axes=("ranking", "size") if is_curve else ("what",),
-        view="curves" if is_curve else "bars",
+        axes=panels(("ranking", "size") if is_curve else ("what",), templates, frame),
+        view="curves" if is_curve else "tests",
         meanings={**meanings, **group_meanings(templates, frame)},
     )
 

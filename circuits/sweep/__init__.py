@@ -6,7 +6,7 @@ for it, and `run` does it. Everything equals one plain forward pass for each cel
 
 from circuits.interventions import Source
 from circuits.sweep.cells import Cell, Hold, Sweep, Write, cell, check_cell, name
-from circuits.sweep.circuit_sweep import CircuitSweep, Kept
+from circuits.sweep.circuit_sweep import CircuitSweep, Elsewhere, Kept
 from circuits.sweep.execute import Executor, Scores, TaskScores, logits, run
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.planning import plan
@@ -15,6 +15,7 @@ from circuits.sweep.plans import Plan, Task, estimate
 __all__ = [
     "Cell",
     "CircuitSweep",
+    "Elsewhere",
     "Executor",
     "Hold",
     "Kept",
