@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -23,9 +22,8 @@ from circuits.effects import (
     panels,
     planned,
     source_of,
-    twins_of,
 )
-from circuits.effects import reference as reference_set
+from circuits.effects.circuit_questions import Rest, asked_of_circuits
 from circuits.errors import CircuitsError
 from circuits.evaluation import (
     CIRCUIT,
@@ -56,7 +54,8 @@ from circuits.prompts import Prompts
 from circuits.registry import RunOptions, TemplateOptions, UnseenOptions, analysis
 from circuits.registry.asked_prompts import Batch
 from circuits.result import Result
-from circuits.sweep import CircuitSweep, Source, plan, run
+from circuits.sweep import CircuitSweep, plan, run
+from circuits.sweep.circuit_sweep import CircuitCell
 from circuits.sweep.moments import Moments
 from circuits.sweep.survey import How, survey
 
@@ -67,7 +66,7 @@ def evaluate(
     circuit: str | Path | Circuit,
     *,
     curve: bool = False,
-    reference: Literal["resample", "zero", "mean", "position-mean"] | None = None,
+    reference: Rest | None = None,
     subsets: int = 100,
     controls: int = 100,
     untrained: int = 5,
@@ -116,7 +115,7 @@ def evaluate(
     written = reference or tested.origin.reference
     cells = Cells(Subject(tested, model.cfg.d_mlp), pruned=get_method(written).copies)
     asked = _Asked.of(cells, options.seed or 0, sizes, curve)
-    ask = partial(_sweeps, model, asked.cells, written, options)
+    ask = partial(_sweeps, model, options, written, tuple(asked.cells.asked))
     if how.plan:
         return planned(model, "evaluate", batches, ask, how, templates)
     measure = metric_of(batches[0].first, options.metric)
@@ -267,6 +266,7 @@ def _answer(surveyed: _Surveyed, asked: _Asked, batches: Sequence[Batch]) -> Res
         provenance=source,
         axes=panels(("ranking", "size") if is_curve else ("what",), templates, frame),
         view="curves" if is_curve else "tests",
+        circuit=circuit if is_curve else None,
         meanings={**meanings, **group_meanings(templates, frame)},
     )
 
@@ -290,16 +290,10 @@ def _table(
 
 
 def _sweeps(
-    model: HookedModel, cells: Cells, written: str, options: UnseenOptions, batch: Batch
+    model: HookedModel,
+    options: UnseenOptions,
+    rest: str,
+    cells: Sequence[CircuitCell],
+    batch: Batch,
 ) -> Callable[[Prompts], CircuitSweep]:
-    """The circuits that run alone on every block of a batch."""
-    every = tuple(cells.asked)
-
-    def ask(prompts: Prompts) -> CircuitSweep:
-        if written == "resample":
-            source = Source(written, twins_of(prompts), prompts.mask)
-        else:
-            source, _ = reference_set(model, prompts, batch, written, options)
-        return CircuitSweep(prompts, metric_of(prompts, options.metric), every, source)
-
-    return ask
+    return asked_of_circuits(model, batch, options, rest, cells)

@@ -1,6 +1,6 @@
 // A circuit: its layers from bottom to top. A slider adds and takes edges; each edge and node tells what is known of it.
 (function () {
-  const { nodes, parts, ends, slots, curves, scores, intervals, kept, orders, classes, metric, unit, level, n_all, patterns, faithful } = DATA.view;
+  const { nodes, parts, ends, slots, curves, scores, intervals, kept, orders, classes, metric, unit, level, n_all, patterns, faithful, faithful_on } = DATA.view;
   const X = 44, Y = 46, LEFT = 100, TOP = 30, BOTTOM = 44, RIGHT = 52;
   const get = (id) => document.getElementById(`circ-${id}`);
   const n = parts.length, n_kept = kept.filter(Boolean).length, what = level === "parts" ? "parts" : level;
@@ -129,7 +129,7 @@
   // How faithful circuits of these sizes are; only where they were chosen as the slider chooses.
   const faith = el("p", { id: "circ-faith", role: "status" });
   const chart = svg("svg", { viewBox: "0 0 380 130", "aria-hidden": "true" });
-  if (Object.keys(faithful).length) fill(get("curve"), chart, faith);
+  if (Object.keys(faithful).length) fill(get("curve"), chart, faith, el("p", { class: "note" }, faithful_on));
   const value = ([, F, low, up]) => `F = ${number(F, 2)}${low === null ? "" : ` [${number(low, 2)}, ${number(up, 2)}]`}`;
   function paintCurve() {
     if (!curve().length) {
