@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lens_models import lens_model
+from lens_twin import IGNORE_DEPRECATION
 from numpy.testing import assert_allclose, assert_array_equal
 from random_models import TINY, randomized
 from random_sweeps import random_prompts
@@ -22,7 +24,7 @@ from circuits.circuit import Circuit, Origin, Score, compiled_circuit, graph
 from circuits.cli import app
 from circuits.components import Component
 from circuits.discovery import METHODS
-from circuits.discovery.choosing import Choice, sized
+from circuits.discovery.choosing import Choice
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
@@ -228,7 +230,7 @@ def test_a_greedy_circuit_is_alive_and_takes_the_best_it_can_reach(n: int) -> No
 
 
 def test_more_edges_hold_all_that_fewer_hold() -> None:
-    sizes = sized(scored(2), [3, 10, 40, 90])
+    sizes = [Choice(keep).of(scored(2)) for keep in ("3", "10", "40", "90")]
     assert all(small.parts <= large.parts for small, large in pairwise(sizes))
 
 
@@ -321,3 +323,29 @@ def test_random_scores_are_a_null(tiny: HookedGPT2, prompts: Prompts) -> None:
     )
     assert_array_equal(first, second)
     assert abs(np.corrcoef(first[2:], other[2:])[0, 1]) < 0.3
+
+
+def test_half_precision_finds_what_single_does(compiled: HookedGPT2) -> None:
+    half = circuits.load("compiled", dtype="bfloat16")
+    for level in ("edges", "nodes"):
+        options: dict[str, Any] = {"level": level, "task": "compiled-ioi", "n": 4, "keep": "3"}
+        single, narrow = (circuits.discover(each, **options).circuit for each in (compiled, half))
+        assert single is not None
+        assert narrow is not None
+        assert narrow.parts == single.parts
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(IGNORE_DEPRECATION)
+def test_models_without_mlps_have_no_neurons() -> None:
+    pytest.importorskip("transformer_lens.HookedTransformer")
+    model = circuits.adapt(lens_model("attn-only"))
+    with pytest.raises(CircuitsError, match="no MLPs, so it has no neurons"):
+        circuits.discover(model, level="neurons", task="ioi", n=2)
+
+
+def test_a_circuit_that_pruning_empties_is_told(compiled: HookedGPT2) -> None:
+    with pytest.warns(UserWarning, match="the circuit is empty: none of the 1 edges"):
+        result = circuits.discover(compiled, task="compiled-ioi", n=2, keep="1")
+    assert result.circuit is not None
+    assert not result.circuit.parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,9 +129,18 @@ class _Asked:
             raise CircuitsError(f"steps={self.steps}: a path has at least 1 point")
         METHODS.require(self.method)
 
+    def require_neurons(self, model: HookedModel) -> None:
+        """Refuse to look for neurons where there are none."""
+        if self.level == "neurons" and model.cfg.attn_only:
+            raise CircuitsError(
+                f"{model.cfg.model_name} has no MLPs, so it has no neurons; choose the level "
+                "edges, heads or nodes"
+            )
+
 
 def _discovered(model: HookedModel, asked: _Asked, prompts: PairOptions, how: RunOptions) -> Result:
     """The scores, what is kept by them, and what came of checking them."""
+    asked.require_neurons(model)
     batch = single_batch(model, prompts, "a circuit")
     options = _with_metric(prompts, asked.method)
     if asked.method != "exact":
@@ -153,6 +163,12 @@ def _discovered(model: HookedModel, asked: _Asked, prompts: PairOptions, how: Ru
     metric = metric_of(batch.first, options.metric)
     origin = replace(_origin(source, metric), method=asked.method, reference=asked.reference)
     circuit = _circuit(search, scored, origin, asked.choice)
+    if circuit.origin.pruned and not circuit.parts:
+        warnings.warn(
+            f"the circuit is empty: none of the {circuit.origin.pruned:,} edges that were chosen "
+            "is on a path from the embedding to the logits; keep more, or leave positions out",
+            stacklevel=2,
+        )
     frame = _frame(batch.first, metric, scored, circuit, search.parts)
     if asked.check:
         frame = _with_check(frame, checked(search, scored.moments.effect[2:], asked.check))

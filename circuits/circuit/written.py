@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from circuits.circuit.graph import Graph
 from circuits.circuit.parts import Origin, Part, Score, part_of
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SIGNIFICANT_DIGITS = 6
+MOST_HEADS = 100_000  # of a model; beyond that its graph fills the memory
+
+Values = TypeVar("Values", Graph, Origin, Score)
 
 
 def as_json(circuit: Circuit) -> str:
@@ -69,13 +72,15 @@ def arguments(content: object, path: Path) -> dict[str, Any]:
         known = {each.name for each in fields(Origin)}
         kept = {part_of(name): each for name, each in content["kept"].items()}
         others = {part_of(name): each for name, each in content["left out"].items()}
-        shape = Graph(**content["shape"])
-        if not all(isinstance(n, int) and n > 0 for n in (shape.n_layers, shape.n_heads)):
-            raise ValueError(f"its shape is {content['shape']}")
+        shape = _typed(Graph, content["shape"])
+        if min(shape.n_layers, shape.n_heads) < 1 or shape.n_layers * shape.n_heads > MOST_HEADS:
+            raise ValueError(
+                f"its shape is {content['shape']}, and models have 1 to {MOST_HEADS:,} heads"
+            )
         return {
             "graph": shape,
             "parts": frozenset(kept),
-            "origin": Origin(**{k: each for k, each in content["origin"].items() if k in known}),
+            "origin": _typed(Origin, {k: v for k, v in content["origin"].items() if k in known}),
             "scores": {part: _score(each) for part, each in {**others, **kept}.items() if each},
             "level": content["level"],
             "classes": {
@@ -86,6 +91,24 @@ def arguments(content: object, path: Path) -> dict[str, Any]:
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CircuitsError(f"{path} is no circuit of this package: {error}") from error
+
+
+def _typed(kind: type[Values], values: Mapping[str, Any]) -> Values:
+    """What these values of a file make, each of its type.
+
+    Raises:
+        ValueError: naming a value that it does not have, or of another type.
+    """
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in hints:
+            raise ValueError(f"{name!r} is no name of {', '.join(hints)}")
+        allowed: tuple[type, ...] = get_args(hints[name]) or (hints[name],)
+        allowed += (int,) if float in allowed else ()
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            words = " or ".join(each.__name__ for each in allowed if each is not type(None))
+            raise ValueError(f"its {name} is {value!r}, and should be of the type {words}")
+    return kind(**values)
 
 
 def _given(values: Mapping[str, object]) -> dict[str, object]:
@@ -134,4 +157,4 @@ def _score(said: Mapping[str, Any]) -> Score:
         if numbers.get(name) == numbers.get(name) or sign not in ("+", "-"):
             raise ValueError(f"an infinite {name} is null, and + or - beside: {dict(said)}")
         numbers[name] = float(f"{sign}inf")
-    return Score(**numbers)
+    return _typed(Score, numbers)

@@ -89,7 +89,8 @@ class Products:
 
         With `writers`, only theirs.
         """
-        for readers, gradient in self.runs.reading.gradients(start):
+        for readers, narrow in self.runs.reading.gradients(start):
+            gradient = wide(narrow)
             n_before = int(self.graph.n_before[readers.start])
             some = slice(0, n_before) if writers is None else writers
             if some.stop > n_before:

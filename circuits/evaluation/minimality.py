@@ -102,7 +102,7 @@ class Minimality:
 def _added(subject: Subject, rng: np.random.Generator) -> list[Part]:
     """The parts that inflate the circuit: a random path's, or one random node or neuron.
 
-    None where the circuit has them all.
+    An empty list where the circuit has them all.
     """
     if subject.circuit.level != "edges":
         left = [part for part in subject.every if part not in subject.circuit.parts]

@@ -243,7 +243,12 @@ def _continuation(tokenizer: Tokenizer, prompt: str, word: str) -> int:
     better, spaced = prompt.rstrip(), f" {word.lstrip()}"
     if (two_spaces or (seam_shows and not follows)) and len(tokenizer.encode(spaced)) == 1:
         raise TokenError(
-            f"{word!r} does not continue {prompt!r} as one token, for words bring their own space; "
-            f"write the prompt {better!r} and the answer {spaced!r}"
+            f"{word!r} does not continue {_end_of(prompt)!r} as one token, for words bring their "
+            f"own space; write the prompt {_end_of(better)!r} and the answer {spaced!r}"
         )
     return token
+
+
+def _end_of(prompt: str, n: int = 80) -> str:
+    """What an error says of a prompt: its end, where it is long."""
+    return prompt if len(prompt) <= n else f"... {prompt[-n:]}"
