@@ -31,6 +31,7 @@ from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
 from circuits.result import Result
 from circuits.sweep import CircuitSweep, Kept, Source, plan, run
+from circuits.sweep.survey import How
 
 
 @pytest.fixture(scope="module")
@@ -349,3 +350,24 @@ def test_a_circuit_that_pruning_empties_is_told(compiled: HookedGPT2) -> None:
         result = circuits.discover(compiled, task="compiled-ioi", n=2, keep="1")
     assert result.circuit is not None
     assert not result.circuit.parts
+
+
+def test_chance_keeps_to_the_budget(tiny: HookedGPT2, prompts: Prompts) -> None:
+    asked = search(tiny, prompts, "logit_diff")
+    method = METHODS.require("random").search
+    with pytest.raises(
+        CircuitsError, match=r"memory=1K is too little: .* take (\d+) bytes"
+    ) as told:
+        method(replace(asked, how=How(memory="1K")))
+    least = int(str(told.value).split(" take ")[1].split()[0])
+    by_one, at_once = method(replace(asked, how=How(memory=least))).moments, method(asked).moments
+    assert by_one.n == at_once.n == len(prompts)
+    assert_allclose(by_one.effect, at_once.effect, atol=1e-6)
+
+
+def test_a_long_prompt_is_told_by_its_end() -> None:
+    with pytest.raises(CircuitsError, match="does not continue") as told:
+        circuits.discover(
+            circuits.load("mini"), prompt="the " * 500, answer=" the", reference="zero"
+        )
+    assert len(str(told.value)) < 400

@@ -158,7 +158,7 @@ def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Sc
                 search.model, sweep.source, source_sites(search.model, sweep, search.scored)
             )
             labels = prompts.labels(search.how.label)
-            step = _at_once(search, prompts.tokens.shape[1])
+            step = at_once(search, prompts.tokens.shape[1])
             for first in range(0, len(prompts), step):
                 rows = slice(first, min(first + step, len(prompts)))
                 values = estimated(search.model, sweep, rows, reference, estimate, search.scored)
@@ -184,8 +184,12 @@ def merged(so_far: Moments | None, values: Floats, labels: Sequence[str] | None)
     return here if so_far is None else so_far.merge(here)
 
 
-def _at_once(search: Search, width: int) -> int:
-    """How many prompts of this width may be computed together."""
+def at_once(search: Search, width: int) -> int:
+    """How many prompts of this width may be computed together.
+
+    Raises:
+        CircuitsError: for a budget too small for one.
+    """
     how, cfg = search.how, search.model.cfg
     budget = default_memory(search.model) if how.memory is None else parse_bytes(how.memory)
     per_prompt = _numbers(cfg, search.graph, len(search.positions), width)

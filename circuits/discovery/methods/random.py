@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from circuits.discovery.edge_estimates import both_runs, source_sites
-from circuits.discovery.search import Scored, Search, discovery, merged
+from circuits.discovery.search import Scored, Search, at_once, discovery, merged
 from circuits.sweep.values import Reference
 
 
@@ -19,9 +19,13 @@ def random(search: Search) -> Scored:
         reference = Reference(
             search.model, sweep.source, source_sites(search.model, sweep, search.scored)
         )
-        runs = both_runs(search.model, sweep, slice(0, len(prompts)), reference)
-        edges = runs.base + draws[:, None]
-        values = np.concatenate([runs.base[None], runs.other[None], edges])
-        so_far = merged(so_far, values, prompts.labels(search.how.label))
+        labels = prompts.labels(search.how.label)
+        step = at_once(search, prompts.tokens.shape[1])
+        for first in range(0, len(prompts), step):
+            rows = slice(first, min(first + step, len(prompts)))
+            runs = both_runs(search.model, sweep, rows, reference)
+            edges = runs.base + draws[:, None]
+            values = np.concatenate([runs.base[None], runs.other[None], edges])
+            so_far = merged(so_far, values, None if labels is None else labels[rows])
     assert so_far is not None
     return Scored(so_far)
