@@ -37,7 +37,8 @@ def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | N
     rows = max(width, fastest_rows(model))
     prompts = max(1, min(budget // (2 * least), rows // width, n))
     left = budget - prompts * base_bytes
-    at_once = max(1, min(left // (prompts * circuit_bytes), rows // (prompts * width)))
+    fitting = min(left // (prompts * circuit_bytes), rows // (prompts * width))
+    at_once = max(1, min(fitting, len(sweep.cells)))
     order = sorted(range(len(sweep.cells)), key=lambda cell: _n_edges(sweep, cell))
     per_circuit = _relative(cfg) * width * cfg.n_layers
     tasks = []
