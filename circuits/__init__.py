@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 _HOME = {
     "adapter": ["adapt"],
     "cache": ["Cache"],
-    "circuit": ["Circuit", "graph"],
+    "circuit": ["Circuit", "graph", "published"],
     "checkpoints": ["bundled_models", "checksum", "load", "save"],
     "components": ["Component"],
     "config": ["GPT2_SIZES", "ModelConfig"],

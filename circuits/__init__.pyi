@@ -10,6 +10,7 @@ from circuits.checkpoints import load as load
 from circuits.checkpoints import save as save
 from circuits.circuit import Circuit as Circuit
 from circuits.circuit import graph as graph
+from circuits.circuit import published as published
 from circuits.components import Component as Component
 from circuits.config import GPT2_SIZES as GPT2_SIZES
 from circuits.config import ModelConfig as ModelConfig
@@ -119,6 +120,17 @@ def attribute(
 ) -> Result:
     """Which part pushes the answer?"""
 
+def compare(
+    circuits: Sequence[str | Path | Circuit],
+    *,
+    reference: str | Path | Circuit | None = ...,
+    level: Literal['edges', 'nodes', 'heads', 'neurons'] | None = ...,
+    show: Literal['overlap', 'parts', 'roc', 'precision-recall'] = ...,
+    positions: bool = ...,
+    model: HookedModel | None = ...,
+) -> Result:
+    """How alike are these circuits?"""
+
 def composition(
     model: HookedModel,
     *,
@@ -170,9 +182,43 @@ def discover(
     n: int | None = ...,
     seed: int = ...,
     memory: str | None = ...,
+    plan: bool = ...,
+    engine: str = ...,
+    parts: str | Path | None = ...,
+    resume: bool = ...,
     progress: Progress | None = ...,
 ) -> Result:
     """Which circuit does it?"""
+
+def evaluate(
+    model: HookedModel,
+    circuit: str | Path | Circuit,
+    *,
+    curve: bool = ...,
+    reference: Literal['resample', 'zero', 'mean', 'position-mean'] | None = ...,
+    subsets: int = ...,
+    controls: int = ...,
+    untrained: int = ...,
+    tolerance: float = ...,
+    task: str | Prompts | None = ...,
+    prompt: str | Sequence[str] | ModelInput | None = ...,
+    corrupted: str | Sequence[str] | ModelInput | None = ...,
+    file: str | Path | None = ...,
+    answer: str | None = ...,
+    distractor: str | None = ...,
+    metric: str | Metric | None = ...,
+    n: int | None = ...,
+    seed: int | None = ...,
+    by: str | None = ...,
+    cluster: str | None = ...,
+    memory: str | None = ...,
+    plan: bool = ...,
+    engine: str = ...,
+    parts: str | Path | None = ...,
+    resume: bool = ...,
+    progress: Progress | None = ...,
+) -> Result:
+    """Is this circuit the mechanism?"""
 
 def heads(
     model: HookedModel,

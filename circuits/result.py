@@ -21,6 +21,7 @@ from circuits import __version__, intervals
 from circuits.catalog import VIEW, known
 from circuits.checkpoints import checksum
 from circuits.circuit import Circuit
+from circuits.circuit.publications import IN_FOLDER
 from circuits.errors import CircuitsError, nearest
 from circuits.files import named_path, replacing_folder, require_own, utf8
 from circuits.intervals import REAL, Draws, Scale
@@ -44,17 +45,17 @@ AVERAGED = {
     "n": "number of prompts (or other independent draws) averaged over",
 }
 BEHIND = "draws behind"  # the column that brings a `Result` its draws
-_DATA, _TABLE, _CIRCUIT = "result.json", "table.csv", "circuit.json"
+_DATA, _TABLE, _CIRCUIT = "result.json", "table.csv", IN_FOLDER
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Which model, which prompts, which settings, and how it can be had again.
 
-    `checksum` is of the weights, `prompts` of the tokens and what is asked about them; `bos_id` and
-    `eos_ids` are the model's start token and the tokens that end its texts. `arguments` are the
-    analysis' own, `population` is over which prompts means and their intervals are. There is no
-    date: the same question gives the same bytes.
+    `checksum` is of the weights, empty where they are of none or several; `prompts` of the tokens
+    and what is asked about them; `bos_id` and `eos_ids` are the model's start token and the tokens
+    that end its texts. `arguments` are the analysis' own, `population` is over which prompts means
+    and their intervals are. There is no date: the same question gives the same bytes.
     """
 
     analysis: str
@@ -76,6 +77,16 @@ class Provenance:
     population: str | None = None
 
 
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    return {
+        "circuits": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+
+
 def provenance(
     model: HookedModel,
     analysis: str,
@@ -90,12 +101,6 @@ def provenance(
     that does the same. Without a command, ``@analysis`` says both; `arguments` are then those that
     shall read otherwise than they were given.
     """
-    versions = {
-        "circuits": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": ".".join(map(str, sys.version_info[:3])),
-    }
     asked: dict[str, Any] = {}
     if prompts is not None:
         asked = {
@@ -115,7 +120,7 @@ def provenance(
         dtype=str(model.cfg.dtype).removeprefix("torch."),
         arguments=dict(arguments),
         command=command,
-        versions=versions,
+        versions=versions(),
         bos_id=model.roles.bos_id,
         eos_ids=list(model.roles.eos_ids),
         **asked,
@@ -136,7 +141,8 @@ class Result:
             ``value``, or for the ``lens`` picture of ``token`` and ``probability``, where a column
             ``after`` may hold the prompt's own tokens; the column along which ``curves`` go; name,
             x and y of a ``scatter`` (are both equal?) or a ``plane``; name, query and key of
-            attention ``patterns``. More in front make several heatmaps, each in its rows'
+            attention ``patterns``; any of a ``circuit``, whose rows are as `Circuit.frame` has
+            them. More in front make several heatmaps, each in its rows'
             ``unit``, or several curves.
         view: which figure shows it: one of `circuits.figures.VIEWS`.
         meanings: what the analysis' own columns say; the averaged ones are known.
@@ -284,7 +290,8 @@ class Result:
         about = self.provenance
         table = self.frame.head(20).to_html(index=False, border=0, float_format="{:.4g}".format)
         more = f" · first 20 of {len(self.frame)} rows" if len(self.frame) > 20 else ""
-        source = f"{about.model} ({about.checksum[:12]}) · unit of value: {self.unit}{more}"
+        weights = f" ({about.checksum[:12]})" if about.checksum else ""
+        source = f"{about.model}{weights} · unit of value: {self.unit}{more}"
         if about.population is not None and "ci_low" in self.frame:
             source += f" · 95 % intervals: {about.population}"
         page = (

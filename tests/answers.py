@@ -43,6 +43,8 @@ attention {CAT} --component a1.h0
 attribute --task ioi
 attribute --task ioi --what neurons
 attribute {MARY.partition(" --corrupted")[0]}
+compare ioi greater-than
+compare greater-than --reference ioi --show parts
 composition
 composition --to a1.h0 --check 8 --task repeated
 diff sort-abc --model sort-abc

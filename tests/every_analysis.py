@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from circuits.registry import find
+from circuits.adapter import adapt
+from circuits.circuit import Circuit
+from circuits.model import HookedModel
+from circuits.registry import analyses, find
 from circuits.result import Result
 
 TEXT = "When Mary and John went to the garden, John gave a letter to"
+OF_A_MODEL = [name for name, recipe in analyses().items() if recipe.asks_model]
 IOI: dict[str, Any] = {"task": "ioi", "n": 4}
+OF_CIRCUITS = {"evaluate"}  # which take a circuit of the model that they ask
 Question = tuple[tuple[Any, ...], dict[str, Any]]  # the words after the model, and the options
 # What each analysis is asked; those that are not named take a prompt, or the model alone.
 ASKED: dict[str, Question] = {
     "ablate": ((), {"all_heads": True, **IOI}),
     "approximate": ((), {"what": "head", **IOI}),
     "attribute": ((), IOI),
+    "evaluate": ((), {"subsets": 10, "controls": 45, "untrained": 2, **IOI}),
     "heads": ((), {"n": 3}),
     "icl": ((), {"n": 2, "length": 8}),
     "interchange": ((), {"component": "a1", **IOI}),
@@ -44,4 +50,9 @@ def question(name: str) -> Question:
 def answer(name: str, model: Any, other: Any = None) -> Result:
     """What the analysis says; `other` is what ``diff`` compares with."""
     given, options = question(name)
-    return find(name).load()(model, *((other,) if name == "diff" else given), **options)
+    if name == "diff":
+        given = (other,)
+    if name in OF_CIRCUITS:
+        ours = model if isinstance(model, HookedModel) else adapt(model)
+        given = (Circuit.of(ours, [f"embed->a{i}.h1<v>" for i in (0, 1)] + ["a1.h1->logits"]),)
+    return find(name).load()(model, *given, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from every_analysis import IOI, TEXT, answer, write_files
+from every_analysis import IOI, OF_A_MODEL, TEXT, answer, write_files
 from lens_models import SHAPES, WORDS, lens_model, state
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from numpy.testing import assert_allclose
@@ -24,7 +24,6 @@ from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
 from circuits.errors import CircuitsError
 from circuits.prompts import make
-from circuits.registry import analyses
 from circuits.result import Result
 
 pytest.importorskip("transformer_lens.HookedTransformer")
@@ -62,7 +61,7 @@ def ask(name: str, model: Any) -> Result:
 
 
 @pytest.mark.parametrize("shape", only(("llama", "gemma2"), SHAPES))
-@pytest.mark.parametrize("name", analyses())
+@pytest.mark.parametrize("name", OF_A_MODEL)
 @pytest.mark.slow
 def test_every_analysis_answers_or_says_why_not(name: str, shape: str) -> None:
     model = theirs(shape)

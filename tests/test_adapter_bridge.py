@@ -11,7 +11,7 @@ import slow_sweep
 import torch
 from bridge_models import SHAPES, bridge, built
 from einops import einsum
-from every_analysis import answer, write_files
+from every_analysis import OF_A_MODEL, answer, write_files
 from lens_models import WORDS, state
 from numpy.testing import assert_allclose
 from random_sweeps import random_prompts
@@ -22,7 +22,6 @@ from circuits.analyses.ablate import ablate
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, SiteError
 from circuits.metrics import METRICS
-from circuits.registry import analyses
 from circuits.sweep import Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import attribute
 
@@ -204,7 +203,7 @@ def test_text_goes_through_their_vocabulary() -> None:
         _ = model.W_pos
 
 
-@pytest.mark.parametrize("name", analyses())
+@pytest.mark.parametrize("name", OF_A_MODEL)
 @pytest.mark.slow
 def test_every_analysis_answers_or_says_why_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

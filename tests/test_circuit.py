@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,10 @@ MINI_IOI = [
     "embed->a2.h0<k>",
     "a2.h0->logits",
 ]
+SCORED = (
+    '{{"circuit": 1, "level": "heads", "shape": {{"n_layers": 1, "n_heads": 1}}, '
+    '"origin": {{"model": "m"}}, "kept": {{"a0.h0": {}}}, "left out": {{}}}}'
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +138,38 @@ def test_a_circuit_is_read_as_it_was_written(circuit: Circuit, tmp_path: Path) -
     assert Circuit.load(path).to_json() == path.read_text(encoding="utf-8")
 
 
+def test_infinite_scores_are_read_as_they_were_written_in_strict_json(
+    circuit: Circuit, tmp_path: Path
+) -> None:
+    a, b, c, d = map(part_of, MINI_IOI[:4])
+    scores = {
+        a: Score(-math.inf),
+        b: Score(math.inf, 1.5, math.inf),
+        c: Score(0.25, -math.inf, 0.5),
+        d: Score(math.nan, -1.0, 1.0),
+    }
+    known = replace(circuit, parts=frozenset([a, c]), scores=scores)
+    path = known.save(tmp_path / "circuit.json")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert content["kept"][str(a)] == {"value": None, "infinite": {"value": "-"}}
+    assert content["left out"][str(b)] == {
+        "value": None,
+        "ci_low": 1.5,
+        "ci_high": None,
+        "infinite": {"value": "+", "ci_high": "+"},
+    }
+    again = Circuit.load(path)
+    assert {part: again.scores[part] for part in (a, b, c)} == {p: scores[p] for p in (a, b, c)}
+    assert math.isnan(again.scores[d].value)
+    assert (again.scores[d].ci_low, again.scores[d].ci_high) == (-1.0, 1.0)
+    assert again.to_json() == path.read_text(encoding="utf-8")
+    assert replace(circuit, scores={a: Score(math.nan)}).to_json() == circuit.to_json()
+
+
 def test_ranks_by_size_or_by_what_gets_worse(circuit: Circuit) -> None:
     a, b, c = map(part_of, MINI_IOI[:3])
     scores = {a: Score(-1.0), b: Score(3.0), c: Score(-2.0)}
@@ -152,6 +189,9 @@ def test_ranks_by_size_or_by_what_gets_worse(circuit: Circuit) -> None:
         ('{"circuit": 1, "kept": {"a9->": {}}}', "names no component"),
         ('{"circuit": 1, "kept": {}, "left out": {}, "shape": {"n": 1}}', "is no circuit"),
         ("[" * 100_000, "is no circuit"),
+        (SCORED.format('{"value": 1, "infinite": {"value": "+"}}'), "an infinite value is null"),
+        (SCORED.format('{"value": null, "infinite": {"value": "?"}}'), "an infinite value is null"),
+        (SCORED.format('{"value": 1, "high": 2}'), "unexpected keyword argument 'high'"),
     ],
 )
 def test_what_is_no_circuit_is_refused(text: str, said: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,7 @@ def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
     at = replace(circuit, parts=frozenset([part_of("a0.h0->logits@END")]))
     neuron = Circuit(circuit.graph, frozenset([parse("m0.n3")]), circuit.origin, level="neurons")
     scored = replace(circuit, scores={part_of(OURS[0]): Score(1.0)})
+    endless = replace(circuit, scores={part_of(OURS[1]): Score(-math.inf)})
     attention = Circuit(Graph(2, 2, False, d_model=8), circuit.parts, circuit.origin)
     cases: list[tuple[Circuit, str, str, str]] = [
         (at, "c.json", "eap-ig", "at one position, .* circuit.everywhere()"),
@@ -199,6 +201,7 @@ def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
         (attention, "c.pt", "eap-ig", "this circuit's model has none"),
         (replace(circuit, graph=Graph(2, 2)), "c.pt", "eap-ig", "how wide the model is"),
         (scored, "c.pt", "auto-circuit", "a0.h0->logits is kept without a score"),
+        (endless, "c.json", "eap-ig", "a0.h0->logits has an infinite score, which JSON cannot say"),
         (circuit, "c.txt", "eap-ig", "ends in .json or .pt"),
         (circuit, "c.json", "auto-circuit", "ends in .pt"),
         (circuit, "c.json", "eapig", "no format 'eapig'; .* did you mean 'eap-ig'"),
@@ -208,6 +211,17 @@ def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
             each.save(tmp_path / file, format=to)  # type: ignore[arg-type]
     assert at.everywhere().save(tmp_path / "c.json", format="eap-ig").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
+
+
+def test_infinite_scores_stay_infinite_in_tensors(tmp_path: Path) -> None:
+    edges = list(map(part_of, OURS))
+    scores = {edges[0]: Score(-2.0), edges[1]: Score(-math.inf)}
+    circuit = Circuit(Graph(2, 2, d_model=8), frozenset(edges), Origin("mini"), scores)
+    again = Circuit.load(circuit.save(tmp_path / "c.pt", format="eap-ig"))
+    assert {part: s.value for part, s in again.scores.items() if s.value} == {
+        edges[0]: -2.0,
+        edges[1]: -math.inf,
+    }
 
 
 def test_options_that_a_file_does_not_take(tmp_path: Path) -> None:

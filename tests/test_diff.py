@@ -138,6 +138,7 @@ def test_other_numbers_and_texts_may_be_compared(words: HookedGPT2, without: Hoo
     [
         ({"analysis": "ablat"}, "no analysis 'ablat'.*did you mean 'ablate'"),
         ({"analysis": "diff"}, "no analysis 'diff' to ask both"),
+        ({"analysis": "compare"}, "no analysis 'compare' to ask both"),
         ({"analysis": "ablate", "set_": ["all_head=true"]}, "did you mean 'all_heads'"),
         ({"analysis": "ablate", "set_": ["all_heads"]}, "write an option of ablate as name=value"),
         ({"analysis": "ablate", "set_": ["n=many"]}, "n='many': ablate takes a whole number"),

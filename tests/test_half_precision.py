@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from every_analysis import TEXT, answer, question, write_files
+from every_analysis import OF_A_MODEL, OF_CIRCUITS, TEXT, answer, question, write_files
 from quick import only
 from word_model import task_model
 
@@ -26,7 +26,7 @@ from circuits.decompose import logit_attrs, logit_bias
 from circuits.detectors import DETECTORS, attention_to, detect_head
 from circuits.model import HookedGPT2
 from circuits.prompts import make
-from circuits.registry import analyses, find
+from circuits.registry import find
 from circuits.sweep import Source
 from circuits.sweep.values import Reference
 
@@ -67,7 +67,7 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("why", ("a1.h1", TEXT), {}),
     ("why", ("a1.h1",), {"positions": "roles", "query": "END", "key": "IO", **IOI}),
 ]
-OF_ONE_MODEL = sorted({*analyses()} - {"diff"})
+OF_ONE_MODEL = sorted({*OF_A_MODEL} - {"diff"} - OF_CIRCUITS)
 NAMED = {name for name, _, _ in QUESTIONS}
 QUESTIONS += [(name, *question(name)) for name in OF_ONE_MODEL if name not in NAMED]
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from word_model import letter_model
 
+from circuits.checkpoints import load
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.registry import (
@@ -210,6 +211,22 @@ def test_an_analysis_takes_the_model_first() -> None:
 
     with pytest.raises(TypeError, match="takes the model first"):
         analysis(question)
+
+
+def test_a_question_that_is_not_about_a_model_may_take_none() -> None:
+    """Its list of things stands first on the command line, one word each."""
+    given: dict[str, Any]
+    assert not find("compare").asks_model
+    assert find("ablate").asks_model
+    given = {name: p.default for name, p in find("compare").signature.parameters.items()}
+    asked = asking.question(
+        "compare", given | {"circuits": ["a b.json", Path("c.json")], "model": None}
+    )
+    assert asked.command == "circuits compare 'a b.json' c.json"
+    assert asked.arguments["circuits"] == ["a b.json", "c.json"]
+    model = load("compiled")
+    asked = asking.question("compare", given | {"circuits": ["a"], "model": model})
+    assert asked.command == "circuits compare a --model compiled"
 
 
 GROUPED = "kind: Kind = None, extra: int = 1, how: RunOptions, prompts: PromptOptions"

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from circuits.agreement import pearson, spearman
 from circuits.components import Component
 from circuits.effects import (
     BASE,
@@ -250,15 +251,8 @@ def agreement(table: pd.DataFrame) -> dict[str, float]:
     1.0
     """
     known = table.dropna(subset=["exact"])
-    ranks = known[["value", "exact"]].rank()
     return {
-        "pearson": _correlation(known["value"], known["exact"]),
-        "spearman": _correlation(ranks["value"], ranks["exact"]),
+        "pearson": pearson(known["value"], known["exact"]),
+        "spearman": spearman(known["value"], known["exact"]),
         "n_checked": len(known),
     }
-
-
-def _correlation(x: pd.Series[float], y: pd.Series[float]) -> float:
-    if len(x) < 2 or x.nunique() < 2 or y.nunique() < 2:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])

@@ -176,7 +176,8 @@ def _of_weights(both: _Both, ignored: Sequence[str], column: str) -> Result:
 
 def _recipe(name: str) -> Recipe:
     """The analysis that both models are asked."""
-    known = [each for each in analyses() if each != "diff"]
+    of_one = (each for each, recipe in analyses().items() if recipe.asks_model)
+    known = [each for each in of_one if each != "diff"]
     if name not in known:
         raise CircuitsError(
             f"there is no analysis {name!r} to ask both models; choose {WEIGHTS}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,15 +15,16 @@ from circuits.components import Edge
 from circuits.discovery import METHODS, Search
 from circuits.discovery.checking import Checked, checked
 from circuits.discovery.choosing import Choice
+from circuits.discovery.patching import sweep_over
 from circuits.discovery.search import Scored
-from circuits.effects import source_of
+from circuits.effects import planned, source_of
 from circuits.effects.circuit_questions import Rest, asked_of_circuits, single_batch
 from circuits.effects.measuring import metric_of
 from circuits.errors import CircuitsError
 from circuits.metrics import Metric
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
-from circuits.registry import MemoryOptions, PairOptions, analysis
+from circuits.registry import PairOptions, RunOptions, analysis
 from circuits.result import Provenance, Result
 from circuits.sweep.survey import How
 
@@ -68,7 +70,7 @@ def discover(
     steps: int = 5,
     check: Literal["all"] | int = 0,
     prompts: PairOptions,
-    how: MemoryOptions,
+    how: RunOptions,
 ) -> Result:
     """Which circuit does it?
 
@@ -127,12 +129,12 @@ class _Asked:
         METHODS.require(self.method)
 
 
-def _discovered(
-    model: HookedModel, asked: _Asked, prompts: PairOptions, how: MemoryOptions
-) -> Result:
+def _discovered(model: HookedModel, asked: _Asked, prompts: PairOptions, how: RunOptions) -> Result:
     """The scores, what is kept by them, and what came of checking them."""
     batch = single_batch(model, prompts, "a circuit")
     options = _with_metric(prompts, asked.method)
+    if asked.method != "exact":
+        _require_plain(how, asked.method)
     search = Search(
         model,
         batch.blocks,
@@ -142,8 +144,10 @@ def _discovered(
         level=asked.level,
         threshold=asked.threshold,
         seed=prompts.seed,
-        how=How(memory=how.memory, progress=how.progress),
+        how=_how(how),
     )
+    if how.plan:
+        return planned(model, "discover", [batch], lambda _: sweep_over(search, search.parts), how)
     scored = METHODS.require(asked.method).search(search)
     source = source_of(model, "discover", [batch], [scored.moments.n])
     metric = metric_of(batch.first, options.metric)
@@ -164,6 +168,28 @@ def _discovered(
         view="bars",
         meanings=MEANINGS,
         circuit=circuit,
+    )
+
+
+def _require_plain(how: RunOptions, method: str) -> None:
+    """Refuse what only a sweep has."""
+    given = [name for name in ("plan", "parts", "resume") if getattr(how, name)]
+    given += ["engine"] if how.engine != "local" else []
+    if given:
+        raise CircuitsError(
+            f"{given[0]} is for a sweep, which the method exact is; {method} has none: leave "
+            f"{given[0]} out, or choose --method exact"
+        )
+
+
+def _how(how: RunOptions) -> How:
+    return How(
+        memory=how.memory,
+        engine=how.engine,
+        parts=None if how.parts is None else Path(how.parts),
+        resume=how.resume,
+        progress=how.progress,
+        draws=how.draws,
     )
 
 

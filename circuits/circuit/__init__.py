@@ -8,7 +8,7 @@ from circuits.circuit.circuit import Circuit
 from circuits.circuit.compiled import compiled_circuit
 from circuits.circuit.graph import EMBED, LOGITS, SLOTS, Graph, graph
 from circuits.circuit.parts import LEVELS, Level, Origin, Part, Score, part_of
-from circuits.circuit.publications import published
+from circuits.circuit.publications import published, read_circuit
 
 __all__ = [
     "EMBED",
@@ -25,4 +25,5 @@ __all__ = [
     "graph",
     "part_of",
     "published",
+    "read_circuit",
 ]

@@ -19,6 +19,8 @@ from circuits.components import Component, Edge, check
 from circuits.errors import CircuitsError, nearest
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from circuits.circuit.exchange import Format, ScoresOf
     from circuits.model import HookedModel
 
@@ -174,6 +176,10 @@ class Circuit:
             self._with(parts), origin=replace(self.origin, pruned=self.origin.pruned + gone)
         )
 
+    def found_by(self, command: str) -> Circuit:
+        """The same circuit, that says which command finds it again."""
+        return replace(self, origin=replace(self.origin, command=command))
+
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A row for each part that is kept or has a score, the largest first."""
@@ -196,6 +202,20 @@ class Circuit:
             return False, -(worse * score.value if signed else abs(score.value)), str(part)
 
         return sorted(parts, key=key)
+
+    def plot(self) -> Figure:
+        """Who writes to whom: the kept parts as a figure, see `circuits.figures.wiring`.
+
+        Raises:
+            CircuitsError: when nothing is kept.
+
+        >>> from circuits.circuit import compiled_circuit
+        >>> compiled_circuit().plot().axes[0].get_title(loc="left")
+        'compiled: 6 edges by hand (compiled-ioi)'
+        """
+        from circuits.circuit.pictures import plot  # matplotlib takes half a second
+
+        return plot(self)
 
     def require_fits(self, model: HookedModel) -> Circuit:
         """The same circuit, if it is one of this model.

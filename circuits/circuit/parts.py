@@ -15,7 +15,10 @@ Part = Edge | Component  # what is kept or left out: an edge, or a head, node or
 
 @dataclass(frozen=True)
 class Score:
-    """What corrupting this part alone does to the metric, with the ends of its 95 % interval."""
+    """What corrupting this part alone does to the metric, with the ends of its 95 % interval.
+
+    An infinite value says that nothing removes the part, however large the threshold.
+    """
 
     value: float
     ci_low: float = math.nan

@@ -1,4 +1,8 @@
-"""Circuits in files: JSON that a person can read, a line for each part."""
+"""Circuits in files: JSON that a person can read, a line for each part.
+
+JSON has no infinite numbers, and scores may be infinite: of a part that no threshold removes, say.
+Such a number is null, and ``infinite`` has its sign: {"value": null, "infinite": {"value": "-"}}.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +76,7 @@ def arguments(content: object, path: Path) -> dict[str, Any]:
             "graph": shape,
             "parts": frozenset(kept),
             "origin": Origin(**{k: each for k, each in content["origin"].items() if k in known}),
-            "scores": {part: Score(**each) for part, each in {**others, **kept}.items() if each},
+            "scores": {part: _score(each) for part, each in {**others, **kept}.items() if each},
             "level": content["level"],
             "classes": {
                 parse(name): of
@@ -103,16 +107,31 @@ def _members(circuit: Circuit) -> str:
 
 def _listed(parts: Iterable[Part], scores: Mapping[Part, Score]) -> str:
     """A JSON object with a line for each part."""
-    lines = [f"  {json.dumps(str(part))}: {json.dumps(_said(scores.get(part)))}" for part in parts]
+    said = {json.dumps(str(part)): _said(scores.get(part)) for part in parts}
+    lines = [f"  {name}: {json.dumps(score, allow_nan=False)}" for name, score in said.items()]
     body = ",\n".join(lines)
     return f"{{\n{body}\n }}" if lines else "{}"
 
 
-def _said(score: Score | None) -> dict[str, float]:
+def _said(score: Score | None) -> dict[str, object]:
     """A score's numbers; nothing where there is none, and no interval where it has none."""
     numbers = {} if score is None else asdict(score)
-    return {
-        name: float(f"{x:.{SIGNIFICANT_DIGITS}g}")
-        for name, x in numbers.items()
-        if not math.isnan(x)
+    known = {name: x for name, x in numbers.items() if not math.isnan(x)}
+    if not known:
+        return {}
+    finite = {
+        name: float(f"{x:.{SIGNIFICANT_DIGITS}g}") if math.isfinite(x) else None
+        for name, x in known.items()
     }
+    signs = {name: "+" if x > 0 else "-" for name, x in known.items() if math.isinf(x)}
+    return {"value": None, **finite, **({"infinite": signs} if signs else {})}
+
+
+def _score(said: Mapping[str, Any]) -> Score:
+    """The score that these numbers are."""
+    numbers = {name: math.nan if x is None else x for name, x in said.items() if name != "infinite"}
+    for name, sign in said.get("infinite", {}).items():
+        if numbers.get(name) == numbers.get(name) or sign not in ("+", "-"):
+            raise ValueError(f"an infinite {name} is null, and + or - beside: {dict(said)}")
+        numbers[name] = float(f"{sign}inf")
+    return Score(**numbers)

@@ -16,7 +16,12 @@ from rich.markup import escape
 
 from circuits import __version__
 from circuits.cli import commands, experiments
-from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, as_command
+from circuits.cli.options import (
+    MODEL_OPTIONS,
+    NO_MODEL_OPTIONS,
+    OUTPUT_OPTIONS,
+    as_command,
+)
 from circuits.cli.terminal import bar, out, remark, remarks, require_text, with_exit_codes
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
@@ -65,7 +70,7 @@ def _load(given: dict[str, Any]) -> HookedModel:
     from circuits.checkpoints import load
 
     require_text([given["model"], given["revision"]])
-    options = {name: given[name] for name in ("revision", "device", "dtype")}
+    options = {name: given.get(name) for name in ("revision", "device", "dtype")}
     return load(given["model"], **options)
 
 
@@ -90,10 +95,13 @@ def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any])
     quiet = common["quiet"]
     with remarks(quiet=quiet), bar(recipe.name, quiet=quiet) as progress:
         chosen = recipe.default_model if common["model"] is None else common["model"]
-        model = _load(common | {"model": chosen})
+        if recipe.asks_model or chosen is not None:
+            asked = asked | {"model": _load(common | {"model": chosen})}
+        elif common["revision"] is not None:
+            raise CircuitsError("--revision is of a model; give --model, too")
         if recipe.reports_progress:
             asked = asked | {"progress": progress}
-        result = function(model, **asked)
+        result = function(**asked)
     _deliver(result, common)
 
 
@@ -140,7 +148,8 @@ def _add(recipe: Recipe, function: Callable[..., None]) -> None:
 
 
 for _recipe in analyses().values():
-    _add(_recipe, as_command(_recipe, _run_analysis, MODEL_OPTIONS | OUTPUT_OPTIONS))
+    _options = MODEL_OPTIONS if _recipe.asks_model else NO_MODEL_OPTIONS
+    _add(_recipe, as_command(_recipe, _run_analysis, _options | OUTPUT_OPTIONS))
 _recipe = commands.generation()
 _add(_recipe, as_command(_recipe, _run_generate, commands.GENERATE_OPTIONS))
 for _command in (experiments.run, commands.models, commands.pull, commands.info):

@@ -102,6 +102,20 @@ MODEL_OPTIONS: dict[str, tuple[Any, Any]] = {
     "device": (Device, None),
     "dtype": (Dtype, None),
 }
+# Of a question that is not about a model: none is loaded unless it is named here.
+NO_MODEL_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "model": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="A model that all that is given should fit. Without it, none is loaded.",
+                rich_help_panel=MODEL_PANEL,
+            ),
+        ],
+        None,
+    ),
+    "revision": (Revision, None),
+}
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any]] = {
     "json": (Json, False),
     "csv": (Csv, False),

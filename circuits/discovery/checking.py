@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
+from circuits.agreement import pearson, spearman
 from circuits.arrays import Floats
-from circuits.discovery.patching import everything, patched
+from circuits.discovery.patching import sweep_over
 from circuits.discovery.search import Search
-from circuits.prompts import Prompts
-from circuits.sweep.cells import Cell, Sweep
-from circuits.sweep.survey import survey
+from circuits.sweep.survey import How, survey
 
 MATTERS = 0.05  # of the whole effect: what a part that is missed does at least
 
@@ -54,22 +52,12 @@ def checked(search: Search, estimates: Floats, n: int | Literal["all"]) -> Check
     if n != "all":
         rest = np.random.default_rng(search.seed).permutation(order[n:])[:n]
         index = [*order[:n].tolist(), *sorted(rest.tolist())]
-    cells: list[Cell] = []
-    parts = search.parts
-
-    def ask(prompts: Prompts) -> Sweep:
-        asked = search.ask(prompts)
-        if not cells:
-            cfg = search.model.cfg
-            cells.extend([(), everything(cfg, asked.source)])
-            cells.extend(patched(parts[i], cfg, asked.source) for i in index)
-        return Sweep(prompts, asked.metric, tuple(cells), asked.source, asked.clean)
-
-    moments = survey(search.model, search.blocks, ask, search.how, full=1)
+    ask = sweep_over(search, [search.parts[i] for i in index])
+    how = How(memory=search.how.memory, progress=search.how.progress)
+    moments = survey(search.model, search.blocks, ask, how, full=1)
     columns = moments.interval()
     exact, whole = moments.effect[2:], abs(float(moments.effect[1]))
     known = estimates[index]
-    ranks = pd.DataFrame({"known": known, "exact": exact}).rank().to_numpy()
     moving = exact != 0
     missed = (np.abs(exact) >= MATTERS * whole) & (np.abs(known) < np.abs(exact) / 10)
     return Checked(
@@ -77,17 +65,10 @@ def checked(search: Search, estimates: Floats, n: int | Literal["all"]) -> Check
         exact,
         columns["ci_low"][2:],
         columns["ci_high"][2:],
-        _correlation(known, exact),
-        _correlation(ranks[:, 0], ranks[:, 1]),
+        pearson(known, exact),
+        spearman(known, exact),
         float(np.mean(np.sign(known[moving]) == np.sign(exact[moving])))
         if moving.any()
         else np.nan,
         [i for i, is_missed in zip(index, missed, strict=True) if is_missed],
     )
-
-
-def _correlation(x: Floats, y: Floats) -> float:
-    """NaN where one side does not vary."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])

@@ -5,8 +5,7 @@ Shapes: b prompts, c cells (the base run, the reference's run, then the edges).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -20,6 +19,7 @@ from circuits.components import Component, Edge
 from circuits.discovery.edge_estimates import Estimate, Position, Scope, estimated, source_sites
 from circuits.errors import CircuitsError
 from circuits.sweep.circuit_sweep import CircuitSweep
+from circuits.sweep.gradient import frozen
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.plans import default_memory
@@ -146,7 +146,7 @@ def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Sc
     done = 0
     progress = search.how.progress
     total = sum(map(len, search.blocks)) if isinstance(search.blocks, Sequence) else 0
-    with _frozen(search.model):
+    with frozen(search.model), torch.inference_mode(False):
         for prompts in search.blocks:
             sweep = search.ask(prompts)
             if here and sweep.metric.against_clean:
@@ -205,20 +205,3 @@ def _numbers(cfg: ModelConfig, whole: Graph, n_positions: int, width: int) -> in
     mixed = 3 * (3 * cfg.n_heads) * cfg.d_model + 2 * len(whole.writers) * cfg.d_model
     products = 4 * n_positions * len(whole.readers) * len(whole.writers)
     return width * (layers + mixed + 4 * cfg.d_vocab) + products
-
-
-@contextmanager
-def _frozen(model: HookedModel) -> Iterator[None]:
-    """No gradient of a parameter is computed, and nothing is stored for one."""
-    learned = [weight for weight in model.parameters() if weight.requires_grad]
-    _require_grad(learned, False)
-    try:
-        with torch.inference_mode(False):
-            yield
-    finally:
-        _require_grad(learned, True)
-
-
-def _require_grad(weights: Iterable[torch.Tensor], required: bool) -> None:
-    for weight in weights:
-        weight.requires_grad_(required)

@@ -41,6 +41,7 @@ from circuits.effects.measuring import (
     share_of_progress,
     shares,
     source_of,
+    twins_of,
     unit_of,
 )
 from circuits.effects.measuring import MEANINGS as EFFECT_MEANINGS
@@ -100,6 +101,7 @@ __all__ = [
     "share_of_progress",
     "shares",
     "source_of",
+    "twins_of",
     "unit_of",
     "what_of",
 ]

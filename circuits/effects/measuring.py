@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from circuits.components import Component
 from circuits.effects.templates import (
@@ -27,7 +28,7 @@ from circuits.prompts import PromptFile, Prompts
 from circuits.registry import Progress, RunOptions, TemplateOptions
 from circuits.registry.asked_prompts import Batch
 from circuits.result import Provenance, Result, provenance
-from circuits.sweep import Cell, Source, Sweep, cell, estimate, plan
+from circuits.sweep import Cell, CircuitSweep, Source, Sweep, cell, estimate, plan
 from circuits.sweep.cells import Hold
 from circuits.sweep.moments import Differences, Moments
 from circuits.sweep.parts import MANIFEST
@@ -38,7 +39,7 @@ DIRECTIONS = ("denoise", "noise")
 ALL_ALIKE = TemplateOptions()  # templates are not told apart
 BASE: Cell = cell()
 WHOLE: Cell = cell("resid_pre.0")  # everything patched: the whole other run
-MakeSweep = Callable[[Prompts], Sweep]
+MakeSweep = Callable[[Prompts], Sweep] | Callable[[Prompts], CircuitSweep]
 Label = Mapping[str, str | int | float | None]  # what a row of a table is about
 Named = str | Component | Sequence[str | Component] | None  # components, by name or as such
 MEANINGS = {
@@ -106,7 +107,22 @@ def pair(prompts: Prompts, cells: Sequence[Cell], patching: Patching) -> Sweep:
             f"there is no direction {direction!r}; choose {' or '.join(DIRECTIONS)}"
             f"{nearest(direction, DIRECTIONS)}"
         )
-    clean, corrupted = prompts.tokens, prompts.corrupted
+    clean = prompts.tokens
+    corrupted = other = twins_of(prompts)
+    if direction == "denoise":
+        prompts, other = replace(prompts, tokens=corrupted, corrupted=clean), clean
+    source = Source("resample", other, prompts.mask)
+    metric = metric_of(prompts, patching.metric)
+    return Sweep(prompts, metric, tuple(cells), source, clean=clean, hold=patching.hold)
+
+
+def twins_of(prompts: Prompts) -> Tensor:
+    """The corrupted twins [b p] of these prompts.
+
+    Raises:
+        CircuitsError: when they have none, or these are the prompts themselves.
+    """
+    corrupted = prompts.corrupted
     if corrupted is None and prompts.unequal is not None:
         raise CircuitsError(prompts.unequal)
     if corrupted is None:
@@ -115,17 +131,12 @@ def pair(prompts: Prompts, cells: Sequence[Cell], patching: Patching) -> Sweep:
             "each prompt (corrupted=, or a column 'corrupted' in a .csv or .jsonl file), or choose "
             "a task"
         )
-    if torch.equal(clean[prompts.mask], corrupted[prompts.mask]):
+    if torch.equal(prompts.tokens[prompts.mask], corrupted[prompts.mask]):
         raise CircuitsError(
             f"the corrupted twins of {prompts.task!r} are the clean prompts themselves, so there "
             "is no difference to trace; change in each the tokens that matter"
         )
-    other = corrupted
-    if direction == "denoise":
-        prompts, other = replace(prompts, tokens=corrupted, corrupted=clean), clean
-    source = Source("resample", other, prompts.mask)
-    metric = metric_of(prompts, patching.metric)
-    return Sweep(prompts, metric, tuple(cells), source, clean=clean, hold=patching.hold)
+    return corrupted
 
 
 def every_pair(cells: Sequence[Cell], patching: Patching) -> Callable[[Batch], MakeSweep]:

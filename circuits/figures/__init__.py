@@ -7,6 +7,7 @@ from circuits.figures.lens import lens_grid
 from circuits.figures.patterns import pattern_grid
 from circuits.figures.style import Interval, Numbers, visible
 from circuits.figures.views import VIEWS, draw
+from circuits.figures.wiring import Wording, wiring
 from circuits.files import FIGURE_FORMATS as FORMATS
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "VIEWS",
     "Interval",
     "Numbers",
+    "Wording",
     "bars",
     "curves",
     "draw",
@@ -26,4 +28,5 @@ __all__ = [
     "save_figure",
     "scatter",
     "visible",
+    "wiring",
 ]

@@ -12,9 +12,10 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -50,29 +51,62 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
     (2, False, True)
     """
     viewer = viewer_of(result)
-    name = result.provenance.analysis if viewer else ""
+    analysis = result.provenance.analysis
     shown = viewer is not None and viewer.view == result.view
     figure, no_figure = ("", "") if shown else _figure(result)
     table, meanings = _table(result, rows, () if viewer is None else viewer.hidden)
+    recipe = analyses().get(analysis.replace("_", "-"))
+    about = About(
+        result.title,
+        recipe.question if recipe else "",
+        result.unit,
+        result.provenance.command,
+        _facts(result),
+    )
+    view = {} if viewer is None else {viewer.template or analysis: viewer.data(result)}
+    return document(about, table, meanings, view=view, figure=figure, no_figure=no_figure)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a page says in words: `unit` is of the table's column ``value``."""
+
+    title: str
+    question: str
+    unit: str
+    command: str
+    facts: Sequence[tuple[str, str]]
+
+
+def document(
+    about: About,
+    table: Mapping[str, Any],
+    meanings: Sequence[Mapping[str, str]] = (),
+    *,
+    view: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    figure: str = "",
+    no_figure: str = "",
+) -> str:
+    """A page with this `table`: columns with name, meaning and kind, their values, how many rows.
+
+    `meanings` are those of the columns that have one; `view` has the data of the template of its
+    name; `figure` is an SVG element.
+    """
+    name = next(iter(view), "")
     data: dict[str, Any] = {"palette": _palette(), "table": table}
-    if viewer is not None:
-        data["view"] = viewer.data(result)
-    recipe = analyses().get(result.provenance.analysis.replace("_", "-"))
+    if name:
+        data["view"] = view[name]
     script = _script(name)
     return (
         _environment()
         .get_template("page.html")
         .render(
-            title=result.title,
-            question=recipe.question if recipe else "",
-            unit=result.unit,
+            about=about,
             view=name,
             view_data=data.get("view", {}),
             figure=figure,
             no_figure=no_figure,
             meanings=meanings,
-            provenance=result.provenance,
-            facts=_facts(result),
             data=embedded(data),
             style=Markup(_read("style.css") + _read(f"{name}.css")),
             script=Markup(script),
@@ -160,7 +194,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     about = result.provenance
     facts = {
         "model": f"{about.model} ({about.source})",
-        "weights": about.checksum,
+        "weights": about.checksum or None,
         "computed": f"{about.device}, {about.dtype}",
         "task": about.task,
         "prompts": None if about.prompts is None else f"{about.n_prompts}, {about.prompts}",

@@ -20,13 +20,14 @@ class Viewer:
 
     `data` makes what they read; `needs` are the columns it takes, `hidden` those that the table
     leaves out. It stands for the figure of one `view`; a result with another one shows its figure,
-    too.
+    too. `template` is the name of its files in `templates`, where it is not the analysis'.
     """
 
     data: Callable[[Result], Mapping[str, Any]]
     needs: tuple[str, ...]
     view: str
     hidden: tuple[str, ...] = ()
+    template: str | None = None
 
 
 def viewer_of(result: Result) -> Viewer | None:

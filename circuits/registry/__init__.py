@@ -17,6 +17,7 @@ from circuits.registry.options import (
     PromptOptions,
     RunOptions,
     TemplateOptions,
+    UnseenOptions,
 )
 from circuits.registry.recipes import (
     Recipe,
@@ -43,6 +44,7 @@ __all__ = [
     "Recipe",
     "RunOptions",
     "TemplateOptions",
+    "UnseenOptions",
     "analyses",
     "analysis",
     "arguments",

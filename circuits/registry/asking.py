@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from circuits.catalog import filled
 from circuits.errors import require_seed
 from circuits.registry import options
+from circuits.registry.docstrings import ARGS, sections
 from circuits.registry.options import CHANGE_NOTHING
-from circuits.registry.recipes import ARGS, find, flag, flat, groups, sections, shared_helps
+from circuits.registry.recipes import find, flag, flat, groups, shared_helps
 
 if TYPE_CHECKING:
     from circuits.result import Result
@@ -30,8 +31,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def analysis(function: Function) -> Function:
     """Make this function an analysis: a question that the command line can ask, too.
 
-    The function takes the model first, then what has to be given; options are keyword-only, and a
-    parameter whose type is a group of options stands for the group's fields. It returns a `Result`,
+    The function takes the model first, then what has to be given; a question that is not about a
+    model may take one by keyword, None by default. Options are keyword-only, and a parameter whose
+    type is a group of options stands for the group's fields. It returns a `Result`,
     which learns here what was asked. The function also takes a model of transformer_lens (see
     `circuits.adapt`). The ``Args:`` of its docstring are completed by what groups say.
 
@@ -53,13 +55,16 @@ def analysis(function: Function) -> Function:
     docstring = inspect.getdoc(function) or ""
     block, helps = ARGS.search(docstring), shared_helps()
     explained = sections(docstring).helps
-    unexplained = [name for name in names[1:] if name not in {*explained, *helps}]
-    if names[:1] != ["model"] or unexplained or block is None:
+    unexplained = [n for n in names if n != "model" and n not in {*explained, *helps}]
+    model = call.signature.parameters.get("model")
+    is_first_or_none = names[:1] == ["model"] or (model is not None and model.default is None)
+    if not is_first_or_none or unexplained or block is None:
         raise TypeError(
             f"{function.__name__}: an analysis takes the model first, and explains its parameters "
             f"under Args: {', '.join(unexplained)}"
         )
-    shared = [f"    {name}: {helps[name]}\n" for name in names[1:] if name not in explained]
+    rest = [name for name in names if name not in {"model", *explained}]
+    shared = [f"    {name}: {helps[name]}\n" for name in rest]
     ask = _asked(function, call)
     pieces = (filled(docstring[: block.end()]), "" if block[0].endswith("\n") else "\n", *shared)
     ask.__doc__ = "".join(pieces) + docstring[block.end() :]
@@ -115,7 +120,8 @@ class Call:
         about = replace(
             about, analysis=asked.analysis, arguments=asked.arguments, command=asked.command
         )
-        return replace(result, provenance=about)
+        circuit = None if result.circuit is None else result.circuit.found_by(about.command)
+        return replace(result, provenance=about, circuit=circuit)
 
     def _group(
         self, cls: type[Any], values: Mapping[str, Any], asked: Question, draws: bool
@@ -178,14 +184,15 @@ def question(name: str, given: Mapping[str, Any]) -> Question:
                 continue
         if not _in_words(value):
             continue
-        value = str(value) if isinstance(value, Path) else value
-        arguments[name] = list(value) if isinstance(value, tuple | list) else value
+        value = _plain(value)
+        arguments[name] = value
         if value != parameter.default:
             words += _as_words(parameter, value)
     # Always said: without it the command would depend on the environment variable CIRCUITS_MODEL.
-    from circuits.checkpoints import loading_options  # and with it torch
+    if given["model"] is not None:
+        from circuits.checkpoints import loading_options  # and with it torch
 
-    words += loading_options(given["model"])
+        words += loading_options(given["model"])
     return Question(recipe.function, arguments, shlex.join(words))
 
 
@@ -204,8 +211,8 @@ def with_draws(analysis: Callable[..., Result]) -> Callable[..., Result]:
 def _asked(function: Function, call: Call) -> Function:
     """The same function by way of `call`, in its own module, where doctest finds its examples."""
 
-    def ask(model: Any, *given: Any, **named: Any) -> Any:
-        return call.answer((model, *given), named, draws=False)
+    def ask(*given: Any, **named: Any) -> Any:
+        return call.answer(given, named, draws=False)
 
     home = cast(types.FunctionType, function).__globals__
     asked = types.FunctionType(ask.__code__, home, closure=ask.__closure__)
@@ -244,6 +251,13 @@ def _plain_prompts(given: Any) -> list[str] | list[list[int]]:
     return texts_or_rows(given)
 
 
+def _plain(value: Any) -> Any:
+    """The value in types of JSON."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _in_words(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_in_words, value))
@@ -251,9 +265,9 @@ def _in_words(value: Any) -> bool:
 
 
 def _as_words(parameter: inspect.Parameter, value: Any) -> list[str]:
+    values = value if isinstance(value, tuple | list) else [value]
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-        return [str(value)]
+        return [str(item) for item in values]
     if value is True:
         return [flag(parameter.name)]
-    values = value if isinstance(value, tuple | list) else [value]
     return [word for item in values for word in (flag(parameter.name), str(item))]

@@ -68,6 +68,16 @@ class PairOptions(MeasureOptions):
 
 
 @dataclass(frozen=True)
+class UnseenOptions(PairOptions):
+    """Which pairs of prompts are asked, of those that nobody has looked at before.
+
+    Without a seed, they are drawn with another one than those were.
+    """
+
+    seed: int | None = None  # type: ignore[assignment]  # None is settled before prompts are drawn
+
+
+@dataclass(frozen=True)
 class TemplateOptions:
     """Whether templates, or other groups, are told apart, and over what the intervals are."""
 

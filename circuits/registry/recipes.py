@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -19,6 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 from circuits.catalog import filled
 from circuits.errors import CircuitsError, nearest
+from circuits.registry.docstrings import sections
 from circuits.registry.options import ORDER
 
 PACKAGE = Path(__file__).parent.parent
@@ -27,6 +27,7 @@ _SCALARS: dict[str, Any] = {t.__name__: t for t in (bool, float, int, str, Path)
 _OBJECTS = {
     "AnyMask",
     "CausalGraph",
+    "Circuit",
     "Component",
     "HookedGPT2",
     "HookedModel",
@@ -40,7 +41,6 @@ _OBJECTS = {
 }
 _OBJECT = object()
 Meaning = Callable[[str], ast.expr | None]  # what a file's name for a value or type stands for
-ARGS = re.compile(r"^Args:\n((?:[ ]+.*(?:\n|$))+)", re.M)  # the section in Google's style
 
 
 class _Named(Protocol):
@@ -58,7 +58,8 @@ class Recipe:
     `signature` has the parameters that words can express; its annotations are types. `helps` maps
     parameters to what they mean; `examples` are the docstring's lines ``$ circuits ...``;
     `reports_progress` is whether it takes a ``progress``; `default_model` is what the command loads
-    when no model is named, if that is another than usual: the file's constant DEFAULT_MODEL.
+    when no model is named, if that is another than usual: the file's constant DEFAULT_MODEL;
+    `asks_model` is whether the question is about a model, which then comes first.
     """
 
     module: str
@@ -70,6 +71,7 @@ class Recipe:
     examples: tuple[str, ...]
     reports_progress: bool
     default_model: str | None = None
+    asks_model: bool = True
 
     @property
     def name(self) -> str:
@@ -151,6 +153,7 @@ def read(module: str, function: str | None = None) -> Recipe:
         examples=text.examples,
         reports_progress="progress" in {option.name for option in options},
         default_model=ast.literal_eval(meaning("DEFAULT_MODEL") or ast.Constant(None)),
+        asks_model=bool(options) and options[0].name == "model",
     )
 
 
@@ -267,8 +270,18 @@ def groups() -> Mapping[str, tuple[Option, ...]]:
             inherited = [
                 o for base in node.bases for o in groups_by_name.get(ast.unparse(base), ())
             ]
-            groups_by_name[node.name] = (*inherited, *_fields(node))
+            known = [_overridden(option, node) for option in inherited]
+            groups_by_name[node.name] = (*known, *_fields(node))
     return groups_by_name
+
+
+def _overridden(option: Option, node: ast.ClassDef) -> Option:
+    """The option of a base as this class has it: with another type and default, if it says so."""
+    for field in node.body:
+        match field:
+            case ast.AnnAssign(ast.Name(option.name), annotation, default):
+                return replace(option, annotation=annotation, default=default)
+    return option
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Option]:
@@ -372,29 +385,3 @@ def _type(node: ast.expr | None, meaning: Meaning) -> Any:
         f"a command line cannot take {'no type' if node is None else ast.unparse(node)}: use "
         f"{', '.join(_SCALARS)}, Literal, Sequence, |, or one of the objects {sorted(_OBJECTS)}"
     )
-
-
-@dataclass(frozen=True)
-class Sections:
-    """A docstring's first paragraph, the text after it, what Args say, and the examples."""
-
-    question: str
-    about: str
-    helps: Mapping[str, str]
-    examples: tuple[str, ...]
-
-
-def sections(docstring: str) -> Sections:
-    """What a docstring says, section by section."""
-    first, _, rest = docstring.partition("\n\n")
-    about = re.split(r"^(?:\w+:$|\s*\$ circuits |>>> )", rest, maxsplit=1, flags=re.M)[0]
-    examples = tuple(re.findall(r"^ *\$ (circuits .*)$", docstring, flags=re.M))
-    helps: dict[str, str] = {}
-    block = ARGS.search(docstring)
-    for line in inspect.cleandoc(block[1]).splitlines() if block else ():
-        if entry := re.match(r"(\w+): *(.*)", line):
-            name = entry[1]
-            helps[name] = entry[2]
-        elif line.strip():
-            helps[name] += f" {line.strip()}"
-    return Sections(" ".join(first.split()), about.strip(), helps, examples)

@@ -80,7 +80,7 @@ def attribute(
     _check(model, sweep)
     n, width = sweep.prompts.tokens.shape
     parts, step = [], _at_once(model, width, memory)
-    with _frozen(model), torch.inference_mode(False):
+    with frozen(model), torch.inference_mode(False):
         for first in range(0, n, step):
             last = min(first + step, n)
             parts.append(_Batch(model, sweep, slice(first, last)).attributions())
@@ -138,7 +138,7 @@ def _check(model: HookedModel, sweep: Sweep) -> None:
 
 
 @contextmanager
-def _frozen(model: HookedModel) -> Iterator[None]:
+def frozen(model: HookedModel) -> Iterator[None]:
     """No gradient of a parameter is computed, and nothing is stored for one."""
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in learned:

@@ -28,7 +28,7 @@ from torch import Tensor
 from circuits.arrays import Bools, Floats
 from circuits.checkpoints.layout import listed
 from circuits.circuit.circuit import Circuit
-from circuits.circuit.exchange.losses import Reading, circuit_of, matrices, turned
+from circuits.circuit.exchange.losses import Reading, circuit_of, known_or_0, matrices, turned
 from circuits.circuit.graph import EMBED, Graph
 from circuits.circuit.parts import Level, Origin, Part, Score
 from circuits.components import Component
@@ -110,9 +110,19 @@ def from_tensors(content: Mapping[str, Any], path: Path, reading: Reading) -> Ci
 
 
 def as_json(circuit: Circuit) -> str:
-    """The circuit as the JSON that `Graph.from_json` reads; edges without a score have 0."""
+    """The circuit as the JSON that `Graph.from_json` reads; edges without a score have 0.
+
+    Raises:
+        CircuitsError: for infinite scores, which JSON has not.
+    """
     contents = _contents(circuit)
     graph = contents.graph
+    for part, score in circuit.scores.items():
+        if math.isinf(score.value):
+            raise CircuitsError(
+                f"{part} has an infinite score, which JSON cannot say: save {TOOL}'s .pt, or this "
+                "package's own format"
+            )
     nodes = {
         _name(part): {"in_graph": is_kept} | ({} if math.isnan(score) else {"score": score})
         for part, is_kept, score in zip(
@@ -123,13 +133,13 @@ def as_json(circuit: Circuit) -> str:
         _name(edge): {"score": score, "in_graph": is_kept}
         for edge, score, is_kept in zip(
             graph.edges,
-            np.nan_to_num(contents.scores[graph.exists]).tolist(),
+            known_or_0(contents.scores[graph.exists]).tolist(),
             contents.kept[graph.exists].tolist(),
             strict=True,
         )
     }
     nodes["logits"] = {"in_graph": True}
-    return json.dumps({"cfg": _cfg(graph), "nodes": nodes, "edges": edges})
+    return json.dumps({"cfg": _cfg(graph), "nodes": nodes, "edges": edges}, allow_nan=False)
 
 
 def as_tensors(circuit: Circuit) -> dict[str, Any]:
@@ -140,7 +150,7 @@ def as_tensors(circuit: Circuit) -> dict[str, Any]:
         "cfg": _cfg(graph),
         "src_nodes": [_name(part) for part in graph.writers],
         "dst_nodes": [_name(part) for part in graph.readers],
-        "edges_scores": torch.tensor(np.nan_to_num(contents.scores).T, dtype=torch.float32),
+        "edges_scores": torch.tensor(known_or_0(contents.scores).T, dtype=torch.float32),
         "edges_in_graph": torch.tensor(contents.kept.T),
         "nodes_in_graph": torch.tensor(contents.kept_nodes),
     }

@@ -94,6 +94,16 @@ def turned(scores: Floats, origin: Origin) -> Floats:
     return 0.0 - scores if origin.higher_is_better else scores
 
 
+def known_or_0(scores: Floats) -> Floats:
+    """The scores, 0 where none is known; infinite ones stay.
+
+    >>> known_or_0(np.array([np.nan, -np.inf, 0.5])).tolist()
+    [0.0, -inf, 0.5]
+    """
+    known: Floats = np.where(np.isnan(scores), 0.0, scores)
+    return known
+
+
 def circuit_of(graph: Graph, kept: Bools, scores: Floats, origin: Origin) -> Circuit:
     """The circuit of these edges [r w], with their scores [r w], NaN where there is none.
 

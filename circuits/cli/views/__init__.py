@@ -19,7 +19,8 @@ def show(result: Result, console: Console) -> None:
     """Print the result: what was asked of which model, and the answer."""
     about = result.provenance
     console.print(Text(result.title, style="bold"))
-    console.print(Text(f"model {about.model}, weights {about.checksum[:12]}", style="dim"))
+    weights = f", weights {about.checksum[:12]}" if about.checksum else ""
+    console.print(Text(f"model {about.model}{weights}", style="dim"))
     module = beside(about.analysis, __name__)
     view = planned if about.arguments.get("plan") else module.view if module else plain
     for part in view(result, console.width):
