@@ -16,7 +16,8 @@ sees the same few prompts, drawn several times, of three tasks.
 
 Against the claim would speak: circuits of exact patching that do more than those of EAP-IG of the
 same size, a tenth of the edges that does little, EAP's scores as close as EAP-IG's, or random
-circuits that do it, too. `acdc` is left out: it decides on edges one after another, and has no scores.
+circuits that do it, too. `acdc` is left out: it decides on edges one after another, so that its
+scores are of other things.
 
     circuits run circuit_discovery
 """
