@@ -14,19 +14,19 @@ from circuits.experiment import script
 @pytest.mark.slow
 def test_gradients_on_the_way_find_what_exact_patching_finds() -> None:
     module = script("circuit_discovery")
-    found = module.run(load("mini"), seed=1, quick=True)
-    assert [c.says for c in found.checks if c.control and not c.holds] == []
-    shares = found.tables["shared_ioi"].frame.set_index(["method", "edges"])["value"]
+    finding = module.run(load("mini"), seed=1, quick=True)
+    assert [c.says for c in finding.checks if c.control and not c.holds] == []
+    shares = finding.tables["shared_ioi"].frame.set_index(["method", "edges"])["value"]
     assert shares["eap-ig", "5"] > shares["eap", "5"] > 0.2 > shares["random", "5"]
-    alone = found.tables["faithfulness_ioi"].frame.set_index(["method", "edges"])["value"]
+    alone = finding.tables["faithfulness_ioi"].frame.set_index(["method", "edges"])["value"]
     assert alone["exact", "20"] > 0.8 > 0.3 > abs(alone[module.REWIRED, "5"])
-    assert set(found.tables["untrained"].frame["weights"]) == {"trained", "untrained"}
+    assert set(finding.tables["untrained"].frame["weights"]) == {"trained", "untrained"}
 
 
 def test_an_untrained_model_has_no_circuit_to_discover() -> None:
-    found = script("circuit_discovery").run(task_model(), quick=True)
-    assert not found.holds
-    tables = found.tables
+    finding = script("circuit_discovery").run(task_model(), quick=True)
+    assert not finding.holds
+    tables = finding.tables
     for name in ("shared_ioi", "shared_greater-than"):
         assert tables[name].frame["value"].between(0, 1).all()
     ranks = tables["ranks"].frame.set_index(["task", "method"])["value"]
