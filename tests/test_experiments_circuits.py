@@ -12,14 +12,14 @@ from circuits.experiment import script
 
 
 @pytest.mark.slow
-def test_gradients_on_the_way_find_what_exact_patching_finds() -> None:
+def test_the_largest_edges_are_found_and_do_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("circuit_discovery")
+    monkeypatch.setattr(module, "QUICK_TASKS", {"greater-than": 1})
     finding = module.run(load("mini"), seed=1, quick=True)
-    assert [c.says for c in finding.checks if c.control and not c.holds] == []
-    shares = finding.tables["shared_ioi"].frame.set_index(["method", "edges"])["value"]
-    assert shares["eap-ig", "5"] > shares["eap", "5"] > 0.2 > shares["random", "5"]
-    alone = finding.tables["faithfulness_ioi"].frame.set_index(["method", "edges"])["value"]
-    assert alone["exact", "20"] > 0.8 > 0.3 > abs(alone[module.REWIRED, "5"])
+    shares = finding.tables["shared_greater-than"].frame.set_index(["method", "edges"])["value"]
+    assert shares["eap-ig", "5"] > 0.4 > 0.2 > shares["random", "5"]
+    alone = finding.tables["faithfulness_greater-than"].frame.set_index(["method", "edges"])
+    assert alone["value"]["exact", "20"] > 0.7 > 0.3 > abs(alone["value"][module.REWIRED, "5"])
     assert set(finding.tables["untrained"].frame["weights"]) == {"trained", "untrained"}
 
 
