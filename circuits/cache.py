@@ -95,7 +95,9 @@ class Cache(Mapping[str, Tensor]):
         return self._with({name: value.to(device) for name, value in self.items()}, mask)
 
     def remove_batch_dim(self) -> Cache:
-        """The cache of the only prompt, without the batch axis.
+        """A new cache, of the only prompt and without the batch axis; this one stays as it is.
+
+        (That of `circuits.transformer_lens` changes in place, as code written for it expects.)
 
         Raises:
             CircuitsError: when there is more than one prompt.

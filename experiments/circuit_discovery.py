@@ -32,10 +32,10 @@ import numpy as np
 import pandas as pd
 
 from circuits import discover
+from circuits.agreement import spearman
 from circuits.arrays import Floats
 from circuits.circuit import Circuit, Score, graph
 from circuits.cli.experiments import as_command
-from circuits.comparison.rankings import spearman
 from circuits.discovery.choosing import sized
 from circuits.experiment import Check, Finding, check, table
 from circuits.metrics import get_metric

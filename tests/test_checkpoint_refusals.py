@@ -167,7 +167,7 @@ def test_a_config_of_2019_names_a_class_and_no_type(tmp_path: Path) -> None:
     assert load(folder).cfg.n_layers == 2
     config["architectures"] = ["OpenAIGPTLMHeadModel"]
     (folder / "config.json").write_text(json.dumps(config))
-    refused(folder, "is a model of type None")
+    refused(folder, "is a model of type None; only GPT-2", "and GPT-Neo")
 
 
 def test_other_spelling_of_the_same_gelu(tmp_path: Path) -> None:

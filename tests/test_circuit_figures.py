@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from circuit_samples import random_circuit
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from page_samples import effects
@@ -146,6 +146,13 @@ def test_only_what_is_kept_is_drawn_and_of_many_the_largest() -> None:
     assert "largest" not in few.plot().axes[0].get_title(loc="left")
 
 
+def test_many_large_edges_are_thinner() -> None:
+    edges = [("embed", f"a{layer}.h{head}<q>") for layer in range(12) for head in range(12)]
+    equal = rows(*((sender, receiver, None, 1.0) for sender, receiver in edges))
+    few, many = (edges_of(wiring(equal.head(n)))[0].get_linewidth() for n in (30, 144))
+    assert many - 0.5 == pytest.approx((few - 0.5) * 60 / 144)
+
+
 def test_the_compiled_circuit_has_six_edges_between_three_heads() -> None:
     figure = compiled_circuit().plot()
     assert len(edges_of(figure)) == 6
@@ -171,14 +178,15 @@ def test_heads_alone_are_dots_in_the_colors_of_their_classes() -> None:
 @pytest.mark.parametrize("level", ["heads", "nodes"])
 def test_scored_heads_have_a_ring_in_the_color_of_their_sign(level: str) -> None:
     heads = [Component("head", 1, head) for head in range(2)]
-    scores = {heads[0]: Score(2.0), heads[1]: Score(-1.0)}
+    scores = {heads[0]: Score(2.0, 1.0, 3.0), heads[1]: Score(-1.0, -3.0, 1.0)}
     circuit = replace(
         random_circuit(SMALL, level),  # type: ignore[arg-type]
         parts=frozenset(heads),
         scores=scores,
     )
     rings = [line for line in circuit.plot().axes[0].lines if line.get_marker() == "o"]
-    assert [line.get_markeredgecolor() for line in rings] == [BLUE, ORANGE]
+    assert [to_hex(line.get_markeredgecolor()) for line in rings] == [BLUE, ORANGE]
+    assert [to_rgba(line.get_markeredgecolor())[3] for line in rings] == [1, 0.35]
     assert rings[0].get_markeredgewidth() > rings[1].get_markeredgewidth()
 
 

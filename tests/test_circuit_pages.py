@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from circuits.figures.layers import layers
 from circuits.model import HookedGPT2
 from circuits.pages import circuit_page, page
 from circuits.pages.circuit import VIEWER
+from circuits.prompts import make
 
 
 def test_a_page_holds_the_circuit_and_what_is_beside_it() -> None:
@@ -117,8 +119,44 @@ def test_what_discover_finds_has_this_page_and_figure(compiled: HookedGPT2) -> N
     assert {name: view[name] for name in ours} == ours
     assert sum(view["kept"]) == 6
     assert view["metric"] == "logit_diff"
-    figure = replace(result, view="circuit").plot()
+    assert view["patterns"] == []
+    figure = result.plot()
     assert next(iter(figure.legends[0].get_texts())).get_text().endswith("logit_diff")
+
+
+def test_a_page_that_is_given_the_model_shows_where_heads_look(compiled: HookedGPT2) -> None:
+    asked = {"task": "compiled-ioi", "n": 5, "seed": 3}
+    result = discover(compiled, method="exact", keep="6", **asked)  # type: ignore[arg-type]
+    view = Elements(page(result, model=compiled)).data["view"]
+    prompts = make("compiled-ioi", compiled, 5, seed=3)
+    assert len(view["patterns"]) == 4
+    for shown, row, mask in zip(view["patterns"], prompts.tokens, prompts.mask, strict=False):
+        assert shown["tokens"] == compiled.require_tokenizer().token_strings(row[mask].tolist())
+        n, h = len(shown["tokens"]), shown["heads"].index("a0.h1")
+        _, cache = compiled.run_with_cache(row[mask][None])
+        starts, keys, weights = (
+            np.frombuffer(base64.b64decode(shown[name]), dtype)
+            for name, dtype in (("starts", "<u4"), ("keys", "<u2"), ("weights", "<u2"))
+        )
+        pattern = np.zeros((n, n))
+        for q in range(n):
+            here = slice(starts[h * n + q], starts[h * n + q + 1])
+            pattern[q, keys[here]] = weights[here] / 65535
+        assert pattern == pytest.approx(cache["pattern", 0][0, 1].numpy(), abs=0.002)
+
+
+def test_prompts_that_cannot_be_had_again_are_left_out(compiled: HookedGPT2) -> None:
+    result = discover(compiled, method="exact", task="compiled-ioi", n=4, keep="6")
+    for file in ("-", "no-such-file.csv"):
+        arguments = {**result.provenance.arguments, "file": file, "task": None, "n": None}
+        gone = replace(result, provenance=replace(result.provenance, arguments=arguments))
+        assert Elements(page(gone, model=compiled)).data["view"]["patterns"] == []
+
+
+def test_a_page_of_another_model_is_refused(compiled: HookedGPT2, mini: HookedGPT2) -> None:
+    result = discover(compiled, method="exact", task="compiled-ioi", n=4, keep="6")
+    with pytest.raises(CircuitsError, match="ask about the model that it was found in"):
+        page(result, model=mini)
 
 
 def test_a_result_of_such_rows_has_the_same_view() -> None:

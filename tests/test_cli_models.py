@@ -38,7 +38,7 @@ def test_what_is_remarked_of_a_model_is_a_sentence(tmp_path: Path) -> None:
     model.readouts["score"] = Readout(torch.ones(model.cfg.d_model, 2))
     checkpoints.save(model, tmp_path / "a")
     said = f"{tmp_path / 'a'} has a head besides the vocabulary's: it is kept as "
-    for words in (["info"], ["generate", "A", "-n", "1"], ["logit-lens", "A"]):
+    for words in (["info"], ["generate", "A", "-n", "1"]):
         done = run(*words, "--model", str(tmp_path / "a"))
         assert (done.exit_code, "UserWarning" in done.stderr) == (0, False), done.stderr
         assert done.stderr.startswith(said), done.stderr

@@ -21,7 +21,7 @@ import circuits
 from circuits.circuit import Circuit, Graph, Origin, Part, Score, part_of, read_circuit
 from circuits.cli import app
 from circuits.comparison.chance import chance
-from circuits.comparison.rankings import Finding, spearman
+from circuits.comparison.rankings import Finding
 from circuits.errors import CircuitsError
 
 # One layer of one head has eight edges. By their scores, the second circuit takes its own parts
@@ -169,14 +169,14 @@ def test_pessimistic_areas_that_others_publish() -> None:
         assert Finding.of(scores, is_hit[6:10], 2, 4).roc_area == 0
 
 
-def test_rank_correlation_equals_pandas() -> None:
-    rng = np.random.default_rng(1)
-    x, y = rng.integers(0, 5, (2, 50)).astype(float)
-    x[:2] = -np.inf, np.inf
-    ranks = pd.DataFrame({"x": x, "y": y}).rank()
-    assert spearman(x, y) == pytest.approx(np.corrcoef(ranks["x"], ranks["y"])[0, 1])
-    assert math.isnan(spearman(x[:1], y[:1]))
-    assert math.isnan(spearman(np.ones(4), y[:4]))
+def test_infinite_scores_have_ranks_too() -> None:
+    """The ranks 1, 2, 3 beside 1, 3, 2: a correlation of 1/2."""
+    names = ["embed->m0", "m0->logits", "a0.h0->logits"]
+    a = scored(names, dict(zip(names, [-math.inf, -3.0, 2.0], strict=True)))
+    b = scored(names, dict(zip(names, [-5.0, 4.0, 1.0], strict=True)))
+    row = only_row(circuits.compare([a, b], level="edges").frame, circuit="circuit 1")
+    assert row["spearman_signed"] == pytest.approx(1 / 2)
+    assert row["spearman_absolute"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("level", ["edges", "nodes", "heads"])

@@ -198,6 +198,7 @@ def test_every_edge_that_matters_in_closed_form(beta: float) -> None:
     assert np.abs(rest).max() < 0.01  # positions hear of S2 by way of PREV, and END of them
 
 
+@pytest.mark.slow
 def test_six_edges_stand_out_at_beta_4_and_not_at_2() -> None:
     """What `Recipe.effects` says of soft models."""
     for beta, stand_out in ((4.0, True), (2.0, False)):

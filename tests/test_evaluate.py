@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,26 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from judged_circuits import FEW, RECIPE, exact, overall, verdicts
 from quick import only
-from typer.testing import CliRunner
 
 from circuits.analyses.evaluate import evaluate
-from circuits.checkpoints import checksum, save
-from circuits.checkpoints.compiled import Recipe, build
-from circuits.circuit import Circuit, Score, compiled_circuit, graph
-from circuits.cli import app
+from circuits.checkpoints.compiled import build
+from circuits.circuit import Circuit, compiled_circuit, graph
 from circuits.components import Edge, parse_edge
 from circuits.config import ModelConfig
-from circuits.errors import CircuitsError
+from circuits.evaluation import Subject
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2, HookedModel
 from circuits.prompts import Prompts, make
-from circuits.registry import with_draws
 from circuits.result import Result
 from circuits.sweep import CircuitSweep, Kept, Source, Sweep, cell, plan, run
 
-RECIPE = Recipe(n_layers=3, n_heads=3, d_head=30, d_vocab=16, n_ctx=12)  # a small one
-FEW: dict[str, Any] = {"n": 16, "subsets": 12, "controls": 50, "untrained": 3}
+# --- who passes
 
 
 @pytest.fixture(scope="module")
@@ -48,41 +42,6 @@ def six() -> Circuit:
 @pytest.fixture(scope="module")
 def judged(compiled: HookedGPT2, six: Circuit) -> Result:
     return evaluate(compiled, six, **FEW)
-
-
-def verdicts(result: Result) -> dict[str, set[str]]:
-    rows = result.frame[result.frame["verdict"] != "–"]
-    return {str(test): {*part["verdict"]} for test, part in rows.groupby("test", sort=False)}
-
-
-def overall(result: Result) -> str:
-    return str(result.frame[result.frame["test"] == "all"]["verdict"].iloc[0])
-
-
-def exact(model: HookedModel, prompts: Prompts, keep: int) -> Circuit:
-    """The circuit of the edges that matter most when each alone is corrupted."""
-    assert prompts.corrupted is not None
-    edges = graph(model.cfg).edges
-    source = Source("resample", prompts.corrupted, prompts.mask)
-    cells = ((), *(cell(edge) for edge in edges))
-    values = run(model, plan(model, Sweep(prompts, get_metric("logit_diff"), cells, source))).values
-    changes = (values[1:] - values[0]).mean(1)
-    order = np.argsort(-np.abs(changes), kind="stable")[:keep]
-    circuit = Circuit.of(model, [edges[i] for i in order])
-    origin = replace(
-        circuit.origin,
-        method="exact",
-        metric="logit_diff",
-        task=prompts.task,
-        seed=prompts.seed,
-        n=len(prompts),
-        prompts=prompts.checksum,
-    )
-    scores = {edge: Score(float(x)) for edge, x in zip(edges, changes, strict=True)}
-    return replace(circuit, origin=origin, scores=scores)
-
-
-# --- who passes
 
 
 def test_the_six_edges_of_the_compiled_model_pass_every_test(judged: Result) -> None:
@@ -182,6 +141,7 @@ def test_faithfulness_is_what_three_runs_say(compiled: HookedGPT2, six: Circuit)
     assert rows["a2.h0->logits"] == pytest.approx(lost, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_curve_is_made_of_the_best_edges(compiled: HookedGPT2, six: Circuit) -> None:
     result = evaluate(compiled, six, curve=True, n=8)
     prompts = make("compiled-ioi", compiled, 8)
@@ -231,6 +191,30 @@ def test_intervals_over_templates_are_others(words: HookedGPT2) -> None:
     assert over["stderr"] != pytest.approx(within["stderr"])
 
 
+def test_a_file_of_ones_own_prompts_is_asked(
+    compiled: HookedGPT2, six: Circuit, tmp_path: Path
+) -> None:
+    prompts = make("compiled-ioi", compiled, 8, 7)
+    assert prompts.corrupted is not None
+    known = compiled.require_tokenizer()
+    twins = [
+        known.decode(row[1:length].tolist())
+        for row, length in zip(prompts.corrupted, prompts.mask.sum(1), strict=True)
+    ]
+    letters = [known.decode([t]) for t in prompts.answers.tolist()]  # type: ignore[union-attr]
+    others = [known.decode([t]) for t in prompts.distractors.tolist()]  # type: ignore[union-attr]
+    rows = zip(prompts.texts, twins, letters, others, strict=True)
+    path = tmp_path / "own.csv"
+    lines = ["clean,corrupted,answer,distractor", *map(",".join, rows)]
+    path.write_text("\n".join(lines) + "\n")
+    result = evaluate(compiled, six, file=path, **{**FEW, "n": None})
+    drawn = evaluate(compiled, six, task=prompts, **{**FEW, "n": None})
+    assert overall(result) == "yes"
+    values = [each.frame.set_index("what")["value"] for each in (result, drawn)]
+    name = "F, ratio of means"
+    assert values[0][name] == pytest.approx(values[1][name], abs=1e-5)
+
+
 @pytest.mark.parametrize("reference", ["zero", "mean"])
 def test_other_references_are_read_instead(
     compiled: HookedGPT2, six: Circuit, reference: Any
@@ -257,122 +241,44 @@ def test_circuits_of_nodes_and_neurons_are_judged(words: HookedGPT2, level: Any)
     assert untrained["verdict"].tolist() == ["–"]
 
 
-# --- what it says
+def test_the_model_without_edges_at_positions_is_path_patching(compiled: HookedGPT2) -> None:
+    """Each edge reads the twin at its positions alone, also where one has several."""
+    names = ["embed->a1.h1<v>@S2", "embed->a1.h1<v>@S1", "a1.h1->a2.h0<q>@END", "a2.h0->logits"]
+    edges = [parse_edge(name) for name in names]
+    prompts = make("compiled-ioi", compiled, 6)
+    assert prompts.corrupted is not None
+    source, metric = Source("resample", prompts.corrupted, prompts.mask), get_metric("logit_diff")
+    for some in ([0], [0, 1], [1, 2], [0, 1, 2], [3]):
+        parts = [edges[i] for i in some]
+        kept = Subject(Circuit.of(compiled, parts), compiled.cfg.d_mlp).without(parts, "x")
+        alone = CircuitSweep(prompts, metric, ((kept,),), source)
+        patched = Sweep(prompts, metric, (cell(*parts),), source)
+        expected = run(compiled, plan(compiled, patched)).values
+        np.testing.assert_allclose(run(compiled, plan(compiled, alone)).values, expected, atol=1e-4)
 
 
-def test_nothing_is_left_on_the_model(compiled: HookedGPT2, six: Circuit) -> None:
-    before = checksum(compiled)
-    evaluate(compiled, six, curve=True, n=4)
-    assert checksum(compiled) == before
-    assert not any(hook.watched for hook in compiled.hook_dict.values())
+@pytest.mark.slow
+def test_the_six_edges_pass_at_their_positions(compiled: HookedGPT2, six: Circuit) -> None:
+    at = {"a0.h1<q>": "S2", "a1.h1<k>": "S2", "a1.h1<v>": "S2", "a2.h0<q>": "END", "logits": "END"}
+    parts = frozenset(
+        Edge(edge.sender, edge.receiver.at(at.get(str(edge.receiver)))) for edge in six.edges
+    )
+    circuit = replace(six, parts=parts, scores={})
+    result = evaluate(compiled, circuit, **FEW)
+    assert overall(result) == "yes"
+    assert "embed->a0.h1<q>@S2" in {*result.frame["what"]}
+    wrong = replace(
+        six,
+        scores={},
+        parts=frozenset(
+            Edge(e.sender, e.receiver.at("IO" if str(e.receiver) == "a1.h1<v>" else None))
+            for e in six.edges
+        ),
+    )
+    assert verdicts(evaluate(compiled, wrong, **FEW))["faithfulness"] == {"no"}
 
 
-def test_numbers_behind_means_are_not_in_the_result(compiled: HookedGPT2, six: Circuit) -> None:
-    asked = with_draws(evaluate)(compiled, six, curve=True, n=4)
-    assert asked.draws is None
-
-
-def test_every_column_is_explained_and_survives_a_file(judged: Result, tmp_path: Path) -> None:
-    assert {*judged.frame} - {"spread"} <= {*judged.meanings}
-    again = Result.load(judged.save(tmp_path / "saved"))
-    assert again.to_json() == judged.to_json()
-    content = json.loads(judged.to_json())
-    assert all(column["meaning"] for column in content["columns"].values())
-
-
-def shown(*words: str) -> str:
-    done = CliRunner().invoke(app, [*words], prog_name="circuits", env={"COLUMNS": "120"})
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def test_the_command_prints_the_table_and_the_verdict(six: Circuit, tmp_path: Path) -> None:
-    path = six.save(tmp_path / "six.json")
-    model = save(build(RECIPE), tmp_path / "compiled")
-    line = f"evaluate {path} --model {model} -n 8 --subsets 10 --controls 45"
-    text = shown(*shlex.split(line))
-    assert "The circuit passes (9 of 9: passes every test)" in text
-    assert all(word in text for word in ("faithfulness", "F, mean of ratios", "embed->a2.h0<k>"))
-    five = six.without("a2.h0->logits").save(tmp_path / "five.json")
-    text = shown(*shlex.split(line.replace(str(path), str(five))))
-    assert "The circuit does not pass (" in text
-    assert "sufficiency: distance of F from 1; better than 0 of 45 circuits" in text
-    curve = shown(*shlex.split(f"evaluate {path} --model {model} -n 4 --curve"))
-    assert "100.0%" in curve
-    assert "absolute scores" in curve
-
-
-def test_a_plan_runs_nothing(tmp_path: Path) -> None:
-    path = compiled_circuit().save(tmp_path / "six.json")
-    text = shown("evaluate", str(path), "--model", "compiled", "--plan")
-    assert "Nothing was run" in text
-
-
-# --- what is refused
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"parts": frozenset()}, "the circuit is empty"),
-        ({"seed": 3, "task": "compiled-ioi", "asked": 3}, "seed=3 drew the prompts"),
-        ({"task": None}, "does not say which task it is for"),
-        ({"task": "my prompts"}, "found on 'my prompts', which is no task"),
-        ({"checksum": "0" * 64}, "found in compiled with the weights 000000000000"),
-    ],
-)
-def test_what_cannot_be_tested_is_one_sentence(
-    compiled: HookedGPT2, six: Circuit, change: dict[str, Any], said: str
-) -> None:
-    parts, seed = change.pop("parts", six.parts), change.pop("asked", None)
-    circuit = replace(six, parts=parts, origin=replace(six.origin, **change))
-    with pytest.raises(CircuitsError, match=said) as error:
-        evaluate(compiled, circuit, seed=seed, **FEW)
-    assert "\n" not in str(error.value)
-
-
-def test_prompts_of_discovery_are_refused_however_they_are_given(
-    compiled: HookedGPT2, six: Circuit
-) -> None:
-    prompts = make("compiled-ioi", compiled, 8, 4)
-    seen = replace(six, origin=replace(six.origin, prompts=prompts.checksum, n=8))
-    with pytest.raises(CircuitsError, match="are those on which the circuit was found"):
-        evaluate(compiled, seen, task=prompts)
-
-
-def test_another_seed_is_taken_and_what_was_seen_is_counted(
-    compiled: HookedGPT2, six: Circuit
-) -> None:
-    found = replace(six, origin=replace(six.origin, seed=3, n=8))
-    result = evaluate(compiled, found, **FEW)
-    assert result.provenance.seed == 4
-    row = result.frame.iloc[0]
-    assert row["what"] == "share that discovery has seen, too"
-    texts = {make("compiled-ioi", compiled, n, s).texts for n, s in ((8, 3), (16, 4))}
-    first, second = sorted(texts, key=len)
-    assert row["value"] == pytest.approx(sum(text in first for text in second) / 16)
-
-
-def test_a_model_of_another_shape_and_prompts_without_twins(
-    compiled: HookedGPT2, mini: HookedGPT2, six: Circuit
-) -> None:
-    with pytest.raises(CircuitsError, match="with 3 layers of 3 heads, and mini has 8 of 8"):
-        evaluate(mini, six)
-    own = {"prompt": "aAbBcdeBf.", "answer": "A", "distractor": "B"}
-    with pytest.raises(CircuitsError, match="have no corrupted twins"):
-        evaluate(compiled, six, **own)
-
-
-@pytest.mark.parametrize(
-    "asked", [{"subsets": 3}, {"controls": 10}, {"untrained": 1}, {"tolerance": 0.0}]
-)
-def test_too_few_draws_are_refused(
-    compiled: HookedGPT2, six: Circuit, asked: dict[str, Any]
-) -> None:
-    with pytest.raises(CircuitsError, match=f"{next(iter(asked))}="):
-        evaluate(compiled, six, **asked)
-
-
-def test_a_curve_needs_scores(compiled: HookedGPT2, six: Circuit) -> None:
-    with pytest.raises(CircuitsError, match="no scores"):
-        evaluate(compiled, replace(six, scores={}), curve=True)
+def test_heads_at_positions_are_judged(words: HookedGPT2) -> None:
+    circuit = Circuit.of(words, ["a0.h1@S2", "a1.h0@END"], level="heads")
+    result = evaluate(words, circuit, task="ioi", **{**FEW, "n": 6, "untrained": 0})
+    assert {"all", "part", "necessity"} <= {*result.frame["test"]}

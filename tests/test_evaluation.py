@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 from circuit_samples import random_circuit
-from hypothesis import given, settings
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 
-from circuits.circuit import Circuit, Graph, Level, Origin
+from circuits.circuit import Circuit, Graph, Level, Origin, Score
 from circuits.components import parse, parse_edge
 from circuits.errors import CircuitsError
 from circuits.evaluation import Cells, Completeness, Controls, Curve, Evidence, Minimality, Subject
@@ -21,14 +18,8 @@ from circuits.evaluation.controls import alike_by_layer, as_many, heads_exchange
 from circuits.evaluation.curve import SIZES, weights
 from circuits.evaluation.evidence import NOTHING, Row
 from circuits.evaluation.faithfulness import faithful_rows, task_rows
-from circuits.evaluation.hypothesis_tests import (
-    at_least,
-    at_most,
-    beyond,
-    dependence,
-    holm,
-    trapezoid,
-)
+from circuits.evaluation.hypothesis_tests import at_most, trapezoid
+from circuits.evaluation.independence import independent_rows
 from circuits.evaluation.minimality import random_path
 from circuits.evaluation.table import corrected, frame_of, over_all
 from circuits.intervals import student_t
@@ -173,58 +164,6 @@ def test_random_paths_lead_from_the_embedding_to_the_logits() -> None:
         assert str(path[-1].receiver) == "logits"
 
 
-# --- statistics, each against its plain definition
-
-
-@settings(max_examples=30)
-@given(n=st.integers(1, 40), chance=st.floats(0.05, 0.95), data=st.data())
-def test_binomial_tails(n: int, chance: float, data: st.DataObject) -> None:
-    k = data.draw(st.integers(0, n))
-    terms = [math.comb(n, i) * chance**i * (1 - chance) ** (n - i) for i in range(n + 1)]
-    assert at_least(k, n, chance) == pytest.approx(sum(terms[k:]), abs=1e-12)
-    assert at_most(k, n, chance) == pytest.approx(sum(terms[: k + 1]), abs=1e-12)
-
-
-def test_holm_by_hand() -> None:
-    p_values = np.array([0.01, np.nan, 0.02, 0.5, 0.019])
-    assert_allclose(holm(p_values), [0.04, np.nan, 0.057, 0.5, 0.057], atol=1e-12)
-    assert holm(np.array([0.6, 0.9])).max() <= 1
-
-
-@pytest.mark.parametrize("n", [3, 6, 20])
-def test_predictions_by_students_t(n: int) -> None:
-    """At the t that leaves 2.5 % above it."""
-    others = np.random.default_rng(n).normal(size=n)
-    t = student_t(0.95, n - 1)
-    value = others.mean() + t * others.std(ddof=1) * math.sqrt(1 + 1 / n)
-    assert beyond(value, others) == pytest.approx(0.025, abs=1e-4)
-    assert beyond(float(others.mean()), others) == pytest.approx(0.5, abs=1e-6)
-
-
-def test_dependence_is_the_trace_of_two_centered_kernels() -> None:
-    x, y = np.random.default_rng(0).normal(size=(2, 7))
-    pairs = list(itertools.combinations(range(7), 2))
-    kernels = []
-    for values in (x, y):
-        width = float(np.median([abs(values[i] - values[j]) for i, j in pairs]))
-        kernels.append(np.exp(-((values[:, None] - values[None]) ** 2) / (2 * width**2)))
-    h = np.eye(7) - 1 / 7
-    expected = np.trace(kernels[0] @ h @ kernels[1] @ h) / 6**2
-    assert dependence(x, y, np.random.default_rng(0), 10).hsic == pytest.approx(expected)
-
-
-def test_dependence_finds_what_is_there_and_not_what_is_not() -> None:
-    rng = np.random.default_rng(0)
-    p_values = [
-        dependence(*rng.normal(size=(2, 40)), np.random.default_rng(i), 200).p_value
-        for i in range(40)
-    ]
-    assert 0.2 < np.mean(p_values) < 0.8  # of independent draws they are spread out
-    assert np.mean(np.array(p_values) < 0.05) < 0.2
-    x = rng.normal(size=60)
-    assert dependence(x, x**2, rng, 200).p_value < 0.01
-
-
 # --- tests, on evidence whose numbers are known
 
 
@@ -306,6 +245,19 @@ def test_sizes_are_counted_before_pruning_and_chosen_by_score() -> None:
         assert_array_equal(kept[0].anywhere if kept else SHAPE.exists, alive)
 
 
+def test_scores_at_positions_are_ranked_as_they_are() -> None:
+    names = ["embed->m0@END", "embed->m0@S2", "m0->logits@END", "embed->a0.h1<q>"]
+    parts = [parse_edge(name) for name in names]
+    scores = {part: Score(-1.0 - i) for i, part in enumerate(parts)}
+    circuit = Circuit(SHAPE, frozenset(parts[:3]), Origin("x"), scores)
+    tested = Subject(circuit, D_MLP)
+    cells = Cells(tested, pruned=False)
+    half = next(p for p in Curve.ask(tested, cells).points if p.size == 0.5)
+    assert half.kept == 2
+    assert half.pruned == 2  # m0->logits and a dead edge
+    assert Curve.ask(tested, cells).points[-1].kept == 4
+
+
 def test_no_scores_no_curve() -> None:
     bare = Circuit(SHAPE, frozenset(SHAPE.edges[:3]), Origin("x"))
     tested = Subject(bare, D_MLP)
@@ -371,6 +323,25 @@ def test_controls_compare_with_every_random_circuit() -> None:
     fixed = corrected(rows)
     assert [row.verdict for row in fixed] == ["yes"] * 3
     assert fixed[0].p_value == pytest.approx(3 * 0.9**50)
+
+
+def test_independence_is_told_where_there_is_something_to_tell() -> None:
+    rng = np.random.default_rng(0)
+    whole, noise = 5 + rng.normal(size=(2, 60))
+    effects = np.zeros((5, 60))
+    effects[EMPTY] = -5
+    effects[3], effects[4] = noise - 5 - whole, 0.5 * whole - whole
+    given_ = Evidence(effects, whole, higher_is_better=True)
+    (apart,), (same,) = (list(independent_rows(given_, place, 0)) for place in (3, 4))
+    assert (apart.verdict, same.verdict) == ("yes", "no")
+    assert same.p_value < 0.01 < apart.p_value
+    constant = Evidence(effects, whole * 0, higher_is_better=True)
+    (row,) = independent_rows(constant, 3, 0)
+    assert row.verdict == NOTHING
+    effects[3] = -whole
+    (row,) = independent_rows(Evidence(effects, whole, higher_is_better=True), 3, 0)
+    assert row.verdict == "yes"
+    assert row.value == 0
 
 
 def test_the_verdict_is_over_all_that_decided() -> None:

@@ -106,15 +106,15 @@ def test_a_checkpoint_of_training_is_known_by_its_index(monkeypatch: pytest.Monk
 
 
 def test_a_model_is_described_before_it_is_loaded() -> None:
-    cfg = loading.get_pretrained_model_config("mini", fold_ln=True)
-    model = HookedTransformer.from_pretrained("mini")
+    cfg = loading.get_pretrained_model_config("sort-abc", fold_ln=True)
+    model = HookedTransformer.from_pretrained("sort-abc")
     told_by_the_tokenizer = {"tokenizer_prepends_bos": False}
     assert cfg.to_dict() | told_by_the_tokenizer == model.cfg.to_dict()
-    assert loading.get_num_params_of_pretrained("mini") == model.cfg.n_params
-    state = loading.get_pretrained_state_dict("mini", cfg)
+    assert loading.get_num_params_of_pretrained("sort-abc") == model.cfg.n_params
+    state = loading.get_pretrained_state_dict("sort-abc", cfg)
     again = HookedTransformer(cfg)
     again.load_and_process_state_dict(state)
-    assert_close(again.blocks[3].attn.W_O, model.blocks[3].attn.W_O)
+    assert_close(again.blocks[1].attn.W_O, model.blocks[1].attn.W_O)
 
 
 def test_the_functions_of_their_utilities_compute_what_theirs_do() -> None:

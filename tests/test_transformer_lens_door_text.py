@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from lens_door import TEXTS, TOKENS, assert_close, their_model, twin
 from lens_twin import IGNORE_DEPRECATION
 
+import circuits
 from circuits.errors import TokenError
 from circuits.transformer_lens import (
     HookedTransformer,
@@ -78,8 +80,16 @@ def test_generation_draws_their_tokens(cached: bool, ours: HookedTransformer, th
                 ).tolist()
             )
         assert answers[0] == answers[1]
-    pieces = list(ours.generate_stream(TOKENS, max_new_tokens=5, max_tokens_per_yield=2))
-    assert [piece.shape[1] for piece in pieces][:2] == [8, 2]
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 9, 25])
+def test_pieces_of_a_stream_are_as_long_as_theirs(
+    ours: HookedTransformer, theirs: Any, most: int
+) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 6, "max_tokens_per_yield": most}
+    options |= {"do_sample": False, "stop_at_eos": False, "verbose": False}
+    mine, wanted = (list(m.generate_stream(TOKENS, **options)) for m in (ours, theirs))
+    assert [piece.tolist() for piece in mine] == [piece.tolist() for piece in wanted]
 
 
 def test_text_is_theirs(ours: HookedTransformer, theirs: Any) -> None:
@@ -150,8 +160,24 @@ def test_utils_have_their_names() -> None:
     assert missing == {"clear_huggingface_cache"}
 
 
-def test_numbers_that_are_no_tokens_are_refused() -> None:
-    model = HookedTransformer.from_pretrained("mini")
+def test_numbers_that_are_no_tokens_are_refused(ours: HookedTransformer) -> None:
     for given in (torch.tensor([[1.7, 2.9]]), torch.tensor([[True, False]])):
         with pytest.raises(TokenError, match="tokens are whole numbers"):
-            model(given)
+            ours(given)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_gpt2_adds_a_start_token_there_and_none_here() -> None:
+    folder = Path(circuits.__file__).parent / "models" / "mini"
+    given = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(folder)
+    sizes = {"d_model": 8, "d_head": 4, "n_layers": 1, "n_ctx": 16, "d_vocab": 8192}
+    config = transformer_lens.HookedTransformerConfig(**sizes, act_fn="gelu_new", device="cpu")
+    theirs = transformer_lens.HookedTransformer(config, given)
+    ours = HookedTransformer.from_pretrained("mini")
+    text = "the cat sat"
+    assert theirs.tokenizer(text)["input_ids"] == [8191, *ours.tokenizer(text)["input_ids"]]
+    assert ours.tokenizer(text)["input_ids"] == given(text)["input_ids"]
+    for prepend_bos in (None, True, False):
+        tokens = (m.to_tokens(text, prepend_bos=prepend_bos) for m in (ours, theirs))
+        assert torch.equal(*tokens)
+    assert ours.to_str_tokens(text) == theirs.to_str_tokens(text)

@@ -165,7 +165,7 @@ def _discovered(model: HookedModel, asked: _Asked, prompts: PairOptions, how: Ru
         title=f"{how_many} of {source.model} for {batch.first.task}, by {asked.method}",
         provenance=source,
         axes=("part",),
-        view="bars",
+        view="circuit",
         meanings=MEANINGS,
         circuit=circuit,
     )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,11 +19,11 @@ from circuits.effects import (
     label_of,
     measured,
     metric_of,
+    panels,
     planned,
     source_of,
-    twins_of,
 )
-from circuits.effects import reference as reference_set
+from circuits.effects.circuit_questions import Rest, asked_of_circuits
 from circuits.errors import CircuitsError
 from circuits.evaluation import (
     CIRCUIT,
@@ -55,7 +54,8 @@ from circuits.prompts import Prompts
 from circuits.registry import RunOptions, TemplateOptions, UnseenOptions, analysis
 from circuits.registry.asked_prompts import Batch
 from circuits.result import Result
-from circuits.sweep import CircuitSweep, Source, plan, run
+from circuits.sweep import CircuitSweep, plan, run
+from circuits.sweep.circuit_sweep import CircuitCell
 from circuits.sweep.moments import Moments
 from circuits.sweep.survey import How, survey
 
@@ -66,7 +66,7 @@ def evaluate(
     circuit: str | Path | Circuit,
     *,
     curve: bool = False,
-    reference: Literal["resample", "zero", "mean", "position-mean"] | None = None,
+    reference: Rest | None = None,
     subsets: int = 100,
     controls: int = 100,
     untrained: int = 5,
@@ -115,7 +115,7 @@ def evaluate(
     written = reference or tested.origin.reference
     cells = Cells(Subject(tested, model.cfg.d_mlp), pruned=get_method(written).copies)
     asked = _Asked.of(cells, options.seed or 0, sizes, curve)
-    ask = partial(_sweeps, model, asked.cells, written, options)
+    ask = partial(_sweeps, model, options, written, tuple(asked.cells.asked))
     if how.plan:
         return planned(model, "evaluate", batches, ask, how, templates)
     measure = metric_of(batches[0].first, options.metric)
@@ -207,7 +207,9 @@ class _Surveyed:
     def evidence(self, moments: Moments, whole: Floats) -> Mapping[Moments, Evidence]:
         """Of all prompts, and of each group by itself."""
         of = partial(Evidence.of, higher_is_better=self.higher_is_better)
-        evidence = {moments: of(moments, whole)}
+        label = label_of(self.templates)
+        words = "templates" if label == "template" else f"groups by {label}"
+        evidence = {moments: replace(of(moments, whole), groups_are=words)}
         groups = evidence[moments].groups or ()
         for label, part in moments.groups.items():
             here = np.array([name == label for name in groups])
@@ -262,8 +264,9 @@ def _answer(surveyed: _Surveyed, asked: _Asked, batches: Sequence[Batch]) -> Res
         unit="share of the effect",
         title=f"{asks} ({of})",
         provenance=source,
-        axes=("ranking", "size") if is_curve else ("what",),
-        view="curves" if is_curve else "bars",
+        axes=panels(("ranking", "size") if is_curve else ("what",), templates, frame),
+        view="curves" if is_curve else "tests",
+        circuit=circuit if is_curve else None,
         meanings={**meanings, **group_meanings(templates, frame)},
     )
 
@@ -287,16 +290,10 @@ def _table(
 
 
 def _sweeps(
-    model: HookedModel, cells: Cells, written: str, options: UnseenOptions, batch: Batch
+    model: HookedModel,
+    options: UnseenOptions,
+    rest: str,
+    cells: Sequence[CircuitCell],
+    batch: Batch,
 ) -> Callable[[Prompts], CircuitSweep]:
-    """The circuits that run alone on every block of a batch."""
-    every = tuple(cells.asked)
-
-    def ask(prompts: Prompts) -> CircuitSweep:
-        if written == "resample":
-            source = Source(written, twins_of(prompts), prompts.mask)
-        else:
-            source, _ = reference_set(model, prompts, batch, written, options)
-        return CircuitSweep(prompts, metric_of(prompts, options.metric), every, source)
-
-    return ask
+    return asked_of_circuits(model, batch, options, rest, cells)

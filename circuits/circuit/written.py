@@ -115,7 +115,7 @@ def _listed(parts: Iterable[Part], scores: Mapping[Part, Score]) -> str:
 
 def _said(score: Score | None) -> dict[str, object]:
     """A score's numbers; nothing where there is none, and no interval where it has none."""
-    numbers = {} if score is None else asdict(score)
+    numbers = {} if score is None else vars(score)
     known = {name: x for name, x in numbers.items() if not math.isnan(x)}
     if not known:
         return {}

@@ -102,10 +102,10 @@ def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any])
         if recipe.reports_progress:
             asked = asked | {"progress": progress}
         result = function(**asked)
-    _deliver(result, common)
+    _deliver(result, common, asked.get("model"))
 
 
-def _deliver(result: Result, common: dict[str, Any]) -> None:
+def _deliver(result: Result, common: dict[str, Any], model: HookedModel | None) -> None:
     """Print first: what was computed must not be lost when a file cannot be written."""
     from circuits.cli.views import show
 
@@ -125,7 +125,7 @@ def _deliver(result: Result, common: dict[str, Any]) -> None:
     if common["html"] is not None:
         from circuits.pages import page, save_page
 
-        written.append(save_page(page(result), common["html"]))
+        written.append(save_page(page(result, model=model), common["html"]))
     if not common["quiet"]:
         for path in written:
             remark(f"wrote {path}")

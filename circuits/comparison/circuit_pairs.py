@@ -10,10 +10,11 @@ from itertools import combinations, permutations
 
 import numpy as np
 
+from circuits.agreement import spearman
 from circuits.arrays import Floats
 from circuits.circuit import Circuit, Level, Part, Score
 from circuits.comparison.chance import Chance, chance
-from circuits.comparison.rankings import Finding, spearman
+from circuits.comparison.rankings import Finding
 from circuits.components import Component, Edge
 from circuits.errors import CircuitsError
 

@@ -1,4 +1,4 @@
-"""Do scores agree, and do they find a reference circuit? Rank correlations and curves."""
+"""Do the scores of a circuit find another one? Its parts in the order of scores, and curves."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuits.arrays import Bools, Floats, Ints
-
-
-def spearman(x: Floats, y: Floats) -> float:
-    """The correlation of the ranks of x [n] and y [n]; equal numbers share their mean rank.
-
-    NaN where one side does not vary, as it is for less than two numbers.
-
-    >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([1.0, 4.0, 3.0]))
-    0.5
-    """
-    if len(x) < 2 or (x == x[0]).all() or (y == y[0]).all():
-        return math.nan
-    a, b = (ranks - ranks.mean() for ranks in (_ranks(x), _ranks(y)))
-    return float((a @ b) / math.sqrt((a @ a) * (b @ b)))
 
 
 @dataclass(frozen=True)
@@ -82,9 +68,3 @@ class Finding:
         taken = np.array([0, *turns.tolist(), len(self.hits)])
         right = np.concatenate([[0], np.cumsum(self.hits)])
         return taken, right[taken]
-
-
-def _ranks(x: Floats) -> Floats:
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return ranks

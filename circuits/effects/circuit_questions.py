@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from circuits.effects.measuring import BASE, Patching, metric_of, pair
+from circuits.effects.measuring import metric_of, twins_of
 from circuits.effects.references import reference
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.registry import MeasureOptions
 from circuits.registry.asked_prompts import Batch, asked_prompts
-from circuits.sweep import CircuitSweep
+from circuits.sweep import CircuitSweep, Source
 from circuits.sweep.circuit_sweep import CircuitCell
 
 Rest = Literal["resample", "zero", "mean", "position-mean"]
@@ -56,8 +56,8 @@ def asked_of_circuits(
     def ask(prompts: Prompts) -> CircuitSweep:
         metric = metric_of(prompts, options.metric)
         if rest == "resample":
-            twins = pair(prompts, (BASE,), Patching("noise", metric))
-            return CircuitSweep(twins.prompts, metric, tuple(cells), twins.source)
+            twins = Source(rest, twins_of(prompts), prompts.mask)
+            return CircuitSweep(prompts, metric, tuple(cells), twins)
         source, _ = reference(model, prompts, batch, rest, options)
         return CircuitSweep(prompts, metric, tuple(cells), source)
 

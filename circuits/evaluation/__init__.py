@@ -17,6 +17,7 @@ from circuits.evaluation.minimality import Minimality
 from circuits.evaluation.subject import Subject
 from circuits.evaluation.table import MEANINGS, frame_of
 from circuits.evaluation.unseen import named_circuit, overlap_rows, unseen_prompts
+from circuits.evaluation.unseen_curve import UnseenCurve, unseen_curve
 from circuits.evaluation.untrained import untrained_like, untrained_rows
 
 __all__ = [
@@ -32,12 +33,14 @@ __all__ = [
     "Minimality",
     "Row",
     "Subject",
+    "UnseenCurve",
     "faithful_rows",
     "frame_of",
     "independent_rows",
     "named_circuit",
     "overlap_rows",
     "task_rows",
+    "unseen_curve",
     "unseen_prompts",
     "untrained_like",
     "untrained_rows",

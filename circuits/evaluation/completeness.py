@@ -56,7 +56,7 @@ class Completeness:
         k = len(apart)
         yield Row(
             "completeness",
-            "distance of F without random parts K, mean",
+            "|F(C - K) - F(M - K)|, mean over random K",
             **asdict(mean),
             n=k,
             verdict=verdict(mean.ci_low <= tolerance),
@@ -65,14 +65,14 @@ class Completeness:
         worst = int(apart.argmax())
         yield Row(
             "completeness",
-            "distance of F without random parts K, worst",
+            "|F(C - K) - F(M - K)|, worst",
             float(apart[worst]),
             against=f"without {self.sizes[worst]} parts: circuit {circuit[worst]:.3f}, "
             f"model {model[worst]:.3f}",
         )
         yield Row(
             "completeness",
-            "what is left in the model without K, mean F",
+            "F(M - K), mean over random K",
             **asdict(Share.of(mean_interval(model))),
             n=k,
             against="near 0, the test says little: everything is gone, in both",

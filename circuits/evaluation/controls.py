@@ -1,8 +1,8 @@
 """Is it better than chance? Random circuits: as many parts, or the same heads per layer elsewhere.
 
 Sufficiency: the circuit comes closer to the model than nine of ten random circuits do. Necessity:
-the model loses more without the circuit than without nine of ten of them. Source: Shi et al. 2024
-(2410.13032, section 3.4).
+the model loses more without the circuit than without nine of ten others that share no part with
+it. Source: Shi et al. 2024 (2410.13032, section 3.4).
 """
 
 from __future__ import annotations
@@ -83,17 +83,18 @@ class Controls:
         own = abs(1 - float(shares[CIRCUIT]))
         for null in self.alone:
             others = np.abs(1 - shares[list(null.places)])
-            yield _compared("sufficiency", "distance of F from 1", own, others, -1, null.says)
+            yield _compared("sufficiency", "|1 - F|", own, others, -1, null.says)
         lost = 1 - float(shares[self.complement])
         others, says = 1 - shares[list(self.left_out.places)], self.left_out.says
-        yield _compared("necessity", "what the model loses without it", lost, others, 1, says)
+        yield _compared("necessity", "F lost without it", lost, others, 1, says)
 
 
 def _compared(test: str, what: str, own: float, others: Floats, sign: int, says: str) -> Row:
     """Own number against those of random circuits; `sign` is 1 where more is better, else -1."""
+    what = f"{what}, against {says}"
     n = len(others)
     if not n:
-        return Row(test, what, own, against=f"there are no other circuits of {says}")
+        return Row(test, what, own, against="there are no such circuits")
     beaten = int((sign * (own - others) > 1e-3).sum())
     p_value = at_least(beaten, n, QUANTILE)
     return Row(
@@ -104,7 +105,7 @@ def _compared(test: str, what: str, own: float, others: Floats, sign: int, says:
         null=float(others.mean()),
         p_value=p_value,
         verdict=NOTHING,
-        against=f"better than {beaten} of {n} circuits of {says}; wanted: than {QUANTILE:.0%}",
+        against=f"better than {beaten} of {n}; passes if clearly better than {QUANTILE:.0%}",
     )
 
 

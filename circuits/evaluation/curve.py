@@ -62,7 +62,7 @@ class Curve:
             CircuitsError: when the circuit has no scores to choose by.
         """
         circuit = subject.circuit
-        every: Sequence[Part] = subject.every
+        every = subject.ranked
         scored = sum(part in circuit.scores for part in every)
         if not circuit.scores:
             raise CircuitsError(

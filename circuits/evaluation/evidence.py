@@ -76,6 +76,7 @@ class Evidence:
         counted: whether the metric is 0 or 1 on each prompt.
         groups: which group each prompt is of [n], where that is known.
         clustered: whether groups are independent of each other, and not prompts.
+        groups_are: what groups are, in words.
     """
 
     effects: Floats
@@ -84,6 +85,7 @@ class Evidence:
     counted: bool = False
     groups: tuple[str, ...] | None = None
     clustered: bool = False
+    groups_are: str = "templates"
 
     @classmethod
     def of(cls, moments: Moments, whole: Floats, *, higher_is_better: bool) -> Evidence:

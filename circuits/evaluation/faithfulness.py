@@ -73,7 +73,7 @@ def _of_templates(evidence: Evidence) -> Iterator[Row]:
     for word, name in (("lowest", order[0]), ("highest", order[-1])):
         yield Row(
             "faithfulness",
-            f"F, {word} of {len(names)} templates",
+            f"F, {word} of {len(names)} {evidence.groups_are}",
             **asdict(shares[name]),
             n=parts[name].n,
             against=name,

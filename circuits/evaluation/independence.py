@@ -7,6 +7,7 @@ of the whole model, prompt by prompt. Source: Shi et al. 2024 (2410.13032, secti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,9 +31,13 @@ def independent_rows(evidence: Evidence, complement: int, seed: int) -> Iterator
     rest = whole + evidence.effects[complement, some]
     test, what = "independence", "HSIC of the model and the model without it"
     least = LEAST * abs(float(evidence.full.mean()))
-    if min(float(np.ptp(whole)), float(np.ptp(rest))) < least:
-        says = f"one of the two varies by less than {LEAST:.0%} of the effect, so nothing depends"
+    if float(np.ptp(rest)) < least:
+        says = f"without it, the metric varies by less than {LEAST:.0%} of the effect"
         yield Row(test, what, 0.0, n=len(some), p_value=1.0, verdict="yes", against=says)
+        return
+    if float(np.ptp(whole)) < least:
+        says = "the metric of the whole model is the same on all prompts, so nothing can be told"
+        yield Row(test, what, math.nan, n=len(some), against=says)
         return
     hsic, p_value = dependence(whole, rest, rng)
     yield Row(

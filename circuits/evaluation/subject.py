@@ -11,8 +11,8 @@ import numpy as np
 from circuits.arrays import Bools
 from circuits.circuit import EMBED, LOGITS, Circuit, Graph, Part
 from circuits.components import Component, Edge
-from circuits.errors import CircuitsError
-from circuits.sweep import Kept
+from circuits.sweep import Elsewhere, Kept
+from circuits.sweep.circuit_sweep import Place
 
 MANY = 100  # parts: beyond that, whole heads and MLPs are dropped, not edges one by one
 
@@ -54,9 +54,15 @@ class Subject:
         return tuple(sorted(self.circuit.parts, key=str))
 
     @cached_property
-    def has_positions(self) -> bool:
-        """Whether some part is kept at one position only."""
-        return any(position_of(part) is not None for part in self.parts)
+    def ranked(self) -> tuple[Part, ...]:
+        """All parts that circuits of other sizes choose from: where scores have positions, these.
+
+        Parts without a score are among them.
+        """
+        scored = self.circuit.scores
+        if all(position_of(part) is None for part in scored):
+            return self.every
+        return tuple(sorted({*scored, *self.circuit.parts}, key=str))
 
     @cached_property
     def units(self) -> Mapping[str, frozenset[Part]]:
@@ -74,9 +80,13 @@ class Subject:
 
     def alone(self, parts: Collection[Part], name: str) -> Kept:
         """What is kept when these parts are the circuit."""
-        if any(position_of(part) is not None for part in parts):
+        if self._at_positions(parts):
             circuit = replace(self.circuit, parts=frozenset(parts), scores={})
-            return Kept.of(circuit, name, d_mlp=self.d_mlp)
+            kept = Kept.of(circuit, name)
+            everywhere = kept.masks[None]
+            once = {at: mask & ~everywhere for at, mask in kept.masks.items()}
+            once[None] = everywhere
+            return replace(kept, masks=once)
         if self.circuit.level == "edges":
             edges = [part for part in parts if isinstance(part, Edge)]
             return Kept.only(self.graph, self.graph.mask(edges), name)
@@ -85,20 +95,41 @@ class Subject:
     def without(self, parts: Collection[Part], name: str) -> Kept:
         """What is kept when the whole model lacks these parts, and nothing else.
 
-        Raises:
-            CircuitsError: for parts at one position only, which nothing can say yet.
+        A part that has positions is lacking there, and a node's edges are those that leave it.
         """
-        if any(position_of(part) is not None for part in parts):
-            raise CircuitsError(
-                "the model without parts at single positions cannot be run; evaluate the circuit "
-                "everywhere (Circuit.everywhere)"
-            )
+        if self._at_positions(parts):
+            return self._without_positions(parts, name)
         if self.circuit.level == "edges":
             edges = [part for part in parts if isinstance(part, Edge)]
             return Kept.only(self.graph, ~self.graph.mask(edges), name)
         gone = frozenset(parts)
         left = [p for p in self.every if p not in gone and isinstance(p, Component)]
         return self._of_nodes(left, name)
+
+    def _at_positions(self, parts: Collection[Part]) -> bool:
+        """Whether some of these act at one position only; neurons are taken everywhere."""
+        level = self.circuit.level
+        return level != "neurons" and any(position_of(part) is not None for part in parts)
+
+    def _without_positions(self, parts: Collection[Part], name: str) -> Kept:
+        """Every edge, but for those of these parts at their positions."""
+        graph, lacking = self.graph, dict[str | int | None, Bools]()
+        for part in parts:
+            mask = lacking.setdefault(position_of(part), np.zeros_like(graph.exists))
+            if isinstance(part, Edge):
+                mask[graph.place(part)] = True
+            else:
+                mask[:, graph.writer[part.at(None)]] = True
+        everywhere = lacking.pop(None, np.zeros_like(graph.exists))
+        at = sorted((position for position in lacking if position is not None), key=str)
+        which = np.stack([lacking[position] for position in at])  # [positions r w]
+        masks: dict[Place, Bools] = {None: graph.exists & ~everywhere & ~which.any(0)}
+        for some in np.unique(which.reshape(len(at), -1).T, axis=0):
+            if some.any():
+                positions = tuple(at[i] for i in np.flatnonzero(some))
+                here = (which == some[:, None, None]).all(0)
+                masks[Elsewhere(positions)] = graph.exists & ~everywhere & here
+        return Kept(name, graph, masks)
 
     def _of_nodes(self, parts: Collection[Component], name: str) -> Kept:
         """Every edge between these heads, MLPs or neurons, and what always goes with them."""

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.circuit import Circuit, Origin
-from circuits.circuit.publications import published
+from circuits.circuit import Circuit, Origin, read_circuit
 from circuits.errors import CircuitsError
 from circuits.evaluation.evidence import Row
 from circuits.prompts import TASKS, PromptFile, Prompts, make
@@ -25,9 +24,7 @@ def named_circuit(model: HookedModel, circuit: str | Path | Circuit) -> Circuit:
     Raises:
         CircuitsError: when it cannot be read, is of another model, or is empty.
     """
-    if not isinstance(circuit, Circuit):
-        is_name = str(circuit) in published() and not Path(circuit).exists()
-        circuit = Circuit.published(str(circuit)) if is_name else Circuit.load(circuit)
+    circuit = read_circuit(circuit)
     circuit.require_fits(model)
     if not circuit.parts:
         raise CircuitsError(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
@@ -37,6 +37,7 @@ MOST_EDGES = 200  # that can be told apart on paper
 _INCH = (0.44, 0.46)  # the room that a node takes, across and upward
 _BESIDE = 1.3  # inches for the names of layers, and margins
 _WIDEST, _THINNEST = 4.5, 0.5  # points
+_MOST_INK = 60  # as many edges as the largest; where there would be more, all are thinner
 _DASHES = {"q": (0, (6, 2)), "k": (0, (1.5, 1.5)), "v": "-", None: "-"}  # in points
 _LOOK = STYLE | {"lines.scale_dashes": False}
 _CUBIC = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
@@ -94,7 +95,8 @@ def wiring(
     colors = class_colors(words.classes, picture.nodes)
     for node in picture.nodes:
         size = float("nan") if node.row is None else float(sizes[node.row])
-        _draw_node(axes, node, colors.get(words.classes.get(node.part, "")), size)
+        pale = node.row is not None and bool(unsure[node.row])
+        _draw_node(axes, node, colors.get(words.classes.get(node.part, "")), size, pale)
     figure.legend(
         handles=_legend(picture, sizes, unsure, words, colors),
         loc="outside lower left",
@@ -179,7 +181,9 @@ def _frame_axes(axes: Axes, picture: Layers, across: float) -> None:
 
 def _draw_lines(axes: Axes, picture: Layers, sizes: Numbers, unsure: Bools) -> None:
     """Draw the edges, the largest on top; `sizes` are scores from -1 to 1."""
-    rank = np.argsort(np.argsort(np.nan_to_num(np.abs(sizes)), kind="stable"), kind="stable")
+    magnitude = np.nan_to_num(np.abs(sizes))
+    rank = np.argsort(np.argsort(magnitude, kind="stable"), kind="stable")
+    thickest = (_WIDEST - _THINNEST) * min(1.0, _MOST_INK / max(magnitude.sum(), 1.0))
     for line in picture.lines:
         size = sizes[line.row]
         known = not np.isnan(size)
@@ -187,7 +191,7 @@ def _draw_lines(axes: Axes, picture: Layers, sizes: Numbers, unsure: Bools) -> N
             axes,
             line.curve,
             color=_color(size),
-            linewidth=_THINNEST + (_WIDEST - _THINNEST) * abs(size) if known else 0.9,
+            linewidth=_THINNEST + thickest * abs(size) if known else 0.9,
             linestyle=_DASHES[line.slot],
             alpha=_PALE if unsure[line.row] else 0.85 if known else 0.6,
             zorder=1 + rank[line.row] / len(sizes),
@@ -202,7 +206,7 @@ def _draw(axes: Axes, curve: Curve, **style: Any) -> None:
     axes.add_patch(PathPatch(Path(curve, _CUBIC), fill=False, capstyle="butt", **style))
 
 
-def _draw_node(axes: Axes, node: Node, color: str | None, size: float) -> None:
+def _draw_node(axes: Axes, node: Node, color: str | None, size: float, pale: bool) -> None:
     """A dot for a head, a square for an MLP or a neuron, words for the ends of the model."""
     name = short(node.part)
     if node.part.layer is None:
@@ -216,7 +220,7 @@ def _draw_node(axes: Axes, node: Node, color: str | None, size: float) -> None:
         "o" if node.part.kind == "head" else "s",
         markersize=21 if node.part.kind == "head" else 19,
         markerfacecolor="white" if color is None else _tint(color),
-        markeredgecolor=_color(size) if known else color or INK,
+        markeredgecolor=to_rgba(_color(size), _PALE if pale else 1) if known else color or INK,
         markeredgewidth=1 + 3 * abs(size) if known else 1.1,
         zorder=4,
     )

@@ -20,12 +20,16 @@ _FINEST = 65535  # weights are told in steps of 1 / 65535
 
 
 def data(result: Result) -> dict[str, Any]:
-    """Tokens, heads, and each head's weights: only those that the result has a row for.
+    """What the viewer reads of a result: see `packed`."""
+    return packed(result.frame)
+
+
+def packed(frame: pd.DataFrame) -> dict[str, Any]:
+    """Tokens, heads, and each head's weights: only those that the frame has a row for.
 
     The weights are sorted by head, query and key; `starts` [heads * tokens + 1] says where those
     of each query begin, `keys` and `weights` are one entry each.
     """
-    frame = result.frame
     tokens = _tokens(frame)
     names = list(dict.fromkeys(frame["component"]))
     order = {name: i for i, name in enumerate(names)}

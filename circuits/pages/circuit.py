@@ -17,12 +17,15 @@ import pandas as pd
 from circuits.circuit import Circuit
 from circuits.circuit.pictures import wording
 from circuits.errors import CircuitsError
+from circuits.evaluation import unseen_curve
 from circuits.figures import Wording
 from circuits.figures.layers import Curve, Layers, Node, layers, move
 from circuits.figures.wiring import class_colors, scored, short
 from circuits.metrics import METRICS, get_metric
+from circuits.model import HookedModel
 from circuits.pages import attention
 from circuits.pages.documents import MOST_ROWS, About, document
+from circuits.pages.looks import looks
 from circuits.pages.numbers import rounded
 from circuits.pages.viewers import Viewer
 from circuits.result import Result
@@ -148,12 +151,39 @@ def _of_result(result: Result) -> dict[str, Any]:
     }
 
 
+def _of_model(result: Result, model: HookedModel) -> dict[str, Any]:
+    """Where the heads that are drawn look, and how faithful circuits of other sizes are.
+
+    Heads look on the prompts of the result, faithfulness is on others.
+    """
+    if result.circuit is None:
+        return {}
+    result.circuit.require_fits(model)
+    nodes = layers(carried(result.circuit.frame)).nodes
+    heads = dict.fromkeys(node.part for node in nodes if node.part.kind == "head")
+    curve = unseen_curve(model, result.circuit)
+    shown: dict[str, Any] = {"patterns": looks(result, model, heads)}
+    if curve is not None:
+        shown |= {"faithful": _curves(curve.frame), "faithful_on": curve.words}
+    return shown
+
+
 VIEWER = Viewer(
     _of_result,
     needs=("part", "sender", "receiver", "position", "kept"),
     view="circuit",
     template="circuit",
+    of_model=_of_model,
 )
+
+
+def of_curve(result: Result) -> dict[str, Any]:
+    """What the page shows of the circuit whose curve this result is."""
+    assert result.circuit is not None  # as `evaluate` gives it
+    shown = _view(result.circuit, replace(wording(result.circuit), title=result.title))
+    n = int(result.frame["n"].iloc[0])
+    on = f"All on {n} prompts of {result.frame['task'].iloc[0]}."
+    return {**shown, "faithful": _curves(result.frame), "faithful_on": on}
 
 
 def carried(frame: pd.DataFrame, most: int = MOST_PARTS) -> pd.DataFrame:
@@ -253,6 +283,7 @@ def _beside(beside: _Beside, picture: Layers) -> dict[str, Any]:
     heads = {str(node.part) for node in picture.nodes if node.part.kind == "head"}
     return {
         "faithful": {} if beside.curve is None else _curves(beside.curve),
+        "faithful_on": "",
         "patterns": [_patterns(result, heads) for result in beside.patterns],
     }
 

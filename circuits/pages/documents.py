@@ -25,6 +25,7 @@ from matplotlib.colors import Colormap, to_hex
 from circuits.errors import CircuitsError
 from circuits.figures import figure_svg
 from circuits.figures.style import CATEGORIES, DIVERGING, SEQUENTIAL
+from circuits.model import HookedModel
 from circuits.pages.viewers import viewer_of
 from circuits.registry import analyses
 from circuits.result import Result
@@ -38,11 +39,12 @@ _DARK = {
 }
 
 
-def page(result: Result, *, rows: int = MOST_ROWS) -> str:
+def page(result: Result, *, rows: int = MOST_ROWS, model: HookedModel | None = None) -> str:
     """The result as one HTML document: what was asked, the figure or viewer, table, provenance.
 
     An analysis may have a viewer of its own (`circuits.pages.viewers`); any other result shows its
-    figure. The table holds the first `rows` rows. The same result gives the same text.
+    figure. The table holds the first `rows` rows. The same result gives the same text. Given the
+    model that the result is of, a viewer may show more: where the heads of a circuit look.
 
     >>> from circuits.analyses.logit_lens import logit_lens
     >>> from circuits.checkpoints import load
@@ -63,7 +65,10 @@ def page(result: Result, *, rows: int = MOST_ROWS) -> str:
         result.provenance.command,
         _facts(result),
     )
-    view = {} if viewer is None else {viewer.template or analysis: viewer.data(result)}
+    view: dict[str, Mapping[str, Any]] = {}
+    if viewer is not None:
+        more = viewer.of_model(result, model) if viewer.of_model and model else {}
+        view[viewer.template or analysis] = {**viewer.data(result), **more}
     return document(about, table, meanings, view=view, figure=figure, no_figure=no_figure)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.model import HookedModel
 from circuits.registry import beside
 from circuits.result import Result
 
@@ -20,7 +21,8 @@ class Viewer:
 
     `data` makes what they read; `needs` are the columns it takes, `hidden` those that the table
     leaves out. It stands for the figure of one `view`; a result with another one shows its figure,
-    too. `template` is the name of its files in `templates`, where it is not the analysis'.
+    too. `of_model` adds to the data what only the model knows, for pages that are given it.
+    `template` is the name of its files in `templates`, where it is not the analysis'.
     """
 
     data: Callable[[Result], Mapping[str, Any]]
@@ -28,6 +30,7 @@ class Viewer:
     view: str
     hidden: tuple[str, ...] = ()
     template: str | None = None
+    of_model: Callable[[Result, HookedModel], Mapping[str, Any]] | None = None
 
 
 def viewer_of(result: Result) -> Viewer | None:

@@ -18,7 +18,7 @@ from einops import einsum, rearrange
 from torch import Tensor
 
 from circuits.circuit import Graph
-from circuits.sweep.circuit_sweep import Kept
+from circuits.sweep.circuit_sweep import Kept, Place, tokens_at
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -63,7 +63,8 @@ def reference_run(
     for layer, block in enumerate(model.blocks):
         pre.append(stream)
         z.append(tokens(f"blocks.{layer}.attn.hook_z"))
-        attn_out = einsum(z[-1], block.attn.W_O, "n h e, h e d -> n d") + block.attn.b_O
+        way_out = block.attn.W_O.flatten(0, 1)
+        attn_out = model.backend.linear(z[-1].flatten(1), way_out, block.attn.b_O)
         mid.append(pre[-1] if cfg.parallel else stream + attn_out)
         stream = stream + attn_out
         if not cfg.attn_only:
@@ -118,11 +119,11 @@ class Streams:
         self._everywhere[:, :, 0] = 1
         positions = {at for each in kept for at in each.masks} - {None}
         self._at = [
-            (prompts.where(at).flatten(), self._stacked(at, like))
+            (tokens_at(prompts, at).flatten(), self._stacked(at, like))
             for at in sorted(positions, key=str)
         ]
 
-    def _stacked(self, at: str | int | None, like: Tensor) -> Tensor:
+    def _stacked(self, at: Place, like: Tensor) -> Tensor:
         """The masks of all circuits at this position, [c r w], a row for the reference first."""
         none = np.zeros_like(self.graph.exists)
         masks = np.stack([each.masks.get(at, none) for each in self.kept])

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from circuits.arrays import Bools
@@ -22,19 +23,43 @@ if TYPE_CHECKING:
     from circuits.prompts import Prompts
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """All positions but these."""
+
+    positions: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        return f"not {'+'.join(map(str, self.positions))}"
+
+    def where(self, prompts: Prompts) -> Tensor:
+        """[b p], True at the real tokens of these prompts that stand elsewhere."""
+        here = [prompts.where(position) for position in self.positions]
+        return prompts.mask & ~torch.stack(here).any(0)
+
+
+Place = str | int | Elsewhere | None  # a role, an index, all others, or everywhere
+
+
+def tokens_at(prompts: Prompts, place: Place) -> Tensor:
+    """[b p], True at the tokens of this place."""
+    return place.where(prompts) if isinstance(place, Elsewhere) else prompts.where(place)
+
+
 @dataclass(frozen=True, eq=False)
 class Kept:
     """What a circuit keeps, as matrices.
 
     Attributes:
         name: how tables call it.
-        masks: by position (None: everywhere), which edges are kept there, [reader writer].
+        masks: by place (None: everywhere), which edges are kept there, [reader writer]. What is
+            kept at several places that one token is of counts several times.
         neurons: which neurons of each layer are kept, [layer d_mlp]; None: MLPs as a whole.
     """
 
     name: str
     graph: Graph
-    masks: Mapping[str | int | None, Bools]
+    masks: Mapping[Place, Bools]
     neurons: Bools | None = None
 
     @classmethod
@@ -45,7 +70,8 @@ class Kept:
             neurons = np.zeros((circuit.graph.n_layers, d_mlp), dtype=bool)
             for part in circuit.neurons:
                 neurons[part.layer, part.neuron] = True
-        return cls(name, circuit.graph, circuit.graph.masks(circuit.edges), neurons)
+        masks: dict[Place, Bools] = dict(circuit.graph.masks(circuit.edges).items())
+        return cls(name, circuit.graph, masks, neurons)
 
     @classmethod
     def only(cls, graph: Graph, mask: Bools, name: str = "circuit") -> Kept:
@@ -107,8 +133,8 @@ class CircuitSweep:
         require_fitting(self.prompts, self.metric, self.source, self.clean)
         for cell in self.cells:
             for kept in cell:
-                for position in kept.masks:
-                    self.prompts.where(position)  # says which roles there are
+                for place in kept.masks:
+                    tokens_at(self.prompts, place)  # says which roles there are
 
     @property
     def manner(self) -> dict[str, str]:

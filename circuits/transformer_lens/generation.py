@@ -77,7 +77,10 @@ def generate_stream(
     return_type: str | None = "input",
     verbose: bool = True,
 ) -> Iterator[Any]:
-    """The same in pieces of at most `max_tokens_per_yield` new tokens; the first has the prompt."""
+    """The same in pieces of `max_tokens_per_yield` tokens, the prompt counted into the first.
+
+    A prompt that is as long comes with one new token; what is left at the end comes by itself.
+    """
     require_length(max_new_tokens)
     require_length(max_tokens_per_yield, "max_tokens_per_yield", least=1)
     require_sampling(temperature, top_k, top_p)
@@ -92,13 +95,13 @@ def generate_stream(
 
 
 def _pieces(tokens: Tensor, new: Iterator[Tensor], most: int) -> Iterator[Tensor]:
-    kept, n_new = [tokens], 0
+    kept, n_kept = [tokens], tokens.shape[1]
     for token in new:
         kept.append(token)
-        n_new += 1
-        if n_new == most:
+        n_kept += 1
+        if n_kept >= most:
             yield torch.cat(kept, 1)
-            kept, n_new = [], 0
+            kept, n_kept = [], 0
     if kept:
         yield torch.cat(kept, 1)
 

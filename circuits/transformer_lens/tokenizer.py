@@ -33,6 +33,10 @@ class Encoded(dict[str, Any]):
 class LensTokenizer(Tokenizer):
     """A tokenizer as users of Hugging Face's expect it; no start token is added unless asked for.
 
+    So it was for GPT-2 in TransformerLens 2 (``cfg.tokenizer_prepends_bos`` False). Version 3.9
+    loads GPT-2's tokenizer anew with ``add_bos_token=True``, so that ``tokenizer(text)`` starts
+    with one; ``model.to_tokens`` is the same in all.
+
     >>> tokenizer = LensTokenizer(Tokenizer.characters("ab", ["<|endoftext|>"]))
     >>> tokenizer(["ab", "a"], return_tensors="pt", padding=True).input_ids.tolist()
     [[0, 1], [0, 2]]

@@ -1,6 +1,6 @@
 // A circuit: its layers from bottom to top. A slider adds and takes edges; each edge and node tells what is known of it.
 (function () {
-  const { nodes, parts, ends, slots, curves, scores, intervals, kept, orders, classes, metric, unit, level, n_all, patterns, faithful } = DATA.view;
+  const { nodes, parts, ends, slots, curves, scores, intervals, kept, orders, classes, metric, unit, level, n_all, patterns, faithful, faithful_on } = DATA.view;
   const X = 44, Y = 46, LEFT = 100, TOP = 30, BOTTOM = 44, RIGHT = 52;
   const get = (id) => document.getElementById(`circ-${id}`);
   const n = parts.length, n_kept = kept.filter(Boolean).length, what = level === "parts" ? "parts" : level;
@@ -28,7 +28,8 @@
   const x = (a) => Math.round(10 * (LEFT + a * X)) / 10;
   const y = (b) => Math.round(10 * (TOP + (DATA.view.height - b) * Y)) / 10;
   const cubic = (c) => `M${x(c[0])} ${y(c[1])}C${x(c[2])} ${y(c[3])} ${x(c[4])} ${y(c[5])} ${x(c[6])} ${y(c[7])}`;
-  const strong = (i) => (scores[i] === null ? 1.1 : 0.8 + 5 * Math.abs(scores[i]) / largest);
+  const share = (i) => Math.abs(scores[i] ?? 0) / largest; // of the largest score
+  const ring = (i) => (scores[i] === null ? 1.1 : 0.8 + 5 * share(i));
 
   // What is known of a part, and of where it goes.
   const range = (i) => (intervals[0][i] === null ? "" : `, 95 % interval [${number(intervals[0][i])}, ${number(intervals[1][i])}]`);
@@ -46,7 +47,7 @@
   const edges = parts.map((name, i) => curves[i] === null ? null
     : svg("g", { class: `circ-edge ${sign(i)} ${slots[i] ?? ""}${isPale(i) ? " pale" : ""}`, role: "button", tabindex: -1, "aria-label": tell(i).replaceAll("\n", ", "), "data-part": i },
       svg("path", { class: "hit", d: cubic(curves[i]) }),
-      svg("path", { class: "ink", d: cubic(curves[i]), "stroke-width": strong(i).toFixed(2), style: `--width:${strong(i).toFixed(2)}px;--heavy:${Math.min(1, 4 * Math.abs(scores[i] ?? 0) / largest).toFixed(2)}` })));
+      svg("path", { class: "ink", d: cubic(curves[i]), style: `--share:${share(i).toFixed(3)}` })));
   const own = nodes.map(() => null); // the part that a node is, where parts are no edges
   ends.forEach((at, i) => { if (curves[i] === null) own[at[0]] = i; });
   const dots = nodes.map(({ short, kind, at: [a, b] }, k) => {
@@ -54,8 +55,8 @@
     const body = isEnd ? svg("rect", { class: "body", x: x(a) - 24, y: y(b) - 10, width: 48, height: 20, rx: 6 })
       : kind === "head" ? svg("circle", { class: "body", cx: x(a), cy: y(b), r: 14 })
         : svg("rect", { class: "body", x: x(a) - 13, y: y(b) - 13, width: 26, height: 26, rx: 2 });
-    return svg("g", { class: `circ-node${isEnd ? " end" : ""}${i !== null && scores[i] !== null ? ` scored ${sign(i)}` : ""}`, role: "button", tabindex: k ? -1 : 0,
-      style: i === null ? null : `--width:${strong(i).toFixed(2)}px`, "aria-label": about(k) + (i === null ? "" : `, ${score(i)}`), "data-node": k },
+    return svg("g", { class: `circ-node${isEnd ? " end" : ""}${i !== null && scores[i] !== null ? ` scored ${sign(i)}${isPale(i) ? " pale" : ""}` : ""}`, role: "button", tabindex: k ? -1 : 0,
+      style: i === null ? null : `--width:${ring(i).toFixed(2)}px`, "aria-label": about(k) + (i === null ? "" : `, ${score(i)}`), "data-node": k },
       body, svg("text", { class: short.length > 4 && !isEnd ? "long" : null, x: x(a), y: y(b) + 0.5, "aria-hidden": "true" }, short));
   });
   const moves = DATA.view.moves.map(([, , ...c]) => svg("path", { class: "move", d: cubic(c) }));
@@ -113,7 +114,9 @@
       const [a, b] = DATA.view.moves[m]; // shown between neighbors only
       move.toggleAttribute("hidden", !used.has(a) || !used.has(b) || twins(a).some((k) => k > a && k < b && used.has(k)));
     });
-    drawing.style.setProperty("--many", Math.min(1, Math.sqrt(150 / Math.max(shown.length, 1))).toFixed(2)); // of many, small ones are fainter
+    // Of many, small ones are fainter, and all are thinner where most are large.
+    drawing.style.setProperty("--many", Math.min(1, Math.sqrt(150 / Math.max(shown.length, 1))).toFixed(2));
+    drawing.style.setProperty("--scale", Math.min(1, 60 / Math.max(shown.reduce((sum, i) => sum + share(i), 0), 1)).toFixed(2));
     const hidden = first.length - shown.length;
     const text = `${count(first.length)} of ${count(n_all)} ${what}${hidden ? `, ${hidden} filtered out` : ""}`;
     get("shown").textContent = text;
@@ -126,7 +129,7 @@
   // How faithful circuits of these sizes are; only where they were chosen as the slider chooses.
   const faith = el("p", { id: "circ-faith", role: "status" });
   const chart = svg("svg", { viewBox: "0 0 380 130", "aria-hidden": "true" });
-  if (Object.keys(faithful).length) fill(get("curve"), chart, faith);
+  if (Object.keys(faithful).length) fill(get("curve"), chart, faith, el("p", { class: "note" }, faithful_on));
   const value = ([, F, low, up]) => `F = ${number(F, 2)}${low === null ? "" : ` [${number(low, 2)}, ${number(up, 2)}]`}`;
   function paintCurve() {
     if (!curve().length) {
