@@ -55,7 +55,7 @@ MODEL = "mini"
 NAME = "circuit_discovery"
 TASKS = {"ioi": 6, "repeated": 3, "greater-than": 6}  # prompts in each draw
 QUICK_TASKS = {"ioi": 1, "greater-than": 2}
-DRAWS = 3  # of prompts to search on
+DRAWS, QUICK_DRAWS = 3, 2  # of prompts to search on
 N, QUICK_N = 24, 8  # prompts to run circuits on
 UNSEEN = 1000  # added to the seed: other prompts than those that were searched on
 EXACT, BY_GRADIENT = "exact", ("eap", "clean-corrupted", "eap-ig", "eap-ig-activations")
@@ -73,17 +73,17 @@ KINDS = {
 
 def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
     """Score all edges by all methods, and run what they find on other prompts."""
-    tasks, n = (QUICK_TASKS, QUICK_N) if quick else (TASKS, N)
+    tasks, draws, n = (QUICK_TASKS, QUICK_DRAWS, QUICK_N) if quick else (TASKS, DRAWS, N)
     untrained = HookedGPT2.random(model.cfg, seed=seed, tokenizer=model.tokenizer)
     tables: dict[str, Result] = {}
     ranks, worth = [], []
     for task, few in tasks.items():
-        found = {
-            method: [searched(model, method, task, few, seed + i) for i in range(DRAWS)]
+        searches = {
+            method: [searched(model, method, task, few, seed + i) for i in range(draws)]
             for method in (EXACT, *BY_GRADIENT, CHANCE)
         }
-        tables |= task_tables(model, task, found, n, seed)
-        ranks.append(ranked(found).assign(task=task))
+        tables |= task_tables(model, task, searches, n, seed)
+        ranks.append(ranked(searches).assign(task=task))
         worth += [
             {"task": task, "weights": weights, **nothing_learned(each, task, few, n, seed)}
             for weights, each in {"trained": model, "untrained": untrained}.items()
@@ -164,7 +164,7 @@ def counts(model: HookedGPT2) -> dict[str, int]:
 
 
 def task_tables(
-    model: HookedGPT2, task: str, found: Mapping[str, Sequence[Circuit]], n: int, seed: int
+    model: HookedGPT2, task: str, searches: Mapping[str, Sequence[Circuit]], n: int, seed: int
 ) -> dict[str, Result]:
     """What is found for one task: how well methods agree, and what their circuits do."""
     axes = ("method", "edges")
@@ -172,7 +172,7 @@ def task_tables(
         f"shared_{task}": table(
             model,
             NAME,
-            shared(model, found),
+            shared(model, searches),
             OF_EDGES,
             f"{task}: which of the largest edges are so by exact patching?",
             axes=axes,
@@ -187,7 +187,7 @@ def task_tables(
         f"faithfulness_{task}": table(
             model,
             NAME,
-            faithfulness(model, task, found, n, seed),
+            faithfulness(model, task, searches, n, seed),
             OF_EFFECT,
             f"{task}: what does the circuit do alone, on other prompts?",
             axes=axes,
@@ -195,12 +195,15 @@ def task_tables(
             meanings={"kept": "edges that are left after pruning", **KINDS},
         ),
     }
-    exact = means(found[EXACT])
+    exact = means(searches[EXACT])
     largest = np.argsort(-np.abs(scores(exact)), kind="stable")[:SHOWN]
     names = [str(exact.graph.edges[i]) for i in largest]
     unit = str(exact.origin.unit)
     for method in BY_GRADIENT[::2]:
-        points = {"value": scores(means(found[method]))[largest], "exact": scores(exact)[largest]}
+        points = {
+            "value": scores(means(searches[method]))[largest],
+            "exact": scores(exact)[largest],
+        }
         tables[f"scores_{method}_{task}"] = table(
             model,
             NAME,
@@ -213,9 +216,9 @@ def task_tables(
     return tables
 
 
-def shared(model: HookedGPT2, found: Mapping[str, Sequence[Circuit]]) -> pd.DataFrame:
+def shared(model: HookedGPT2, searches: Mapping[str, Sequence[Circuit]]) -> pd.DataFrame:
     """Which share of the largest edges has exact patching, too, on the same prompts?"""
-    known = {method: [*map(scores, circuits)] for method, circuits in found.items()}
+    known = {method: [*map(scores, circuits)] for method, circuits in searches.items()}
     exact = known.pop(EXACT)
     known[AGAIN] = [*exact[1:], exact[0]]
     return pd.DataFrame(
@@ -235,9 +238,9 @@ def drawn(values: Sequence[float]) -> dict[str, float]:
     return {"value": float(np.mean(values)), **ends, "draws": len(values)}
 
 
-def ranked(found: Mapping[str, Sequence[Circuit]]) -> pd.DataFrame:
+def ranked(searches: Mapping[str, Sequence[Circuit]]) -> pd.DataFrame:
     """How alike are all scores, and their ranks, to those of exact patching?"""
-    known = {method: [*map(scores, circuits)] for method, circuits in found.items()}
+    known = {method: [*map(scores, circuits)] for method, circuits in searches.items()}
     exact = known.pop(EXACT)
     known[AGAIN] = [*exact[1:], exact[0]]
     rows = []
@@ -275,17 +278,17 @@ class Trial(NamedTuple):
 
 
 def faithfulness(
-    model: HookedGPT2, task: str, found: Mapping[str, Sequence[Circuit]], n: int, seed: int
+    model: HookedGPT2, task: str, searches: Mapping[str, Sequence[Circuit]], n: int, seed: int
 ) -> pd.DataFrame:
     """What do circuits of each method and size do alone, on prompts that no method has seen?"""
     rng, sizes = np.random.default_rng(seed), counts(model)
     trials = []
-    for method, circuits in found.items():
+    for method, circuits in searches.items():
         for size, circuit in zip(sizes, sized(means(circuits), [*sizes.values()]), strict=True):
             trials.append(Trial(method, size, Kept.of(circuit, method)))
             if method == EXACT:
                 trials += [Trial(REWIRED, size, rewired(circuit, rng)) for _ in range(SHUFFLES)]
-    seen = {circuit.origin.seed: circuit.origin.n or 0 for circuit in found[EXACT]}
+    seen = {circuit.origin.seed: circuit.origin.n or 0 for circuit in searches[EXACT]}
     ratio = alone(model, task, [trial.kept for trial in trials], n, seed, seen).ratio()
     rows = []
     for i, trial in enumerate(trials, start=2):
@@ -332,15 +335,15 @@ def alone(
 
 def nothing_learned(model: HookedGPT2, task: str, few: int, n: int, seed: int) -> dict[str, float]:
     """How much is there to be found, how alike are two estimates, and what is a circuit worth?"""
-    one, other = (searched(model, method, task, few, seed) for method in ("eap-ig", "eap"))
+    estimate, other = (searched(model, method, task, few, seed) for method in ("eap-ig", "eap"))
     count = counts(model)["1"]
-    (circuit,) = sized(one, [count])
+    (circuit,) = sized(estimate, [count])
     run_alone = alone(model, task, [Kept.of(circuit)], n, seed, {seed: few})
     effect = {name: float(column[1]) for name, column in run_alone.interval().items()}
     share = {name: float(column[2]) for name, column in run_alone.ratio().items()}
     return {
         **effect,
-        "shared": overlap(scores(one), scores(other), count),
+        "shared": overlap(scores(estimate), scores(other), count),
         "share": share["value"],
         "share_low": share["ci_low"],
         "share_high": share["ci_high"],

@@ -7,12 +7,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from word_model import task_model, word_model
+from word_model import word_model
 
 from circuits.alignment import Text
 from circuits.analyses.logit_lens import logit_lens
 from circuits.checkpoints import load
-from circuits.circuit import Circuit, graph
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.experiment import experiments, script
@@ -369,46 +368,3 @@ def test_an_untrained_mini_has_no_such_heads() -> None:
     module.init_weights(untrained, seed=1)
     checks = module.run(untrained, quick=True).checks
     assert not any(c.holds for c in checks if c.says.startswith("trained"))
-
-
-@pytest.mark.slow
-def test_gradients_on_the_way_find_what_exact_patching_finds() -> None:
-    module = script("circuit_discovery")
-    found = module.run(load("mini"), seed=1, quick=True)
-    assert [c.says for c in found.checks if c.control and not c.holds] == []
-    shares = found.tables["shared_ioi"].frame.set_index(["method", "edges"])["value"]
-    assert shares["eap-ig", "5"] > shares["eap", "5"] > 0.2 > shares["random", "5"]
-    alone = found.tables["faithfulness_ioi"].frame.set_index(["method", "edges"])["value"]
-    assert alone["exact", "20"] > 0.8 > 0.3 > abs(alone[module.REWIRED, "5"])
-    assert set(found.tables["untrained"].frame["weights"]) == {"trained", "untrained"}
-
-
-def test_an_untrained_model_has_no_circuit_to_discover() -> None:
-    found = script("circuit_discovery").run(task_model(), quick=True)
-    assert not found.holds
-    tables = found.tables
-    for name in ("shared_ioi", "shared_greater-than"):
-        assert tables[name].frame["value"].between(0, 1).all()
-    ranks = tables["ranks"].frame.set_index(["task", "method"])["value"]
-    assert ranks["ioi", "eap-ig"] > 0.8 > abs(ranks["ioi", "random"])
-
-
-def test_edges_in_common_are_those_of_the_largest_size() -> None:
-    overlap = script("circuit_discovery").overlap
-    first, second = np.array([5.0, -4, 0.1, 1, 0]), np.array([-0.1, 3, 0.2, 2, 0])
-    assert overlap(first, second, 1) == 0
-    assert overlap(first, second, 2) == 0.5
-    assert overlap(first, second, 3) == 2 / 3
-    assert overlap(first, second, 5) == 1
-
-
-def test_rewired_edges_keep_their_readers() -> None:
-    module, model = script("circuit_discovery"), load("compiled")
-    edges = ["embed->a0.h1<q>", "a0.h1->a1.h1<k>", "m0->a1.h1<k>", "a1.h1->logits"]
-    circuit = Circuit.of(model, edges)
-    whole = graph(model.cfg)
-    kept = [module.rewired(circuit, np.random.default_rng(seed)).anywhere for seed in range(9)]
-    for mask in kept:
-        assert (mask.sum(1) == whole.mask(circuit.edges).sum(1)).all()
-        assert not (mask & ~whole.exists).any()
-    assert len({mask.tobytes() for mask in kept}) > 5
