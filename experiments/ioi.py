@@ -40,14 +40,15 @@ import pandas as pd
 import torch
 
 from circuits import approximate, attribute, patch, paths
+from circuits.circuit import Circuit
 from circuits.cli.experiments import as_command
-from circuits.components import Component, all_heads, all_mlps
+from circuits.components import Component, all_heads, all_mlps, parse
 from circuits.experiment import Check, Finding, check, interval, table
 from circuits.metrics import get_metric
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.result import AVERAGED, Result, mean_interval
-from circuits.sweep import Cell, Source, Sweep, cell, plan
+from circuits.sweep import Cell, CircuitSweep, Kept, Source, Sweep, cell, plan
 from circuits.sweep import run as run_sweep
 from circuits.sweep.moments import Moments, moments
 
@@ -128,7 +129,7 @@ def run(model: HookedGPT2, *, seed: int = 0, quick: bool = False) -> Finding:
 
 
 def verdict(
-    tested: pd.DataFrame, random: pd.DataFrame, circuit: Sequence[Component], model: HookedGPT2
+    tested: pd.DataFrame, random: pd.DataFrame, circuit: Circuit, model: HookedGPT2
 ) -> tuple[Check, ...]:
     """What the claim stands or falls with."""
     by, control = tested.set_index("set"), random.set_index("set")
@@ -178,11 +179,22 @@ def asked(model: HookedGPT2, n: int, seed: int) -> Prompts:
     return replace(prompts, roles={**prompts.roles, "S2+1": prompts.roles["S2"] + 1})
 
 
-def leads(model: HookedGPT2, prompts: Prompts, cells: Iterable[Cell]) -> np.ndarray:
-    """The answer's lead [cells, prompts], each cell's parts at their mean over the twins."""
+def means(prompts: Prompts) -> Source:
+    """What is written instead of what is knocked out: means over the twins."""
     assert prompts.corrupted is not None
-    source = Source("position-mean", prompts.corrupted, prompts.mask, templates=prompts.templates)
-    sweep = Sweep(prompts, get_metric("logit_diff"), tuple(cells), source)
+    return Source("position-mean", prompts.corrupted, prompts.mask, templates=prompts.templates)
+
+
+def leads(model: HookedGPT2, prompts: Prompts, cells: Iterable[Cell]) -> np.ndarray:
+    """The answer's lead [cells, prompts], each cell's parts knocked out."""
+    sweep = Sweep(prompts, get_metric("logit_diff"), tuple(cells), means(prompts))
+    return run_sweep(model, plan(model, sweep)).values
+
+
+def alone(model: HookedGPT2, prompts: Prompts, circuits: Iterable[Circuit]) -> np.ndarray:
+    """The answer's lead [circuits, prompts] in each circuit, all else knocked out."""
+    cells = tuple((Kept.of(circuit),) for circuit in circuits)
+    sweep = CircuitSweep(prompts, get_metric("logit_diff"), cells, means(prompts))
     return run_sweep(model, plan(model, sweep)).values
 
 
@@ -219,7 +231,7 @@ def renamed(model: HookedGPT2, prompts: Prompts) -> pd.DataFrame:
     return pd.DataFrame(names).assign(**found)
 
 
-def picked(model: HookedGPT2, prompts: Prompts) -> tuple[pd.DataFrame, list[Component]]:
+def picked(model: HookedGPT2, prompts: Prompts) -> tuple[pd.DataFrame, Circuit]:
     """What each head's knock-out does, and the heads without which too much is lost."""
     heads = all_heads(model.cfg)
     values = leads(model, prompts, [cell(), *map(cell, heads)])
@@ -227,7 +239,8 @@ def picked(model: HookedGPT2, prompts: Prompts) -> tuple[pd.DataFrame, list[Comp
     frame = pd.DataFrame({"component": [*map(str, heads)], **found})
     frame["layer"], frame["head"] = zip(*((h.layer, h.head) for h in heads), strict=True)
     least = -COUNTS * values[0].mean()
-    return frame, [h for h, value in zip(heads, found["value"], strict=True) if value <= least]
+    few = [head for head, value in zip(heads, found["value"], strict=True) if value <= least]
+    return frame, Circuit.of(model, few, level="heads")
 
 
 def ranked(single: pd.DataFrame) -> list[str]:
@@ -235,7 +248,7 @@ def ranked(single: pd.DataFrame) -> list[str]:
     return list(single.sort_values("value", kind="stable")["component"])
 
 
-def looks(model: HookedGPT2, prompts: Prompts, circuit: Sequence[Component]) -> pd.DataFrame:
+def looks(model: HookedGPT2, prompts: Prompts, circuit: Circuit) -> pd.DataFrame:
     """How much do the circuit's heads look from END at each role?"""
     with torch.inference_mode():
         _, cache = model.run_with_cache(
@@ -246,7 +259,7 @@ def looks(model: HookedGPT2, prompts: Prompts, circuit: Sequence[Component]) -> 
         )
     rows, end = torch.arange(len(prompts)), prompts.roles["END"]
     found = []
-    for head in circuit:
+    for head in circuit.heads:
         pattern = cache["pattern", head.layer][:, head.head]
         seen = {to: pattern[rows, end, prompts.roles[to]].double().cpu().numpy() for to in ROLES}
         group = named({to: values.mean() for to, values in seen.items()})
@@ -263,11 +276,11 @@ def named(seen: Mapping[str, float]) -> str:
     return "giver readers" if max(seen["S2"], seen["S2+1"]) > LOOKS else "others"
 
 
-def groups(look: pd.DataFrame, circuit: Sequence[Component]) -> dict[str, list[Component]]:
+def groups(look: pd.DataFrame, circuit: Circuit) -> dict[str, list[Component]]:
     """The circuit's heads by what they do."""
     group = look.drop_duplicates("component").set_index("component")["group"]
     found: dict[str, list[Component]] = {}
-    for head in circuit:
+    for head in circuit.heads:
         found.setdefault(group[str(head)], []).append(head)
     return found
 
@@ -277,61 +290,52 @@ class Trial(NamedTuple):
 
     model: HookedGPT2
     prompts: Prompts
-    circuit: Sequence[Component]
+    circuit: Circuit
     groups: Mapping[str, Sequence[Component]]
 
-    def without(self, kept: Iterable[Component]) -> Cell:
-        """All heads but these knocked out."""
-        spared = {*map(str, kept)}
-        return cell(*(head for head in all_heads(self.model.cfg) if str(head) not in spared))
+    def of(self, heads: Iterable[Component]) -> Circuit:
+        """These heads and all MLPs."""
+        return replace(self.circuit, parts=frozenset(heads))
 
-    def shares(self, cells: Sequence[Cell]) -> Moments:
-        """The lead of each cell, to be compared with that of no heads (0) and of all (1)."""
-        values = leads(self.model, self.prompts, [self.without(()), cell(), *cells])
+    def shares(self, asked: Iterable[Circuit | Cell]) -> Moments:
+        """The lead of circuits and knock-outs, to be compared with no heads' (0) and all's (1)."""
+        asked = [self.of(()), cell(), *asked]
+        kept = iter(alone(self.model, self.prompts, [x for x in asked if isinstance(x, Circuit)]))
+        gone = iter(leads(self.model, self.prompts, [x for x in asked if isinstance(x, tuple)]))
+        values = np.stack([next(kept if isinstance(each, Circuit) else gone) for each in asked])
         return moments(values, np.ones(len(values), dtype=bool), full=1)
 
-    def rows(self, sets: Mapping[str, Cell]) -> pd.DataFrame:
-        """Faithfulness of each, with its interval over prompts (a ratio estimator's)."""
-        ratio = self.shares([*sets.values()]).ratio()
-        return pd.DataFrame({"set": [*sets], **{k: column[2:] for k, column in ratio.items()}})
-
     def sets(self) -> pd.DataFrame:
-        """The circuit and the model, whole and without their parts."""
-        heads, cfg = all_heads(self.model.cfg), self.model.cfg
-        sets = {"circuit": self.without(self.circuit), "without circuit": cell(*self.circuit)}
+        """The share of the circuit and the model, whole and without parts (a ratio estimator's)."""
+        circuit, heads, mlps = self.circuit, all_heads(self.model.cfg), all_mlps(self.model.cfg)
+        gone = cell(*circuit.heads)
+        sets: dict[str, Circuit | Cell] = {"circuit": circuit, "without circuit": gone}
         for group, some in self.groups.items():
-            kept = [head for head in self.circuit if head not in some]
-            sets |= {f"without {group}": cell(*some), f"circuit - {group}": self.without(kept)}
+            sets |= {f"without {group}": cell(*some), f"circuit - {group}": circuit.without(*some)}
         for role in ROLES:
             sets[f"without heads at {role}"] = cell(*(head.at(role) for head in heads))
-        for one in self.circuit:
-            kept = [head for head in self.circuit if head != one]
-            sets[f"circuit - {one}"] = self.without(kept)
-        for mlp in all_mlps(cfg):
-            writes = self.without(self.circuit)
-            sets[f"circuit - {mlp}"] = (*writes, *cell(mlp))
-        return self.rows(sets)
+        sets |= {f"circuit - {head}": circuit.without(head) for head in circuit.heads}
+        nodes = replace(circuit, parts=circuit.parts | {*mlps}, level="nodes")
+        sets |= {f"circuit - {mlp}": nodes.without(mlp) for mlp in mlps}
+        ratio = self.shares(sets.values()).ratio()
+        return pd.DataFrame({"set": [*sets], **{k: column[2:] for k, column in ratio.items()}})
 
 
 def controls(trial: Trial, draws: int, seed: int) -> pd.DataFrame:
     """Random heads in place of the circuit's, as many in each layer; intervals over draws."""
-    rng = np.random.default_rng(seed)
-    kept, gone = [], []
-    for _ in range(draws):
-        heads = [
+    rng, cfg = np.random.default_rng(seed), trial.model.cfg
+    counts = [sum(head.layer == i for head in trial.circuit.heads) for i in range(cfg.n_layers)]
+    drawn = [
+        [
             Component("head", layer, int(head))
-            for layer in range(trial.model.cfg.n_layers)
-            for head in rng.choice(
-                trial.model.cfg.n_heads,
-                sum(one.layer == layer for one in trial.circuit),
-                replace=False,
-            )
+            for layer, count in enumerate(counts)
+            for head in rng.choice(cfg.n_heads, count, replace=False)
         ]
-        kept.append(trial.without(heads))
-        gone.append(cell(*heads))
-    share = trial.shares([*kept, *gone]).ratio()["value"][2:]
-    names = ("random heads", "without random heads")
-    return pd.DataFrame({"set": names, **mean_interval(np.stack([share[:draws], share[draws:]]))})
+        for _ in range(draws)
+    ]
+    tried = [*map(trial.of, drawn), *(cell(*heads) for heads in drawn)]
+    share = trial.shares(tried).ratio()["value"][2:].reshape(2, draws)
+    return pd.DataFrame({"set": ["random heads", "without random heads"], **mean_interval(share)})
 
 
 def growth(trial: Trial, order: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
@@ -340,18 +344,16 @@ def growth(trial: Trial, order: Sequence[str], draws: int, seed: int) -> pd.Data
     few = [1, 2, 4, circuit // 2, circuit, 3 * circuit // 2, 2 * circuit, 3 * circuit, len(order)]
     sizes = sorted({size for size in few if 0 < size <= len(order)})
     draws = max(draws // 4, 3)
-    heads = {str(head): head for head in all_heads(trial.model.cfg)}
-    cells = [trial.without(heads[name] for name in order[:size]) for size in sizes]
+    chosen = [order[:size] for size in sizes]
     for size in sizes:
-        for _ in range(draws):
-            drawn = rng.choice(order, size, replace=False)
-            cells.append(trial.without(heads[name] for name in drawn))
-    ratio = {k: column[2:] for k, column in trial.shares(cells).ratio().items()}
+        chosen += [rng.choice(order, size, replace=False).tolist() for _ in range(draws)]
+    shares = trial.shares(trial.of(map(parse, names)) for names in chosen)
+    ratio = {k: column[2:] for k, column in shares.ratio().items()}
     picked = {k: column[: len(sizes)] for k, column in ratio.items()}
     drawn = mean_interval(ratio["value"][len(sizes) :].reshape(len(sizes), draws))
+    curves = {"by knock-out": picked, "at random": drawn}
     return pd.concat(
-        pd.DataFrame({"kept": kept, "heads": sizes, **columns})
-        for kept, columns in (("by knock-out", picked), ("at random", drawn))
+        pd.DataFrame({"kept": kept, "heads": sizes, **columns}) for kept, columns in curves.items()
     )
 
 

@@ -74,6 +74,15 @@ def test_equals_the_plain_product(
 
 
 @pytest.mark.usefixtures("always")
+def test_overlaps_of_values_are_products_that_pack_nothing() -> None:
+    backend, x, others = Backend(), numbers(4, 5), numbers(5, 3).T
+    with backend.packed():
+        near(backend.overlaps(x, others), x @ others.T)
+        assert not backend.copies
+    near(backend.overlaps(x.double(), others.double()), x.double() @ others.T.double())
+
+
+@pytest.mark.usefixtures("always")
 def test_takes_any_strides() -> None:
     a_map = Map()
     with packed(a_map), torch.no_grad():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from random_models import randomized
 from torch.utils.flop_counter import FlopCounterMode
 
 from circuits import ModelConfig, load, save
+from circuits.circuit import graph
 from experiments.benchmarks import __main__ as command
 from experiments.benchmarks import checkpoints, limits, report
 from experiments.benchmarks.driver import Timing, agree, chosen_items, environment, installed
+from experiments.benchmarks.edges import SHARES, Edges
 from experiments.benchmarks.items import ITEMS, Given, Item, Shape
 from experiments.benchmarks.peers import PEERS, Declined, Peer, picogpt
 
@@ -240,6 +243,29 @@ def test_the_limit_of_a_sweep_is_below_a_loop(name: str) -> None:
     count = limits.Count(shape, 2, 16)
     cells = shape.layers * (16 if name == "patch_residual" else shape.heads)
     assert count.last_logits() < getattr(count, name)() < cells * count.forward() / 3
+
+
+@pytest.mark.parametrize("name", ["edges_eap", "edges_eap_ig", "circuit_alone", "circuit_curve"])
+def test_the_limit_of_circuits_is_some_passes(name: str) -> None:
+    shape = Shape(layers=12, heads=12, width=768, hidden=3072, context=1024, vocabulary=50257)
+    count = limits.Count(shape, 8, 32)
+    passes = {"edges_eap": 3, "edges_eap_ig": 11, "circuit_alone": 2, "circuit_curve": 11}[name]
+    assert count.body() < getattr(count, name)() / 8 < 1.5 * passes * count.body()
+    every = Edges(12, 12).exist
+    products = 2 * shape.width * int(every[:-41].sum()) * 32  # all layers but the last
+    assert count.circuit(every & False) == 0
+    assert products < count.circuit(every) - count.body() < 1.2 * products
+
+
+def test_edges_are_those_of_the_graph() -> None:
+    edges, whole = Edges(CFG.n_layers, CFG.n_heads), graph(CFG)
+    assert np.array_equal(edges.exist, whole.exists)
+    assert tuple(edges.writer_of) == whole.writer_of[:-1]
+    assert len(Edges(12, 12)) == 32_491
+    masks = [edges.largest(share) for share in SHARES]
+    assert [int(mask.sum()) for mask in masks] == [edges.count(share) for share in SHARES]
+    assert np.array_equal(masks[-1], edges.exist)
+    assert all((large | small == large).all() for small, large in pairwise(masks))
 
 
 def test_limits_have_the_unit_of_seconds() -> None:

@@ -170,6 +170,14 @@ def test_infinite_scores_are_read_as_they_were_written_in_strict_json(
     assert replace(circuit, scores={a: Score(math.nan)}).to_json() == circuit.to_json()
 
 
+def test_scores_that_are_alike_as_written_keep_their_order(
+    circuit: Circuit, tmp_path: Path
+) -> None:
+    values = {part: Score(1.0 + 1e-9 * i) for i, part in enumerate(circuit.graph.edges[:40])}
+    path = replace(circuit, scores=values).save(tmp_path / "circuit.json")
+    assert Circuit.load(path).to_json() == path.read_text(encoding="utf-8")
+
+
 def test_ranks_by_size_or_by_what_gets_worse(circuit: Circuit) -> None:
     a, b, c = map(part_of, MINI_IOI[:3])
     scores = {a: Score(-1.0), b: Score(3.0), c: Score(-2.0)}

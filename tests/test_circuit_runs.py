@@ -21,12 +21,14 @@ from test_another_architecture import Toy, toy  # noqa: F401
 
 from circuits.circuit import Circuit, Graph, graph
 from circuits.components import Component, Edge
+from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS, get_metric
 from circuits.model import HookedGPT2, HookedModel
 from circuits.prompts import Prompts
 from circuits.sweep import CircuitSweep, Kept, Source, Sweep, cell, logits, plan, run
 from circuits.sweep.circuit_sweep import CircuitCell
+from circuits.sweep.memory import peak_bytes
 from circuits.sweep.survey import How, survey
 
 METHODS = ("resample", "zero", "mean", "position-mean")
@@ -229,6 +231,31 @@ def test_memory_splits_the_work_and_changes_no_number(tiny: HookedGPT2) -> None:
     assert len(small.tasks) > 12 > len(whole.tasks)
     assert small.bytes <= 2 * least
     assert_allclose(run(tiny, small).values, run(tiny, whole).values, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_circuits", [1, 4, 30])
+def test_a_plan_says_what_memory_it_takes(n_circuits: int) -> None:
+    cfg = ModelConfig(n_layers=4, n_heads=8, d_model=128, n_ctx=32, d_vocab=50)
+    model = HookedGPT2.random(cfg)
+    prompts = random_prompts(cfg, (16, 16), seed=1)
+    masks = [
+        np.random.default_rng(i).random(graph(cfg).exists.shape) < 0.5 for i in range(n_circuits)
+    ]
+    cells: list[CircuitCell] = [(Kept.only(graph(cfg), mask),) for mask in masks]
+    planned = plan(model, asked(model, prompts, cells, "resample", "loss"), memory="20M")
+    assert 0.75 < peak_bytes(lambda: run(model, planned)) / planned.bytes <= 1
+
+
+def test_work_is_that_of_the_readers_that_circuits_have(tiny: HookedGPT2) -> None:
+    prompts, whole = random_prompts(tiny.cfg, (7, 5), seed=1), graph(tiny.cfg)
+    few = np.arange(len(whole.readers)) < len(whole.readers) // 4
+    work = []
+    for mask in (whole.exists & False, whole.exists & few[:, None], whole.exists):
+        cells: list[CircuitCell] = [(Kept.only(whole, mask),)]
+        planned = plan(tiny, asked(tiny, prompts, cells, "resample", "loss"))
+        work.append(sum(task.work for task in planned.tasks))
+    assert work[0] == 0
+    assert work[1] == pytest.approx(work[2] * few.mean())
 
 
 def test_a_survey_of_circuits_is_stored_and_goes_on(tiny: HookedGPT2, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import circuit_twin
@@ -222,3 +223,22 @@ def test_the_model_is_left_as_it_was(tiny: HookedGPT2) -> None:
     METHODS["eap-ig"].search(search(tiny, random_prompts(tiny.cfg, LENGTHS, seed=3), "loss"))
     assert all(torch.equal(a, b) for a, b in zip(before, tiny.parameters(), strict=True))
     assert all(weight.requires_grad and weight.grad is None for weight in tiny.parameters())
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-ig-activations", "clean-corrupted"])
+def test_where_everything_is_linear_estimates_are_exact(method: str) -> None:
+    """Patterns that no token changes, neurons above their bend, norms whose scale is their eps."""
+    model = randomized(replace(TINY, act_fn="relu", eps=1e18))
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.W_QKV[:, : 2 * TINY.n_heads * TINY.d_head] = 0
+            block.mlp.b_in += 1000
+            for norm in (block.ln1, block.ln2):
+                norm.w *= 1e9
+        model.ln_final.w *= 1e9
+    prompts = random_prompts(model.cfg, LENGTHS, seed=3)
+    asked = search(model, prompts, "logit_diff")
+    exact = METHODS["exact"].search(asked).moments.effect[2:]
+    given = METHODS[method].search(asked).moments.effect[2:]
+    assert abs(exact).max() > 0.1
+    assert_allclose(given, exact, atol=1e-9)

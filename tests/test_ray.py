@@ -21,12 +21,13 @@ from long_runs import bits, environment, long_run, write_words
 from torch import Tensor
 
 from circuits.checkpoints import checksum, load
+from circuits.circuit import graph
 from circuits.components import all_heads
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
-from circuits.sweep import Plan, Scores, Source, Sweep, cell, plan, run
+from circuits.sweep import CircuitSweep, Kept, Plan, Scores, Source, Sweep, cell, plan, run
 from circuits.sweep.ray_engine import TRIES, workers
 from circuits.sweep.survey import How
 
@@ -71,6 +72,20 @@ def sweep(model: HookedGPT2, score: Callable[..., Tensor] | None = None) -> Swee
 def check_same(found: Scores, expected: Scores) -> None:
     assert np.array_equal(found.values, expected.values)  # to the last bit
     assert np.array_equal(found.changed, expected.changed)
+
+
+def test_circuits_alone_are_the_same_on_a_cluster(cluster: Any, model: HookedGPT2) -> None:
+    prompts, whole = make("sorting", model, 20), graph(model.cfg)
+    assert prompts.corrupted is not None
+    rng = np.random.default_rng(0)
+    masks = [whole.exists & (rng.random(whole.exists.shape) < share) for share in (0.2, 0.5, 0.8)]
+    cells = ((), *((Kept.only(whole, mask, f"random {i}"),) for i, mask in enumerate(masks)))
+    source = Source("resample", prompts.corrupted, prompts.mask)
+    asked = CircuitSweep(prompts, METRICS["logit_diff"], cells, source)
+    work = plan(model, asked, memory="2M")
+    assert len(work.tasks) > 3
+    with workers(model) as execute:
+        check_same(execute(work), run(model, work))
 
 
 def pids(ray: Any, execute: Any) -> list[int]:

@@ -82,6 +82,16 @@ class Backend:
         out = _Product.apply(x, tie, weight, bias, self)  # type: ignore[no-untyped-call]
         return out if gelu is None else F.gelu(out, approximate=gelu)
 
+    @torch.no_grad()
+    def overlaps(self, x: Tensor, others: Tensor) -> Tensor:
+        """x others^T, of values of which none is a weight: [n i] and [o i] give [n o].
+
+        Nothing is packed, and no gradient is passed back.
+        """
+        if self._multiplies(x, others.T):
+            return product(x, others, None, None)
+        return x @ others.T
+
     @property
     def uses_onednn(self) -> bool:
         """Whether oneDNN multiplies here: as `using` says, else where this CPU is faster by it."""
@@ -122,10 +132,7 @@ class Backend:
 
     def stored(self, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor | None:
         """What oneDNN multiplies `x` [... i] with; None where torch's own product is to be used."""
-        if torch.compiler.is_compiling():  # the compiler chooses kernels itself
-            return None
-        work = x.numel() * weight.shape[0 if transposed else 1]
-        if work < LEAST_WORK or not self.uses_onednn or not _fits(x, weight):
+        if not self._multiplies(x, weight.T if transposed else weight):
             return None
         matrix = weight if transposed else weight.T
         # Blocks of other threads do not count, and torch records no edits of inference tensors.
@@ -136,6 +143,13 @@ class Backend:
         if copy is None or copy.version != weight._version:
             copy = self.copies[key] = _Copy(weight, weight._version, pack(matrix))
         return copy.packed
+
+    def _multiplies(self, x: Tensor, matrix: Tensor) -> bool:
+        """Whether oneDNN is to multiply `x` [... i] and this matrix [i o]."""
+        if torch.compiler.is_compiling():  # the compiler chooses kernels itself
+            return False
+        work = x.numel() * matrix.shape[1]
+        return work >= LEAST_WORK and self.uses_onednn and _fits(x, matrix)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
@@ -29,7 +29,12 @@ Values = TypeVar("Values", Graph, Origin, Score)
 
 
 def as_json(circuit: Circuit) -> str:
-    """The circuit as text: what it is of, then its parts, the most important first."""
+    """The circuit as text: what it is of, then its parts, the most important first.
+
+    Their order is by the scores as they are written, so that what was read is written the same.
+    """
+    rounded = {part: _rounded(score) for part, score in circuit.scores.items()}
+    circuit = replace(circuit, scores=rounded)
     head = {"circuit": FORMAT, "level": circuit.level, "shape": _given(asdict(circuit.graph))}
     origin = _given(asdict(circuit.origin))
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
@@ -142,12 +147,13 @@ def _said(score: Score | None) -> dict[str, object]:
     known = {name: x for name, x in numbers.items() if not math.isnan(x)}
     if not known:
         return {}
-    finite = {
-        name: float(f"{x:.{SIGNIFICANT_DIGITS}g}") if math.isfinite(x) else None
-        for name, x in known.items()
-    }
+    finite = {name: x if math.isfinite(x) else None for name, x in known.items()}
     signs = {name: "+" if x > 0 else "-" for name, x in known.items() if math.isinf(x)}
     return {"value": None, **finite, **({"infinite": signs} if signs else {})}
+
+
+def _rounded(score: Score) -> Score:
+    return Score(*(float(f"{x:.{SIGNIFICANT_DIGITS}g}") for x in vars(score).values()))
 
 
 def _score(said: Mapping[str, Any]) -> Score:

@@ -105,8 +105,11 @@ class Products:
     def _at(self, position: Position, changes: Tensor, gradient: Tensor) -> Tensor:
         """Products of changes [b w p d] and gradients [r b p d] at this position: [b r w]."""
         if position is None:
-            by_prompt = gradient.transpose(0, 1).flatten(2)
-            return torch.bmm(by_prompt, changes.flatten(2).mT).double()
+            backend = self.runs.reading.model.backend
+            pairs = zip(gradient.unbind(1), changes, strict=True)
+            return torch.stack(
+                [backend.overlaps(g.flatten(1), change.flatten(1)) for g, change in pairs]
+            ).double()
         where = self.runs.reading.prompts.where(position).to(gradient)
         return einsum(gradient * where[..., None], changes, "r b p d, b w p d -> b r w").double()
 

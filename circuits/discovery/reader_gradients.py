@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from torch import Tensor
 
 from circuits.circuit import Graph, graph
@@ -203,16 +203,19 @@ def _by_head(block: Block, stream: Tensor, gradient: Tensor) -> Tensor:
 
     Returns [(3 h) b p d]. The norm divides what it has centered, c, by its scale s: u = c / s. A
     gradient g at what it writes is (g - u mean(g u)) / s at c. What it takes away when it centers,
-    it takes away of the gradient, too.
+    it takes away of the gradient, too: of the weights that g is made of, which are fewer, since u
+    has none of it.
     """
     b = len(stream)
     norm, attn = block.ln1, block.attn
     centered = norm.center(wide(stream))
     scale = norm.scale_of(centered)
     unit = (centered / scale).flatten(0, 1)  # [(b p) d]
-    weights = torch.cat([attn.W_Q, attn.W_K, attn.W_V]) * norm.w[:, None]  # [(3 h) d e]
+    weights = norm.center(
+        rearrange([attn.W_Q, attn.W_K, attn.W_V], "s h d e -> (s h) e d") * norm.w
+    )
     scaled = rearrange(wide(gradient) / scale[..., None, None], "b p s h e -> (s h) (b p) e")
-    at_norm = torch.bmm(scaled, wide(weights).mT)
-    along = (at_norm * unit).mean(-1, keepdim=True)
-    at_norm.addcmul_(along, unit, value=-1)
-    return rearrange(norm.center(at_norm), "r (b p) d -> r b p d", b=b)
+    at_norm = torch.bmm(scaled, weights)
+    along = einsum(at_norm, unit, "r n d, n d -> r n") / unit.shape[-1]
+    at_norm.addcmul_(along[..., None], unit, value=-1)
+    return rearrange(at_norm, "r (b p) d -> r b p d", b=b)

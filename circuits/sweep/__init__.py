@@ -1,7 +1,8 @@
 """Sweeps: many interventions on the same prompts, without computing anything twice.
 
 A `Sweep` says what is written where (its cells) and what is measured; `plan` finds the least work
-for it, and `run` does it. Everything equals one plain forward pass for each cell.
+for it, and `run` does it. Everything equals one plain forward pass for each cell. A `CircuitSweep`
+asks what circuits do alone; it is planned and run in the same way.
 """
 
 from circuits.interventions import Source

@@ -13,8 +13,13 @@ from circuits.sweep.memory import parse_bytes
 from circuits.sweep.plans import Plan, Task, default_memory, fastest_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from circuits.config import ModelConfig
     from circuits.model import HookedModel
+
+# What it costs to write, normalize and read a number of a stream, in multiplications: measured.
+PASSES = 300
 
 
 def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | None = None) -> Plan:
@@ -37,16 +42,17 @@ def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | N
     rows = max(width, fastest_rows(model))
     prompts = max(1, min(budget // (2 * least), rows // width, n))
     left = budget - prompts * base_bytes
-    at_once = max(1, min(left // (prompts * circuit_bytes), rows // (prompts * width)))
+    fitting = min(left // (prompts * circuit_bytes), rows // (prompts * width))
+    at_once = max(1, min(fitting, len(sweep.cells)))
     order = sorted(range(len(sweep.cells)), key=lambda cell: _n_edges(sweep, cell))
-    per_circuit = _relative(cfg) * width * cfg.n_layers
+    per_circuit = _relative(cfg) * width * cfg.n_layers  # whose readers all read something new
     tasks = []
     for first in range(0, n, prompts):
         last = min(first + prompts, n)
         for start in range(0, len(order), at_once):
             cells = tuple(order[start : start + at_once])
-            alone = sum(bool(sweep.cells[cell]) for cell in cells)
-            tasks.append(Task(first, last, cells, alone * (last - first) * per_circuit))
+            alone = (last - first) * _readers(sweep, cells) * per_circuit
+            tasks.append(Task(first, last, cells, alone))
     runs = 1 + (sweep.source.rule.needs != "nothing")
     work = sum(task.work for task in tasks) + runs * n * width * cfg.n_layers
     return Plan(
@@ -63,11 +69,18 @@ def _n_edges(sweep: CircuitSweep, cell: int) -> int:
     return sum(int(kept.anywhere.sum()) for kept in sweep.cells[cell])
 
 
+def _readers(sweep: CircuitSweep, cells: Sequence[int]) -> float:
+    """In how many of these cells does a reader read, on average? Those that run together all do."""
+    masks = [kept.anywhere.any(1) for cell in cells for kept in sweep.cells[cell]]
+    return len(masks) * float(np.mean(np.logical_or.reduce(masks))) if masks else 0.0
+
+
 def _numbers(cfg: ModelConfig) -> tuple[int, int]:
     """Numbers alive for each token: of the two runs, and of each circuit."""
     inner, n_inputs = cfg.n_heads * cfg.d_head, 3 * cfg.n_heads
     runs = cfg.n_layers * (4 * inner + 5 * cfg.d_model) + 4 * cfg.d_model
-    mixed = 3 * n_inputs * cfg.d_model // 3 + 8 * inner + cfg.n_heads * cfg.d_model
+    # Streams and what their norm writes; or that, some of it in another order, and projections.
+    mixed = max(2 * n_inputs, n_inputs + cfg.n_heads) * cfg.d_model + 4 * inner
     circuit = len(graph(cfg).writers) * cfg.d_model + max(mixed, 2 * cfg.d_mlp + 4 * cfg.d_model)
     return runs, circuit
 
@@ -75,5 +88,6 @@ def _numbers(cfg: ModelConfig) -> tuple[int, int]:
 def _relative(cfg: ModelConfig) -> float:
     """What a circuit costs, relative to a plain pass through the blocks."""
     block = 4 * cfg.d_model * cfg.n_heads * cfg.d_head + 2 * cfg.d_model * cfg.d_mlp
-    mixing = np.mean(graph(cfg).n_before) * 3 * cfg.n_heads * cfg.d_model
-    return 1.0 + float(mixing) / block
+    streams = 3 * cfg.n_heads * cfg.d_model
+    mixing = (float(np.mean(graph(cfg).n_before)) + PASSES) * streams
+    return 1.0 + mixing / block

@@ -63,7 +63,8 @@ def reference_run(
     for layer, block in enumerate(model.blocks):
         pre.append(stream)
         z.append(tokens(f"blocks.{layer}.attn.hook_z"))
-        attn_out = einsum(z[-1], block.attn.W_O, "n h e, h e d -> n d") + block.attn.b_O
+        way_out = block.attn.W_O.flatten(0, 1)
+        attn_out = model.backend.linear(z[-1].flatten(1), way_out, block.attn.b_O)
         mid.append(pre[-1] if cfg.parallel else stream + attn_out)
         stream = stream + attn_out
         if not cfg.attn_only:

@@ -11,4 +11,8 @@ wants a machine with memory to spare, and with nothing else to do.
 
 `--install` uses this Python and this version of torch. Where PyPI's torch brings CUDA along and
 there is no GPU, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before.
+
+The EAP-IG package may also stand in a folder: PYTHONPATH=folder/src, with `--peer eap_ig=PYTHON`
+of a Python that has TransformerLens 3. On a machine that does other things, `--clock processor
+--threads 1` counts what the processor spends on each library.
 """

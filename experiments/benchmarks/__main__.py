@@ -60,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     add("--only", action="append", metavar="ITEM", help="measure this item; may be repeated")
     add("--quick", action="store_true", help="every task once: a rehearsal, not a measurement")
     add("--threads", type=int, default=2)
+    add(
+        "--clock",
+        choices=["wall", "processor"],
+        default="wall",
+        help="what passes, or the processor's time, where other programs run; then with one thread",
+    )
     add("--out", type=Path, default=HERE / "results", help="where the results go")
     add("--report", action="store_true", help="write tables and figure anew from results.json")
     return made
@@ -73,7 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.report:
         results = json.loads((asked.out / "results.json").read_text(encoding="utf-8"))
     else:
-        effort = replace(QUICK if asked.quick else Effort(), threads=asked.threads)
+        effort = replace(
+            QUICK if asked.quick else Effort(), threads=asked.threads, clock=asked.clock
+        )
         results = measure(
             asked.model or list(checkpoints.MODELS),
             find_peers(asked.peers, asked.peer, asked.without),
@@ -126,6 +134,7 @@ def measure(
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": machine(effort.threads),
         "repeats": effort.repeats,
+        "clock": effort.clock,
         "libraries": {},
         "models": [],
     }
@@ -205,7 +214,7 @@ def speed(shape: Shape, effort: Effort) -> dict[str, Any]:
     """What this machine can do at its best, measured in a process of its own."""
     size, probe = str(4 * shape.parameters), str(effort.probe)
     done = subprocess.run(
-        [sys.executable, "-m", f"{PACKAGE}.limits", size, probe],
+        [sys.executable, "-m", f"{PACKAGE}.limits", size, probe, effort.clock],
         capture_output=True,
         text=True,
         check=True,

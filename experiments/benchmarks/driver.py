@@ -31,13 +31,15 @@ LIMIT = 900.0  # seconds for one answer
 class Effort:
     """Up to `repeats` runs of a task in each library, but no further one after `seconds`.
 
-    `probe` seconds are spent on each way to find out how fast the machine is.
+    `probe` seconds are spent on each way to find out how fast the machine is. `clock` is "wall", or
+    "processor" where other programs run: their time is not counted, but all threads' is.
     """
 
     repeats: int = 5
     seconds: float = 12.0
     probe: float = 1.5
     threads: int = 2
+    clock: str = "wall"
 
 
 @dataclass
@@ -160,14 +162,14 @@ def run_items(
                 timing = timings[worker.peer.name]
                 enough = len(timing.seconds) == effort.repeats
                 if not (timing.word or enough or sum(timing.seconds) >= effort.seconds):
-                    _once(item, worker, shape, timing)
+                    _once(item, worker, shape, timing, effort.clock)
         agree(timings, {worker.peer.name: worker.peer.family for worker in workers})
         results[item.name] = timings
         say(f"{item.label(shape):45}" + "  ".join(_short(n, t) for n, t in timings.items()))
     return results
 
 
-def _once(item: Item, worker: Worker, shape: Shape, timing: Timing) -> None:
+def _once(item: Item, worker: Worker, shape: Shape, timing: Timing, clock: str) -> None:
     """Run a task: first to warm up, then for its memory, and then for its time.
 
     A slow task needs no warming up, and its first run tells both.
@@ -178,7 +180,8 @@ def _once(item: Item, worker: Worker, shape: Shape, timing: Timing) -> None:
             answer = fresh_import(item, worker)
         else:
             given = item.given(shape).to_json()
-            answer = worker.ask({"item": item.name, "given": given, "memory": for_memory})
+            question = {"item": item.name, "given": given, "memory": for_memory, "clock": clock}
+            answer = worker.ask(question)
     except WorkerDied as death:
         timing.word = f"failed: {death}"
         return

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.benchmarks.edges import Edges
+
 Tokens = NDArray[np.int64]
 
 
@@ -124,6 +126,7 @@ class Item:
             size=f"{batch}×{length}",
             heads=shape.layers * shape.heads,
             states=shape.layers + 1,
+            edges=f"{len(Edges(shape.layers, shape.heads)):,}",
             length=length,
             new=given.new,
         )
@@ -138,6 +141,11 @@ ITEMS = (
     Item("patch_residual", "patch resid_pre, layer × position, {size}", "patch_residual", 2, 16),
     Item("patch_heads", "patch z, layer × head, {size}", "patch_heads", 2, 16),
     Item("attribution", "attribution patching on z, {size}", "attribution", 8, 32),
+    Item("edges_eap", "score all {edges} edges by EAP, {size}", "edges_eap", 8, 32),
+    Item("edges_eap_ig", "the same by EAP-IG, 5 steps, {size}", "edges_eap_ig", 8, 32),
+    Item("edges_exact", "patch each of {edges} edges, {size}", "edges_exact", 2, 16),
+    Item("circuit_alone", "run one circuit alone, {size}", "circuit_alone", 8, 32),
+    Item("circuit_curve", "faithfulness of ten sizes, {size}", "circuit_curve", 8, 32),
     Item("logit_lens", "logit lens, {states} states × {length} tokens", "logit_lens", 1, 64),
     Item("generate", "generate {length} + {new} tokens", "generate", 1, 32, 64),
     Item("load", "load the checkpoint", "load", where="loading"),

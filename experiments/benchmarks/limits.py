@@ -1,6 +1,6 @@
 """What would a perfect program take? The least arithmetic, at the speed this machine can reach.
 
-    python -m experiments.benchmarks.limits WEIGHT_BYTES SECONDS
+    python -m experiments.benchmarks.limits WEIGHT_BYTES SECONDS CLOCK
 
 measures that speed: the fastest of torch's matrix products, large enough to be at its best, and for
 generation how fast as many bytes as the model has can be read. Only products are counted (two
@@ -12,19 +12,23 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
+from experiments.benchmarks.edges import HALF, SHARES, STEPS, Edges, Mask
 from experiments.benchmarks.items import Item, Shape
+from experiments.benchmarks.worker import CLOCKS
 
+Clock = Callable[[], float]
 ROWS, WIDTH, HIDDEN = 2048, 768, 3072
 
 
-def machine_speed(weight_bytes: int, seconds: float) -> dict[str, object]:
+def machine_speed(weight_bytes: int, seconds: float, clock: Clock) -> dict[str, object]:
     """Operations and bytes a second, and which product was the fastest; `seconds` for each."""
     torch.manual_seed(0)
     x, w, b = torch.randn(ROWS, WIDTH), torch.randn(HIDDEN, WIDTH) / 28, torch.randn(HIDDEN)
@@ -41,20 +45,21 @@ def machine_speed(weight_bytes: int, seconds: float) -> dict[str, object]:
         )
     with torch.inference_mode():
         work = 2 * ROWS * WIDTH * HIDDEN
-        speeds = {name: work / _fastest(way, seconds) for name, way in ways.items()}
+        speeds = {name: work / _fastest(way, seconds, clock) for name, way in ways.items()}
         vector, matrix = torch.randn(WIDTH), torch.randn(weight_bytes // 4 // WIDTH, WIDTH)
-        reading = min(_fastest(lambda: matrix @ vector, seconds), _fastest(matrix.sum, seconds))
+        reads = (lambda: matrix @ vector), matrix.sum
+        reading = min(_fastest(way, seconds, clock) for way in reads)
     best = max(speeds, key=lambda name: speeds[name])
     bandwidth = 4 * matrix.numel() / reading
     return {"flops": speeds[best], "by": best, "all_flops": speeds, "bytes": bandwidth}
 
 
-def _fastest(way: Callable[[], object], seconds: float) -> float:
+def _fastest(way: Callable[[], object], seconds: float, clock: Clock) -> float:
     """How many seconds takes the fastest of the calls that fit into `seconds`?"""
-    best, stop = float("inf"), time.perf_counter() + seconds
-    while (start := time.perf_counter()) < stop:
+    best, stop = float("inf"), clock() + seconds
+    while (start := clock()) < stop:
         way()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return best
 
 
@@ -73,7 +78,8 @@ def seconds(item: Item, shape: Shape, flops: float, bandwidth: float) -> float |
 
 def main() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    print(json.dumps(machine_speed(int(sys.argv[1]), float(sys.argv[2]))))
+    size, seconds, clock = sys.argv[1:4]
+    print(json.dumps(machine_speed(int(size), float(seconds), CLOCKS[clock])))
 
 
 class Count:
@@ -163,6 +169,76 @@ class Count:
             backward += self.length * (self.out + self.mlp)  # the first layer, down to its z
         source = self.layers(s.layers - 1) + self.last_layer() - self.out - self.mlp
         return self.batch * (self.body() + source + backward)
+
+    def edges_eap(self, steps: int = 0) -> int:
+        """Two runs and the gradient at one, or with steps, at as many, of which one is the first.
+
+        What each writer changes; and each edge's product, in the last layer's queries, its MLP and
+        the logits for one position.
+        """
+        s, t = self.shape, self.length
+        runs = (2 + max(0, steps - 1)) * self.body()
+        backward = self.body() + s.layers * self.mixing() - t * self.keys_values
+        changes = t * s.layers * 2 * s.width * s.width
+        products = 2 * s.width * int((self._edges.n_before * self._positions).sum())
+        return self.batch * (runs + changes + max(1, steps) * (backward + products))
+
+    def edges_eap_ig(self) -> int:
+        return self.edges_eap(STEPS)
+
+    def circuit(self, mask: Mask) -> int:
+        """One circuit of these edges [r w], of one prompt.
+
+        Who reads nothing new writes nothing new. A head's queries, keys and values are products of
+        their own, as is what it writes.
+        """
+        s, edges = self.shape, self._edges
+        head = 2 * s.width * s.width // s.heads
+        moves = mask.any(1)
+        at_mlp = np.arange(len(moves) - 1) % (3 * s.heads + 1) == 3 * s.heads
+        inputs = np.where(at_mlp, self.mlp, head)
+        writes = np.bincount(edges.writer_of, moves[:-1], minlength=mask.shape[1]) > 0
+        heads = np.arange(1, len(writes)) % (s.heads + 1) != 0
+        total = 2 * s.width * int((mask.sum(1) * self._positions).sum())
+        total += int((inputs * moves[:-1] * self._positions[:-1]).sum())
+        mixed = int((writes[1:] & heads)[: -s.heads - 1].sum())  # the last layer's: one position
+        return total + mixed * (self.length * head + self.mixing() // s.heads)
+
+    def circuit_alone(self) -> int:
+        """The reference's run, and the circuit."""
+        return self.batch * (self.body() + self.circuit(self._edges.largest(HALF)))
+
+    def circuit_curve(self) -> int:
+        """Both runs, which are the ends, and the circuits between them."""
+        circuits = sum(self.circuit(self._edges.largest(share)) for share in SHARES if share < 1)
+        return self.batch * (2 * self.body() + circuits)
+
+    def edges_exact(self) -> int:
+        """Both runs. For each edge its reader's own product, and the layers above."""
+        s, t = self.shape, self.length
+        head = 2 * s.width * s.width // s.heads
+        total = 2 * self.body()
+        for layer in range(s.layers - 1):
+            above = self.layers(s.layers - 2 - layer) + self.last_layer() + self.two_logits
+            inputs, before = t * 2 * head + self.mixing() // s.heads, 1 + layer * (s.heads + 1)
+            total += before * 3 * s.heads * (inputs + t * self.mlp + above)
+            total += (before + s.heads) * (t * self.mlp + above)
+        before = 1 + (s.layers - 1) * (s.heads + 1)
+        total += before * 3 * s.heads * (2 * head + self.mlp + self.two_logits)
+        total += (before + s.heads) * (self.mlp + self.two_logits)
+        return self.batch * (total + (before + s.heads + 1) * self.two_logits)
+
+    @property
+    def _edges(self) -> Edges:
+        return Edges(self.shape.layers, self.shape.heads)
+
+    @property
+    def _positions(self) -> NDArray[np.int64]:
+        """At how many positions each reader matters, [r]; to keys and values all do."""
+        h = self.shape.heads
+        positions = np.full(self.shape.layers * (3 * h + 1) + 1, self.length)
+        positions[-3 * h - 2 : -2 * h - 2] = positions[-2:] = 1
+        return positions
 
 
 if __name__ == "__main__":

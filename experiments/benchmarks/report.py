@@ -67,6 +67,7 @@ def about(results: Results) -> str:
     """The machine, the versions, and how to read the tables, in one paragraph."""
     machine, speed = results["machine"], results["speed"]
     libraries = results["libraries"].values()
+    clock = "Times are the processor's own. " if results.get("clock") == "processor" else ""
     versions = ", ".join(f"{x['title']} {x['version']}" for x in libraries if x.get("version"))
     absent = ", ".join(f"{x['title']} ({x['skipped']})" for x in libraries if x.get("skipped"))
     return (
@@ -75,6 +76,7 @@ def about(results: Results) -> str:
         f"torch {machine['torch']}; {versions}. "
         f"At most {results['repeats']} runs each, in turn, after one to warm up; "
         f"{results['minutes']:.0f} min in all. "
+        f"{clock}"
         "“Limit” is the least arithmetic for the task at this machine's fastest measured matrix "
         f"product, {speed['flops'] / 1e9:.0f} GFLOP/s ({speed['by']}); for generation, the weights "
         "read once a token. “Lead” is the best peer's time divided by our best. “Packed” is "
@@ -183,6 +185,7 @@ def _draw(axes: Any, model: dict[str, Any], libraries: dict[str, Any]) -> None:
         "nnsight": ("v", "#7b3294"),
         "hugging_face": ("P", "#1b7837"),
         "numpy": ("X", "#777777"),
+        "eap_ig": ("*", "#c51b7d"),
     }
     items = model["items"]
     for i, item in enumerate(items):

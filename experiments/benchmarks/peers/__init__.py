@@ -12,6 +12,11 @@
     patch_heads     the same with one head's z, at all positions [layer head]
     attribution     its linear estimate: (clean z - corrupted z) times the gradient [layer head]
     logit_lens      log-probability of the top token after each layer [state position]
+    edges_eap       estimates of what corrupting each edge does to the mean logit difference, by its
+                    gradient at the prompts; edges_eap_ig, by the mean gradient at 5 inputs from the
+                    corrupted one on; edges_exact, the truth [edge]
+    circuit_alone   logit difference of each prompt in half of the edges alone [b]
+    circuit_curve   share of the mean logit difference that circuits of ten sizes have [size]
     generate        the tokens that follow greedily, key-value cached [new]
 
 A function that a file lacks is a task that the library is not asked to do. ``prepare(model, item)``
@@ -48,6 +53,7 @@ class Peer:
 
 
 _HERE = "experiments.benchmarks.peers"
+_EAP_IG = "795f5607b25638935aec89aee3c1cb4bd9ed72f1"
 _OURS = ("import circuits", "from circuits import load, HookedGPT2")
 
 PEERS = (
@@ -77,6 +83,17 @@ PEERS = (
         "transformer-lens",
         "3.",
         ("transformer_lens>=3.9,<4",),
+        "tl3",
+    ),
+    Peer(
+        "eap_ig",
+        "EAP-IG on TransformerLens",
+        f"{_HERE}.eap_ig",
+        "eap_ig",
+        ("", ""),
+        "transformer-lens",
+        "3.",
+        (f"eap @ git+https://github.com/hannamw/EAP-IG@{_EAP_IG}",),
         "tl3",
     ),
     Peer(

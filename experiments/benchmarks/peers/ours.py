@@ -17,6 +17,7 @@ from circuits.prompts import UNSCORED, Prompts
 from circuits.sweep import Cell, Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import attribute
 from experiments.benchmarks.items import Given
+from experiments.benchmarks.peers import ours_circuits
 
 
 def load(folder: Path) -> HookedGPT2:
@@ -115,3 +116,28 @@ def generate(model: HookedGPT2, given: Given) -> Tensor:
         tokens, max_new_tokens=given.new, do_sample=False, stop_at_eos=False, return_type="tokens"
     )
     return out[0, tokens.shape[1] :]
+
+
+def edges_eap(model: HookedGPT2, given: Given) -> NDArray[np.float64]:
+    return ours_circuits.scores(ours_circuits.search(model, *twins(given)), "eap")
+
+
+def edges_eap_ig(model: HookedGPT2, given: Given) -> NDArray[np.float64]:
+    return ours_circuits.scores(ours_circuits.search(model, *twins(given)), "eap-ig")
+
+
+def edges_exact(model: HookedGPT2, given: Given) -> NDArray[np.float64]:
+    return ours_circuits.scores(ours_circuits.search(model, *twins(given)), "exact")
+
+
+def circuit_alone(model: HookedGPT2, given: Given) -> NDArray[np.float64]:
+    return ours_circuits.alone(model, *twins(given))
+
+
+def circuit_curve(model: HookedGPT2, given: Given) -> NDArray[np.float64]:
+    return ours_circuits.curve(model, *twins(given))
+
+
+def twins(given: Given) -> tuple[Prompts, Tensor]:
+    """The prompts, and the tokens of the run whose values stand for what a circuit leaves out."""
+    return about(torch.from_numpy(given.tokens), given), torch.from_numpy(given.corrupted)

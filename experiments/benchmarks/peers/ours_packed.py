@@ -13,6 +13,11 @@ from experiments.benchmarks.peers import Declined, ours
 from experiments.benchmarks.peers.ours import (
     ablate_heads,
     attribution,
+    circuit_alone,
+    circuit_curve,
+    edges_eap,
+    edges_eap_ig,
+    edges_exact,
     forward,
     full_cache,
     generate,
@@ -25,6 +30,11 @@ from experiments.benchmarks.peers.ours import (
 __all__ = [
     "ablate_heads",
     "attribution",
+    "circuit_alone",
+    "circuit_curve",
+    "edges_eap",
+    "edges_eap_ig",
+    "edges_exact",
     "forward",
     "full_cache",
     "generate",
