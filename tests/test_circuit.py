@@ -199,7 +199,7 @@ def test_ranks_by_size_or_by_what_gets_worse(circuit: Circuit) -> None:
         ("[" * 100_000, "is no circuit"),
         (SCORED.format('{"value": 1, "infinite": {"value": "+"}}'), "an infinite value is null"),
         (SCORED.format('{"value": null, "infinite": {"value": "?"}}'), "an infinite value is null"),
-        (SCORED.format('{"value": 1, "high": 2}'), "'high' is no name of value, ci_low, ci_high"),
+        (SCORED.format('{"value": 1, "high": 2}'), "'high' is none of value, ci_low, ci_high"),
         (SCORED.format('{"value": "x"}'), "its value is 'x', and should be of the type float"),
         (SCORED.replace('"model"', '"seed": 1.5, "model"').format("{}"), "its seed is 1.5"),
         (SCORED.replace('"model"', '"task": ["a"], "model"').format("{}"), "its task is .*'a'"),

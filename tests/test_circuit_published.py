@@ -130,7 +130,7 @@ def test_a_shape_that_no_model_has_is_refused(tmp_path: Path) -> None:
     content = json.loads(Circuit.published("ioi").to_json())
     content["shape"]["n_layers"] = "twelve"
     (tmp_path / "c.json").write_text(json.dumps(content))
-    with pytest.raises(CircuitsError, match="no circuit of this package: its shape is .*twelve"):
+    with pytest.raises(CircuitsError, match="no circuit of this package: its n_layers is 'twelve'"):
         Circuit.load(tmp_path / "c.json")
 
 

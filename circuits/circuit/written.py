@@ -107,7 +107,7 @@ def _typed(kind: type[Values], values: Mapping[str, Any]) -> Values:
     hints = get_type_hints(kind)
     for name, value in values.items():
         if name not in hints:
-            raise ValueError(f"{name!r} is no name of {', '.join(hints)}")
+            raise ValueError(f"{name!r} is none of {', '.join(hints)}")
         allowed: tuple[type, ...] = get_args(hints[name]) or (hints[name],)
         allowed += (int,) if float in allowed else ()
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
