@@ -93,6 +93,12 @@ class Choice:
         return -value if circuit.origin.higher_is_better else value
 
 
+def sized(circuit: Circuit, counts: Sequence[int], *, absolute: bool = True) -> list[Circuit]:
+    """Circuits of these many parts, the largest scores first, pruned."""
+    choices = [Choice(str(count), absolute=absolute) for count in counts]
+    return [choice.of(circuit) for choice in choices]
+
+
 def _grown(circuit: Circuit, ranked: Sequence[Part], count: int) -> Circuit:
     """The largest circuit of at most `count` edges that grows from the logits, all alive."""
     order = _growing(circuit, ranked)
