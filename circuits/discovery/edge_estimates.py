@@ -6,7 +6,7 @@ asked about).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from circuits.arrays import Floats
 from circuits.circuit import Level
-from circuits.discovery.reader_gradients import Reading, Start
+from circuits.discovery.reader_gradients import Pass, Reading, Start, begun
+from circuits.model import Transformer
 from circuits.precision import wide
 from circuits.sweep.circuit_runner import CircuitRunner
 from circuits.sweep.circuit_streams import ReferenceRun, reference_run
@@ -40,6 +41,7 @@ class Runs:
         changes: [b w p d], what each writer writes in the reference minus what it writes here.
         base: [b], the metric of the prompts' own run; `other` of the reference's.
         neurons: of each layer [b p m], the change of its neurons, where they are scored.
+        own: the pass of the prompts' own run, if it was taken on steps.
     """
 
     reading: Reading
@@ -49,6 +51,7 @@ class Runs:
     base: Floats
     other: Floats
     neurons: Sequence[Tensor] = ()
+    own: Pass | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,6 +62,11 @@ class Runs:
     def start(self, stream: Tensor, layer: int = 0, *, mid: bool = False) -> Start:
         """A pass that begins with this stream, [(b p) d]."""
         return Start(stream.unflatten(0, self.shape), layer, mid)
+
+    @property
+    def here(self) -> Start | Pass:
+        """The prompts' own run, through which gradients can go back; to be taken once."""
+        return self.start(self.clean.embed) if self.own is None else self.own
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Products:
         self._products = runs.changes.new_zeros(shape, dtype=torch.float64)
         self._at_mlps: dict[int, Tensor] = {}  # gradients at what MLPs write, [b p d]
 
-    def add(self, start: Start, share: float = 1.0, writers: slice | None = None) -> None:
+    def add(self, start: Start | Pass, share: float = 1.0, writers: slice | None = None) -> None:
         """Add the products with the gradients of the pass that begins here, times `share`.
 
         With `writers`, only theirs.
@@ -158,7 +166,7 @@ def estimated(
     scope: Scope,
 ) -> Floats:
     """The metric of these prompts, of the reference, and with each part's estimate: [c b]."""
-    runs = both_runs(model, sweep, rows, reference)
+    runs = both_runs(model, sweep, rows, reference, back=scope.level != "neurons")
     products = Products(runs, scope)
     with torch.no_grad():
         estimate(runs, products)
@@ -167,8 +175,15 @@ def estimated(
 
 
 @torch.no_grad()
-def both_runs(model: HookedModel, sweep: CircuitSweep, rows: slice, reference: Reference) -> Runs:
-    """These prompts of a sweep in both runs."""
+def both_runs(
+    model: HookedModel,
+    sweep: CircuitSweep,
+    rows: slice,
+    reference: Reference,
+    *,
+    back: bool = False,
+) -> Runs:
+    """These prompts of a sweep in both runs; with `back`, gradients can go back through the own."""
     prompts = sweep.prompts.subset(rows)
     width, sites = prompts.tokens.shape[1], set(reference.sites)
     passed = {}
@@ -176,13 +191,19 @@ def both_runs(model: HookedModel, sweep: CircuitSweep, rows: slice, reference: R
         passed = dict(run_sites(model, sweep.source.tokens[rows, :width], prompts.mask, sites))
     shape = (len(prompts), width)
     written = reference.values(prompts, rows, passed)
-    own = run_sites(model, prompts.tokens, prompts.mask, sites)
+    plain, taken = Reading(model, prompts, sweep.metric), None
+    own: Mapping[str, Tensor]
+    if back and isinstance(model, Transformer):
+        embed = model.embed(prompts.tokens, slice(width), lambda site, value: value)
+        taken = begun(model, Start(embed), plain.reads)
+        own = _written(taken, embed, plain.reads)
+    else:
+        own = run_sites(model, prompts.tokens, prompts.mask, sites)
     other, clean = reference_run(model, written, shape), reference_run(model, own, shape)
     posts = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
     neurons = [wide(written[post] - own[post]) for post in posts if post in sites]
     compared = None
-    reads = sweep.metric.positions(prompts).flatten()
-    plain = Reading(model, prompts, sweep.metric)
+    reads = plain.reads.flatten()
     if "clean" in sweep.metric.needs:
         compared = plain.logits(clean.final[reads])
         if sweep.clean is not None:
@@ -193,7 +214,25 @@ def both_runs(model: HookedModel, sweep: CircuitSweep, rows: slice, reference: R
     scores = [reading.score(reading.logits(run.final[reads])) for run in (clean, other)]
     base, whole = (score.double().cpu().numpy() for score in scores)
     changes = _changes(model, clean, other, shape)
-    return Runs(reading, clean, other, changes, base, whole, neurons)
+    return Runs(reading, clean, other, changes, base, whole, neurons, taken)
+
+
+def _written(taken: Pass, embed: Tensor, reads: Tensor) -> dict[str, Tensor]:
+    """What writers wrote in a pass, by site; the last MLP's where it ran, which is where it counts.
+
+    Positions are in `embed` already.
+    """
+    values = {"hook_embed": embed, "hook_pos_embed": torch.zeros_like(embed)}
+    for step in taken.steps:
+        assert step.z is not None  # of a pass from the beginning
+        values[f"blocks.{step.layer}.attn.hook_z"] = step.z
+        if step.mlp is not None:
+            mlp = step.mlp
+            if mlp.ndim == 2:
+                mlp = torch.zeros_like(embed)
+                mlp[reads] = step.mlp
+            values[f"blocks.{step.layer}.hook_mlp_out"] = mlp
+    return values
 
 
 def source_sites(model: HookedModel, sweep: CircuitSweep, scope: Scope) -> set[str]:

@@ -40,6 +40,67 @@ class Start:
 
 
 @dataclass(frozen=True, eq=False)
+class Step:
+    """What a pass kept of a layer, for the way back.
+
+    Attributes:
+        entering: [b p d], what its heads read.
+        qkv: [b p 3 h e], queries, keys and values; None where the pass began behind them.
+        into_mlp: what its MLP read; None where there is none.
+        z: [b p h e], what heads mixed; None where `qkv` is.
+        mlp: what its MLP wrote, as `into_mlp`: in the last layer only where the metric reads.
+    """
+
+    layer: int
+    entering: Tensor
+    qkv: Tensor | None
+    into_mlp: Tensor | None
+    z: Tensor | None
+    mlp: Tensor | None
+
+    @property
+    def wanted(self) -> list[Tensor]:
+        """Where gradients are taken."""
+        return [tensor for tensor in (self.qkv, self.into_mlp) if tensor is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A pass that gradients can go back through, once: its layers and its final stream [n d]."""
+
+    steps: tuple[Step, ...]
+    final: Tensor
+
+
+def begun(model: Transformer, start: Start, reads: Tensor) -> Pass:
+    """A pass on the model's own steps, which ends where `reads` [b p] says."""
+    last, steps = model.cfg.n_layers - 1, []
+    with torch.enable_grad():
+        x = start.stream.clone().requires_grad_()  # which also leaves inference mode
+        places = Places.causal(x.shape[1], x.device)
+        for layer in range(start.layer, last + 1):
+            block, entering, qkv, mixed = model.blocks[layer], x.detach(), None, None
+            if not (start.mid and layer == start.layer):
+                qkv = block.attn.qkv(block.ln1.plain(x))
+                q, k, v = qkv.unbind(2)
+                z = block.attn.mix(q, k, v, places)
+                mixed = z.detach()
+                z, x = (z[reads], x[reads]) if layer == last else (z, x)
+                x = x + block.attn.out(z)
+            elif layer == last:
+                x = x[reads]
+            into_mlp, written = None, None
+            if not model.cfg.attn_only:
+                into_mlp = x.view_as(x)
+                written = block.mlp.plain(block.ln2.plain(into_mlp))
+                x = x + written
+            written = None if written is None else written.detach()
+            steps.append(Step(layer, entering, qkv, into_mlp, mixed, written))
+        final = (x[reads] if start.layer > last else x).view(-1, x.shape[-1])
+    return Pass(tuple(steps), final)
+
+
+@dataclass(frozen=True, eq=False)
 class Reading:
     """What is measured of these prompts, by a model that passes gradients back.
 
@@ -68,50 +129,32 @@ class Reading:
         clean = logits.detach() if self.clean is None else self.clean
         return self.metric.score(logits, self.prompts, clean)
 
-    def gradients(self, start: Start) -> Iterator[tuple[slice, Tensor]]:
+    def gradients(self, start: Start | Pass) -> Iterator[tuple[slice, Tensor]]:
         """Which readers, by their places, and the metric's gradient at what they read: [r b p d].
 
-        The pass is of the stream that `start` says; readers before it have no gradient.
+        The pass is of the stream that `start` says, or one that has been begun; readers before it
+        have no gradient.
 
         Raises:
             CircuitsError: for a metric without a gradient.
         """
         if isinstance(self.model, Transformer):
-            yield from self._by_steps(self.model, start)
+            taken = start if isinstance(start, Pass) else begun(self.model, start, self.reads)
+            yield from self._back(self.model, taken)
         else:
+            assert isinstance(start, Start)  # only steps begin a pass
             yield from self._by_hooks(start)
 
-    def _by_steps(self, model: Transformer, start: Start) -> Iterator[tuple[slice, Tensor]]:
-        """On the model's own steps: a head's inputs are computed once, and told apart backwards."""
-        last = model.cfg.n_layers - 1
+    def _back(self, model: Transformer, taken: Pass) -> Iterator[tuple[slice, Tensor]]:
+        """Back through a pass: a head's inputs were computed once, and are told apart here."""
+        wanted = [tensor for step in taken.steps for tensor in step.wanted]
         with torch.enable_grad():
-            x = start.stream.clone().requires_grad_()  # which also leaves inference mode
-            places = Places.causal(x.shape[1], x.device)
-            kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
-            for layer in range(start.layer, last + 1):
-                block = model.blocks[layer]
-                entering, qkv = x, None
-                if not (start.mid and layer == start.layer):
-                    qkv = block.attn.qkv(block.ln1.plain(x))
-                    q, k, v = qkv.unbind(2)
-                    z = block.attn.mix(q, k, v, places)
-                    z, x = (z[self.reads], x[self.reads]) if layer == last else (z, x)
-                    x = x + block.attn.out(z)
-                elif layer == last:
-                    x = x[self.reads]
-                into_mlp = None
-                if self.graph.has_mlps:
-                    into_mlp = x.view_as(x)
-                    x = x + block.mlp.plain(block.ln2.plain(into_mlp))
-                kept.append((entering.detach(), qkv, into_mlp))
-            final = (x[self.reads] if start.layer > last else x).view(-1, x.shape[-1])
-            wanted = [tensor for _, *both in kept for tensor in both if tensor is not None]
-            gradients = iter(self._backward(final, wanted))
-        for layer, (entering, qkv, into_mlp) in enumerate(kept, start=start.layer):
-            inputs = self.graph.inputs(layer)
-            if qkv is not None:
-                yield inputs, _by_head(model.blocks[layer], entering, next(gradients))
-            if into_mlp is not None:
+            gradients = iter(self._backward(taken.final, wanted))
+        for step in taken.steps:
+            inputs = self.graph.inputs(step.layer)
+            if step.qkv is not None:
+                yield inputs, _by_head(model.blocks[step.layer], step.entering, next(gradients))
+            if step.into_mlp is not None:
                 yield slice(inputs.stop, inputs.stop + 1), self._placed(next(gradients))[None]
         yield self._logits, self._placed(next(gradients))[None]
 

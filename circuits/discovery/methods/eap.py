@@ -17,4 +17,4 @@ def eap(search: Search) -> Scored:
 
 
 def _at_the_run(runs: Runs, products: Products) -> None:
-    products.add(runs.start(runs.clean.embed))
+    products.add(runs.here)

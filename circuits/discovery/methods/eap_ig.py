@@ -25,4 +25,5 @@ def along_inputs(points: list[float], runs: Runs, products: Products) -> None:
     """Add the mean over these points of the path: 0 is the reference's input, 1 the own one."""
     step = runs.clean.embed - runs.reference.embed
     for point in points:
-        products.add(runs.start(runs.reference.embed + point * step), 1 / len(points))
+        start = runs.here if point == 1 else runs.start(runs.reference.embed + point * step)
+        products.add(start, 1 / len(points))
