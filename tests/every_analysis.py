@@ -21,6 +21,7 @@ ASKED: dict[str, Question] = {
     "ablate": ((), {"all_heads": True, **IOI}),
     "approximate": ((), {"what": "head", **IOI}),
     "attribute": ((), IOI),
+    "discover": ((), {"method": "eap", "keep": "20", **IOI}),
     "evaluate": ((), {"subsets": 10, "controls": 45, "untrained": 2, **IOI}),
     "heads": ((), {"n": 3}),
     "icl": ((), {"n": 2, "length": 8}),

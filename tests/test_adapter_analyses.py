@@ -32,7 +32,11 @@ pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
 # Where the architecture has no such thing: what the error says.
 NO_SUM, NO_PRODUCT = "normalizes what", "more than queries times keys"
 REFUSED = {
-    **{(name, "gemma2"): NO_SUM for name in ("attribute", "neurons", "paths")},
+    **{
+        (name, "gemma2"): NO_SUM
+        for name in ("attribute", "discover", "evaluate", "neurons", "paths")
+    },
+    **{(name, "pythia"): "no site blocks.0.hook_mlp_in" for name in ("discover", "evaluate")},
     **{("why", shape): NO_PRODUCT for shape in ("llama", "gemma", "gemma2", "pythia")},
     ("neurons", "attn-only"): "attention layers only",
     **{("walkthrough", shape): "'blocks.0.hook_resid_mid'" for shape in ("pythia", "attn-only")},

@@ -163,7 +163,7 @@ def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Sc
                 rows = slice(first, min(first + step, len(prompts)))
                 values = estimated(search.model, sweep, rows, reference, estimate, search.scored)
                 some = None if labels is None else labels[rows]
-                so_far = merged(so_far, values, some)
+                so_far = merged(search, so_far, values, some)
                 done += rows.stop - rows.start
                 if progress is not None:
                     progress(done, max(total, done))
@@ -177,10 +177,13 @@ def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Sc
     return Scored(so_far)
 
 
-def merged(so_far: Moments | None, values: Floats, labels: Sequence[str] | None) -> Moments:
+def merged(
+    search: Search, so_far: Moments | None, values: Floats, labels: Sequence[str] | None
+) -> Moments:
     """What was known so far, and these values [c b] of more prompts."""
     changed = np.concatenate([[False, True], (values[2:] != values[0]).any(1)])
     here = moments(values, changed, labels, full=1)
+    here = here.drawn_from(values, labels) if search.how.draws else here
     return here if so_far is None else so_far.merge(here)
 
 

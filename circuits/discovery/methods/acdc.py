@@ -52,7 +52,7 @@ def acdc(search: Search) -> Scored:
     changes = pruning.changes[alone.graph.exists]
     values = np.concatenate([alone.base[None], alone([nothing]), alone.base + changes])
     labels = blocks[0].labels(search.how.label)
-    return Scored(merged(None, values, labels), pruning.mask[alone.graph.exists], ORDER)
+    return Scored(merged(search, None, values, labels), pruning.mask[alone.graph.exists], ORDER)
 
 
 @dataclass(eq=False)

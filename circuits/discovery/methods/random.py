@@ -26,6 +26,6 @@ def random(search: Search) -> Scored:
             runs = both_runs(search.model, sweep, rows, reference)
             edges = runs.base + draws[:, None]
             values = np.concatenate([runs.base[None], runs.other[None], edges])
-            so_far = merged(so_far, values, None if labels is None else labels[rows])
+            so_far = merged(search, so_far, values, None if labels is None else labels[rows])
     assert so_far is not None
     return Scored(so_far)
