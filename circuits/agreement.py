@@ -11,7 +11,7 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Pearson's correlation; NaN where a side does not vary, as for less than two numbers.
 
     >>> round(pearson([1.0, 2.0, 9.0], [1.0, 3.0, 4.0]), 3)
-    0.775
+    0.826
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:

@@ -140,7 +140,7 @@ def verdict(tables: Mapping[str, Result], tasks: Mapping[str, int]) -> Iterator[
 
 def searched(model: HookedGPT2, method: str, task: str, n: int, seed: int) -> Circuit:
     """The scores of all edges by this method, on these prompts."""
-    circuit = discover(model, method=method, task=task, n=n, seed=seed).circuit
+    circuit = discover(model, method=method, keep="100%", task=task, n=n, seed=seed).circuit
     assert circuit is not None
     return circuit
 

@@ -74,20 +74,6 @@ def check_same(found: Scores, expected: Scores) -> None:
     assert np.array_equal(found.changed, expected.changed)
 
 
-def test_circuits_alone_are_the_same_on_a_cluster(cluster: Any, model: HookedGPT2) -> None:
-    prompts, whole = make("sorting", model, 20), graph(model.cfg)
-    assert prompts.corrupted is not None
-    rng = np.random.default_rng(0)
-    masks = [whole.exists & (rng.random(whole.exists.shape) < share) for share in (0.2, 0.5, 0.8)]
-    cells = ((), *((Kept.only(whole, mask, f"random {i}"),) for i, mask in enumerate(masks)))
-    source = Source("resample", prompts.corrupted, prompts.mask)
-    asked = CircuitSweep(prompts, METRICS["logit_diff"], cells, source)
-    work = plan(model, asked, memory="2M")
-    assert len(work.tasks) > 3
-    with workers(model) as execute:
-        check_same(execute(work), run(model, work))
-
-
 def pids(ray: Any, execute: Any) -> list[int]:
     """The processes of the workers."""
     actors = execute.__self__.workers
@@ -182,6 +168,20 @@ def test_same_bits_as_here(cluster: Any, model: HookedGPT2, planned: Plan) -> No
     assert checksum(model) == before
     wait_until(lambda: all(map(is_gone, at_work)))
     assert cluster.is_initialized()  # it was there before, and is left alone
+
+
+def test_circuits_alone_are_the_same_on_a_cluster(cluster: Any, model: HookedGPT2) -> None:
+    prompts, whole = make("sorting", model, 20), graph(model.cfg)
+    assert prompts.corrupted is not None
+    rng = np.random.default_rng(0)
+    masks = [whole.exists & (rng.random(whole.exists.shape) < share) for share in (0.2, 0.5, 0.8)]
+    cells = ((), *((Kept.only(whole, mask, f"random {i}"),) for i, mask in enumerate(masks)))
+    source = Source("resample", prompts.corrupted, prompts.mask)
+    asked = CircuitSweep(prompts, METRICS["logit_diff"], cells, source)
+    work = plan(model, asked, memory="2M")
+    assert len(work.tasks) > 3
+    with workers(model) as execute:
+        check_same(execute(work), run(model, work))
 
 
 @pytest.mark.parametrize("n_killed", [1, 2])
