@@ -191,6 +191,7 @@ def test_paths_of_activations_end_at_the_gradient_of_the_run(tiny: HookedGPT2) -
     assert_allclose(single.effect, plain.effect, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_paths_of_activations_add_up_to_what_patching_a_stage_does(tiny: HookedGPT2) -> None:
     """The edges that leave a stage, over many steps: the metric's change along its path."""
     prompts = random_prompts(tiny.cfg, (6, 4), seed=5)
