@@ -142,39 +142,52 @@ def by_gradient(search: Search, estimate: Estimate, *, here: bool = False) -> Sc
         CircuitsError: for a metric that has no gradient `here`, when every estimate is zero, and
             for a budget too small for one prompt.
     """
-    so_far: Moments | None = None
-    done = 0
-    progress = search.how.progress
-    total = sum(map(len, search.blocks)) if isinstance(search.blocks, Sequence) else 0
-    with frozen(search.model), torch.inference_mode(False):
-        for prompts in search.blocks:
-            sweep = search.ask(prompts)
-            if here and sweep.metric.against_clean:
-                raise CircuitsError(
-                    f"{sweep.metric.name} has no gradient at the very run that it compares with; "
-                    "choose a method that looks elsewhere (eap-ig), exact, or another metric"
-                )
-            reference = Reference(
-                search.model, sweep.source, source_sites(search.model, sweep, search.scored)
+
+    def values(sweep: CircuitSweep, rows: slice, reference: Reference) -> Floats:
+        if here and sweep.metric.against_clean:
+            raise CircuitsError(
+                f"{sweep.metric.name} has no gradient at the very run that it compares with; "
+                "choose a method that looks elsewhere (eap-ig), exact, or another metric"
             )
-            labels = prompts.labels(search.how.label)
-            step = at_once(search, prompts.tokens.shape[1])
-            for first in range(0, len(prompts), step):
-                rows = slice(first, min(first + step, len(prompts)))
-                values = estimated(search.model, sweep, rows, reference, estimate, search.scored)
-                some = None if labels is None else labels[rows]
-                so_far = merged(search, so_far, values, some)
-                done += rows.stop - rows.start
-                if progress is not None:
-                    progress(done, max(total, done))
-    if so_far is None:
-        raise CircuitsError("there are no prompts to ask; give at least one")
-    if not so_far.changed[2:].any():
+        return estimated(search.model, sweep, rows, reference, estimate, search.scored)
+
+    with frozen(search.model), torch.inference_mode(False):
+        known = in_batches(search, values)
+    if not known.changed[2:].any():
         raise CircuitsError(
             "the gradient of the metric is zero at every edge, so it tells nothing about them; "
             "choose the method exact"
         )
-    return Scored(so_far)
+    return Scored(known)
+
+
+def in_batches(
+    search: Search, values: Callable[[CircuitSweep, slice, Reference], Floats]
+) -> Moments:
+    """What `values` [c b] say of all prompts, asked some at a time, as the memory lets.
+
+    Raises:
+        CircuitsError: when there are no prompts, and for a budget too small for one of them.
+    """
+    so_far: Moments | None = None
+    done, progress = 0, search.how.progress
+    total = sum(map(len, search.blocks)) if isinstance(search.blocks, Sequence) else 0
+    for prompts in search.blocks:
+        sweep = search.ask(prompts)
+        sites = source_sites(search.model, sweep, search.scored)
+        reference = Reference(search.model, sweep.source, sites)
+        labels = prompts.labels(search.how.label)
+        step = _at_once(search, prompts.tokens.shape[1])
+        for first in range(0, len(prompts), step):
+            rows = slice(first, min(first + step, len(prompts)))
+            some = None if labels is None else labels[rows]
+            so_far = merged(search, so_far, values(sweep, rows, reference), some)
+            done += rows.stop - rows.start
+            if progress is not None:
+                progress(done, max(total, done))
+    if so_far is None:
+        raise CircuitsError("there are no prompts to ask; give at least one")
+    return so_far
 
 
 def merged(
@@ -187,7 +200,7 @@ def merged(
     return here if so_far is None else so_far.merge(here)
 
 
-def at_once(search: Search, width: int) -> int:
+def _at_once(search: Search, width: int) -> int:
     """How many prompts of this width may be computed together.
 
     Raises:
