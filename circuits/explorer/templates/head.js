@@ -51,7 +51,7 @@ const partPanel = (function () {
     fill(looks,
       el("p", { class: "dim" }, el("span", { class: "blue" }, "Blue"), " is where the chosen token looks, ", el("span", { class: "orange" }, "orange"), " is who looks at it (", term("attention"), "). Point at another, or hold it by a click."),
       el("label", { class: "x-check" }, sink, " without the first token, where idle heads rest"),
-      text.box, el("div", { class: "attn-split" }, map.box, text.lists));
+      text.box, el("div", { class: "attn-split" }, map.box, el("div", { class: "words" }, text.lists)));
   }
   function drawQuick() {
     const edit = (how, label, more = {}) => el("button", { type: "button", onclick: () => trayPanel.add({ part: state.part, how, amount: 1, token: null, on: true, ...more }) }, label);
@@ -82,7 +82,7 @@ const partPanel = (function () {
 
   function drawWrites({ raises, lowers, share, unit }) {
     const list = (title, kind, rows) => el("div", {}, el("h4", { class: kind }, title), pairs(rows.texts, rows.values));
-    return el("section", {}, el("h3", {}, term("writes", "What it writes here")), el("div", { class: "x-two" }, list("raises", "blue", raises), list("lowers", "orange", lowers)));
+    return el("section", {}, el("h3", {}, "What it writes here"), el("div", { class: "x-two" }, list("raises", "blue", raises), list("lowers", "orange", lowers)));
   }
   const pairs = (texts, values) => el("table", {}, el("tbody", {}, ...texts.map((text, i) => el("tr", {}, el("td", { class: "token" }, visible(text, 24)), el("td", { class: "number" }, signed(values[i]))))));
 
@@ -90,9 +90,9 @@ const partPanel = (function () {
     const keys = Array.from({ length: promptPanel.at() + 1 }, (_, i) => i);
     const select = el("select", { "aria-label": "which key", onchange: () => { state.key = select.value === "" ? null : Number(select.value); keepState(); load(); } },
       el("option", { value: "" }, "the token it looks at most"), ...keys.map((i) => el("option", { value: i, selected: state.key === i }, word(i))));
-    return el("section", {}, el("h3", {}, term("why", "Why it looks there")),
+    return el("section", {}, el("h3", {}, "Why it looks there"),
       el("p", {}, "From ", el("span", { class: "token" }, word(why.query)), " to ", el("span", { class: "token" }, word(why.key)), ". ", select),
-      el("p", { class: "dim" }, "Down: what in the query's stream asks; across: what in the key's stream answers. Their products add up to the attention score."),
+      el("p", { class: "dim" }, "Down: what in the ", term("query"), "'s ", term("stream"), " asks; across: what in the ", term("key"), "'s answers. Their products add up to the attention score."),
       whyTable(why));
   }
   function whyTable({ query_parts: rows, key_parts: columns, values }) {
@@ -115,7 +115,7 @@ const partPanel = (function () {
     return el("section", {}, el("h3", {}, term("composition", "Which earlier heads it listens to")), el("div", { class: "x-three" }, column("query", "q"), column("key", "k"), column("value", "v")));
   }
   function drawCard({ name, rows }) {
-    return el("section", {}, el("h3", {}, term("report card", "Its card"), name ? `: ${name}` : ""), el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, ...rows.map((row) =>
+    return el("section", {}, el("h3", {}, term("kind", "Its card"), name ? `: ${name}` : ""), el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, ...rows.map((row) =>
       el("tr", {}, el("td", {}, row.kind + (row.clear ? " ✓" : "")), el("td", { class: "number" }, number(row.value)), el("td", { class: "dim" }, row.unit ?? "")))))));
   }
   repaint.push(() => { draw(); if (isHead()) drawMore(); });

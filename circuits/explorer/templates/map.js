@@ -10,10 +10,12 @@ const mapPanel = (function () {
     ...Object.entries(WHATS).map(([value, text]) => el("option", { value }, text)));
   const how = el("select", { id: "x-method", "aria-label": "ablation method", onchange: () => { state.method = how.value; keepState(); load(); } },
     ...Object.entries(METHODS).map(([value, text]) => el("option", { value }, text)));
+  const TERMS = { ablate: "ablation", direct: "direct effect", patch: "patching", looks: "attention", kind: "kind" };
+  const about = el("span", { class: "dim" });
   const scale = el("span", {}), meaning = el("p", { class: "dim", id: "x-meaning", "aria-live": "polite" }), trouble = el("div", {});
   const grid = el("div", { class: "scroll", id: "x-grid" });
   let buttons = [], names = [], values = new Map(), texts = new Map(), unit = "logits", shown = null, across = 1;
-  fill(place, el("h2", {}, term("map", "Map of the model")), el("div", { class: "bar" }, el("label", {}, "color by ", choose), how, scale), meaning, trouble, grid);
+  fill(place, el("h2", {}, "Map of the model"), el("div", { class: "bar" }, el("label", {}, "color by ", choose), how, about, scale), meaning, trouble, grid);
 
   // The grid is built once: the model stays.
   function build() {
@@ -22,7 +24,7 @@ const mapPanel = (function () {
     const row = (l) => [...heads.map((h) => `a${l}.h${h}`), ...(model.has_mlps ? [`m${l}`] : [])];
     across = row(0).length;
     names = rows.flatMap(row);
-    buttons = names.map((name, i) => el("button", { type: "button", class: name[0] === "m" ? "cell mlp" : "cell", tabindex: i ? -1 : 0, "data-part": name,
+    buttons = names.map((name, i) => el("button", { type: "button", class: name[0] === "m" ? "cell waiting mlp" : "cell waiting", tabindex: i ? -1 : 0, "data-part": name,
       onclick: () => { stop(i); openPart(name); },
       onpointerenter: (event) => showTip(tell(name), event.clientX, event.clientY), onpointerleave: hideTip,
       onfocus: () => { stop(i); const box = buttons[i].getBoundingClientRect(); buttons[i].matches(":focus-visible") && showTip(tell(name), box.right - 8, box.bottom - 8); }, onblur: hideTip }));
@@ -50,22 +52,26 @@ const mapPanel = (function () {
     if (state.what === "direct") return value > 0 ? "it pushes toward the answer" : "it pushes toward the distractor";
     return value < 0 ? "the contrast's version takes away from the answer" : "the contrast's version adds to the answer";
   }
-  function dress(name) {
-    const button = buttons[names.indexOf(name)], value = values.get(name), text = texts.get(name);
+  function dress(name, i, most, mark) {
+    const button = buttons[i], value = values.get(name), text = texts.get(name);
     let color = NOTHING, shown = "";
     if (values.has(name)) {
-      color = state.what === "kind" ? kindColor(text) : isSigned() ? diverging(value === null ? null : value / most()) : sequential(value);
-      shown = state.what === "kind" ? text ?? "" : isSigned() ? signed(value, across > 10 ? 1 : 2) : value === null ? "" : String(Math.round(100 * value));
+      color = state.what === "kind" ? kindColor(text) : isSigned() ? diverging(value === null ? null : value / most) : sequential(value);
+      shown = state.what === "kind" ? text ?? "" : isSigned() ? brief(value) : value === null ? "" : String(Math.round(100 * value));
     }
     button.style.background = css(color);
     button.style.color = inkOn(color);
     fill(button, el("span", { class: "full" }, shown), el("span", { class: "brief", "aria-hidden": "true" }, state.what === "kind" ? shown.slice(0, 1) : isSigned() && value ? (value > 0 ? "+" : "−") : ""));
     button.setAttribute("aria-label", tell(name).replaceAll("\n", "; "));
     button.classList.toggle("waiting", !values.has(name));
-    const mark = circuitPanel.marks();
     button.classList.toggle("in-circuit", mark.has(name));
     button.classList.toggle("not-in-circuit", mark.size > 0 && !mark.has(name));
     button.classList.toggle("edited", state.view.tray.some((edit) => edit.on && edit.part.split("@")[0] === name));
+  }
+  function brief(x) { // what fits into a cell; the tip has all of it
+    if (x === null) return "";
+    const digits = across > 10 || Math.abs(x) >= 10 ? 1 : 2;
+    return Math.abs(x) < 0.5 * 10 ** -digits ? "0" : (x > 0 ? "+" : "−") + Math.abs(x).toFixed(digits);
   }
   const most = () => Math.max(...[...values.values()].map((x) => Math.abs(x ?? 0)), 1e-9);
   function kindColor(text) {
@@ -75,9 +81,10 @@ const mapPanel = (function () {
   }
   function paint() {
     if (!buttons.length) return;
-    names.forEach(dress);
+    const top = most(), mark = circuitPanel.marks();
+    names.forEach((name, i) => dress(name, i, top, mark));
     fill(scale, ...(values.size === 0 || state.what === "kind" ? [] : isSigned()
-      ? [scaleBar((t) => diverging(2 * t - 1), number(-most(), 2), `+${number(most(), 2)}`, unit).box] : [scaleBar(sequential, "0", "100 %").box]));
+      ? [scaleBar((t) => diverging(2 * t - 1), number(-top, 2), `+${number(top, 2)}`, unit).box] : [scaleBar(sequential, "0", "100 %").box]));
   }
   repaint.push(paint);
   function select() {
@@ -91,6 +98,7 @@ const mapPanel = (function () {
     choose.value = state.what;
     how.value = state.method;
     how.hidden = state.what !== "ablate";
+    fill(about, "(", term(TERMS[state.what] ?? "ablation"), state.what === "ablate" ? ", " : null, state.what === "ablate" ? term(state.method) : null, ")");
     const same = keyOf(state.what, state.method);
     if (shown !== same) { values = new Map(); texts = new Map(); }
     shown = same;

@@ -47,11 +47,11 @@ const promptPanel = (function () {
     setView({ ...change, ..."prompt" in change && state.view.at !== -1 ? { at: -1 } : {} });
   }
   fill(place,
-    el("div", { class: "x-ask" }, el("label", { for: "x-text" }, term("prompt")), text, trouble, tokens, where,
+    el("div", { class: "x-ask" }, el("label", { for: "x-text" }, "prompt"), text, trouble, tokens, where,
       el("div", { class: "bar" },
         el("label", { for: "x-answer" }, term("answer", "follow"), answer), el("label", { for: "x-distractor" }, term("distractor", "rather than"), distractor), toggle),
       contrastRow),
-    el("div", { class: "x-next" }, el("h2", {}, "What comes ", term("prediction", "next")), predictions));
+    el("div", { class: "x-next" }, el("h2", {}, "What comes next"), predictions));
 
   const n = () => known.read?.tokens.length ?? 0;
   const at = () => known.read?.at ?? 0;
@@ -76,7 +76,7 @@ const promptPanel = (function () {
       node.addEventListener("blur", hideTip);
       if (String(i) === focused) node.focus();
     });
-    fill(where, "Looking after ", el("span", { class: "token" }, visible(textOf(here))), ` (position ${here} of 0–${list.length - 1}). Choose another token to look there. Color: the `, term("probability"), " the model gave it before it came.");
+    fill(where, "Looking after ", el("span", { class: "token" }, visible(textOf(here))), " (", term("position"), ` ${here} of 0–${list.length - 1}). Choose another `, term("token"), " to look there. Color: the ", term("probability"), " the model gave it before it came.");
   }
   function look(i) {
     setView({ at: i === n() - 1 ? -1 : i });
@@ -97,14 +97,14 @@ const promptPanel = (function () {
   const list3 = (top) => el("span", {}, ...(top ?? []).slice(0, 3).map((t) => el("span", {}, el("span", { class: "token" }, visible(t.text)), ` ${percent(t.probability)} `)));
   function drawPredictions() {
     const { now: top, before_top: was } = known.read;
-    const marked = new Set([known.read.answer?.id, known.read.distractor?.id]);
     fill(predictions, was ? el("p", { class: "dim" }, `with ${state.view.tray.filter((e) => e.on).length} edit(s) from the tray`) : null,
-      tokenBars(top.map((t) => t.text), (i) => top[i].probability, (i) => `${percent(top[i].probability)}`, (i) => marked.has(top[i].id)));
+      tokenBars(top.map((t) => t.text), (i) => top[i].probability, (i) => percent(top[i].probability), (i) => followedAs(top[i].id)));
     const { answer: a, distractor: b } = known.read;
-    if (a && b) predictions.append(el("p", { class: "dim" }, term("logit difference"), " of ", el("span", { class: "token orange" }, visible(a.text)), " and ", el("span", { class: "token orange" }, visible(b.text)), ": ",
+    if (a && b) predictions.append(el("p", { class: "dim" }, term("logit difference"), " of ", el("span", { class: "token blue" }, visible(a.text)), " and ", el("span", { class: "token orange" }, visible(b.text)), ": ",
       el("strong", { id: "x-difference" }, signed(known.read.difference)),
       known.read.before === null ? null : ` (without the edits ${signed(known.read.before)})`, known.read.contrast === null ? null : `, in the contrast ${signed(known.read.contrast)}`));
   }
+  const followedAs = (id) => (id === known.read.answer?.id ? "answer" : id === known.read.distractor?.id ? "distractor" : "");
   function paint() {
     if (!known.read) return;
     drawTokens();
@@ -144,7 +144,7 @@ const promptPanel = (function () {
       return true;
     });
   }
-  return { load, sync, at, n, textOf, read: () => known.read };
+  return { load, sync, at, n, textOf, followedAs, read: () => known.read };
 })();
 
 // The pieces of `read` become one: rows of tokens, and predictions by whose they are.

@@ -15,9 +15,9 @@ const trayPanel = (function () {
     if (!part.value.trim()) return part.focus();
     add({ part: part.value.trim(), how: how.value, amount: Number(amount.value), token: how.value === "steer" ? token.value.replaceAll("·", " ") : null, on: true });
   });
-  fill(place, el("h2", {}, term("intervention", "Hands on")), el("p", { class: "dim" }, "What is in the tray stays on while you look elsewhere: every number of this page is then of the edited model."),
+  fill(place, el("h2", {}, "Hands on"), el("p", { class: "dim" }, "What is in the ", term("tray"), " stays on while you look elsewhere: every number of this page is then of the edited model."),
     el("div", { class: "bar x-add" }, el("label", { for: "x-edit-part" }, "part"), part, how, amount, token, put), trouble, list, el("div", { class: "bar" }, all, undo, clear),
-    el("h3", {}, "Predictions without and with it"), sides, el("h3", {}, term("greedy continuation", "How it goes on")), story);
+    el("h3", {}, "Predictions without and with it"), sides, el("h3", {}, term("continuation", "How it goes on")), story);
 
   function fields() {
     amount.hidden = how.value !== "scale" && how.value !== "steer";
@@ -47,14 +47,14 @@ const trayPanel = (function () {
   function drawSides() {
     const read = promptPanel.read();
     if (!read?.now) return fill(sides);
-    const bars = (title, top) => el("div", {}, el("h4", {}, title), tokenBars(top.map((t) => t.text), (i) => top[i].probability, (i) => percent(top[i].probability)));
+    const bars = (title, top) => el("div", {}, el("h4", {}, title), tokenBars(top.map((t) => t.text), (i) => top[i].probability, (i) => percent(top[i].probability), (i) => promptPanel.followedAs(top[i].id)));
     fill(sides, bars("without", read.before_top ?? read.now), read.before_top ? bars("with", read.now) : el("p", { class: "dim" }, "Nothing is on: both are the same."));
   }
   // The texts that follow, a token a piece, with and without.
   function load() {
     const going = { now: [], before: [] };
     draw();
-    return ask("continue", "continue", { n: 12 }, {
+    return ask("continue", "continuation", { n: 12 }, {
       begin() { going.now = []; going.before = []; },
       piece(piece) {
         if (piece.kind === "note") return fill(story, el("p", { class: "dim" }, piece.text));

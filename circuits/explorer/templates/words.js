@@ -2,7 +2,9 @@
 const WORDS = {}; // from `about`, by the name of the term
 const explain = document.getElementById("x-explain");
 let explained = null;
+const used = new Set(); // the terms that this page has shown
 function term(name, text = name) {
+  used.add(name);
   const button = el("button", { type: "button", class: "term", "aria-expanded": "false", onclick: () => {
     const isOpen = explained === button;
     closeTerm();
