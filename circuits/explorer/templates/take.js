@@ -4,7 +4,7 @@ const takePanel = (function () {
   const NAMES = { read: "tokens and predictions", map: "the map", attention: "attention", part: "the head or MLP", stream: "the stream", cell: "the cell of the stream", continue: "how it goes on", circuit: "the circuit" };
   const choose = el("select", { id: "x-take-of", "aria-label": "which numbers", onchange: draw }), lines = el("div", {}), trouble = el("div", { "aria-live": "polite" });
   fill(place, el("h2", {}, "Take it along"),
-    el("div", { class: "bar" }, copy("copy the link to this state", () => location.href.split("#")[0] + "#" + stateText()),
+    el("div", { class: "bar" }, DATA.transport === "notebook" ? null : copy("copy the link to this state", () => location.href.split("#")[0] + "#" + stateText()),
       transport.isFixed ? null : el("button", { type: "button", onclick: save }, "save as page")), trouble,
     el("div", { class: "bar" }, el("label", {}, "the same numbers without this page: ", choose)), lines);
 
@@ -44,10 +44,12 @@ const takePanel = (function () {
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   }
   function save() {
-    const shown = [...takes.values()].map(({ question, options }) => ({ question, options }));
+    const shown = [...answers.keys()].map((key) => JSON.parse(key)).filter(([question, , view]) => question !== "page" && question !== "figure" && keyOf(view) === keyOf(state.view));
+    const more = [["read", {}], ["attention", {}], ["lens", {}], ["continuation", { n: GOES_ON }], ["map", { what: "direct" }], ["map", { what: "looks" }]];
+    const every = new Map([["about", {}], ...more, ...shown].map(([question, options]) => [keyOf(question, options), { question, options }]));
     fill(trouble, el("p", { class: "dim" }, "Making the page…"));
-    ask("page", "page", { answers: [{ question: "about", options: {} }, ...shown], start: JSON.stringify(state) }, {
-      piece(piece) { if (piece.html !== undefined) { offer(piece.html, "text/html", "circuits-explore.html"); fill(trouble, el("p", { class: "dim" }, "Saved: the file opens without the server.")); } },
+    ask("page", "page", { answers: [...every.values()].slice(0, 100), start: JSON.stringify(state) }, {
+      piece(piece) { if (piece.whole) fill(trouble, el("p", { class: "dim" }, `Making the page: ${piece.done} of ${piece.whole} answers.`)); if (piece.html !== undefined) { offer(piece.html, "text/html", "circuits-explore.html"); fill(trouble, el("p", { class: "dim" }, "Saved: the file opens without the server.")); } },
       fail(sentence) { fill(trouble, problem(sentence)); },
     });
   }

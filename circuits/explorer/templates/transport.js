@@ -87,11 +87,11 @@ const ordered = (x) => (Array.isArray(x) ? x.map(ordered) : x && typeof x === "o
 const keyOf = (...parts) => JSON.stringify(ordered(parts));
 function recordedTransport() {
   const known = new Map(DATA.recorded.map(({ question, options, pieces }) => [keyOf(question, options ?? {}), pieces]));
-  const start = keyOf(DATA.start.view ?? null);
+  const start = () => keyOf({ ...EMPTY_VIEW, ...DATA.start.view });
   async function ask(slot, question, view, options, onpiece) {
     await null;
     const pieces = known.get(keyOf(question, options));
-    const isHere = question === "about" || keyOf(view) === start;
+    const isHere = question === "about" || keyOf(view) === start();
     if (!pieces || !isHere) throw new Error("This is a saved page: it holds what was looked at when it was saved, and not this. `circuits explore` answers it.");
     pieces.forEach(onpiece);
     return 0;

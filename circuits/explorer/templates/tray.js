@@ -1,4 +1,5 @@
 // The tray: interventions that stay on while one looks, and what they change.
+const GOES_ON = 12; // tokens
 const trayPanel = (function () {
   const place = document.getElementById("x-tray");
   const HOWS = { zero: "ablate: zero", mean: "ablate: mean", patch: "patch from the contrast", freeze: "freeze the pattern", scale: "scale by", steer: "steer toward" };
@@ -54,7 +55,7 @@ const trayPanel = (function () {
   function load() {
     const going = { now: [], before: [] };
     draw();
-    return ask("continue", "continuation", { n: 12 }, {
+    return ask("continue", "continuation", { n: GOES_ON }, {
       begin() { going.now = []; going.before = []; },
       piece(piece) {
         if (piece.kind === "note") return fill(story, el("p", { class: "dim" }, piece.text));
