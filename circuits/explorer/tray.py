@@ -151,7 +151,7 @@ def _hook(part: Component, change: Change) -> Hook:
         where = hook.positions
         assert where is not None
         new = change(target, where).to(target.dtype)
-        if part.position is not None:
+        if isinstance(part.position, int):
             here = torch.eq(where[:1], part.position).expand(
                 target.shape[:2]
             )  # all prompts are alike

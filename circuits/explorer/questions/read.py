@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.explorer.pieces import Options, Piece, question
 from circuits.explorer.questions.predictions import numbers, predictions
 from circuits.explorer.subject import Subject, words
-from circuits.explorer.takes import Taking
+from circuits.explorer.takes import Taking, Words
 from circuits.explorer.tray import Tray
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
         yield Contrast(twin, words(model, twin), differs, about.unaligned)
     if contrast is not None:
         yield predictions(model, contrast, "contrast", about.at)
-    command = ["logit-lens", "--positions", about.at, "--top", len(now.ids)]
+    command: Words = ["logit-lens", "--positions", about.at, "--top", len(now.ids)]
     line = f"found = circuits.logit_lens(model, text, positions={about.at}, top={len(now.ids)})"
     yield Taking(desk, about).of_text([command], [line])
 
