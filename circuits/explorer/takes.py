@@ -181,3 +181,16 @@ def text_of(about: Subject) -> str:
 def _under(python: Sequence[str]) -> list[str]:
     """The same lines under the edits of the tray."""
     return ["with desk.under(desk.tray(about)):", *(f"    {line}" for line in python)]
+
+
+_BEGINNINGS = ("import ", "from ", "model = ", "# model: ", "desk = ", "view = ", "about = ")
+
+
+def joined(takes: Sequence[Take]) -> Take:
+    """Several as one; what they begin with alike stands there once."""
+    lines: list[str] = []
+    for line in "\n".join(take.python for take in takes).split("\n"):
+        again = line in lines and line.startswith((*_BEGINNINGS, "text = ", "asked = "))
+        if not again and (line or not lines or lines[-1]):
+            lines.append(line)
+    return Take("\n".join(take.command for take in takes if take.command), "\n".join(lines))
