@@ -113,7 +113,7 @@ def document(
             no_figure=no_figure,
             meanings=meanings,
             data=embedded(data),
-            style=Markup(_read("style.css") + _read(f"{name}.css")),
+            style=Markup(_style(name)),
             script=Markup(script),
             script_hash=_hash(script),
         )
@@ -231,9 +231,22 @@ def _read(name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
+def components(suffix: str) -> str:
+    """What viewers share, such as the attention view: their scripts (js) or style sheets (css)."""
+    names = _environment().list_templates()
+    ours = (name for name in names if name.startswith("components/") and name.endswith(suffix))
+    return "\n".join(map(_read, sorted(ours)))
+
+
+def _style(name: str) -> str:
+    """How the page looks: all pages, what viewers share, and the viewer of this name."""
+    return _read("style.css") + (components(".css") + _read(f"{name}.css") if name else "")
+
+
 def _script(name: str) -> str:
     """The page's program: what all have, and that of the viewer of this name, if there is one."""
-    scripts = map(_read, ("common.js", f"{name}.js", "table.js"))
+    shared = components(".js") if name else ""
+    scripts = (_read("common.js"), shared, _read(f"{name}.js"), _read("table.js"))
     return "\n".join(script for script in scripts if script)
 
 

@@ -247,22 +247,15 @@
   function looks(name) {
     if (!patterns.length) return null;
     const words = (tokens) => plainly(tokens.join(""), 60);
-    const box = el("div", { class: "scroll" });
+    const box = el("div", {});
     const select = el("select", { "aria-label": "prompt", onchange: () => { prompt = select.selectedIndex; draw(); } },
       ...patterns.map(({ tokens }, p) => el("option", { value: p, selected: p === prompt }, `${p + 1}: ${words(tokens)}`)));
     select.style.maxWidth = "100%";
     function draw() {
-      const { tokens, heads, starts, keys, weights } = patterns[prompt], h = heads.indexOf(name), m = tokens.length;
+      const { tokens, heads } = patterns[prompt], h = heads.indexOf(name);
       if (h < 0) return fill(box, el("p", { class: "dim" }, `Where ${name} looks on this prompt is not in this page.`));
-      const [from, to, w] = [unpack(starts, Uint32Array), unpack(keys, Uint16Array), unpack(weights, Uint16Array)];
-      const all = new Float32Array(m * m);
-      for (let q = 0; q < m; q++) for (let e = from[h * m + q]; e < from[h * m + q + 1]; e++) all[q * m + to[e]] = w[e] / 65535;
-      const side = Math.max(3, Math.min(16, Math.floor(280 / m))), at = (j) => `${visible(tokens[j])} (${j})`;
-      const map = heat({ shape: [m, m], cell: [side, side], label: `attention of head ${name}`,
-        color: (q, key) => (key > q ? NOTHING : sequential(all[q * m + key])),
-        tell: (q, key) => (key > q ? `${at(q)} cannot look at ${at(key)}: it comes later` : `${at(q)} looks at ${at(key)}: ${percent(all[q * m + key])}`) });
-      const short = tokens.map((token) => visible(token, 9));
-      fill(box, m <= 32 ? labeled(map.box, [side, side], short, short) : map.box);
+      const all = attentionSquares(patterns[prompt])(h);
+      fill(box, attentionSquare({ tokens, all, name, within: 280, largest: 16, least: 3, named: 32 }).box);
     }
     draw();
     return el("div", {}, el("h3", {}, "where it looks"), el("p", { class: "dim" }, "From a token (down) to itself and those before it (across); dark is all of its attention."), select, box);

@@ -134,12 +134,8 @@
       values.push(numbers[next.at]);
     }
     const [low, high] = kind === "logits" ? [Math.min(0, ...values), Math.max(0, ...values)] : [0, 1];
-    return el("div", { class: "walk-choice" }, ...labels.flatMap((label, i) => {
-      const mark = label === chosen ? " chosen" : "";
-      const bar = el("div", { class: "share" + mark });
-      bar.style.width = `${(100 * (values[i] - low)) / (high - low)}%`;
-      return [el("span", { class: "token" + mark }, visible(label)), bar, el("span", {}, kind === "logits" ? size(values[i]) : percent(values[i]))];
-    }));
+    return el("div", { class: "walk-choice" }, tokenBars(labels, (i) => (values[i] - low) / (high - low),
+      (i) => (kind === "logits" ? size(values[i]) : percent(values[i])), (i) => labels[i] === chosen));
   }
 
   function verdict() {
@@ -203,10 +199,11 @@
     const list = nav.getBoundingClientRect(), here = buttons[stage].getBoundingClientRect();
     if (here.top < list.top || here.bottom > list.bottom) nav.scrollTop += here.top - list.top - list.height / 3;
     const shown = tokens.slice(0, n_prompt + pass + (now.kind === "next" ? 1 : 0));
-    fill(document.getElementById("walk-text"), ...tokens.map((token, p) => {
-      const is = p < n_prompt ? false : p >= shown.length ? "coming" : p === shown.length - 1 ? "written newest" : "written";
-      return el("span", { class: is, title: `position ${p}` }, is === "coming" ? "?" : visible(token));
-    }));
+    const isComing = (p) => p >= shown.length;
+    tokenRow({
+      tokens, box: document.getElementById("walk-text"), title: (p) => `position ${p}`, text: (p) => (isComing(p) ? "?" : visible(tokens[p])),
+      kind: (p) => (p < n_prompt ? "" : isComing(p) ? "coming" : p === shown.length - 1 ? "written newest" : "written"),
+    });
     document.getElementById("walk-where").textContent =
       `token ${pass + 1} of ${n_passes}, step ${stage + 1} of ${stages.length}${now.block === null ? "" : `, block ${now.block} of 0–${boxes.length - 1}`}`;
     document.getElementById("walk-back").disabled = pass + stage === 0;
