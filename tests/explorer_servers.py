@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from circuits.explorer.page import ExplorerPage
 from circuits.explorer.pieces import Note
-from circuits.explorer.server import Page
 from circuits.explorer.serving import Place, Serving, serving
 
 PATIENCE = 20.0
 TOKEN = "a-token-for-the-tests"
-PAGE = Page("<!DOCTYPE html><title>a page</title>", ("sha256-abc",))
+PAGE = ExplorerPage("<!DOCTYPE html><title>a page</title>", "sha256-abc")
 OPEN: list[http.client.HTTPResponse] = []  # closed when the server is
 HERE = Place(token=TOKEN)
 VIEW = {
@@ -34,7 +34,7 @@ VIEW = {
 @contextmanager
 def served(desk: Any, place: Place = HERE, **room: Any) -> Iterator[Serving]:
     """A server in a thread, until the block ends; `room` replaces facts of its room."""
-    server = serving(desk, lambda token: PAGE, place)
+    server = serving(desk, PAGE, place)
     for name, value in room.items():
         object.__setattr__(server.room, name, value)
     server.start()

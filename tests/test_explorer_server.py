@@ -149,18 +149,19 @@ def test_a_server_that_died_comes_back_at_its_address(desk: SlowDesk) -> None:
         assert said(next(line for line in asking if "piece" in line)) == "0"
         port = first.port
         threading.Timer(0.2, lambda: desk.let.release(2000)).start()
-    assert not any("done" in line for line in asking)  # it was cut off
+        first.close()
+        assert not any("done" in line for line in asking)  # it was cut off
     with pytest.raises(OSError, match="refused"):
-        client(first).send("GET", "/")
+        Client(port).send("GET", "/")
     with served(SlowDesk(), Place(port=port, token=TOKEN)) as second:
         assert second.url == first.url
-        assert said(next(client(first).ask(question()))) == "Once"
+        assert said(next(client(second).ask(question()))) == "Once"
 
 
 def test_a_taken_port_is_an_error_that_says_so(server: Serving) -> None:
     taken = f"port {server.port} of 127.0.0.1 cannot be had: address already in use; choose"
     with pytest.raises(CircuitsError, match=taken):
-        serving(SlowDesk(), lambda _: PAGE, Place(port=server.port))
+        serving(SlowDesk(), PAGE, Place(port=server.port))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_taken_port_is_an_error_that_says_so(server: Serving) -> None:
 )
 def test_what_cannot_be_served(place: Place, message: str) -> None:
     with pytest.raises(CircuitsError, match=message):
-        serving(SlowDesk(), lambda _: PAGE, place)
+        serving(SlowDesk(), PAGE, place)
 
 
 def test_fresh_tokens_differ_and_are_not_shown(desk: SlowDesk) -> None:

@@ -103,11 +103,11 @@ class Guard:
             return False
         return _is_address(name) or name in (socket.gethostname().lower(), socket.getfqdn().lower())
 
-    def headers(self, script_hashes: tuple[str, ...] = ()) -> dict[str, str]:
-        """The headers of an answer; a page's scripts are known by these hashes."""
+    def headers(self, script_hash: str | None = None) -> dict[str, str]:
+        """The headers of an answer; a page's script is known by its hash."""
         frames = "http://localhost:* http://127.0.0.1:* vscode-webview:"
         policy = _POLICY.format(
-            scripts=" ".join(f"'{each}'" for each in script_hashes) or "'none'",
+            scripts="'none'" if script_hash is None else f"'{script_hash}'",
             frames=frames if self.framed else "'none'",
         )
         always = {

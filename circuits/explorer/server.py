@@ -22,6 +22,7 @@ from starlette.routing import Route
 from circuits.errors import CircuitsError
 from circuits.explorer.asked import MOST_BYTES, Asked, answer, line, parsed
 from circuits.explorer.desk import Desk
+from circuits.explorer.page import ExplorerPage
 from circuits.explorer.security import Guard
 from circuits.explorer.turns import Turns
 
@@ -31,21 +32,13 @@ LINES = "application/x-ndjson"
 
 
 @dataclass(frozen=True)
-class Page:
-    """The page's HTML, and the hashes of its scripts for the content security policy."""
-
-    html: str
-    script_hashes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Room:
     """What the server serves: a desk and its turns, the page, and who may come in."""
 
     desk: Desk
     turns: Turns
     guard: Guard
-    page: Page
+    page: ExplorerPage
     patience: float = PATIENCE
 
 
@@ -54,7 +47,7 @@ def app(room: Room) -> Starlette:
 
     async def page(request: Request) -> Response:
         refusal = room.guard.refusal(request.headers, request.url.query)
-        headers = room.guard.headers(room.page.script_hashes)
+        headers = room.guard.headers(room.page.script_hash)
         if refusal is not None:
             return PlainTextResponse(refusal.why + "\n", refusal.status, room.guard.headers())
         return HTMLResponse(room.page.html, headers=headers)

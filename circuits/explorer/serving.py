@@ -14,8 +14,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from circuits.errors import CircuitsError
 from circuits.explorer.desk import Desk
+from circuits.explorer.page import ExplorerPage
 from circuits.explorer.security import EVERYWHERE, Guard, chosen_token
-from circuits.explorer.server import PATIENCE, Page, Room, app
+from circuits.explorer.server import PATIENCE, Room, app
 from circuits.explorer.turns import Turns
 
 MOST_CONNECTIONS = 100
@@ -39,19 +40,16 @@ class Serving:
 
     Attributes:
         url: the page's address, with the token.
+        port: that it listens on.
         room: what is served.
     """
 
     url: str = field(repr=False)  # who knows it may ask
+    port: int
     room: Room
     _server: uvicorn.Server
     _socket: socket.socket
     _thread: threading.Thread | None = None
-
-    @property
-    def port(self) -> int:
-        """The port that the server listens on."""
-        return int(self._socket.getsockname()[1])
 
     def run(self, begun: Callable[[], object] = lambda: None) -> None:
         """Serve until Ctrl-C, in this thread; `begun` is called when the page can be opened.
@@ -96,8 +94,8 @@ class Serving:
         self._socket.close()
 
 
-def serving(desk: Desk, page: Callable[[str], Page], place: Place = Place()) -> Serving:
-    """A server for this desk, bound to its place but not yet serving; `page` is given the token.
+def serving(desk: Desk, page: ExplorerPage, place: Place = Place()) -> Serving:
+    """A server for this desk, bound to its place but not yet serving.
 
     Raises:
         CircuitsError: if the host or the port cannot be had, or the token can be guessed.
@@ -105,7 +103,7 @@ def serving(desk: Desk, page: Callable[[str], Page], place: Place = Place()) -> 
     token = chosen_token(place.token)
     bound = _bound(place)
     guard = Guard(token, place.host, place.framed)
-    room = Room(desk, Turns(), guard, page(token))
+    room = Room(desk, Turns(), guard, page)
     options: dict[str, Any] = {
         "http": Patient,
         "ws": "none",
@@ -119,7 +117,7 @@ def serving(desk: Desk, page: Callable[[str], Page], place: Place = Place()) -> 
     }
     server = uvicorn.Server(uvicorn.Config(app(room), **options))
     port = bound.getsockname()[1]
-    return Serving(f"http://{_shown(place.host)}:{port}/?token={token}", room, server, bound)
+    return Serving(f"http://{_shown(place.host)}:{port}/?token={token}", port, room, server, bound)
 
 
 def _bound(place: Place) -> socket.socket:
