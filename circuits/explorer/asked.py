@@ -54,7 +54,11 @@ class Asked:
         if not isinstance(options, dict) or len(options) > MOST_OPTIONS:
             raise CircuitsError(f"options are an object of at most {MOST_OPTIONS} entries")
         client, slot, question = (content[key] for key in _KEYS[:3])
-        return cls(client, slot, question, View.read(content["view"]), options)
+        try:
+            view = View.read(content["view"])
+        except OverflowError:  # JSON's whole numbers have no bounds
+            raise CircuitsError("an amount in the view is too large for a number") from None
+        return cls(client, slot, question, view, options)
 
 
 def parsed(text: str | bytes) -> object:

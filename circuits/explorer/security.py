@@ -123,7 +123,10 @@ class Guard:
 
 
 def _token_in(query: str) -> str:
-    given = parse_qs(query, max_num_fields=10).get("token", [])
+    try:
+        given = parse_qs(query, max_num_fields=10).get("token", [])
+    except ValueError:
+        return ""
     return given[0] if len(given) == 1 else ""
 
 

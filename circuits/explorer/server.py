@@ -79,10 +79,12 @@ def app(room: Room) -> Starlette:
         headers = room.guard.headers() | dict(more)
         return PlainTextResponse(HTTPStatus(status).phrase + "\n", status, headers)
 
-    return Starlette(
+    made = Starlette(
         routes=[Route("/", page, methods=["GET"]), Route("/ask", ask, methods=["POST"])],
         exception_handlers={HTTPException: otherwise, 500: otherwise},
     )
+    made.router.redirect_slashes = False
+    return made
 
 
 class TooLarge(CircuitsError):
