@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import threading
 from collections.abc import Callable
@@ -125,15 +126,13 @@ def _bound(place: Place) -> socket.socket:
     if not 0 <= place.port <= 65535:
         raise CircuitsError(f"port={place.port}: choose 1 to 65535, or 0 for any that is free")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, address = _address(place.host, place.port)
     except (OSError, UnicodeError):
         raise CircuitsError(
             f"host={place.host!r} is no name or address of this machine; 127.0.0.1 is this machine "
             "alone, 0.0.0.0 all of its addresses"
         ) from None
-    bound = socket.socket(family, kind, protocol)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         # What the port was used for before may linger; another server that listens is an error.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,6 +147,15 @@ def _bound(place: Place) -> socket.socket:
         ) from None
     bound.setblocking(False)
     return bound
+
+
+def _address(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
+    """The address as sockets take it; a name is looked up, a number needs no looking up."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][::4]
+    return (socket.AF_INET if version == 4 else socket.AF_INET6), (host, port)
 
 
 def _shown(host: str) -> str:
