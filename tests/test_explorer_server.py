@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import socket
 import threading
 import time
@@ -27,9 +28,12 @@ from explorer_servers import (
     served,
 )
 
+from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
+from circuits.explorer.desk import Desk
 from circuits.explorer.pieces import Note
 from circuits.explorer.serving import Place, Serving, serving
+from circuits.model import HookedGPT2
 
 
 @pytest.fixture
@@ -222,3 +226,28 @@ def test_the_time_between_asking_and_answering_is_short(asker: Client) -> None:
         return time.perf_counter() - start
 
     assert sorted(seconds() for _ in range(20))[10] < 0.05
+
+
+@pytest.mark.slow
+def test_a_small_question_is_answered_while_another_tab_waits_for_a_large_one() -> None:
+    shape = ModelConfig(n_layers=12, n_heads=12, d_model=768, n_ctx=512, d_vocab=1000)
+    large, small = " ".join(map(str, range(400))), "5 6 7 8"
+    with served(Desk(HookedGPT2.random(shape, seed=0))) as server:
+        asker, large_lines = client(server), queue.Queue[Any]()
+
+        def wait() -> None:
+            for line in asker.ask(question("attention", client="a", prompt=large)):
+                large_lines.put(line)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while "piece" not in large_lines.get(timeout=PATIENCE):
+            pass
+        lines = list(asker.ask(question("read", client="b", prompt=small)))
+        assert lines[-1]["done"]
+        meanwhile = large_lines.qsize()
+        waiting.join(PATIENCE)
+    pieces = [line for line in large_lines.queue if "progress" not in line]
+    assert len(pieces) == 13  # the other layers, what to take along, and the end
+    assert pieces[-1]["done"]
+    assert meanwhile < 6  # the small one did not wait for them
