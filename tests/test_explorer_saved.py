@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,26 @@ def test_it_is_written_as_it_is(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text(html, encoding="utf-8")
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == html
     assert saved(desk, View(TEXT), answers=[READ]) == html  # the same answers, the same bytes
+
+
+@pytest.mark.slow
+def test_it_opens_from_disk_without_a_server(desk: Desk, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("needs chromium or google-chrome")
+    about = {"question": "about", "options": {}}
+    file = tmp_path / "saved.html"
+    file.write_text(saved(desk, View(TEXT, at=4), answers=[about, READ]), encoding="utf-8")
+    requests: list[str] = []
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        tab = chromium.new_page()
+        tab.on("request", lambda asked: requests.append(asked.url))
+        tab.goto(file.as_uri())
+        tab.get_by_text("logit difference of").first.wait_for()
+        shown = tab.locator("body").inner_text()
+        chromium.close()
+    assert "compiled" in shown
+    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]

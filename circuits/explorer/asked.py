@@ -14,7 +14,7 @@ from typing import Any
 
 from circuits.errors import CircuitsError, brief
 from circuits.explorer.desk import Desk
-from circuits.explorer.turns import Ask, Ended, Turns
+from circuits.explorer.turns import Ask, Ended
 from circuits.explorer.view import View
 from circuits.explorer.wire import to_json
 
@@ -102,18 +102,12 @@ def last(ended: Ended) -> str:
     return line({"error": ended.error})
 
 
-def answer(desk: Desk, turns: Turns, asked: Asked, say: Callable[[str, bool], None]) -> Ask[str]:
-    """Ask the desk; `say` is called with each line, and whether it is the last, by the turns.
-
-    Raises:
-        CircuitsError: if too much waits already.
-    """
-    return turns.ask(
-        Ask(
-            asked.client,
-            asked.slot,
-            lambda: pieces(desk, asked),
-            lambda text: say(text, False),
-            lambda ended: say(last(ended), True),
-        )
+def to_ask(desk: Desk, asked: Asked, say: Callable[[str, bool], None]) -> Ask[str]:
+    """What `Turns.ask` takes; `say` is then called with each line, and whether it is the last."""
+    return Ask(
+        asked.client,
+        asked.slot,
+        lambda: pieces(desk, asked),
+        lambda text: say(text, False),
+        lambda ended: say(last(ended), True),
     )

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from circuits.errors import CircuitsError
-from circuits.explorer.asked import MOST_BYTES, Asked, answer, line, parsed
+from circuits.explorer.asked import MOST_BYTES, Asked, line, parsed, to_ask
 from circuits.explorer.desk import Desk
 from circuits.explorer.page import ExplorerPage
 from circuits.explorer.security import Guard
@@ -123,7 +123,7 @@ async def _lines(room: Room, asked: Asked) -> AsyncIterator[str]:
             loop.call_soon_threadsafe(lines.put_nowait, (text, is_last))
 
     try:
-        asking = answer(room.desk, room.turns, asked, say)
+        asking = room.turns.ask(to_ask(room.desk, asked, say))
     except CircuitsError as error:
         yield line({"error": str(error)}) + "\n"
         return

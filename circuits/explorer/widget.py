@@ -11,7 +11,7 @@ import anywidget
 import traitlets
 
 from circuits.errors import CircuitsError
-from circuits.explorer.asked import Asked, answer
+from circuits.explorer.asked import Asked, to_ask
 from circuits.explorer.desk import Desk
 from circuits.explorer.turns import Ask, Turns
 
@@ -52,11 +52,11 @@ class ExplorerWidget(anywidget.AnyWidget):
         elif what == "ask":
             try:
                 asked = Asked.read(said)
-                # Kept before it is answered: the answer may come at once.
-                self._asking[id_] = answer(
-                    self._desk, self._turns, asked, lambda *line: self._say(id_, *line)
-                )
+                ask = to_ask(self._desk, asked, lambda *line: self._say(id_, *line))
+                self._asking[id_] = ask  # before it is answered: that may come at once
+                self._turns.ask(ask)
             except CircuitsError as error:
+                self._asking.pop(id_, None)
                 self._tell({"circuits": "error", "id": id_, "error": str(error)})
 
     def _say(self, id_: str, line: str, is_last: bool) -> None:
