@@ -1,1 +1,1 @@
-"""Ask a model by pointing: views of a prompt, questions about them, and pages that show answers."""
+"""Ask a model by pointing: a page in the browser whose every number comes from the library."""
