@@ -73,6 +73,14 @@ def test_no_text_can_end_its_element(compiled: HookedGPT2) -> None:
     assert data(hostile)["recorded"][0]["pieces"][0]["text"].startswith("</script><script>")
 
 
+def test_what_has_no_answer_is_left_out(desk: Desk) -> None:
+    odd = {"question": "attention", "options": {"no": 1}}
+    held = data(saved(desk, View(TEXT), answers=[odd, READ]))
+    assert [answer["question"] for answer in held["recorded"]] == ["read"]
+    with pytest.raises(CircuitsError, match="no option 'no'"):
+        saved(desk, View(TEXT), answers=[odd])
+
+
 def test_it_starts_where_it_was_saved(desk: Desk) -> None:
     view = View(TEXT, at=2)
     start = {"view": view.json(), "what": "direct", "tab": "take"}

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from circuits.catalog import known
 from circuits.errors import CircuitsError, brief
 from circuits.explorer.page import explorer_page
-from circuits.explorer.pieces import Options, Piece, question
+from circuits.explorer.pieces import QUESTION, Options, Piece, question
 from circuits.explorer.view import View
 from circuits.explorer.wire import to_json
 
@@ -42,7 +43,8 @@ class SavedPage(Piece):
 def page(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     """Which file shows the same without a server?
 
-    Every answer is computed again, so that the file holds the numbers of one model. Options:
+    Every answer is computed again, so that the file holds the numbers of one model; a question that
+    cannot be answered of this view is left out. Options:
     `answers`, a list of questions with their options; `start`, JSON that says what is shown at
     first, its view included, as the page keeps it in its address.
 
@@ -51,13 +53,20 @@ def page(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     options.only("answers", "start")
     asked = _asked(options.given.get("answers"))
     start = _start(options.read("start", ""), view)
-    recorded = []
+    recorded: list[dict[str, Any]] = []
+    unanswered = None
     for done, (name, given) in enumerate(asked):
         pieces = []
-        for piece in desk.ask(name, view, given):
-            pieces.append(to_json(piece))
-            yield Recording(done, len(asked))
+        try:
+            for piece in desk.ask(name, view, given):
+                pieces.append(to_json(piece))
+                yield Recording(done, len(asked))
+        except CircuitsError as error:  # what has no answer here has none in the file
+            unanswered = error
+            continue
         recorded.append({"question": name, "options": given, "pieces": pieces})
+    if unanswered is not None and not recorded:
+        raise unanswered
     title = f"circuits explore {desk.model.cfg.model_name}"
     yield SavedPage(explorer_page("recorded", title=title, start=start, recorded=recorded).html)
 
@@ -75,6 +84,7 @@ def _asked(given: Any) -> list[tuple[str, Mapping[str, Any]]]:
                 f"answers has {brief(each)}; give objects of a question, other than "
                 f"{' and '.join(TAKEN_ALONG)}, and its options"
             )
+        known(QUESTION, name)
         asked[json.dumps([name, options], sort_keys=True)] = name, options
     return list(asked.values())
 
