@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from circuits.catalog import known
 from circuits.errors import CircuitsError, brief
 from circuits.explorer.page import explorer_page
-from circuits.explorer.pieces import QUESTION, Options, Piece, question
+from circuits.explorer.pieces import Options, Piece, question
 from circuits.explorer.view import View
 from circuits.explorer.wire import to_json
 
@@ -84,7 +83,6 @@ def _asked(given: Any) -> list[tuple[str, Mapping[str, Any]]]:
                 f"answers has {brief(each)}; give objects of a question, other than "
                 f"{' and '.join(TAKEN_ALONG)}, and its options"
             )
-        known(QUESTION, name)
         asked[json.dumps([name, options], sort_keys=True)] = name, options
     return list(asked.values())
 
