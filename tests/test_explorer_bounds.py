@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from circuits.errors import CircuitsError
 from circuits.explorer import serving as serving_module
 from circuits.explorer.asked import MOST_BYTES, Asked, parsed
 from circuits.explorer.desk import Desk
+from circuits.explorer.pieces import Note
 from circuits.explorer.serving import MOST_CONNECTIONS, Serving
 from circuits.explorer.view import MOST_CHARACTERS, MOST_EDITS
 from circuits.model import HookedGPT2
@@ -197,6 +199,35 @@ def test_a_head_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
             start = time.monotonic()
             assert raw(server.port, sent) == b""
             assert time.monotonic() - start < 5
+
+
+class LargeDesk:
+    """A desk whose answer has many large pieces."""
+
+    def __init__(self) -> None:
+        self.n, self.closed = 0, threading.Event()
+
+    def ask(self, *_: Any) -> Iterator[Note]:
+        try:
+            for self.n in range(200):
+                yield Note("x", "a" * 2**20)
+        finally:
+            self.closed.set()
+
+
+def test_whoever_does_not_read_is_not_computed_for(capfd: pytest.CaptureFixture[str]) -> None:
+    desk, body = LargeDesk(), json.dumps(question()).encode()
+    with served(desk, longest=1.0) as server, socket.socket() as plug:
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        plug.connect(("127.0.0.1", server.port))
+        plug.sendall(head(f"Content-Length: {len(body)}") + body)
+        time.sleep(0.5)
+        computed = desk.n
+        assert computed < 50  # of 200 MiB: the rest would lie in memory
+        other = json.dumps(question(client="b")).encode()
+        assert next(client(server).ask(other))["piece"]  # nobody waits for it
+        assert desk.closed.wait(PATIENCE)  # it was given up
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow

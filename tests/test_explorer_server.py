@@ -204,6 +204,20 @@ def test_closing_ends_the_threads_and_frees_the_port(desk: SlowDesk) -> None:
         assert plug.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_closing_in_the_middle_of_an_answer_is_silent(
+    desk: SlowDesk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with served(desk) as server:
+        asking = client(server).ask(question("wait"))
+        desk.let.release()
+        assert said(next(line for line in asking if "piece" in line)) == "0"
+        threading.Timer(0.7, lambda: desk.let.release(2000)).start()
+        server.close()
+    assert not any("done" in line for line in asking)
+    assert desk.closed.is_set()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_many_pages_at_once(asker: Client) -> None:
     answers = [asker.ask(question("read", client=f"tab {i}".replace(" ", "-"))) for i in range(30)]
     assert [said(next(lines)) for lines in answers] == ["Once"] * 30

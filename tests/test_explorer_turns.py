@@ -269,3 +269,27 @@ def test_closing_ends_what_waits_and_refuses_what_comes() -> None:
     with pytest.raises(CircuitsError, match="was closed"):
         ask(turns, "a", "x", lambda: iter([1]))
     turns.close()
+
+
+def test_what_has_no_room_waits_and_keeps_nobody_waiting(turns: Turns) -> None:
+    room, computed, said = threading.Event(), queue.Queue[int](), Said()
+
+    def answer() -> Iterator[int]:
+        for i in range(3):
+            computed.put(i)
+            yield i
+
+    turns.ask(Ask("a", "map", answer, said, said, room.is_set))
+    assert ask(turns, "b", "read", lambda: iter("xy")).all()[:2] == ["x", "y"]
+    assert computed.empty()
+    room.set()
+    turns.wake()
+    assert said.all()[:3] == [0, 1, 2]
+
+
+def test_what_has_no_room_can_be_dropped(turns: Turns) -> None:
+    said = Said()
+    asked = turns.ask(Ask("a", "map", lambda: iter("x"), said, said, lambda: False))
+    turns.drop(asked)
+    assert said.next().how == "gone"
+    turns.drop(asked)  # nothing, as it ended

@@ -102,12 +102,22 @@ def last(ended: Ended) -> str:
     return line({"error": ended.error})
 
 
-def to_ask(desk: Desk, asked: Asked, say: Callable[[str, bool], None]) -> Ask[str]:
-    """What `Turns.ask` takes; `say` is then called with each line, and whether it is the last."""
+def to_ask(
+    desk: Desk,
+    asked: Asked,
+    say: Callable[[str, bool], None],
+    has_room: Callable[[], bool] = lambda: True,
+) -> Ask[str]:
+    """What `Turns.ask` takes.
+
+    `say` is then called with each line, and whether it is the last; no further one is computed
+    while there is no room for it.
+    """
     return Ask(
         asked.client,
         asked.slot,
         lambda: pieces(desk, asked),
         lambda text: say(text, False),
         lambda ended: say(last(ended), True),
+        has_room,
     )

@@ -8,9 +8,10 @@ connection, its answer is not computed any further.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from starlette.applications import Starlette
@@ -27,6 +28,8 @@ from circuits.explorer.security import Guard
 from circuits.explorer.turns import Turns
 
 PATIENCE = 10.0  # seconds for a request to arrive
+LONGEST = 600.0  # seconds for an answer to be sent
+MOST_UNREAD = 4  # lines that wait to be sent; whoever does not read them gets no more
 PULSE = 0.5  # seconds after which a waiting page is told that the server is at work
 LINES = "application/x-ndjson"
 
@@ -40,6 +43,8 @@ class Room:
     guard: Guard
     page: ExplorerPage
     patience: float = PATIENCE
+    longest: float = LONGEST
+    stopped: threading.Event = field(default_factory=threading.Event)
 
 
 def app(room: Room) -> Starlette:
@@ -123,16 +128,20 @@ async def _lines(room: Room, asked: Asked) -> AsyncIterator[str]:
             loop.call_soon_threadsafe(lines.put_nowait, (text, is_last))
 
     try:
-        asking = room.turns.ask(to_ask(room.desk, asked, say))
+        asking = room.turns.ask(to_ask(room.desk, asked, say, lambda: lines.qsize() < MOST_UNREAD))
     except CircuitsError as error:
         yield line({"error": str(error)}) + "\n"
         return
     n = 0
+    giving_up = loop.call_later(room.longest, room.turns.drop, asking)
     try:
         while True:
             try:
                 text, is_last = await asyncio.wait_for(lines.get(), PULSE)
+                room.turns.wake()
             except asyncio.TimeoutError:
+                if room.stopped.is_set():
+                    return
                 yield line({"progress": [n, None]}) + "\n"
                 continue
             n += 1
@@ -140,4 +149,5 @@ async def _lines(room: Room, asked: Asked) -> AsyncIterator[str]:
             if is_last:
                 return
     finally:
-        asking.drop()  # nothing, if it was answered
+        giving_up.cancel()
+        room.turns.drop(asking)

@@ -48,7 +48,7 @@ class Serving:
     url: str = field(repr=False)  # who knows it may ask
     port: int
     room: Room
-    _server: uvicorn.Server
+    _server: Server
     _socket: socket.socket
     _thread: threading.Thread | None = None
 
@@ -116,7 +116,7 @@ def serving(desk: Desk, page: ExplorerPage, place: Place = Place()) -> Serving:
         "limit_concurrency": MOST_CONNECTIONS,
         "timeout_graceful_shutdown": GRACE,
     }
-    server = uvicorn.Server(uvicorn.Config(app(room), **options))
+    server = Server(uvicorn.Config(app(room), **options), room)
     port = bound.getsockname()[1]
     return Serving(f"http://{_shown(place.host)}:{port}/?token={token}", port, room, server, bound)
 
@@ -162,6 +162,25 @@ def _shown(host: str) -> str:
     """The host as it stands in an address that a browser of this machine can open."""
     host = "127.0.0.1" if host in EVERYWHERE else host
     return f"[{host}]" if ":" in host else host
+
+
+class Server(uvicorn.Server):
+    """A server that ends its answers itself, where uvicorn would cancel them and complain."""
+
+    def __init__(self, config: uvicorn.Config, room: Room) -> None:
+        super().__init__(config)
+        self._room = room
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers end, and close what is still open after a while."""
+        self._room.stopped.set()
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + GRACE
+        while self.server_state.tasks and loop.time() < latest:
+            await asyncio.sleep(0.02)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
 
 
 class Patient(H11Protocol):

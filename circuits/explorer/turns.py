@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from circuits.errors import CircuitsError
 
@@ -51,6 +51,8 @@ class Ask(Generic[Said]):
         answer: begins to answer; the iterator's next piece is computed at this ask's turn.
         tell: is called with every piece, in the thread that computes.
         end: is called once, when no further piece comes.
+        has_room: whether another piece can be told; it waits while there is none, until
+            `Turns.wake`.
     """
 
     client: str
@@ -58,6 +60,7 @@ class Ask(Generic[Said]):
     answer: Callable[[], Iterator[Said]]
     tell: Callable[[Said], None]
     end: Callable[[Ended], None]
+    has_room: Callable[[], bool] = lambda: True
     seconds: float = 0.0
     _pieces: Iterator[Said] | None = None
     _dropped: How | None = None
@@ -115,7 +118,7 @@ class _Client:
     """What waits for one client, and the seconds that count when turns are given."""
 
     spent: float
-    asks: list[Ask[object]] = field(default_factory=list)
+    asks: list[Ask[Any]] = field(default_factory=list)
 
 
 class Turns:
@@ -163,9 +166,20 @@ class Turns:
                 # Whoever comes has no claim to the time that others had before.
                 least = min((client.spent for client in self._clients.values()), default=0.0)
                 self._clients[asked.client] = _Client(least)
-            self._clients[asked.client].asks.append(asked)  # type: ignore[arg-type]
+            self._clients[asked.client].asks.append(asked)
             self._changed.notify()
         return asked
+
+    def drop(self, asked: Ask[Any]) -> None:
+        """Nobody waits for it any more: its next piece is not computed. Nothing, if it ended."""
+        with self._changed:
+            asked.drop()
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """Look again for what can be computed: an ask that had no room may have some."""
+        with self._changed:
+            self._changed.notify()
 
     @property
     def _n_waiting(self) -> int:
@@ -198,16 +212,22 @@ class Turns:
                 if not client.asks:
                     del self._clients[name]
 
-    def _next(self) -> tuple[str, Ask[object]] | None:
+    def _next(self) -> tuple[str, Ask[Any]] | None:
         """Whose turn it is; waits until there is something to do. None once all is over."""
         with self._changed:
-            while not self._clients and not self._closed:
-                self._changed.wait()
-            for name, client in self._clients.items():
-                for ask in client.asks:
-                    if ask._dropped is not None:  # costs nothing, and somebody may wait to hear it
+            while True:
+                waiting = [(name, ask) for name, c in self._clients.items() for ask in c.asks]
+                for name, ask in waiting:
+                    if ask._dropped is not None:  # costs nothing, and somebody waits to hear it
                         return name, ask
-            if self._closed:
-                return None
-            name, client = min(self._clients.items(), key=lambda pair: pair[1].spent)
-            return name, min(client.asks, key=lambda ask: ask.level)
+                if self._closed:
+                    return None
+                able = [(name, ask) for name, ask in waiting if ask.has_room()]
+                if able:
+                    return min(able, key=self._order)
+                self._changed.wait()
+
+    def _order(self, waiting: tuple[str, Ask[Any]]) -> tuple[float, int]:
+        """The client that was computed for least, and of its asks the cheapest; then the oldest."""
+        name, ask = waiting
+        return self._clients[name].spent, ask.level

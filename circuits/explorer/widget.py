@@ -48,7 +48,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         said = dict(content)
         id_, what = said.pop("id")[:MOST_OF_AN_ID], said.pop("circuits", None)
         if what == "drop" and id_ in self._asking:
-            self._asking[id_].drop()
+            self._turns.drop(self._asking[id_])
         elif what == "ask":
             try:
                 asked = Asked.read(said)
