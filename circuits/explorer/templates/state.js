@@ -1,5 +1,6 @@
 // What is looked at, kept in the address; and asking about it, so that only the newest answer of a
-// slot is shown, known answers need no asking, and a server that is away is waited for.
+// slot is shown, and a server that is away is waited for. Nothing is kept here: a notebook's model may
+// have been edited meanwhile, and the desk keeps what it knows.
 const EMPTY_VIEW = { prompt: "", contrast: null, at: -1, answer: null, distractor: null, tray: [] };
 const state = { view: { ...EMPTY_VIEW }, what: "ablate", method: "zero", part: null, key: null, tab: "part", cell: null, circuit: null };
 const KEPT = Object.keys(state);
@@ -38,7 +39,7 @@ function setView(change, { isStep = false } = {}) {
 }
 
 const slots = new Map(); // slot -> AbortController of its newest question
-const answers = new Map(); // what is known, the latest last
+const answered = new Map(); // what was answered, the latest last: a saved page is to hold it
 const MOST_ANSWERS = 160;
 const takes = new Map(); // slot -> how the numbers shown there are had without the page
 const line = document.getElementById("x-line");
@@ -71,16 +72,7 @@ async function ask(slot, question, options, show, whole = null) {
     else show.piece?.(piece);
     if (piece.kind === "take") document.dispatchEvent(new Event("take"));
   };
-  const known = answers.get(key);
-  if (known) {
-    answers.delete(key);
-    answers.set(key, known);
-    show.begin?.();
-    known.forEach(take);
-    sayLine();
-    return true;
-  }
-  let pieces = [], n = 0;
+  let n = 0;
   const slow = setTimeout(function tell() {
     if (!isNewest()) return;
     waits.set(slot, whole ? `${question}, ${n} of ${whole()}` : question);
@@ -96,7 +88,6 @@ async function ask(slot, question, options, show, whole = null) {
   for (let tries = 0; ; tries++) {
     try {
       let isBegun = false;
-      pieces = [];
       n = 0;
       await transport.ask(slot, question, view, options, (piece) => {
         if (!isNewest()) return;
@@ -104,17 +95,18 @@ async function ask(slot, question, options, show, whole = null) {
         if (!isBegun) show.begin?.();
         isBegun = true;
         n += piece.kind === "layer";
-        pieces.push(piece);
         take(piece);
       }, control.signal);
       over();
       if (!isNewest()) return false;
-      answers.set(key, pieces);
-      if (answers.size > MOST_ANSWERS) answers.delete(answers.keys().next().value);
+      answered.delete(key);
+      answered.set(key, { question, options, view });
+      if (answered.size > MOST_ANSWERS) answered.delete(answered.keys().next().value);
       return true;
     } catch (error) {
       if (error.name === "AbortError" || !isNewest()) { over(); return false; }
       if (!(error instanceof Lost)) {
+        isAway = false;
         over();
         takes.delete(slot);
         show.fail?.(error.message);

@@ -3,11 +3,13 @@ const streamPanel = (function () {
   const place = document.getElementById("x-stream");
   const color = el("select", { onchange: () => paint() }), scale = el("span", {}), box = el("div", { class: "scroll x-lens" }), card = el("div", { class: "lens-card card", "aria-live": "polite" });
   const cell = el("div", {}), trouble = el("div", {});
+  const lensName = el("span", {});
   let lens = null, grid = null;
-  fill(place, el("h2", {}, term("stream", "The stream")), el("p", { class: "dim" }, "What each layer would say next after each token, if the model stopped there (the ", term("logit lens"), "), the last layer on top. Point at a cell, or go with the arrow keys; a click or Enter opens it."),
+  fill(place, el("h2", {}, term("stream", "The stream")), el("p", { class: "dim" }, "What each layer would say next after each token, if the model stopped there (the ", lensName, "), the last layer on top. Point at a cell, or go with the arrow keys; a click or Enter opens it."),
     el("div", { class: "bar" }, el("label", {}, "color by ", color), scale), trouble, box, card, cell);
 
   function load() {
+    fill(lensName, term(model.has_tuned_lens ? "tuned lens" : "logit lens"));
     return ask("stream", "lens", {}, {
       begin() { fill(trouble); },
       piece(piece) {

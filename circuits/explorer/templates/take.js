@@ -1,5 +1,6 @@
 // Take along: the command and the Python lines of what is shown, a link, a page, a figure.
 const takePanel = (function () {
+  const DRAWN = ["read", "map", "attention", "head", "lens"]; // questions with a figure
   const place = document.getElementById("x-take");
   const NAMES = { read: "tokens and predictions", map: "the map", attention: "attention", part: "the head or MLP", stream: "the stream", cell: "the cell of the stream", continue: "how it goes on", circuit: "the circuit" };
   const choose = el("select", { id: "x-take-of", "aria-label": "which numbers", onchange: draw }), lines = el("div", {}), trouble = el("div", { "aria-live": "polite" });
@@ -34,7 +35,7 @@ const takePanel = (function () {
     if (!take) return fill(lines, el("p", { class: "dim" }, "Nothing is shown yet."));
     const part = (title, text) => el("section", {}, el("div", { class: "bar" }, el("h3", {}, title), copy("copy", () => text)), el("pre", {}, el("code", {}, text)));
     fill(lines, take.command ? part("Command line", take.command) : el("p", { class: "dim" }, "No command gives these numbers; the Python lines do."), part("Python", take.python),
-      transport.isFixed ? null : el("div", { class: "bar" }, "Figure of it: ", ...["svg", "png"].map((format) => el("button", { type: "button", onclick: () => figure(take, format) }, format.toUpperCase()))));
+      transport.isFixed || !DRAWN.includes(take.question) ? null : el("div", { class: "bar" }, "Figure of it: ", ...["svg", "png"].map((format) => el("button", { type: "button", onclick: () => figure(take, format) }, format.toUpperCase()))));
   }
   function offer(content, type, name) {
     const link = el("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
@@ -44,7 +45,8 @@ const takePanel = (function () {
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   }
   function save() {
-    const shown = [...answers.keys()].map((key) => JSON.parse(key)).filter(([question, , view]) => question !== "page" && question !== "figure" && keyOf(view) === keyOf(state.view));
+    const shown = [...answered.values()].filter(({ question, view }) => question !== "page" && question !== "figure" && keyOf(view) === keyOf(state.view))
+      .map(({ question, options }) => [question, options]);
     const more = [["read", {}], ["attention", {}], ["lens", {}], ["continuation", { n: GOES_ON }], ["map", { what: "direct" }], ["map", { what: "looks" }]];
     const every = new Map([["about", {}], ...more, ...shown].map(([question, options]) => [keyOf(question, options), { question, options }]));
     fill(trouble, el("p", { class: "dim" }, "Making the page…"));
