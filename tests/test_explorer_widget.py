@@ -48,7 +48,10 @@ class Frame:
         self.say({"circuits": "ask", "id": id_, **(question() | more)})
 
     def hear(self) -> Any:
-        return self.heard.get(timeout=PATIENCE)
+        """What comes next, other than that the kernel has heard."""
+        while (said := self.heard.get(timeout=PATIENCE))["circuits"] == "heard":
+            pass
+        return said
 
 
 @pytest.fixture
@@ -239,6 +242,10 @@ def test_the_frame_asks_the_kernel_and_nobody_else(compiled: HookedGPT2) -> None
                 break
             tab.wait_for_timeout(50)
         assert "logit difference" in inner.locator("body").inner_text()
+        # A kernel that hears nothing is told of; nothing is waited for without end.
+        tab.evaluate("window.say = () => null")
+        inner.locator("#x-prompt input, #x-prompt textarea").first.fill("aAbB.")
+        inner.get_by_text("kernel does not answer").first.wait_for(timeout=20_000)
         assert inner.locator("body").evaluate("() => origin") == "null"  # cannot reach the notebook
         assert tab.locator("iframe").get_attribute("sandbox").startswith("allow-scripts")
         assert "allow-same-origin" not in tab.locator("iframe").get_attribute("sandbox")

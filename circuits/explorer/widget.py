@@ -22,8 +22,9 @@ class ExplorerWidget(anywidget.AnyWidget):
     """Shows the page, and answers what it asks from this process.
 
     The page says ``{circuits: "ask", id, client, slot, question, view, options}`` and hears
-    ``{circuits: "piece", id, piece}`` for every piece, then ``done`` with the seconds, ``dropped``,
-    or ``error`` with a sentence; ``{circuits: "drop", id}`` gives an answer up.
+    ``{circuits: "heard", id}`` at once, ``{circuits: "piece", id, piece}`` for every piece, then
+    ``done`` with the seconds, ``dropped``, or ``error`` with a sentence. ``{circuits: "drop", id}``
+    gives an answer up.
     """
 
     _esm = files("circuits.explorer").joinpath("templates/widget.js").read_text("utf-8")
@@ -50,6 +51,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         if what == "drop" and id_ in self._asking:
             self._turns.drop(self._asking[id_])
         elif what == "ask":
+            self._tell({"circuits": "heard", "id": id_})
             try:
                 asked = Asked.read(said)
                 ask = to_ask(self._desk, asked, lambda *line: self._say(id_, *line))
