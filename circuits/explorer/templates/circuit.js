@@ -1,4 +1,5 @@
 // Circuits: published ones or from a file, shown on the map and run alone.
+// Pieces of `circuit`: {title, n_edges, parts: [{part, text}]}; {meaning, whole, alone, nothing}.
 const circuitPanel = (function () {
   const place = document.getElementById("x-circuit");
   const select = el("select", { "aria-label": "published circuit", onchange: () => choose(select.value || null, null) });

@@ -22,6 +22,8 @@ const attentionOf = (function () {
   return { load, of };
 })();
 
+// Pieces of `head`: writes {raises, lowers: {texts, values}}; why {query, key, query_parts, key_parts,
+// values}; listens {q, k, v: [{part, value}]}; card {name, rows: [{kind, value, unit, clear}]}.
 const partPanel = (function () {
   const place = document.getElementById("x-part");
   const heading = el("h2", {}), quick = el("div", { class: "bar" }), looks = el("div", {}), more = el("div", { class: "x-more" }), trouble = el("div", {});
@@ -52,6 +54,7 @@ const partPanel = (function () {
       el("p", { class: "dim" }, el("span", { class: "blue" }, "Blue"), " is where the chosen token looks, ", el("span", { class: "orange" }, "orange"), " is who looks at it (", term("attention"), "). Point at another, or hold it by a click."),
       el("label", { class: "x-check" }, sink, " without the first token, where idle heads rest"),
       text.box, el("div", { class: "attn-split" }, map.box, el("div", { class: "words" }, text.lists)));
+    turnTo(text.box, text.box.children[promptPanel.at()]);
   }
   function drawQuick() {
     const edit = (how, label, more = {}) => el("button", { type: "button", onclick: () => trayPanel.add({ part: state.part, how, amount: 1, token: null, on: true, ...more }) }, label);

@@ -1,4 +1,5 @@
 // The map: layers from bottom to top, heads and the MLP of each, colored by one question about all.
+// Pieces of `map`: {unit, meaning}; {kind: "layer", layer, heads, mlp (null: none), texts (a text a head, or null)}.
 const mapPanel = (function () {
   const place = document.getElementById("x-map");
   const WHATS = {

@@ -1,4 +1,5 @@
 // The panel of an MLP: the neurons that matter here, what each writes, and what wakes it.
+// Its piece has neurons: [{neuron, effect, activation, values, triggers}], the last two lists of tokens.
 const mlpPanel = (function () {
   function load(place, trouble) {
     const pieces = [];

@@ -2,6 +2,7 @@
 const promptPanel = (function () {
   const place = document.getElementById("x-prompt");
   const known = { read: null };
+  let turned = null; // the token that the row was turned to
   const text = area("x-text", "prompt", () => state.view.prompt, (value) => type({ prompt: value }));
   const other = area("x-contrast", "contrasting prompt", () => state.view.contrast ?? "", (value) => type({ contrast: value }));
   const tokens = el("div", { class: "x-tokens token-row" });
@@ -26,7 +27,7 @@ const promptPanel = (function () {
   }
   function grow(node) {
     node.style.height = "auto";
-    node.style.height = `${Math.min(node.scrollHeight + 2, 220)}px`;
+    node.style.height = `${Math.min(node.scrollHeight + 2, 150)}px`;
   }
   function field(id, name) {
     const node = el("input", { id, type: "text", spellcheck: "false", autocomplete: "off", maxlength: 200, oninput: () => {
@@ -76,6 +77,8 @@ const promptPanel = (function () {
       node.addEventListener("blur", hideTip);
       if (String(i) === focused) node.focus();
     });
+    if (row.nodes[here] && turned !== here) turnTo(tokens, row.nodes[here]);
+    turned = here;
     fill(where, "Looking after ", el("span", { class: "token" }, visible(textOf(here))), " (", term("position"), ` ${here} of 0–${list.length - 1}). Choose another `, term("token"), " to look there. Color: the ", term("probability"), " the model gave it before it came.");
   }
   function look(i) {

@@ -1,4 +1,6 @@
 // The stream: the logit lens of every position and layer, and what a cell does when it is patched.
+// `lens` has stages, positions and what else `lensGrid` reads; `cell` says predictions {of, texts, p}: now of
+// the cell, patched of the model with this cell from the contrast.
 const streamPanel = (function () {
   const place = document.getElementById("x-stream");
   const color = el("select", { onchange: () => paint() }), scale = el("span", {}), box = el("div", { class: "scroll x-lens" }), card = el("div", { class: "lens-card card", "aria-live": "polite" });

@@ -1,4 +1,5 @@
 // The tray: interventions that stay on while one looks, and what they change.
+// Pieces of `continuation`: {of: "now" (with the edits) or "before" (without), text}, a token each.
 const GOES_ON = 12; // tokens
 const trayPanel = (function () {
   const place = document.getElementById("x-tray");

@@ -14,6 +14,12 @@ function tokenRow({ tokens, text = (i) => visible(tokens[i]), label, kind, title
   return { box: row, nodes };
 }
 
+// A long row turns to one of its tokens; the page stays where it is.
+function turnTo(box, node) {
+  const [row, token] = [box.getBoundingClientRect(), node.getBoundingClientRect()];
+  if (token.top < row.top || token.bottom > row.bottom) box.scrollTop += token.top - row.top - row.height / 2;
+}
+
 // Tokens with bars beside them, as long as size (0 to 1) says, and what each is worth in words; kind
 // gives a class to those that are marked.
 function tokenBars(labels, size, tell, kind = () => "") {
