@@ -69,6 +69,7 @@ ORDER = (
     "mlp_neurons",
     "pages",
     "analyses",
+    "explorer",
     "cli",
 )
 TOP = ("__init__", "__main__")  # the front doors see every room

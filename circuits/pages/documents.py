@@ -98,7 +98,7 @@ def document(
     name; `figure` is an SVG element.
     """
     name = next(iter(view), "")
-    data: dict[str, Any] = {"palette": _palette(), "table": table}
+    data: dict[str, Any] = {"palette": palette(), "table": table}
     if name:
         data["view"] = view[name]
     script = _script(name)
@@ -115,7 +115,7 @@ def document(
             data=embedded(data),
             style=Markup(_style(name)),
             script=Markup(script),
-            script_hash=_hash(script),
+            script_hash=script_hash(script),
         )
     )
 
@@ -222,7 +222,7 @@ def _environment() -> Environment:
     )
 
 
-def _read(name: str) -> str:
+def template(name: str) -> str:
     """One of the templates as it is, such as a style sheet; empty if there is none."""
     environment = _environment()
     if name not in environment.list_templates():
@@ -235,28 +235,29 @@ def components(suffix: str) -> str:
     """What viewers share, such as the attention view: their scripts (js) or style sheets (css)."""
     names = _environment().list_templates()
     ours = (name for name in names if name.startswith("components/") and name.endswith(suffix))
-    return "\n".join(map(_read, sorted(ours)))
+    return "\n".join(map(template, sorted(ours)))
 
 
 def _style(name: str) -> str:
     """How the page looks: all pages, what viewers share, and the viewer of this name."""
-    return _read("style.css") + (components(".css") + _read(f"{name}.css") if name else "")
+    return template("style.css") + (components(".css") + template(f"{name}.css") if name else "")
 
 
 def _script(name: str) -> str:
     """The page's program: what all have, and that of the viewer of this name, if there is one."""
     shared = components(".js") if name else ""
-    scripts = (_read("common.js"), shared, _read(f"{name}.js"), _read("table.js"))
+    scripts = (template("common.js"), shared, template(f"{name}.js"), template("table.js"))
     return "\n".join(script for script in scripts if script)
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
     """The script's hash, as a content security policy wants it."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _palette() -> dict[str, Any]:
+def palette() -> dict[str, Any]:
+    """The colors of all pages, in light and in dark: what `sequential` and others of them read."""
     light = {
         "sequential": _stops(SEQUENTIAL, 5),
         "diverging": _stops(DIVERGING, 7),

@@ -135,7 +135,7 @@
     }
     const [low, high] = kind === "logits" ? [Math.min(0, ...values), Math.max(0, ...values)] : [0, 1];
     return el("div", { class: "walk-choice" }, tokenBars(labels, (i) => (values[i] - low) / (high - low),
-      (i) => (kind === "logits" ? size(values[i]) : percent(values[i])), (i) => labels[i] === chosen));
+      (i) => (kind === "logits" ? size(values[i]) : percent(values[i])), (i) => (labels[i] === chosen ? "chosen" : "")));
   }
 
   function verdict() {

@@ -94,9 +94,11 @@ function attentionText({ tokens, all, most = 1, from = 0, held = null, rest = ()
   function both(i) {
     const looks = Array.from({ length: i + 1 }, (_, k) => [k, all[i * n + k]]);
     const looked = Array.from({ length: n - i - 1 }, (_, d) => [i + 1 + d, all[(i + 1 + d) * n + i]]);
-    const list = (title, pairs, kind) => el("div", {}, el("h3", { class: kind }, title),
-      el("ol", {}, ...pairs.filter(([, w]) => w > 0).sort((a, b) => b[1] - a[1]).slice(0, 5).map(([j, w]) =>
-        el("li", {}, el("span", { class: "token" }, visible(tokens[j])), ` (${j}) ${percent(w)}`))));
+    const list = (title, pairs, kind) => {
+      const seen = pairs.filter(([, w]) => w > 0).sort((a, b) => b[1] - a[1]).slice(0, 5);
+      return el("div", {}, el("h3", { class: kind }, title), seen.length ? el("ol", {}, ...seen.map(([j, w]) =>
+        el("li", {}, el("span", { class: "token" }, visible(tokens[j])), ` (${j}) ${percent(w)}`))) : el("p", { class: "dim" }, pairs.length ? "none" : "none comes after it"));
+    };
     return [list(`${at(i)} looks at`, looks, "blue"), list(`who looks at ${at(i)}`, looked, "orange")];
   }
   light(held);

@@ -14,10 +14,17 @@ function tokenRow({ tokens, text = (i) => visible(tokens[i]), label, kind, title
   return { box: row, nodes };
 }
 
-// Tokens with bars beside them, as long as size (0 to 1) says, and what each is worth in words.
-function tokenBars(labels, size, tell, isMarked = () => false) {
+// A long row turns to one of its tokens; the page stays where it is.
+function turnTo(box, node) {
+  const [row, token] = [box.getBoundingClientRect(), node.getBoundingClientRect()];
+  if (token.top < row.top || token.bottom > row.bottom) box.scrollTop += token.top - row.top - row.height / 2;
+}
+
+// Tokens with bars beside them, as long as size (0 to 1) says, and what each is worth in words; kind
+// gives a class to those that are marked.
+function tokenBars(labels, size, tell, kind = () => "") {
   return el("div", { class: "token-bars" }, ...labels.flatMap((label, i) => {
-    const mark = isMarked(i) ? " chosen" : "";
+    const mark = kind(i) ? ` ${kind(i)}` : "";
     const bar = el("div", { class: "share" + mark });
     bar.style.width = `${100 * (size(i) ?? 0)}%`;
     return [el("span", { class: "token" + mark }, visible(label)), bar, el("span", {}, tell(i))];
