@@ -74,6 +74,13 @@ class Taking:
         ]
         return Take("\n".join(said), "\n".join([*lines, *python]))
 
+    def of_model(self, commands: Sequence[Words], python: Sequence[str]) -> Take:
+        """The same of questions that are about the model alone."""
+        loading = self._model
+        said = [shlex.join(["circuits", *map(str, each), *loading]) for each in commands]
+        lines = ["import circuits", "", self._loading, *python]
+        return Take("\n".join(said) if loading else "", "\n".join(lines))
+
     def again(self, question: str, options: Options) -> list[str]:
         """Lines that ask the desk the same question."""
         given = dict(options.given)
@@ -155,6 +162,20 @@ class Taking:
 
     def _edited(self) -> list[str]:
         return ["import circuits", "", self._loading, *self._of_view(), *self._prompts()]
+
+
+def text_of(about: Subject) -> str:
+    """The whole prompt as text, for questions that take one.
+
+    Raises:
+        CircuitsError: for a model without a tokenizer.
+    """
+    if about.model.tokenizer is None:
+        raise CircuitsError(
+            f"{about.model.cfg.model_name} has no tokenizer, and this question is asked of a text; "
+            "the map, heads and MLPs take token ids"
+        )
+    return about.view.prompt
 
 
 def _under(python: Sequence[str]) -> list[str]:

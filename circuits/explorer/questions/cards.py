@@ -1,0 +1,39 @@
+"""The report cards of heads, a layer at a time. Not a question itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from circuits.analyses.heads import heads as report_card
+from circuits.explorer.takes import Words
+from circuits.head_kinds.kinds import KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuits.explorer.desk import Desk
+
+DRAWS = 5  # of random tokens and prompts
+# Eigenvalues and their chance take longer than all others together.
+SHOWN = tuple(kind for kind in KINDS if kind != "ov-copying")
+
+
+def layer_card(desk: Desk, layer: int) -> pd.DataFrame:
+    """What `circuits.heads` says of a layer's heads, which knows nothing of prompt and tray."""
+    heads = [f"a{layer}.h{head}" for head in range(desk.model.cfg.n_heads)]
+    asked: dict[str, Any] = {"component": heads, "kind": SHOWN, "n": DRAWS}
+
+    def made() -> pd.DataFrame:
+        frame: pd.DataFrame = report_card(desk.model, **asked).frame
+        return frame
+
+    return desk.kept.get(("card", layer), made)
+
+
+def card_lines(head: str | None = None) -> tuple[list[Words], list[str]]:
+    """The command and the line of Python for all heads, or for this one."""
+    kinds = [word for kind in SHOWN for word in ("--kind", kind)]
+    of = [] if head is None else ["--component", head]
+    given = "" if head is None else f", component={head!r}"
+    line = f"found = circuits.heads(model, kind={list(SHOWN)!r}, n={DRAWS}{given})"
+    return [["heads", "-n", DRAWS, *of, *kinds]], [line]
