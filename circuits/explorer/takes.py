@@ -81,6 +81,12 @@ class Taking:
         lines = ["import circuits", "", self._loading, *python]
         return Take("\n".join(said) if loading else "", "\n".join(lines))
 
+    def at_desk(self, python: Sequence[str]) -> Take:
+        """Lines that find a `desk` and a `view`, for what no command gives."""
+        return Take(
+            "", "\n".join(["import circuits", "", self._loading, *self._of_view(), *python])
+        )
+
     def again(self, question: str, options: Options) -> list[str]:
         """Lines that ask the desk the same question."""
         given = dict(options.given)

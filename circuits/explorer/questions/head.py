@@ -1,0 +1,173 @@
+"""What one head does here: what it writes, why it looks there, and whom it listens to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from circuits.analyses.composition import composition
+from circuits.analyses.why import why
+from circuits.arrays import Floats
+from circuits.components import Component, check, parse
+from circuits.errors import CircuitsError
+from circuits.explorer.pieces import Note, Options, Piece, question
+from circuits.explorer.questions.attention import patterns
+from circuits.explorer.questions.written import Ranked, logits_of, passing, ranked
+from circuits.explorer.subject import Subject
+from circuits.explorer.takes import Taking
+from circuits.explorer.tray import Tray
+from circuits.registry import MeanOptions
+
+if TYPE_CHECKING:
+    from circuits.explorer.desk import Desk
+    from circuits.explorer.view import View
+    from circuits.result import Result
+
+TOP = 8  # tokens, parts, and heads listened to
+SLOTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True, eq=False)
+class Writes(Piece):
+    """The tokens whose logits it raises and lowers most, in logits above the mean token's."""
+
+    kind: ClassVar[str] = "writes"
+    raises: Ranked
+    lowers: Ranked
+
+
+@dataclass(frozen=True, eq=False)
+class Why(Piece):
+    """Why it looks from `query` at `key`.
+
+    Attributes:
+        query_parts, key_parts: what stands in the stream there; `other` sums up the rest.
+        values: [query part, key part], what each pair adds to the score before softmax.
+        score: that of the key; `weight`, the attention it gets.
+    """
+
+    kind: ClassVar[str] = "why"
+    query: int
+    key: int
+    query_parts: list[str]
+    key_parts: list[str]
+    values: Floats
+    score: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A head that is listened to: the composition score, and its distance from chance."""
+
+    part: str
+    value: float
+    z: float
+
+
+@dataclass(frozen=True, eq=False)
+class Listens(Piece):
+    """The earlier heads that its query, key and value could listen to most, by the weights."""
+
+    kind: ClassVar[str] = "listens"
+    q: list[Heard]
+    k: list[Heard]
+    v: list[Heard]
+
+
+@question
+def head(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
+    """What does this head do here?
+
+    Options: `head`, its name; `key`, the position whose attention is explained (that which it looks
+    at most). Pieces: `writes`, `why`, `listens`, and a note for each that cannot be had; `take`.
+    """
+    options.only("head", "key")
+    about, model = desk.subject(view), desk.model
+    part = _head(desk, options.require("head", "a0.h0"))
+    tray = desk.tray(about)
+    z = passing(desk, about, tray, _layer(part), "attn.hook_z")[about.at, part.head]
+    way_out = model.blocks[_layer(part)].attn.W_O[part.head]
+    try:
+        logits = logits_of(desk, about, tray, z @ way_out)
+        yield Writes(ranked(model, logits, TOP), ranked(model, -logits, TOP, sign=-1))
+    except CircuitsError as error:
+        yield Note("writes", str(error))
+    key = _key(desk, about, tray, part, options)
+    try:
+        yield _why(desk, about, tray, part, key)
+    except CircuitsError as error:
+        yield Note("why", str(error))
+    try:
+        yield desk.kept.get(("listens", str(part)), lambda: _listens(desk, part))
+    except CircuitsError as error:
+        yield Note("listens", str(error))
+    command: list[str | int] = ["why", str(part), "--query", about.at, "--key", key]
+    lines = [
+        f"why = circuits.why(model, '{part}', query={about.at}, key={key}, **asked)",
+        f"listens = circuits.composition(model, to='{part}')",
+    ]
+    again = [*Taking(desk, about).again("head", options), *lines[1:]]
+    yield Taking(desk, about).take([command], lines, edited=again)
+
+
+def _head(desk: Desk, name: str) -> Component:
+    part = check(parse(name), desk.model.cfg)
+    if part.kind != "head" or part.slot is not None or part.position is not None:
+        raise CircuitsError(f"{name} is no head; name one, such as a0.h0")
+    return part
+
+
+def _layer(part: Component) -> int:
+    assert part.layer is not None
+    return part.layer
+
+
+def _key(desk: Desk, about: Subject, tray: Tray, part: Component, options: Options) -> int:
+    """The position that is looked at, from 0."""
+    assert part.head is not None
+    weights = patterns(desk, about, tray, _layer(part))[part.head, about.at]
+    if options.given.get("key") is None:
+        return int(weights.argmax())
+    key = options.read("key", 0)
+    if not 0 <= key <= about.at:
+        raise CircuitsError(
+            f"key={key}: from position {about.at} a head sees positions 0 to {about.at}"
+        )
+    return key
+
+
+def _why(desk: Desk, about: Subject, tray: Tray, part: Component, key: int) -> Why:
+    prompts = about.prompts(*_any_two(desk))
+    with desk.under(tray):
+        result: Result = why(
+            desk.model, part, query=about.at, key=key, task=prompts, means=MeanOptions()
+        )
+    frame = result.frame
+    rows = list(dict.fromkeys(frame["query_part"]))
+    columns = list(dict.fromkeys(frame["key_part"]))
+    values = frame["value"].to_numpy(np.float64).reshape(len(rows), len(columns))
+    first = frame.iloc[0]
+    return Why(about.at, key, rows, columns, values, float(first["score"]), float(first["weight"]))
+
+
+def _any_two(desk: Desk) -> tuple[int, int]:
+    """Two tokens that prompts ask for, where nobody looks at what they ask for."""
+    return 0, min(1, desk.model.cfg.d_vocab - 1)
+
+
+def _listens(desk: Desk, part: Component) -> Listens:
+    if part.layer == 0:
+        return Listens([], [], [])
+    frame = composition(desk.model, to=part, means=MeanOptions()).frame
+    heard = {}
+    for slot in SLOTS:
+        rows = frame[frame["slot"] == slot].nlargest(TOP, "z")
+        heard[slot] = [
+            Heard(str(sender), float(score), float(z))
+            for sender, score, z in zip(rows["sender"], rows["score"], rows["z"], strict=True)
+        ]
+    return Listens(**heard)
