@@ -27,6 +27,7 @@ _HOME = {
     "checkpoints": ["bundled_models", "checksum", "load", "save"],
     "components": ["Component"],
     "config": ["GPT2_SIZES", "ModelConfig"],
+    "explorer.opening": ["explore"],
     "errors": ["CheckpointError", "CircuitsError", "SiteError", "TokenError"],
     "factored": ["FactoredMatrix"],
     "backend": ["packed"],

@@ -18,6 +18,7 @@ from circuits.errors import CheckpointError as CheckpointError
 from circuits.errors import CircuitsError as CircuitsError
 from circuits.errors import SiteError as SiteError
 from circuits.errors import TokenError as TokenError
+from circuits.explorer.opening import explore as explore
 from circuits.factored import FactoredMatrix as FactoredMatrix
 from circuits.inputs import ModelInput as ModelInput
 from circuits.metrics import Metric as Metric

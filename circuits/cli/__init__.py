@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from circuits import __version__
 from circuits.cli import commands, experiments
+from circuits.cli.explore import explore
 from circuits.cli.options import (
     MODEL_OPTIONS,
     NO_MODEL_OPTIONS,
@@ -152,5 +153,5 @@ for _recipe in analyses().values():
     _add(_recipe, as_command(_recipe, _run_analysis, _options | OUTPUT_OPTIONS))
 _recipe = commands.generation()
 _add(_recipe, as_command(_recipe, _run_generate, commands.GENERATE_OPTIONS))
-for _command in (experiments.run, commands.models, commands.pull, commands.info):
+for _command in (explore, experiments.run, commands.models, commands.pull, commands.info):
     app.command()(with_exit_codes(_command))

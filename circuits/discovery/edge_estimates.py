@@ -16,10 +16,11 @@ from einops import einsum, rearrange
 from torch import Tensor
 
 from circuits.arrays import Floats
-from circuits.circuit import Level
+from circuits.circuit import Level, graph
 from circuits.discovery.reader_gradients import Pass, Reading, Start, begun
 from circuits.model import Transformer
 from circuits.precision import wide
+from circuits.sweep.base_run import final_site
 from circuits.sweep.circuit_runner import CircuitRunner
 from circuits.sweep.circuit_streams import ReferenceRun, reference_run
 from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
@@ -186,9 +187,10 @@ def both_runs(
     """These prompts of a sweep in both runs; with `back`, gradients can go back through the own."""
     prompts = sweep.prompts.subset(rows)
     width, sites = prompts.tokens.shape[1], set(reference.sites)
-    passed = {}
+    end, passed = final_site(model), dict[str, Tensor]()
     if sweep.source.rule.needs == "rows":
-        passed = dict(run_sites(model, sweep.source.tokens[rows, :width], prompts.mask, sites))
+        other_tokens = sweep.source.tokens[rows, :width]
+        passed = dict(run_sites(model, other_tokens, prompts.mask, {*sites, end}))
     shape = (len(prompts), width)
     written = reference.values(prompts, rows, passed)
     plain, taken = Reading(model, prompts, sweep.metric), None
@@ -198,20 +200,23 @@ def both_runs(
         taken = begun(model, Start(embed), plain.reads)
         own = _written(taken, embed, plain.reads)
     else:
-        own = run_sites(model, prompts.tokens, prompts.mask, sites)
+        own = run_sites(model, prompts.tokens, prompts.mask, {*sites, end})
     other, clean = reference_run(model, written, shape), reference_run(model, own, shape)
     posts = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
     neurons = [wide(written[post] - own[post]) for post in posts if post in sites]
+    reads = plain.reads
+    ends = (
+        own[end][reads] if taken is None else taken.final.detach(),
+        passed[end][reads] if passed else other.final[reads.flatten()],
+    )
     compared = None
-    reads = plain.reads.flatten()
     if "clean" in sweep.metric.needs:
-        compared = plain.logits(clean.final[reads])
+        compared = plain.logits(ends[0])
         if sweep.clean is not None:
             tokens = sweep.clean[rows, :width]
-            passed = dict(run_sites(model, tokens, prompts.mask, sites))
-            compared = plain.logits(reference_run(model, passed, shape).final[reads])
+            compared = plain.logits(run_sites(model, tokens, prompts.mask, [end])[end][reads])
     reading = Reading(model, prompts, sweep.metric, compared)
-    scores = [reading.score(reading.logits(run.final[reads])) for run in (clean, other)]
+    scores = [reading.score(reading.logits(final)) for final in ends]
     base, whole = (score.double().cpu().numpy() for score in scores)
     changes = _changes(model, clean, other, shape)
     return Runs(reading, clean, other, changes, base, whole, neurons, taken)
@@ -247,11 +252,16 @@ def _changes(
     model: HookedModel, clean: ReferenceRun, other: ReferenceRun, shape: tuple[int, int]
 ) -> Tensor:
     """What each writer writes in the other run minus what it writes in this, [b w p d]."""
-    parts = [(other.embed - clean.embed)[:, None]]
+    whole = graph(model.cfg)
+    embed: Tensor = wide(other.embed - clean.embed).unflatten(0, shape)
+    changes: Tensor = embed.new_empty(shape[0], len(whole.writers), *embed.shape[1:])
+    changes[:, 0] = embed
     for layer, block in enumerate(model.blocks):
-        change = other.z[layer] - clean.z[layer]
-        parts.append(einsum(change, block.attn.W_O, "n h e, h e d -> n h d"))
-        if not model.cfg.attn_only:
-            parts.append((other.mlp[layer] - clean.mlp[layer])[:, None])
-    by_token = wide(torch.cat(parts, 1))
-    return rearrange(by_token, "(b p) w d -> b w p d", p=shape[1]).contiguous()
+        heads, way_out = whole.heads(layer), wide(block.attn.W_O)
+        mixed = rearrange(wide(other.z[layer] - clean.z[layer]), "(b p) h e -> b h p e", b=shape[0])
+        for written, z in zip(changes, mixed, strict=True):  # into their place, without a copy
+            torch.bmm(z, way_out, out=written[heads])
+        if whole.has_mlps:
+            mlp = wide(other.mlp[layer] - clean.mlp[layer])
+            changes[:, heads.stop] = mlp.unflatten(0, shape)
+    return changes

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from torch import Tensor
 
 from circuits.circuit import Graph, graph
@@ -153,7 +153,7 @@ class Reading:
         for step in taken.steps:
             inputs = self.graph.inputs(step.layer)
             if step.qkv is not None:
-                yield inputs, _by_head(model.blocks[step.layer], step.entering, next(gradients))
+                yield inputs, _by_head(model.blocks[step.layer], step, next(gradients))
             if step.into_mlp is not None:
                 yield slice(inputs.stop, inputs.stop + 1), self._placed(next(gradients))[None]
         yield self._logits, self._placed(next(gradients))[None]
@@ -241,24 +241,25 @@ class Reading:
         return placed
 
 
-def _by_head(block: Block, stream: Tensor, gradient: Tensor) -> Tensor:
+def _by_head(block: Block, step: Step, gradient: Tensor) -> Tensor:
     """From the gradient at queries, keys and values, [b p 3 h e], to that at each one's stream.
 
     Returns [(3 h) b p d]. The norm divides what it has centered, c, by its scale s: u = c / s. A
     gradient g at what it writes is (g - u mean(g u)) / s at c. What it takes away when it centers,
     it takes away of the gradient, too: of the weights that g is made of, which are fewer, since u
-    has none of it.
+    has none of it. And g u is the gradient at a query times what u makes of the query.
     """
-    b = len(stream)
-    norm, attn = block.ln1, block.attn
-    centered = norm.center(wide(stream))
+    assert step.qkv is not None
+    b, norm, attn = len(step.entering), block.ln1, block.attn
+    centered = norm.center(wide(step.entering))
     scale = norm.scale_of(centered)
     unit = (centered / scale).flatten(0, 1)  # [(b p) d]
     weights = norm.center(
         rearrange([attn.W_Q, attn.W_K, attn.W_V], "s h d e -> (s h) e d") * norm.w
     )
-    scaled = rearrange(wide(gradient) / scale[..., None, None], "b p s h e -> (s h) (b p) e")
-    at_norm = torch.bmm(scaled, weights)
-    along = einsum(at_norm, unit, "r n d, n d -> r n") / unit.shape[-1]
-    at_norm.addcmul_(along[..., None], unit, value=-1)
+    scaled = wide(gradient) / scale[..., None, None]
+    made = wide(step.qkv.detach()) - wide(attn.qkv(norm.b))  # of u alone
+    along = rearrange((scaled * made).sum(-1), "b p s h -> (s h) (b p) 1") / unit.shape[-1]
+    at_norm = torch.bmm(rearrange(scaled, "b p s h e -> (s h) (b p) e"), weights)
+    at_norm.addcmul_(along, unit, value=-1)
     return rearrange(at_norm, "r (b p) d -> r b p d", b=b)

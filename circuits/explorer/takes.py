@@ -81,6 +81,12 @@ class Taking:
         lines = ["import circuits", "", self._loading, *python]
         return Take("\n".join(said) if loading else "", "\n".join(lines))
 
+    def at_desk(self, python: Sequence[str]) -> Take:
+        """Lines that find a `desk` and a `view`, for what no command gives."""
+        return Take(
+            "", "\n".join(["import circuits", "", self._loading, *self._of_view(), *python])
+        )
+
     def again(self, question: str, options: Options) -> list[str]:
         """Lines that ask the desk the same question."""
         given = dict(options.given)
@@ -181,16 +187,3 @@ def text_of(about: Subject) -> str:
 def _under(python: Sequence[str]) -> list[str]:
     """The same lines under the edits of the tray."""
     return ["with desk.under(desk.tray(about)):", *(f"    {line}" for line in python)]
-
-
-_BEGINNINGS = ("import ", "from ", "model = ", "# model: ", "desk = ", "view = ", "about = ")
-
-
-def joined(takes: Sequence[Take]) -> Take:
-    """Several as one; what they begin with alike stands there once."""
-    lines: list[str] = []
-    for line in "\n".join(take.python for take in takes).split("\n"):
-        again = line in lines and line.startswith((*_BEGINNINGS, "text = ", "asked = "))
-        if not again and (line or not lines or lines[-1]):
-            lines.append(line)
-    return Take("\n".join(take.command for take in takes if take.command), "\n".join(lines))

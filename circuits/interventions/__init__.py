@@ -5,7 +5,7 @@ set, and writes in other prompts. Which site, which head and which positions is 
 """
 
 from circuits.interventions.base import METHODS, Into, Method, Runs, get_method
-from circuits.interventions.reference import Kind, Reference, Source, run_sites
+from circuits.interventions.reference import Kind, Reference, Source, passes_layers, run_sites
 from circuits.interventions.writing import (
     Hook,
     partners,
@@ -25,6 +25,7 @@ __all__ = [
     "Source",
     "get_method",
     "partners",
+    "passes_layers",
     "replacements",
     "require_change",
     "run_sites",

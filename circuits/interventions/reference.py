@@ -108,7 +108,14 @@ def run_sites(model: HookedModel, tokens: Tensor, mask: Tensor, sites: Iterable[
     if not wanted:
         return {}
     options: dict[str, Any] = {"attention_mask": mask, "return_type": None}
+    if not passes_layers(wanted):
+        options["stop_at_layer"] = 0
     return dict(model.run_with_cache(tokens, names_filter=wanted, **options)[1])
+
+
+def passes_layers(sites: Iterable[str]) -> bool:
+    """Whether any of these sites is behind the entry into the first layer."""
+    return not {*sites} <= {"hook_embed", "hook_pos_embed"}
 
 
 class Reference:

@@ -66,7 +66,10 @@ class BaseRun:
     @cached_property
     def final(self) -> Tensor:
         """The final stream where the metric reads: [n d]."""
-        return self.values[final_site(self.model)][self.reads]
+        site = final_site(self.model)
+        if site in self.values:
+            return self.values[site][self.reads]
+        return self._final(self.prompts.tokens)
 
     @cached_property
     def scale(self) -> Tensor:
@@ -85,11 +88,13 @@ class BaseRun:
         clean = self.sweep.clean
         if clean is None or "clean" not in self.metric.needs:
             return self.logits
-        tokens = clean[self.rows, : self.prompts.tokens.shape[1]]
-        site = final_site(self.model)
         with torch.inference_mode():
-            run = run_sites(self.model, tokens, self.prompts.mask, [site])
-            return self.read(run[site][self.reads])
+            return self.read(self._final(clean[self.rows, : self.prompts.tokens.shape[1]]))
+
+    def _final(self, tokens: Tensor) -> Tensor:
+        """The final stream of a run on these tokens where the metric reads: [n d]."""
+        site = final_site(self.model)
+        return run_sites(self.model, tokens, self.prompts.mask, [site])[site][self.reads]
 
     def read(self, final: Tensor, *, held: bool = False) -> Tensor:
         """The logits that the metric reads: [(s n) d] -> [(s n) v] or [(s n) t].
@@ -113,7 +118,8 @@ class BaseRun:
 
     def score(self, logits: Tensor) -> Floats:
         """The metric of each prompt, [b], from what it reads."""
-        values = self.metric.score(logits, self.prompts, self.clean_logits)
+        clean = self.clean_logits if "clean" in self.metric.needs else logits
+        values = self.metric.score(logits, self.prompts, clean)
         scores: Floats = values.double().cpu().numpy()
         return scores
 

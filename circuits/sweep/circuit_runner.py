@@ -21,6 +21,7 @@ from circuits.errors import CircuitsError
 from circuits.sweep.base_run import BaseRun, final_site
 from circuits.sweep.circuit_streams import (
     ReferenceRun,
+    Room,
     Streams,
     complete_layers,
     entries,
@@ -46,14 +47,18 @@ class CircuitRunner(TaskRunner):
         self.base, self.routes = base, routes
         self.graph = graph(base.model.cfg)
         self._base_changes: dict[int, Tensor] = {}
+        self._rooms = Room(), Room()
 
     @classmethod
     def base_sites(cls, model: HookedModel, routes: CircuitRoutes) -> set[str]:
-        """What enters the stream, the final one, and what whole layers of circuits write."""
-        complete = max(
-            (complete_layers(kept) for cell in routes.sweep.cells for kept in cell), default=0
-        )
-        return {*entries(model), final_site(model), *written_sites(model, range(complete))}
+        """What enters the stream, and what whole layers of circuits write.
+
+        The final stream, too, where the whole model is asked for.
+        """
+        cells = routes.sweep.cells
+        complete = max((complete_layers(kept) for cell in cells for kept in cell), default=0)
+        sites = {*entries(model), *written_sites(model, range(complete))}
+        return sites if all(cells) else {*sites, final_site(model)}
 
     @classmethod
     def source_sites(cls, model: HookedModel, routes: CircuitRoutes) -> set[str]:
@@ -103,13 +108,17 @@ class CircuitRunner(TaskRunner):
     def alone(self, kept: Sequence[Kept]) -> Tensor:
         """The final stream of these circuits where the metric reads, [c n d]."""
         reference = self.reference
-        streams = Streams(self.graph, kept, self.base.prompts, reference.embed)
+        streams = Streams(self.graph, kept, self.base.prompts, reference.embed, self._rooms)
         embed = torch.stack([self.base.values[site] for site in entries(self.base.model)]).sum(0)
-        streams.write(0, embed.flatten(0, 1) - reference.embed)
+        streams.write(0, self.centered(embed.flatten(0, 1) - reference.embed))
         self.run(streams, reference)
         at = self.base.reads.flatten().nonzero().flatten()
         last = len(self.graph.readers) - 1
         return streams.read([last], reference.final, at)[:, :, 0]
+
+    def centered(self, change: Tensor) -> Tensor:
+        """What a writer changes, as streams hold it: here as it is."""
+        return change
 
     def base_changes(self, layer: int) -> Tensor:
         """What this layer's heads and MLP change in the whole model: [n w d]."""
@@ -121,7 +130,7 @@ class CircuitRunner(TaskRunner):
             if self.graph.has_mlps:
                 mlp = values[at + "hook_mlp_out"].flatten(0, 1) - self.reference.mlp[layer]
                 parts.append(mlp[:, None])
-            self._base_changes[layer] = torch.cat(parts, 1)
+            self._base_changes[layer] = self.centered(torch.cat(parts, 1))
         return self._base_changes[layer]
 
     def logits(

@@ -6,9 +6,11 @@ head, d = d_model, e = d_head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,22 +35,48 @@ class ReferenceRun:
         embed: [n d], what enters the first block.
         z: of each layer [n h e], what its heads mix together.
         mlp: of each layer [n d], what its MLP writes.
-        pre: of each layer [n d], the stream that its heads read; `mid`, that its MLP reads.
-        final: [n d], the stream that the final norm reads.
     """
 
+    model: HookedModel
     embed: Tensor
     z: Sequence[Tensor]
     mlp: Sequence[Tensor]
-    pre: Sequence[Tensor]
-    mid: Sequence[Tensor]
-    final: Tensor
+
+    @cached_property
+    def _streams(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """What the heads of each layer read, what its MLP reads, and the final stream."""
+        cfg, stream = self.model.cfg, self.embed
+        pre, mid = [], []
+        for layer, block in enumerate(self.model.blocks):
+            pre.append(stream)
+            z, way_out = self.z[layer].flatten(1), block.attn.W_O.flatten(0, 1)
+            attn_out = self.model.backend.linear(z, way_out, block.attn.b_O)
+            mid.append(stream if cfg.parallel else stream + attn_out)
+            stream = stream + attn_out
+            if not cfg.attn_only:
+                stream = stream + self.mlp[layer]
+        return pre, mid, stream
+
+    @property
+    def pre(self) -> Sequence[Tensor]:
+        """Of each layer [n d], the stream that its heads read."""
+        return self._streams[0]
+
+    @property
+    def mid(self) -> Sequence[Tensor]:
+        """Of each layer [n d], the stream that its MLP reads."""
+        return self._streams[1]
+
+    @property
+    def final(self) -> Tensor:
+        """[n d], the stream that the final norm reads."""
+        return self._streams[2]
 
 
 def reference_run(
     model: HookedModel, values: Mapping[str, Tensor], shape: tuple[int, int]
 ) -> ReferenceRun:
-    """The streams of the reference, from what its writers write: `values` at their sites.
+    """The reference, from what its writers write: `values` at their sites.
 
     Each value broadcasts to [b p ...], which `shape` is.
     """
@@ -57,20 +85,11 @@ def reference_run(
         value = values[site]
         return value.expand(*shape, *value.shape[2:]).flatten(0, 1)
 
-    cfg = model.cfg
-    stream = embed = _total([tokens(site) for site in entries(model)])
-    z, mlp, pre, mid = [], [], [], []
-    for layer, block in enumerate(model.blocks):
-        pre.append(stream)
-        z.append(tokens(f"blocks.{layer}.attn.hook_z"))
-        way_out = block.attn.W_O.flatten(0, 1)
-        attn_out = model.backend.linear(z[-1].flatten(1), way_out, block.attn.b_O)
-        mid.append(pre[-1] if cfg.parallel else stream + attn_out)
-        stream = stream + attn_out
-        if not cfg.attn_only:
-            mlp.append(tokens(f"blocks.{layer}.hook_mlp_out"))
-            stream = stream + mlp[-1]
-    return ReferenceRun(embed, z, mlp, pre, mid, stream)
+    layers = range(model.cfg.n_layers)
+    embed = _total([tokens(site) for site in entries(model)])
+    z = [tokens(f"blocks.{layer}.attn.hook_z") for layer in layers]
+    mlp = [tokens(f"blocks.{layer}.hook_mlp_out") for layer in layers if not model.cfg.attn_only]
+    return ReferenceRun(model, embed, z, mlp)
 
 
 def entries(model: HookedModel) -> list[str]:
@@ -97,6 +116,21 @@ def complete_layers(kept: Kept) -> int:
     return next((layer for layer in layers if lacking[: ends[layer]].any()), whole.n_layers)
 
 
+class Room:
+    """Memory that is written over: asking for new memory costs as much as what is computed."""
+
+    def __init__(self) -> None:
+        self._numbers: Tensor | None = None
+
+    def __call__(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A tensor of this shape, of the kind of `like`; what it held before is lost."""
+        size = math.prod(shape)
+        if self._numbers is None or self._numbers.numel() < size:
+            self._numbers = None  # before there is more
+            self._numbers = like.new_empty(size)
+        return self._numbers[:size].view(shape)
+
+
 class Streams:
     """What writers write now minus what they write in the reference, in each circuit.
 
@@ -108,11 +142,20 @@ class Streams:
         complete: in how many of the first layers all circuits do what the model does.
     """
 
-    def __init__(self, graph: Graph, kept: Sequence[Kept], prompts: Prompts, like: Tensor) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        kept: Sequence[Kept],
+        prompts: Prompts,
+        like: Tensor,
+        rooms: tuple[Room, Room] | None = None,
+    ) -> None:
         self.graph, self.kept = graph, kept
         self.shape = len(kept), len(prompts.mask), prompts.mask.shape[1]
         n, n_rows = prompts.mask.numel(), 1 + len(graph.writers)
-        self.changes = like.new_zeros(len(kept), n, n_rows, like.shape[-1])
+        room, self._room = (Room(), Room()) if rooms is None else rooms
+        self.changes = room((len(kept), n, n_rows, like.shape[-1]), like)
+        self._written: set[int] = set()  # who else changes nothing
         self._anywhere = np.logical_or.reduce([each.anywhere for each in kept])
         self.complete = min(map(complete_layers, kept))
         self._everywhere = self._stacked(None, like)
@@ -151,23 +194,40 @@ class Streams:
         """Note what these writers change, [c n d] or [c n w d]."""
         if isinstance(writers, slice):
             writers = list(range(writers.start, writers.stop))
-        at = writers + 1 if isinstance(writers, int) else [writer + 1 for writer in writers]
-        self.changes[:, :, at] = changes
+        self._written.update([writers] if isinstance(writers, int) else writers)
+        if isinstance(writers, int):
+            self.changes[:, :, writers + 1] = changes
+        elif writers[-1] - writers[0] == len(writers) - 1:  # in a row: a slice is faster
+            self.changes[:, :, writers[0] + 1 : writers[-1] + 2] = changes
+        else:
+            self.changes[:, :, [writer + 1 for writer in writers]] = changes
 
-    def read(self, readers: Sequence[int], stream: Tensor, at: Tensor | None = None) -> Tensor:
+    def read(
+        self,
+        readers: Sequence[int],
+        stream: Tensor,
+        at: Tensor | None = None,
+        *,
+        reuse: bool = False,
+    ) -> Tensor:
         """What these readers read instead of the reference's `stream` [n d]: [c n r d].
 
-        The readers have the same writers before them. With `at` [m], at these tokens alone.
+        The readers have the same writers before them. With `at` [m], at these tokens alone. With
+        `reuse`, in memory that the next such call writes over: new memory costs as much as the
+        product.
         """
         n_rows = 1 + int(self.graph.n_before[readers[0]])
         which = torch.as_tensor(readers, device=stream.device)
         masks = self._everywhere[:, which, :n_rows]
+        for writer in sorted({*range(n_rows - 1)} - self._written):
+            self.write(writer, self.changes.new_zeros(()))
         self.changes[:, :, 0] = stream
         changes = self.changes[:, :, :n_rows]
         if at is not None:
             changes = changes[:, at]
         n = changes.shape[1]
-        streams = stream.new_empty(len(self.kept), n, len(readers), stream.shape[-1])
+        shape = len(self.kept), n, len(readers), stream.shape[-1]
+        streams = (self._room if reuse else Room())(shape, stream)
         for out, mask, change in zip(streams, masks, changes, strict=True):
             torch.bmm(mask.expand(n, -1, -1), change, out=out)
         for where, role_masks in self._at:

@@ -117,7 +117,9 @@ class Executor:
         runner = self._runner(task)
         with torch.inference_mode():
             places, finals, changed = runner.finals(task.cells)
-            values = np.tile(runner.base.score(runner.base.logits), (len(task.cells), 1))
+            values = np.empty((len(task.cells), len(runner.base.prompts)))
+            if len(places) < len(task.cells):
+                values[:] = runner.base.score(runner.base.logits)
             for place, read in runner.logits(task.cells, places, finals):
                 values[place] = runner.base.score(read)
         return TaskScores(values, changed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from circuits.interventions import Reference, Runs, run_sites
+from circuits.interventions import Reference, Runs, passes_layers, run_sites
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -24,8 +24,12 @@ def pair_of_runs(
 ) -> tuple[Runs, Runs]:
     """The base run's values at its sites and those of the run on `other` [b p] at the source's.
 
-    Both at once: many rows take less time by the row.
+    Both at once: many rows take less time by the row. But where one of them is only about what
+    enters the first layer, it goes no further.
     """
+    if not (passes_layers(base) and passes_layers(source)):
+        first = run_sites(model, prompts.tokens, prompts.mask, base)
+        return first, run_sites(model, other, prompts.mask, source)
     tokens, mask = torch.cat([prompts.tokens, other]), prompts.mask.repeat(2, 1)
     both = run_sites(model, tokens, mask, base | source)
     first = {site: both[site].chunk(2)[0] for site in base}

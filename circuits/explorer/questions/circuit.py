@@ -1,168 +1,134 @@
-"""A circuit: its parts for the map, and what it does alone on this prompt."""
+"""A circuit on the map, and run alone on this prompt."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from circuits.circuit import Circuit, read_circuit
-from circuits.components import Edge
-from circuits.errors import CircuitsError
+from circuits.circuit import Circuit
+from circuits.circuit.publications import published, read_published
+from circuits.errors import CircuitsError, brief, nearest
 from circuits.explorer.pieces import Note, Options, Piece, question
 from circuits.explorer.subject import Subject
 from circuits.explorer.takes import Taking
 from circuits.metrics import get_metric
-from circuits.sweep import CircuitSweep, Kept, Source
-from circuits.sweep.alone import Alone
+from circuits.sweep import CircuitSweep, Kept, Source, plan, run
 
 if TYPE_CHECKING:
     from circuits.explorer.desk import Desk
     from circuits.explorer.view import View
 
-MOST_CHARACTERS = 4_000_000
-REST = {
-    "resample": "what the contrast's run has",
-    "mean": "the mean over this prompt's tokens",
-}
+MOST_BYTES = 4_000_000  # of a file
 
 
 @dataclass(frozen=True)
 class CircuitPart:
-    """A head or MLP of the circuit, and what it is for, if that is known."""
+    """A head or an MLP of the circuit, and what it is for, where that is known."""
 
     part: str
     text: str
 
 
 @dataclass(frozen=True, eq=False)
-class Parts(Piece):
-    """What the circuit is.
-
-    Attributes:
-        title: its name or its origin, in words.
-        n_edges: how many edges it has.
-        parts: its heads and MLPs.
-        edges: the edges by name.
-    """
+class CircuitParts(Piece):
+    """What belongs to the circuit: `n_edges` edges between these heads and MLPs."""
 
     kind: ClassVar[str] = "parts"
     title: str
     n_edges: int
     parts: list[CircuitPart]
-    edges: list[str]
 
 
 @dataclass(frozen=True, eq=False)
-class AloneOnPrompt(Piece):
-    """The logit difference of the whole model, of the circuit alone, and of nothing."""
+class RunAlone(Piece):
+    """The difference of the followed tokens' logits in three runs.
+
+    Attributes:
+        meaning: what stands for all that the circuit leaves out.
+        whole: in the model; `alone`, in the circuit; `nothing`, where no edge is kept.
+    """
 
     kind: ClassVar[str] = "alone"
+    meaning: str
     whole: float
     alone: float
     nothing: float
-    meaning: str
 
 
 @question
 def circuit(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
-    """Which parts does this circuit have, and what does it do alone on this prompt?
+    """Which parts are in this circuit, and how far does it get alone?
 
-    Options: `text`, what stands in a circuit's file; or `name`, that of a published circuit.
-
-    Pieces: `parts`; `alone`, where what the circuit lacks is as in the contrast, or without one
-    the mean over the prompt's tokens; a `note` where it cannot be run; `take`.
+    Options: `name` of a published one, or `text`, the content of a file. Pieces: `parts`; `alone`,
+    or a note where that cannot be asked; `take`.
     """
-    options.only("text", "name")
-    name, text = options.read("name", ""), options.read("text", "")
-    given = _given(name, text).require_fits(desk.model)
-    title = name or given.origin.task or "the file's circuit"
-    edges = [str(edge) for edge in given.edges]
-    classes = {str(node): what for node, what in given.classes.items()}
-    parts = [CircuitPart(str(node), classes.get(str(node), "")) for node in given.nodes]
-    yield Parts(title, len(edges), parts, edges)
-    about = desk.subject(view)
+    options.only("name", "text")
+    about, model = desk.subject(view), desk.model
+    chosen = _read(options).require_fits(model)
+    title = options.given.get("name") or chosen.origin.task or "this circuit"
+    parts = [CircuitPart(str(node), chosen.classes.get(node, "")) for node in chosen.nodes]
+    yield CircuitParts(str(title), len(chosen.edges), parts)
     if about.view.edits:
-        yield Note("alone", "Circuits are run alone in the model without the edits of the tray.")
-    if any(edge.sender.position or edge.receiver.position for edge in given.edges):
-        yield Note("alone", "This circuit names positions, and is run here at all of them.")
-    paired = about.twin is not None and about.unaligned is None
-    yield _alone(desk, about, given, paired=paired)
-    yield _take(desk, about, name, paired=paired)
-
-
-def _given(name: str, text: str) -> Circuit:
-    """The circuit that is named or written down."""
-    if bool(name) == bool(text):
-        raise CircuitsError("give the name of a published circuit, or the text of a file")
-    if name:
-        return Circuit.published(name)
-    if len(text) > MOST_CHARACTERS:
-        raise CircuitsError(
-            f"the circuit has {len(text)} characters; give a file of at most {MOST_CHARACTERS}"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "circuit.json"
-        path.write_text(text, encoding="utf-8")
-        try:
-            return read_circuit(path)
-        except CircuitsError as error:
-            raise CircuitsError(str(error).replace(str(path), "the circuit's file")) from None
-
-
-def _alone(desk: Desk, about: Subject, given: Circuit, *, paired: bool) -> Piece:
-    pair = desk.followed(about)
-    method = "resample" if paired else "mean"
-    prompts = about.prompts(pair.answer, pair.distractor, paired=paired)
-    twin = prompts.corrupted
-    source = Source(method, prompts.tokens if twin is None else twin, prompts.mask)
-    kept = everywhere(given, desk.model.cfg.d_mlp)
-    nothing = Kept.only(given.graph, np.zeros_like(given.graph.exists), "nothing")
-    sweep = CircuitSweep(prompts, get_metric("logit_diff"), ((),), source)
-    ask = Alone(desk.model, sweep)
-    alone, none = ask([kept, nothing])[:, 0].tolist()
-    return AloneOnPrompt(
-        float(ask.base[0]),
-        alone,
-        none,
-        f"The logit difference when every connection that is left out carries {REST[method]}.",
+        yield Note("alone", "Circuits are run in the model as it is: switch the tray's edits off.")
+        return
+    try:
+        paired = about.twin is not None
+        pair = desk.followed(about)
+        yield _alone(desk, about, chosen, paired=paired)
+    except CircuitsError as error:
+        yield Note("alone", str(error))
+        return
+    name = options.given.get("name")
+    said = f"{{'name': {name!r}}}" if name else "{'text': Path('FILE').read_text()}"
+    lines = [] if name else ["from pathlib import Path"]
+    yield Taking(desk, about, pair, paired).at_desk(
+        [*lines, f"pieces = list(desk.ask('circuit', view, {said}))"]
     )
 
 
-def everywhere(circuit: Circuit, d_mlp: int = 0) -> Kept:
-    """What a circuit keeps, at all positions."""
-    edges = {
-        Edge(replace(edge.sender, position=None), replace(edge.receiver, position=None))
-        for edge in circuit.edges
-    }
-    kept = Kept.of(replace(circuit, scores={}), d_mlp=d_mlp)
-    return replace(kept, masks=dict(circuit.graph.masks(edges).items()))
+def _read(options: Options) -> Circuit:
+    """The circuit that was named, or whose file's content was sent.
+
+    Raises:
+        CircuitsError: for neither, both, an unknown name, and what is no circuit.
+    """
+    name, text = options.given.get("name"), options.given.get("text")
+    if (name is None) == (text is None):
+        raise CircuitsError("name a published circuit, or send the content of a file")
+    if name is not None:
+        name, names = options.read("name", ""), published()
+        if name not in names:  # and never a file: pages name no paths
+            raise CircuitsError(
+                f"no circuit {brief(name)} is published; there are {', '.join(names)}"
+                f"{nearest(name, names)}"
+            )
+        return read_published(name)
+    content = options.read("text", "").encode()
+    if len(content) > MOST_BYTES:
+        raise CircuitsError(f"the file has {len(content)} bytes; at most {MOST_BYTES} are read")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "circuit.json")
+        path.write_bytes(content)
+        try:
+            return Circuit.load(path)
+        except CircuitsError as error:  # which names a file that nobody has
+            raise CircuitsError(str(error).replace(str(path), "the file")) from error
 
 
-def _take(desk: Desk, about: Subject, name: str, *, paired: bool) -> Piece:
-    taking = Taking(desk, about, desk.followed(about), paired)
-    circuit = f"read_circuit({name!r})" if name else "read_circuit('circuit.json')  # your file"
-    method, options = ("resample", "PairOptions") if paired else ("mean", "PromptOptions")
-    tokens = "prompts.corrupted" if paired else "prompts.tokens"
-    lines = [
-        "import numpy as np",
-        "from circuits.circuit import read_circuit",
-        "from circuits.explorer.questions.circuit import everywhere",
-        "from circuits.metrics import get_metric",
-        f"from circuits.registry import {options}",
-        "from circuits.registry.asked_prompts import asked_prompts",
-        "from circuits.sweep import CircuitSweep, Kept, Source",
-        "from circuits.sweep.alone import Alone",
-        f"prompts = asked_prompts(model, {options}(**asked))[0].first",
-        f"circuit = {circuit}",
-        f"source = Source({method!r}, {tokens}, prompts.mask)",
-        "sweep = CircuitSweep(prompts, get_metric('logit_diff'), ((),), source)",
-        "ask = Alone(model, sweep)",
-        "whole, kept = ask.base, everywhere(circuit, model.cfg.d_mlp)",
-        "alone, nothing = ask([kept, Kept.only(ask.graph, np.zeros_like(ask.graph.exists))])",
-    ]
-    return taking.take([], lines, edited=lines)
+def _alone(desk: Desk, about: Subject, chosen: Circuit, *, paired: bool) -> RunAlone:
+    model, pair = desk.model, desk.followed(about)
+    prompts = about.prompts(pair.answer, pair.distractor, paired=paired)
+    if prompts.corrupted is not None:
+        source = Source("resample", prompts.corrupted, prompts.mask)
+        meaning = "What it leaves out is as in the contrast."
+    else:
+        source = Source("mean", prompts.tokens, prompts.mask)
+        meaning = "What it leaves out is the mean over the prompt's tokens; a contrast says more."
+    kept = Kept.of(chosen, d_mlp=0 if model.cfg.attn_only else model.cfg.d_mlp)
+    nothing = Kept.only(kept.graph, kept.graph.exists & False, "nothing")
+    sweep = CircuitSweep(prompts, get_metric("logit_diff"), ((), (kept,), (nothing,)), source)
+    values = run(model, plan(model, sweep)).values[:, 0].tolist()
+    return RunAlone(meaning, *values)

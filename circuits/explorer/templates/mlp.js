@@ -2,10 +2,10 @@
 // Its piece has neurons: [{neuron, effect, activation, values, triggers}], the last two lists of tokens.
 const mlpPanel = (function () {
   function load(place, trouble) {
-    const pieces = [];
+    const pieces = new Map(); // by kind: the later neurons also know what wakes them
     return ask("part", "mlp", { layer: Number(state.part.slice(1)) }, {
-      begin() { pieces.length = 0; },
-      piece(piece) { pieces.push(piece); fill(place, ...pieces.flatMap(draw)); },
+      begin() { pieces.clear(); },
+      piece(piece) { pieces.set(piece.kind + (piece.about ?? ""), piece); fill(place, ...[...pieces.values()].flatMap(draw)); },
       fail(sentence) { fill(place); fill(trouble, problem(sentence)); },
     });
   }
