@@ -118,7 +118,7 @@ def test_a_published_circuit_is_shown_and_run_alone(desk: Desk) -> None:
     model = desk.model
 
     def difference(prompt: str) -> float:
-        last = model(prompt)[0, -1]
+        last = model(prompt)[0, -1].detach()
         return float(last[model.to_single_token(" Mary")] - last[model.to_single_token(" John")])
 
     assert alone.whole == pytest.approx(difference(PROMPT), abs=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,6 @@ from circuits.explorer.subject import Subject
 from circuits.explorer.takes import Taking
 from circuits.explorer.tray import Tray
 from circuits.head_kinds.kinds import NONE
-from circuits.registry import MeanOptions
 
 if TYPE_CHECKING:
     from circuits.explorer.desk import Desk
@@ -187,10 +186,9 @@ def _key(desk: Desk, about: Subject, tray: Tray, part: Component, options: Optio
 
 def _why(desk: Desk, about: Subject, tray: Tray, part: Component, key: int) -> Why:
     prompts = about.prompts(*_any_two(desk))
+    asked: dict[str, Any] = {"query": about.at, "key": key, "task": prompts}
     with desk.under(tray):
-        result: Result = why(
-            desk.model, part, query=about.at, key=key, task=prompts, means=MeanOptions()
-        )
+        result: Result = why(desk.model, part, **asked)
     frame = result.frame
     rows = list(dict.fromkeys(frame["query_part"]))
     columns = list(dict.fromkeys(frame["key_part"]))
@@ -207,7 +205,8 @@ def _any_two(desk: Desk) -> tuple[int, int]:
 def _listens(desk: Desk, part: Component) -> Listens:
     if part.layer == 0:
         return Listens([], [], [])
-    frame = composition(desk.model, to=part, means=MeanOptions()).frame
+    asked: dict[str, Any] = {"to": part}
+    frame = composition(desk.model, **asked).frame
     heard = {}
     for slot in SLOTS:
         rows = frame[frame["slot"] == slot].nlargest(TOP, "z")
