@@ -35,5 +35,5 @@ def card_lines(head: str | None = None) -> tuple[list[Words], list[str]]:
     kinds = [word for kind in SHOWN for word in ("--kind", kind)]
     of = [] if head is None else ["--component", head]
     given = "" if head is None else f", component={head!r}"
-    line = f"found = circuits.heads(model, kind={list(SHOWN)!r}, n={DRAWS}{given})"
+    line = f"card = circuits.heads(model, kind={list(SHOWN)!r}, n={DRAWS}{given})"
     return [["heads", "-n", DRAWS, *of, *kinds]], [line]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from circuits.analyses.composition import composition
 from circuits.analyses.why import why
@@ -15,10 +16,12 @@ from circuits.components import Component, check, parse
 from circuits.errors import CircuitsError
 from circuits.explorer.pieces import Note, Options, Piece, question
 from circuits.explorer.questions.attention import patterns
+from circuits.explorer.questions.cards import card_lines, layer_card
 from circuits.explorer.questions.written import Ranked, logits_of, passing, ranked
 from circuits.explorer.subject import Subject
 from circuits.explorer.takes import Taking
 from circuits.explorer.tray import Tray
+from circuits.head_kinds.kinds import NONE
 
 if TYPE_CHECKING:
     from circuits.explorer.desk import Desk
@@ -77,12 +80,32 @@ class Listens(Piece):
     v: list[Heard]
 
 
+@dataclass(frozen=True)
+class CardRow:
+    """One kind of the report card; no value where there is no score."""
+
+    kind: str
+    value: float | None
+    unit: str | None
+    clear: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Card(Piece):
+    """Its report card: what it is called, if any kind is clear, and its score for every kind."""
+
+    kind: ClassVar[str] = "card"
+    name: str | None
+    rows: list[CardRow]
+
+
 @question
 def head(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     """What does this head do here?
 
     Options: `head`, its name; `key`, the position whose attention is explained (that which it looks
-    at most). Pieces: `writes`, `why`, `listens`, and a note for each that cannot be had; `take`.
+    at most). Pieces: `writes`, `why`, `listens`, `card` (of the model without
+    edits), and a note for each that cannot be had; `take`.
     """
     options.only("head", "key")
     about, model = desk.subject(view), desk.model
@@ -104,13 +127,35 @@ def head(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
         yield desk.kept.get(("listens", str(part)), lambda: _listens(desk, part))
     except CircuitsError as error:
         yield Note("listens", str(error))
+    try:
+        yield _card(desk, part)
+    except CircuitsError as error:
+        yield Note("card", str(error))
     command: list[str | int] = ["why", str(part), "--query", about.at, "--key", key]
     lines = [
         f"why = circuits.why(model, '{part}', query={about.at}, key={key}, **asked)",
         f"listens = circuits.composition(model, to='{part}')",
+        *card_lines(str(part))[1],
     ]
     again = [*Taking(desk, about).again("head", options), *lines[1:]]
     yield Taking(desk, about).take([command], lines, edited=again)
+
+
+def _card(desk: Desk, part: Component) -> Card:
+    frame = layer_card(desk, _layer(part))
+    frame = frame[frame["component"] == str(part)]
+    columns = (frame[name] for name in ("kind", "value", "unit", "clear"))
+    rows = [
+        CardRow(
+            kind,
+            None if pd.isna(value) else float(value),
+            None if pd.isna(unit) else str(unit),
+            bool(clear) and not pd.isna(clear),
+        )
+        for kind, value, unit, clear in zip(*columns, strict=True)
+    ]
+    name = str(frame["name"].iloc[0])
+    return Card(None if name == NONE else name, rows)
 
 
 def _head(desk: Desk, name: str) -> Component:
