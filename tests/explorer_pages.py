@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from test_pages_browser import BROWSER, browser  # noqa: F401
+
 from circuits.explorer.desk import Desk
+from circuits.explorer.page import explorer_page
 from circuits.explorer.serving import Place, Serving, serving
 from circuits.explorer.view import View
 from circuits.explorer.wire import to_json
-from test_pages_browser import BROWSER, browser  # noqa: F401
-
-from circuits.explorer.page import explorer_page
 from circuits.model import HookedGPT2
 
 IN_A_BROWSER = [

@@ -8,8 +8,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from circuits.explorer.desk import Desk
-from circuits.explorer.view import View
 from explorer_pages import (  # noqa: F401
     IN_A_BROWSER,
     LETTER,
@@ -28,6 +26,9 @@ from explorer_pages import (  # noqa: F401
 )
 from quick import only
 from test_pages_browser import DARK, PHONE, fits, is_painted
+
+from circuits.explorer.desk import Desk
+from circuits.explorer.view import View
 
 pytestmark = IN_A_BROWSER
 
@@ -155,7 +156,7 @@ def test_the_tray_changes_predictions_and_gives_them_back(explore: Open) -> None
     edited = tab.locator("#x-difference").inner_text()
     assert edited != plain
     until(tab, "#x-tray", "with")
-    until(tab, ".x-story", " ")
+    holds(tab, "() => document.querySelectorAll('.x-story').length == 2")
     assert tab.locator("#x-tray .token-bars").count() == 2
     tab.get_by_role("checkbox", name="a5.h3: ablate: zero").uncheck()
     until(tab, "#x-difference", plain)

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from circuits.explorer.desk import Desk
-from circuits.explorer.view import View
-from circuits.explorer.wire import to_json
 from explorer_pages import (  # noqa: F401
     IN_A_BROWSER,
     LETTER,
@@ -30,7 +27,10 @@ from explorer_pages import (  # noqa: F401
 )
 from test_pages_browser import fits
 
+from circuits.explorer.desk import Desk
 from circuits.explorer.page import explorer_page
+from circuits.explorer.view import View
+from circuits.explorer.wire import to_json
 from circuits.pages import save_page
 
 pytestmark = IN_A_BROWSER
