@@ -115,6 +115,7 @@ def test_a_newer_question_makes_the_older_stale(desk: SlowDesk, asker: Client) -
     assert desk.begun.acquire(timeout=PATIENCE)
     assert desk.begun.acquire(timeout=PATIENCE)
     new = asker.send("POST", "/ask", question("read", "map"))
+    time.sleep(0.5)  # an answer's head is sent before its question has its turn
     desk.let.release()
     rest = [line for line in old if "progress" not in line]
     assert rest == [{"dropped": "stale"}]
