@@ -12,7 +12,7 @@ import circuits
 from circuits.circuit import Circuit
 from circuits.errors import CircuitsError
 from circuits.explorer.desk import Desk
-from circuits.explorer.pieces import Piece
+from circuits.explorer.pieces import Note, Piece
 from circuits.explorer.questions.circuit import CircuitParts, RunAlone
 from circuits.explorer.questions.head import Listens, Why, Writes
 from circuits.explorer.questions.mlp import Neurons
@@ -77,6 +77,20 @@ def test_heads_listen_to_whom_their_weights_compose_with(desk: Desk) -> None:
     first = pieces(desk, "head", VIEW, head="a0.h3")["listens"]
     assert isinstance(first, Listens)
     assert not [*first.q, *first.k, *first.v]
+
+
+def test_cards_that_take_long_are_left_to_those_who_ask_for_them(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from circuits.explorer.questions import cards
+
+    fresh = Desk(desk.model)
+    monkeypatch.setattr(cards, "QUICK", 1000)
+    said = pieces(fresh, "head", VIEW, head="a5.h3")
+    assert "card" not in said
+    note = said["note"]
+    assert isinstance(note, Note)
+    assert "circuits heads --component a5.h3" in note.text
 
 
 def test_the_tray_reaches_the_head(desk: Desk) -> None:

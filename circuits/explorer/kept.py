@@ -36,6 +36,9 @@ class Kept:
         """How many bytes the tensors and arrays take that are kept."""
         return sum(size for _, size in self._values.values())
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of this key, made if it is not kept."""
         if key in self._values:

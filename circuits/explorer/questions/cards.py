@@ -18,6 +18,15 @@ DRAWS = 5  # of random tokens and prompts
 SHOWN = tuple(kind for kind in KINDS if kind != "ov-copying")
 
 
+QUICK = 50_000_000  # weights up to which a layer's card takes about a second
+
+
+def is_quick(desk: Desk, layer: int) -> bool:
+    """Whether this layer's card is known, or takes no longer than a second or so."""
+    n_weights = sum(weight.numel() for weight in desk.model.parameters())
+    return ("card", layer) in desk.kept or n_weights <= QUICK
+
+
 def layer_card(desk: Desk, layer: int) -> pd.DataFrame:
     """What `circuits.heads` says of a layer's heads, which knows nothing of prompt and tray."""
     heads = [f"a{layer}.h{head}" for head in range(desk.model.cfg.n_heads)]

@@ -16,7 +16,7 @@ from circuits.components import Component, check, parse
 from circuits.errors import CircuitsError
 from circuits.explorer.pieces import Note, Options, Piece, Take, question
 from circuits.explorer.questions.attention import patterns
-from circuits.explorer.questions.cards import card_lines, layer_card
+from circuits.explorer.questions.cards import card_lines, is_quick, layer_card
 from circuits.explorer.questions.written import Ranked, logits_of, passing, ranked
 from circuits.explorer.subject import Subject
 from circuits.explorer.takes import Taking, Words
@@ -151,6 +151,16 @@ def _take(desk: Desk, about: Subject, part: Component, key: int, options: Option
 
 
 def _card(desk: Desk, part: Component) -> Card:
+    """Its report card.
+
+    Raises:
+        CircuitsError: for a model so large that everybody would wait for it.
+    """
+    if not is_quick(desk, _layer(part)):
+        raise CircuitsError(
+            "Report cards take long on a model of this size: color the map by kind of head for "
+            f"all, or run circuits heads --component {part}."
+        )
     frame = layer_card(desk, _layer(part))
     frame = frame[frame["component"] == str(part)]
     columns = (frame[name] for name in ("kind", "value", "unit", "clear"))

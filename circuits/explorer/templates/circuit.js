@@ -6,7 +6,7 @@ const circuitPanel = (function () {
   const file = el("input", { type: "file", id: "x-file", accept: ".json,application/json", onchange: read });
   const about = el("div", { "aria-live": "polite" }), trouble = el("div", {}), known = new Map();
   let text = null, pieces = [];
-  fill(place, el("h2", {}, term("circuit", "Circuits")), el("p", { class: "dim" }, "A few parts that do a task together, as `circuits discover` finds them. The map frames the parts of the one chosen and pales the others."),
+  fill(place, el("h2", {}, term("circuit", "Circuits")), el("p", { class: "dim" }, "A few parts that do a task together, as ", el("code", {}, "circuits discover"), " finds them. The map frames the parts of the one chosen and pales the others."),
     el("div", { class: "bar" }, select, el("label", { for: "x-file" }, "or a file"), file, el("button", { type: "button", onclick: () => choose(null, null) }, "none")), trouble, about);
 
   function build() {

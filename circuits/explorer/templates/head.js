@@ -134,4 +134,7 @@ function openPart(name) {
   showTab();
   mapPanel.select();
   partPanel.open();
+  // On a phone the panel is below the map: where nothing of it can be seen, go there.
+  const side = document.getElementById("x-side");
+  if (side.getBoundingClientRect().top > 0.8 * innerHeight) side.scrollIntoView({ behavior: "smooth" });
 }

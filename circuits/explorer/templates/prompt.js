@@ -95,12 +95,12 @@ const promptPanel = (function () {
     tokenRow({ tokens: list.map((t) => t.text), box: otherTokens, kind: (i) => (contrast.differs?.[i] ? "differs" : ""), title: (i) => `position ${i}${contrast.differs?.[i] ? ", differs" : ""}` });
     const n = (contrast.differs ?? []).filter(Boolean).length;
     fill(contrastNote, contrast.why ? problem(contrast.why)
-      : el("p", { class: "dim" }, n ? `${n} token${n === 1 ? "" : "s"} differ${n === 1 ? "s" : ""}, underlined in orange. There the model says: ` : "Both prompts are the same tokens: change one to compare.", n ? list3(known.read.contrast_top) : null));
+      : el("p", { class: "dim" }, n ? `${countOf(n, "token")} differ${n === 1 ? "s" : ""}, underlined in orange. There the model says: ` : "Both prompts are the same tokens: change one to compare.", n ? list3(known.read.contrast_top) : null));
   }
   const list3 = (top) => el("span", {}, ...(top ?? []).slice(0, 3).map((t) => el("span", {}, el("span", { class: "token" }, visible(t.text)), ` ${percent(t.probability)} `)));
   function drawPredictions() {
     const { now: top, before_top: was } = known.read;
-    fill(predictions, was ? el("p", { class: "dim" }, `with ${state.view.tray.filter((e) => e.on).length} edit(s) from the tray`) : null,
+    fill(predictions, was ? el("p", { class: "dim" }, `with ${countOf(state.view.tray.filter((edit) => edit.on).length, "edit")} of the tray`) : null,
       tokenBars(top.map((t) => t.text), (i) => top[i].probability, (i) => percent(top[i].probability), (i) => followedAs(top[i].id)));
     const { answer: a, distractor: b } = known.read;
     if (a && b) predictions.append(el("p", { class: "dim" }, term("logit difference"), " of ", el("span", { class: "token blue" }, visible(a.text)), " and ", el("span", { class: "token orange" }, visible(b.text)), ": ",

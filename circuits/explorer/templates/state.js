@@ -127,4 +127,5 @@ function forget(slot) { // nobody waits for this any more
   waits.delete(slot);
 }
 const problem = (sentence) => el("p", { class: "problem", role: "alert" }, plainly(sentence, 600));
+const countOf = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const signed = (x, digits = 3) => (x === null || x === undefined ? "–" : (x > 0 ? "+" : "") + number(x, digits));
