@@ -92,7 +92,10 @@ def values_of(results: Sequence[Any]) -> dict[str, float]:
 @pytest.mark.parametrize(
     "options", MAPS[:5], ids=lambda options: "-".join(str(value) for value in options.values())
 )
-@pytest.mark.parametrize(("name", "view"), [("mini", LETTER), ("compiled", ONCE)])
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [pytest.param("mini", LETTER, marks=pytest.mark.slow), ("compiled", ONCE)],
+)
 def test_maps_are_what_the_commands_print(
     desks: Mapping[str, Desk], name: str, view: View, options: Any, tmp_path: Path
 ) -> None:
@@ -174,6 +177,7 @@ def test_heads_look_where_the_command_says(desks: Mapping[str, Desk]) -> None:
             assert text == f"{row['key_token']} ({row['key']})"
 
 
+@pytest.mark.slow
 def test_kinds_are_those_of_the_report_card(desks: Mapping[str, Desk]) -> None:
     desk = desks["compiled"]
     pieces = asked(desk, "map", ONCE, {"what": "kind"})
