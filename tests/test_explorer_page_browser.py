@@ -185,6 +185,7 @@ def test_commands_of_what_is_shown_are_taken_along(explore: Open, desk: Desk) ->
     tab = explore(at(LETTER))
     tab.get_by_role("tab", name="Take along").click()
     [take] = [piece for piece in pieces(desk, "map", View(LETTER)) if piece["kind"] == "take"]
+    until(tab, "#x-take pre", "circuits ablate")  # the map's come after its last layer
     assert tab.locator("#x-take pre").all_inner_texts() == [take["command"], take["python"]]
     tab.locator("#x-take-of").select_option("read")
     [take] = [piece for piece in pieces(desk, "read", View(LETTER)) if piece["kind"] == "take"]

@@ -3,7 +3,8 @@ const takePanel = (function () {
   const DRAWN = ["read", "map", "attention", "head", "lens"]; // questions with a figure
   const place = document.getElementById("x-take");
   const NAMES = { read: "tokens and predictions", map: "the map", attention: "attention", part: "the head or MLP", stream: "the stream", cell: "the cell of the stream", continue: "how it goes on", circuit: "the circuit" };
-  const choose = el("select", { id: "x-take-of", "aria-label": "which numbers", onchange: draw }), lines = el("div", {}), trouble = el("div", { "aria-live": "polite" });
+  let chosen = null; // by the user; what comes late would not be shown otherwise
+  const choose = el("select", { id: "x-take-of", "aria-label": "which numbers", onchange: () => { chosen = choose.value; draw(); } }), lines = el("div", {}), trouble = el("div", { "aria-live": "polite" });
   fill(place, el("h2", {}, "Take it along"),
     el("div", { class: "bar" }, DATA.transport === "notebook" ? null : copy("copy the link to this state", () => location.href.split("#")[0] + "#" + stateText()),
       transport.isFixed ? null : el("button", { type: "button", onclick: save }, "save as page")), trouble,
@@ -28,9 +29,9 @@ const takePanel = (function () {
     return button;
   }
   function draw() {
-    const was = choose.value, names = Object.keys(NAMES).filter((slot) => takes.has(slot));
+    const names = Object.keys(NAMES).filter((slot) => takes.has(slot));
     fill(choose, ...names.map((slot) => el("option", { value: slot }, NAMES[slot])));
-    choose.value = names.includes(was) ? was : names.includes("map") ? "map" : names[0] ?? "";
+    choose.value = names.includes(chosen) ? chosen : names.includes("map") ? "map" : names[0] ?? "";
     const take = takes.get(choose.value);
     if (!take) return fill(lines, el("p", { class: "dim" }, "Nothing is shown yet."));
     const part = (title, text) => el("section", {}, el("div", { class: "bar" }, el("h3", {}, title), copy("copy", () => text)), el("pre", {}, el("code", {}, text)));
