@@ -14,6 +14,7 @@ from circuits.explorer.pieces import Options, Piece, Take, question
 from circuits.explorer.subject import words
 from circuits.explorer.takes import Taking
 from circuits.explorer.terms import TERMS
+from circuits.explorer.tray import Tray
 from circuits.explorer.view import JSON, View
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Circuits(Piece):
     circuits: list[KnownCircuit]
 
 
+CLEAR = 0.5  # logits, by which a worked question has to work
 _WORDS = (
     (
         "Induction",
@@ -98,36 +100,35 @@ _WORDS = (
         (" Mary", " John"),
     ),
     (
-        "Agreement",
-        "The verb has to agree with the keys, not with the cabinet beside it: the number of the "
-        "subject travels over the words between.",
-        "The keys to the cabinet",
-        "The key to the cabinet",
-        (" were", " was"),
+        "Pronoun",
+        "Who lost something, a girl or a boy? The word that says so stands at the front, and the "
+        "pronoun at the end needs it.",
+        "The girl lost her doll, so",
+        "The boy lost his doll, so",
+        (" she", " he"),
     ),
 )
 _SORTING = (
     (
         "Sorting",
-        "Behind nine letters the model writes them in order: the first to come is the smallest.",
-        "CABBACBCA",
-        "CCBBBCBCC",
+        "Behind six letters the model writes them in order: the first to come is the smallest.",
+        "CABBAC",
+        "CCBBBC",
         ("A", "B"),
     ),
     (
         "Counting",
-        "Two As have been written, and there were three: is it another one, or the first B?",
-        "CABBACBCAAA",
-        "CABBBCBCAAA",
+        "One A has been written. Is there another, or is it the turn of B? The model has to count.",
+        "CABBACA",
+        "CBBBACA",
         ("A", "B"),
     ),
     (
-        "The last letter",
-        "Only what stands at the front decides what is written; swap two letters, and nothing "
-        "changes.",
-        "ABCABCABC",
-        "BACABCABC",
-        ("A", "B"),
+        "When to go on",
+        "Two As have been written. Of two, B comes next; of three, another A.",
+        "CABBACAA",
+        "CAABACAA",
+        ("B", "A"),
     ),
 )
 _COMPILED = (
@@ -147,11 +148,11 @@ _COMPILED = (
         ("A", "B"),
     ),
     (
-        "A previous token",
-        "A head of the first layer tells every token which one stands before it.",
-        "abcdabcda",
-        "abcdacbda",
-        ("b", "c"),
+        "What came next",
+        "An a came before, and something after it: two heads in a row find it again.",
+        "abcdefa",
+        "adcdefa",
+        ("b", "d"),
     ),
 )
 
@@ -199,15 +200,23 @@ def _suitable(desk: Desk) -> Iterator[Example]:
 
 
 def _suits(desk: Desk, view: View) -> bool:
+    """Whether the vocabulary has it, the model can do it, and the contrast makes a difference."""
     if desk.model.tokenizer is None:
         return False
     try:
         subject = desk.subject(view)
-        desk.followed(subject)
-        subject.require_twin()
+        pair = desk.followed(subject)
+        twin = subject.require_twin()
     except CircuitsError:
         return False
-    return True
+    here, there = (
+        float(logits[pair.answer] - logits[pair.distractor])
+        for logits in (
+            desk.next_logits(subject, Tray()),
+            desk.next_logits(subject, Tray(), twin),
+        )
+    )
+    return here > CLEAR and here - there > CLEAR
 
 
 def _of_model(model: HookedModel) -> Iterator[KnownCircuit]:

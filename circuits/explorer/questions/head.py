@@ -14,12 +14,12 @@ from circuits.analyses.why import why
 from circuits.arrays import Floats
 from circuits.components import Component, check, parse
 from circuits.errors import CircuitsError
-from circuits.explorer.pieces import Note, Options, Piece, question
+from circuits.explorer.pieces import Note, Options, Piece, Take, question
 from circuits.explorer.questions.attention import patterns
 from circuits.explorer.questions.cards import card_lines, is_quick, layer_card
 from circuits.explorer.questions.written import Ranked, logits_of, passing, ranked
 from circuits.explorer.subject import Subject
-from circuits.explorer.takes import Taking
+from circuits.explorer.takes import Taking, Words
 from circuits.explorer.tray import Tray
 from circuits.head_kinds.kinds import NONE
 
@@ -131,14 +131,23 @@ def head(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
         yield _card(desk, part)
     except CircuitsError as error:
         yield Note("card", str(error))
-    command: list[str | int] = ["why", str(part), "--query", about.at, "--key", key]
-    lines = [
-        f"why = circuits.why(model, '{part}', query={about.at}, key={key}, **asked)",
-        f"listens = circuits.composition(model, to='{part}')",
-        *card_lines(str(part))[1],
-    ]
-    again = [*Taking(desk, about).again("head", options), *lines[1:]]
-    yield Taking(desk, about).take([command], lines, edited=again)
+    yield _take(desk, about, part, key, options)
+
+
+def _take(desk: Desk, about: Subject, part: Component, key: int, options: Options) -> Take:
+    """Commands for why, listens and card; of what the head writes the lines ask the desk."""
+    taking = Taking(desk, about)
+    commands, lines = card_lines(str(part))
+    weights: list[Words] = [["composition", "--to", str(part)]] if part.layer else []
+    more = [f"listens = circuits.composition(model, to='{part}')"] if part.layer else []
+    of_model = taking.of_model([*weights, *commands], [])
+    lines = [*more, *lines]
+    if desk.model.tokenizer is None or about.view.edits:
+        return taking.at_desk([*taking.again("head", options), *lines])
+    looks: Words = ["--query", about.at, "--key", key, "--top", TOP]
+    line = f"why = circuits.why(model, '{part}', text, query={about.at}, key={key}, top={TOP})"
+    of_text = taking.of_text([["why", *looks, str(part)]], [line, *lines])
+    return Take(f"{of_text.command}\n{of_model.command}".strip(), of_text.python)
 
 
 def _card(desk: Desk, part: Component) -> Card:

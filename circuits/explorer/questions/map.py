@@ -117,16 +117,25 @@ def _effects(
             f"{INSTEAD[method]}: below 0 it breaks something."
         )
         yield Whole(clean, None, "logits", text)
-    layers = reversed(range(desk.model.cfg.n_layers))
     if tray:
-        how = _replaced(about, what, method)
-        base = _difference(desk, about, tray, followed, how.ids)
-        for layer in layers:
-            effects = replaced(desk, about, tray, followed, how, layer) - base
-            yield _layer(desk, layer, effects.tolist())
+        layers = _edited(desk, about, tray, followed, _replaced(about, what, method))
     else:
-        yield from _swept(desk, _sweep(desk, about, followed, what, method))
-    yield _take_effects(desk, about, followed, what, method, options)
+        layers = _swept(desk, _sweep(desk, about, followed, what, method))
+    effective: list[int] = []  # layers whose MLP has an effect; commands refuse what has none
+    for layer in layers:
+        effective += [layer.layer] if layer.mlp else []
+        yield layer
+    yield _take_effects(desk, about, followed, _Asked(what, method, options, sorted(effective)))
+
+
+def _edited(
+    desk: Desk, about: Subject, tray: Tray, followed: Followed, how: Replaced
+) -> Iterator[Layer]:
+    """The layers of an edited model, the top one first."""
+    base = _difference(desk, about, tray, followed, how.ids)
+    for layer in reversed(range(desk.model.cfg.n_layers)):
+        effects = replaced(desk, about, tray, followed, how, layer) - base
+        yield _layer(desk, layer, effects.tolist())
 
 
 def _replaced(about: Subject, what: str, method: str) -> Replaced:
@@ -167,7 +176,7 @@ def _parts(desk: Desk, layer: int) -> list[Component]:
     return heads if cfg.attn_only else [*heads, Component("mlp", layer)]
 
 
-def _swept(desk: Desk, sweep: Sweep) -> Iterator[Piece]:
+def _swept(desk: Desk, sweep: Sweep) -> Iterator[Layer]:
     """The layers of a sweep, the top one first, as its executor keeps the run itself."""
     planned = plan(desk.model, sweep)
     executor = Executor(desk.model, planned)
@@ -189,13 +198,22 @@ def _layer(desk: Desk, layer: int, values: Sequence[float]) -> Layer:
     return Layer(layer, list(values[:n]), None if len(values) == n else values[n])
 
 
-def _take_effects(
-    desk: Desk, about: Subject, followed: Followed, what: str, method: str, options: Options
-) -> Take:
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked of effects, and in which layers the MLP has one."""
+
+    what: str
+    method: str
+    options: Options
+    mlps: list[int]
+
+
+def _take_effects(desk: Desk, about: Subject, followed: Followed, asked: _Asked) -> Take:
+    """Commands and lines for the heads and for the MLPs that have an effect."""
+    what, method = asked.what, asked.method
     paired = what == "patch" or method == "resample"
     taking = Taking(desk, about, followed, paired)
-    again = taking.again("map", options)
-    mlps = [] if desk.model.cfg.attn_only else [f"m{i}" for i in range(desk.model.cfg.n_layers)]
+    again = taking.again("map", asked.options)
     commands: list[Words]
     if paired:
         direction = "denoise" if what == "patch" else "noise"
@@ -204,18 +222,18 @@ def _take_effects(
             f"circuits.patch(model, what={{!r}}, positions='all', direction={direction!r}, **asked)"
         )
         lines = [f"heads = {of.format('head')}"]
-        if mlps:
+        if asked.mlps:
             more = ["--positions", "all", "--direction", direction]
             commands.append(["patch", "--what", "mlp", *more])
             lines.append(f"mlps = {of.format('mlp')}")
         return taking.take(commands, lines, edited=again)
     commands = [["ablate", "--all-heads", "--method", method]]
-    commands += [["ablate", "--component", mlp, "--method", method] for mlp in mlps]
+    commands += [["ablate", "--component", f"m{i}", "--method", method] for i in asked.mlps]
     lines = [f"heads = circuits.ablate(model, all_heads=True, method={method!r}, **asked)"]
-    if mlps:
+    if asked.mlps:
         lines.append(
             f"mlps = [circuits.ablate(model, component=f'm{{i}}', method={method!r}, **asked) "
-            f"for i in range({len(mlps)})]"
+            f"for i in {asked.mlps}]"
         )
     return taking.take(commands, lines, edited=again)
 
