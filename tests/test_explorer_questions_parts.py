@@ -11,7 +11,7 @@ import torch
 import circuits
 from circuits.circuit import Circuit
 from circuits.errors import CircuitsError
-from circuits.explorer.desk import Desk
+from circuits.explorer.desk import Desk, few_threads
 from circuits.explorer.pieces import Note, Piece
 from circuits.explorer.questions.circuit import CircuitParts, RunAlone
 from circuits.explorer.questions.head import Listens, Why, Writes
@@ -91,6 +91,18 @@ def test_cards_that_take_long_are_left_to_those_who_ask_for_them(
     note = said["note"]
     assert isinstance(note, Note)
     assert "circuits heads --component a5.h3" in note.text
+
+
+def test_threads_are_as_many_as_before_whenever_a_piece_is_there(desk: Desk) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert {torch.get_num_threads() for _ in desk.ask("read", VIEW)} == {2}
+        with few_threads(desk.model):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_tray_reaches_the_head(desk: Desk) -> None:
