@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from circuits.pages.documents import components, embedded, palette, script_hash, template
+from circuits.pages.documents import (
+    components,
+    embedded,
+    environment,
+    palette,
+    script_hash,
+    template,
+)
 
 Transport = Literal["http", "notebook", "recorded"]
+TEMPLATES = "explorer/templates"
 
 # The program's files, each of which uses those before it.
 SCRIPTS = (
@@ -68,7 +74,7 @@ def explorer_page(
     }
     script = _script()
     html = (
-        _environment()
+        environment(TEMPLATES)
         .get_template("explorer.html")
         .render(
             title=title,
@@ -82,21 +88,10 @@ def explorer_page(
     return ExplorerPage(html, script_hash(script))
 
 
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("circuits", "explorer/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def _read(name: str) -> str:
-    loader = _environment().loader
+    loader = environment(TEMPLATES).loader
     assert loader is not None
-    return loader.get_source(_environment(), name)[0]
+    return loader.get_source(environment(TEMPLATES), name)[0]
 
 
 def _script() -> str:

@@ -103,7 +103,7 @@ def document(
         data["view"] = view[name]
     script = _script(name)
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             about=about,
@@ -212,9 +212,10 @@ def _facts(result: Result) -> list[tuple[str, str]]:
 
 
 @cache
-def _environment() -> Environment:
+def environment(folder: str = "pages/templates") -> Environment:
+    """The templates in a folder of the package; what they show is escaped."""
     return Environment(
-        loader=PackageLoader("circuits", "pages/templates"),
+        loader=PackageLoader("circuits", folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -224,16 +225,16 @@ def _environment() -> Environment:
 
 def template(name: str) -> str:
     """One of the templates as it is, such as a style sheet; empty if there is none."""
-    environment = _environment()
-    if name not in environment.list_templates():
+    known = environment()
+    if name not in known.list_templates():
         return ""
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    assert known.loader is not None
+    return known.loader.get_source(known, name)[0]
 
 
 def components(suffix: str) -> str:
     """What viewers share, such as the attention view: their scripts (js) or style sheets (css)."""
-    names = _environment().list_templates()
+    names = environment().list_templates()
     ours = (name for name in names if name.startswith("components/") and name.endswith(suffix))
     return "\n".join(map(template, sorted(ours)))
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.explorer.pieces import Options, Piece, question
+from circuits.explorer.questions.written import passing
 from circuits.explorer.subject import Subject
 from circuits.explorer.takes import Taking
 from circuits.explorer.tray import Tray
-from circuits.hooks import HookPoint
 
 if TYPE_CHECKING:
     from circuits.explorer.desk import Desk
@@ -59,18 +58,4 @@ def attention(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
 
 def patterns(desk: Desk, about: Subject, tray: Tray, layer: int) -> Tensor:
     """The attention patterns of a layer [h q k], by one pass through it alone."""
-    stream, seen = desk.run(about, tray).streams[layer], []
-
-    def keep(value: Tensor, hook: HookPoint) -> None:
-        seen.append(value[0].float().clone())
-
-    site = f"blocks.{layer}.attn.hook_pattern"
-    hooks = [*tray.hooks(layer, layer + 1), (site, keep)]
-    desk.model.run_with_hooks(
-        stream,
-        fwd_hooks=hooks,
-        attention_mask=torch.ones(stream.shape[:2], device=stream.device),
-        start_at_layer=layer,
-        stop_at_layer=layer + 1,
-    )
-    return seen[0]
+    return passing(desk, about, tray, layer, "attn.hook_pattern").float()
