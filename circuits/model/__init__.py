@@ -6,11 +6,12 @@ Read in this order:
 - `norm`, `attention`, `mlp`, `block`: the pure steps that a block is made of, each hooked once.
   An architecture fills in the steps; the hooked pass and the sweep engine both call them.
 - `transformer`: `Transformer`, the forward pass through blocks that are made of these steps.
-- `gpt2`: `HookedGPT2`, whose steps are those of the released checkpoints.
+- `gpt2`: `HookedGPT2`, whose steps are those of the released checkpoints; `copying`: one more.
 """
 
 from circuits.model.attention import Attention, Places, mix
 from circuits.model.block import Block, Unembed
+from circuits.model.copying import copied
 from circuits.model.gpt2 import HookedGPT2, LayerNorm
 from circuits.model.hooked import HookedModel
 from circuits.model.mlp import MLP
@@ -31,5 +32,6 @@ __all__ = [
     "Transformer",
     "Unembed",
     "Visit",
+    "copied",
     "mix",
 ]
