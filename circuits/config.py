@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # The environment variable that names the model which is meant where none is named.
 MODEL_VARIABLE = "CIRCUITS_MODEL"
-# What neurons do to what they read; `circuits.model.gpt2` has the functions. The first is GPT-2's,
+# What neurons do to what they read; `circuits.architectures.parts` has them. The first is GPT-2's,
 # the second the exact one, which nanoGPT uses.
 ActFn = Literal["gelu_new", "gelu", "gelu_fast", "quick_gelu", "relu", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(ActFn)
@@ -114,6 +114,11 @@ class ModelConfig:
         """How many tokens a query of this layer sees, its own included; None: all before it."""
         is_local = self.attn_types is not None and self.attn_types[layer] == "local"
         return self.window_size if is_local else None
+
+    @property
+    def architecture(self) -> str:
+        """Which file of `circuits.architectures` computes it."""
+        return "gpt2"
 
     @property
     def n_key_value_heads(self) -> int | None:

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from circuits.architectures import HookedGPT2
 from circuits.components import Component
 from circuits.hooks import HookFn, HookPoint
 from circuits.interventions import replacements, write_hook
 from circuits.interventions.noise import normal_draws
-from circuits.model import HookedGPT2
 
 if TYPE_CHECKING:
     from circuits.sweep import Cell, Source, Sweep, Write

@@ -19,11 +19,11 @@ from random_models import TINY, randomized
 from random_sweeps import models, random_prompts, sweeps
 
 from circuits.adapter import AdaptedModel, adapt
+from circuits.architectures import HookedGPT2
 from circuits.components import Component, all_heads
 from circuits.errors import CircuitsError
 from circuits.interventions import METHODS
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.sweep import Scores, Source, Sweep, cell, estimate, logits, plan, run
 from circuits.sweep.gradient import attribute
 
