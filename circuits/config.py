@@ -151,6 +151,11 @@ class ModelConfig:
         return False
 
     @property
+    def has_middle(self) -> bool:
+        """Whether there is a stream between attention and MLP, which the MLP reads."""
+        return not (self.parallel or self.attn_only)
+
+    @property
     def attn_only(self) -> bool:
         """Whether there are no MLPs."""
         return False

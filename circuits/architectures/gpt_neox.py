@@ -42,14 +42,14 @@ class ParallelBlock(Block):
 
     def __init__(self, ln1: Norm, attn: Attention, ln2: Norm, mlp: MLP) -> None:
         super().__init__(ln1, attn, ln2, mlp)
-        del self.hook_resid_mid, self.hook_mlp_in  # nothing is between attention and MLP
+        del self.hook_resid_mid  # nothing is between attention and MLP
 
     def forward(self, x: Stream, places: Places, past: KeyValue | None) -> tuple[Stream, KeyValue]:
         """The residual stream after this block, and its keys and values."""
         resid_pre = self.hook_resid_pre(x)
         attn_out, kv = self.attend(resid_pre, places, past)
         attn_out = self.hook_attn_out(attn_out)
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_pre)))
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(resid_pre))))
         return self.hook_resid_post(resid_pre + attn_out + mlp_out), kv
 
 

@@ -91,7 +91,7 @@ class Transformer(HookedModel):
         """
         cfg = self.cfg
         added = cfg.positional_embedding_type in ("standard", "rotary")
-        return added and not (cfg.post_norms or cfg.parallel or cfg.attn_only)
+        return added and not cfg.post_norms
 
     @abstractmethod
     def embed(self, tokens: Tensor, where: slice | Tensor, visit: Visit) -> Float[Tensor, "b p d"]:

@@ -19,7 +19,7 @@ def task_runner(
 ) -> TaskRunner:
     """What runs the tasks on these prompts of a sweep."""
     if isinstance(routes, CircuitRoutes):
-        alone = CircuitFlow if isinstance(model, Transformer) else HookedCircuit
+        alone = CircuitFlow if runner_of(model) is FlowRunner else HookedCircuit
         sites = alone.base_sites(model, routes)
         return alone(base_run(model, routes.sweep, rows, sites, reference), routes)
     kind = runner_of(model)
