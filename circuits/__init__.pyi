@@ -370,6 +370,7 @@ def qk(
     effective: bool = ...,
     tokens: str | Sequence[str] | None = ...,
     top: int = ...,
+    distance: int = ...,
 ) -> Result:
     """What would a head match?"""
 

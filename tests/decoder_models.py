@@ -26,7 +26,7 @@ GEMMA = {"act_fn": "gelu_new", "embedding_scale": 4.0, "tied": True}
 # By a short name: the type of its config.json, and what differs.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"n_key_value_heads": 2}),
-    "mistral": ("mistral", {"attn_types": ("local",) * 2, "window_size": 5}),
+    "mistral": ("mistral", {"attn_types": ("local",) * 2, "window_size": 9}),
     "qwen2": ("qwen2", {"n_key_value_heads": 2, "attn_bias": True, "tied": True}),
     "qwen3": ("qwen3", {"n_key_value_heads": 2, "use_qk_norm": True}),
     "gemma": ("gemma", GEMMA | {"n_key_value_heads": 1}),
