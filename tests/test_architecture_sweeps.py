@@ -9,13 +9,19 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import slow_sweep
+import torch
 from decoder_models import SHAPES, decoder, decoder_config
 from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 from random_models import seeds
 from random_sweeps import random_prompts, sweeps
+from test_circuit_runs import asked as of_circuits
+from test_circuit_runs import kept, some_edges, twin_values
+from word_model import word_tokenizer
 
+import circuits
 from circuits.architectures import Decoder, DecoderConfig, Rotary
+from circuits.circuit import graph
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
 from circuits.sweep import Cell, Source, Sweep, cell, plan, run
@@ -139,3 +145,28 @@ def test_a_parallel_block_has_nothing_between_attention_and_mlp() -> None:
         plan(model, asked(model, "resid_mid.0"))
     with pytest.raises(CircuitsError, match=r"a0.h1->m0 is no edge.*parallel"):
         plan(model, asked(model, "a0.h1->m0"))
+
+
+@pytest.mark.parametrize("method", ["resample", "mean"])
+@pytest.mark.parametrize("shape", FAST)
+def test_a_circuit_alone_is_what_plain_hooks_give(shape: str, method: str) -> None:
+    model = decoder(shape)
+    prompts, whole = random_prompts(model.cfg, (7, 9, 7, 9), seed=1), graph(model.cfg)
+    subsets = [some_edges(whole, share, 1, (None, "END")) for share in (0.3, 0.8, 1.0)]
+    cells = [(), *(kept(model, edges) for edges in subsets)]
+    sweep = of_circuits(model, prompts, cells, method, "loss")
+    values = run(model, plan(model, sweep)).values
+    for row, edges in zip(values[1:], subsets, strict=True):
+        assert_allclose(row, twin_values(model, sweep, edges, method), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "acdc"])
+@pytest.mark.parametrize("shape", ["pythia", "qwen2"])
+def test_discovery_finds_edges_that_count(shape: str, method: str) -> None:
+    model = decoder(shape, tokenizer=word_tokenizer(), dtype=torch.float32)
+    asks: Any = {"method": method, "task": "ioi", "n": 4}
+    keep: Any = {} if method == "acdc" else {"keep": "40"}
+    frame = circuits.discover(model, **asks, **keep).frame
+    assert len(frame)
+    parallel = frame["edge"].str.fullmatch(r"a(\d+)\.h\d+->m\1") if "edge" in frame else None
+    assert parallel is None or not (model.cfg.parallel and parallel.any())

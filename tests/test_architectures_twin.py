@@ -134,7 +134,7 @@ def test_what_the_embeddings_alone_add_to_a_rotary_score() -> None:
         )
         ends.append(torch.complex(pairs[0], pairs[1]) * turn)
     expected = (ends[0] * ends[1].conj()).real.sum() / 6**0.5
-    assert frame.loc[("embed", "embed"), "value"] == pytest.approx(float(expected), rel=1e-9)
+    assert frame.loc[("embed", "embed"), "value"] == pytest.approx(expected.item(), rel=1e-9)
 
 
 @pytest.mark.slow

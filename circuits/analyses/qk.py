@@ -46,18 +46,15 @@ def qk(
     A token that looks back gives each earlier token an attention score, of which an entry of
     W_E W_Q W_K^T W_E^T / sqrt(d_head) is the part that the weights alone decide (Elhage et al.
     2021, "QK circuit"). A head that looks for the same token has it on top of each row, and
-    positive eigenvalues. With positions, the same for W_pos instead of W_E. Left out is what a
-    token's query makes of a key's position, and the other way around.
+    positive eigenvalues. With positions, the same for W_pos instead of W_E. What a token's query
+    makes of a key's position, and the other way around, is left out.
 
     LayerNorm is explicit. Its centering and weight (ln1 of the head's layer) are part of the
     matrix; its scale depends on the context and is held at its median over random tokens. Biases of
     the query (b_Q, and ln1's) ask every key for something, which is part of the entries. Those of
     the key give all keys the same score, to which softmax is blind: they are left out, and scores
-    are relative to the mean of their row. Adapted models may divide by another number, which is
-    taken; where scores are capped, entries are those before the cap.
-
-    Where positions turn queries and keys (rotary), a score depends on how far apart two tokens
-    stand, and the entries are W_E W_Q R W_K^T W_E^T with the rotation R of `distance`.
+    are relative to the mean of their row; where scores are capped, before the cap. Where positions
+    turn queries and keys (rotary), entries are W_E W_Q R W_K^T W_E^T, R the turn of `distance`.
 
     $ circuits qk --figure matching.png
     $ circuits qk a0.h3
@@ -76,8 +73,7 @@ def qk(
         tokens: Only these queries, each a single token; repeat it for several. Every one gets pairs
             of its own.
         top: How many pairs at each end, or directions, to list.
-        distance: Where positions turn queries and keys: how many positions before the query the
-            key stands.
+        distance: With rotary positions: how many positions before the query the key stands.
 
     Raises:
         CircuitsError: for a head that is not there, a text that is not one token, options that do

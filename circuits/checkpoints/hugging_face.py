@@ -38,7 +38,7 @@ from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.files import named_path
 from circuits.model import Transformer
-from circuits.tokenizer import Tokenizer, model_roles
+from circuits.tokenizer import Tokenizer, library_tokenizer, model_roles
 
 _IN_MEMORY = "its own config"
 _EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
@@ -97,7 +97,7 @@ def _load_decoder(
     to: tuple[str | torch.device | None, str | torch.dtype | None],
 ) -> Decoder:
     """The model in this folder, of an architecture other than GPT-2's."""
-    tokenizer = read_tokenizer(folder, config, name)
+    tokenizer = library_tokenizer(folder)
     cfg = decoders.decoder_config(config, name or folder.resolve().name, origin, tokenizer)
     model = decoders.build(
         cfg,
