@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, Revision
-from circuits.cli.terminal import out, remark, remarks, require_text, visible
+from circuits.cli.terminal import collect_garbage, out, remark, remarks, require_text, visible
 from circuits.config import GPT2_SIZES, MODEL_VARIABLE
 from circuits.errors import CircuitsError
 from circuits.registry import Recipe, read
@@ -93,6 +93,7 @@ def generate(model: HookedModel, asked: Mapping[str, Any], common: Mapping[str, 
     from circuits.checkpoints import checksum
     from circuits.generation import packed_for, stream
 
+    collect_garbage()
     prompt = common["prompt"]
     given = {name: value for name, value in asked.items() if value is not None}
     ends = model.require_tokenizer().eos_ids
