@@ -142,7 +142,7 @@ def stream(
             with n_ctx + 1 tokens the model has read all but the last.
 
     >>> from circuits.config import ModelConfig
-    >>> from circuits.model import HookedGPT2
+    >>> from circuits.architectures import HookedGPT2
     >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=9, d_vocab=9))
     >>> for step in stream(model, [[1, 2, 3], [4]], max_new_tokens=2, seed=0):
     ...     step.tokens.shape, step.finished.tolist()
@@ -195,7 +195,7 @@ def generate(
         CircuitsError, TokenError: as `stream`.
 
     >>> from circuits.config import ModelConfig
-    >>> from circuits.model import HookedGPT2
+    >>> from circuits.architectures import HookedGPT2
     >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=9, d_vocab=9))
     >>> generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=4, seed=0).shape
     torch.Size([1, 7])

@@ -40,6 +40,7 @@ ORDER = (
     "sampling",
     "generation",
     "model",
+    "architectures",
     "checkpoints",
     "adapter",
     "weights",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.circuit import Circuit
 from circuits.errors import CircuitsError
 from circuits.explorer.desk import Desk, one_thread
@@ -18,7 +19,6 @@ from circuits.explorer.questions.head import Listens, Why, Writes
 from circuits.explorer.questions.mlp import Neurons
 from circuits.explorer.questions.written import logits_of, passing
 from circuits.explorer.view import JSON, Edit, View
-from circuits.model import HookedGPT2
 
 PROMPT = "When Mary and John went to the garden, John gave a letter to"
 CONTRAST = "When Mary and John went to the garden, Mary gave a letter to"

@@ -27,12 +27,12 @@ from explorer_servers import (
     served,
 )
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.explorer.desk import Desk
 from circuits.explorer.pieces import Note
 from circuits.explorer.serving import Place, Serving, serving
-from circuits.model import HookedGPT2
 
 
 @pytest.fixture

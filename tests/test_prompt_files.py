@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from word_model import word_model
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.prompts import PromptFile, from_file
 
 TOM = b"clean,answer\nx, Tom\n"
