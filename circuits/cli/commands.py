@@ -91,7 +91,7 @@ def generation() -> Recipe:
 def generate(model: HookedModel, asked: Mapping[str, Any], common: Mapping[str, Any]) -> None:
     """Write the prompt and what follows, or as JSON all that is known about it."""
     from circuits.checkpoints import checksum
-    from circuits.generation import packed_for, stream
+    from circuits.generation import packed_steps, stream
 
     collect_garbage()
     prompt = common["prompt"]
@@ -99,18 +99,17 @@ def generate(model: HookedModel, asked: Mapping[str, Any], common: Mapping[str, 
     ends = model.require_tokenizer().eos_ids
     stops = [*given.pop("stop", ()), *ends]
     steps = stream(model, prompt, stop=stops, **given)
+    steps = packed_steps(model, steps, asked["max_new_tokens"])
     if not common["json"]:
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
         sys.stdout.write(prompt)
-        with packed_for(model, asked["max_new_tokens"]):
-            for text in _texts(steps, ends):
-                sys.stdout.write(text)
-                sys.stdout.flush()
+        for text in _texts(steps, ends):
+            sys.stdout.write(text)
+            sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    with packed_for(model, asked["max_new_tokens"]):
-        written = list(steps)
+    written = list(steps)
     tokens = [int(step.tokens[0]) for step in written]
     content = {
         "model": model.cfg.model_name,
