@@ -323,10 +323,9 @@ def _steps(
 def packed_steps(
     model: HookedModel, steps: Iterator[Step], n_steps: int, fwd_hooks: Hooks = ()
 ) -> Iterator[Step]:
-    """The steps, with `packed` weights where it saves time in so many of them.
+    """The steps, with `packed` weights where it saves time and no hook can edit weights meanwhile.
 
-    No hook may edit weights meanwhile. The first step, which reads the prompt, is without: its many
-    rows would pack matrices that a small model's single rows leave alone.
+    Not the first: a prompt's rows would pack what a small model's single rows do not use.
     """
     hooked = bool(fwd_hooks) or any(hook.watched for hook in model.hook_dict.values())
     yield from islice(steps, 1)
@@ -348,9 +347,8 @@ def _next_logits(
             logits = model.unembed(model.ln_final(resid[:, -1:]))[:, 0]
     logits = logits.double()
     total = logits.logsumexp(-1)
-    usable = total.isfinite()
-    if not bool(usable.all()):
-        row = int((~usable).nonzero()[0])
+    if not bool(total.isfinite().all()):
+        row = int((~total.isfinite()).nonzero()[0])
         raise CircuitsError(
             f"the model's next-token logits in row {row} are not finite numbers; check the hooks "
             "and the weights"

@@ -98,4 +98,4 @@ def test_garbage_is_collected_while_a_command_works(words: list[str]) -> None:
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()\n"
         "assert gc.isenabled() and gc.get_freeze_count() > 1000"
     )
-    loaded_by(code)
+    assert "torch" in loaded_by(code)
