@@ -8,8 +8,9 @@ prompt's first token, and every prompt draws its own random numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -216,8 +217,7 @@ def generate(
         use_past_kv_cache=use_past_kv_cache,
         fwd_hooks=fwd_hooks,
     )
-    with packed_for(model, max_new_tokens, fwd_hooks):
-        texts = _collect(steps, rows)
+    texts = _collect(packed_steps(model, steps, max_new_tokens, fwd_hooks), rows)
     return _like(given, rows, texts, model, return_type)
 
 
@@ -320,12 +320,17 @@ def _steps(
         given = _declared([row.ids for row in rows]) if cache is None else drawn[:, None]
 
 
-def packed_for(
-    model: HookedModel, n_steps: int, fwd_hooks: Hooks = ()
-) -> AbstractContextManager[None]:
-    """`packed`, where it saves time in so many steps and no hook can edit weights meanwhile."""
+def packed_steps(
+    model: HookedModel, steps: Iterator[Step], n_steps: int, fwd_hooks: Hooks = ()
+) -> Iterator[Step]:
+    """The steps, with `packed` weights where it saves time and no hook can edit weights meanwhile.
+
+    Not the first: a prompt's rows would pack what a small model's single rows do not use.
+    """
     hooked = bool(fwd_hooks) or any(hook.watched for hook in model.hook_dict.values())
-    return nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model)
+    yield from islice(steps, 1)
+    with nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model):
+        yield from steps
 
 
 def _next_logits(
@@ -342,9 +347,8 @@ def _next_logits(
             logits = model.unembed(model.ln_final(resid[:, -1:]))[:, 0]
     logits = logits.double()
     total = logits.logsumexp(-1)
-    usable = total.isfinite()
-    if not bool(usable.all()):
-        row = int((~usable).nonzero()[0])
+    if not bool(total.isfinite().all()):
+        row = int((~total.isfinite()).nonzero()[0])
         raise CircuitsError(
             f"the model's next-token logits in row {row} are not finite numbers; check the hooks "
             "and the weights"
