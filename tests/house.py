@@ -37,6 +37,7 @@ ORDER = (
     "factored",
     "decompose",
     "cache",
+    "kv_cache",
     "sampling",
     "generation",
     "model",

@@ -15,8 +15,8 @@ from circuits.architectures import HookedGPT2
 from circuits.batch import PaddingSide, pad_rows
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
-from circuits.generation import KVCache
 from circuits.hooks import HookPoint
+from circuits.kv_cache import KVCache
 
 PATTERNS = [(lambda name: name.endswith("hook_pattern"), lambda value, hook: None)]
 both_attentions = pytest.mark.parametrize("hooks", [[], PATTERNS], ids=["fused", "explicit"])

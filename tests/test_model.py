@@ -17,8 +17,8 @@ from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.config import GPT2_SIZES, ModelConfig
 from circuits.errors import CircuitsError, TokenError
-from circuits.generation import KVCache
 from circuits.hooks import HookPoint
+from circuits.kv_cache import KVCache
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 TOKENS = random_tokens(TINY, batch=3, pos=7)

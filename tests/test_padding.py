@@ -14,8 +14,9 @@ from circuits.components import parse
 from circuits.config import ModelConfig
 from circuits.detectors import detect_head
 from circuits.errors import TokenError
-from circuits.generation import KVCache, generate, stream
+from circuits.generation import generate, stream
 from circuits.interventions import replacements
+from circuits.kv_cache import KVCache
 from circuits.padding import PadTokens
 from circuits.tokenizer import END_OF_TEXT, Roles, Tokenizer
 

@@ -25,7 +25,7 @@ from circuits.architectures.heads import GroupedAttention
 from circuits.architectures.parts import GatedMLP, RMSNorm
 from circuits.architectures.settings import Said
 from circuits.backend import Backend
-from circuits.generation import KeyValue
+from circuits.kv_cache import KeyValue
 from circuits.model.attention import Attention, Places
 from circuits.model.block import Block
 from circuits.model.norm import Norm

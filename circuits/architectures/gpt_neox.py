@@ -27,7 +27,7 @@ from circuits.architectures.heads import RotaryAttention
 from circuits.architectures.parts import LayerNorm, PlainMLP
 from circuits.architectures.settings import Said
 from circuits.backend import Backend
-from circuits.generation import KeyValue
+from circuits.kv_cache import KeyValue
 from circuits.model.attention import Attention, Places
 from circuits.model.block import Block
 from circuits.model.mlp import MLP

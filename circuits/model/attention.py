@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.factored import FactoredMatrix
-from circuits.generation import KeyValue
 from circuits.hooks import HookPoint
+from circuits.kv_cache import KeyValue
 
 if TYPE_CHECKING:
     from circuits.model.contract import AttentionWeights

@@ -12,8 +12,8 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from circuits.generation import KeyValue
 from circuits.hooks import HookPoint
+from circuits.kv_cache import KeyValue
 from circuits.model.attention import Attention, Places
 from circuits.model.mlp import MLP
 from circuits.model.norm import Norm

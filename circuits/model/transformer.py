@@ -15,8 +15,8 @@ from torch import Tensor
 
 from circuits.batch import Batch, causal_mask, key_positions
 from circuits.config import ModelConfig
-from circuits.generation import KVCache
 from circuits.hooks import HookPoint
+from circuits.kv_cache import KVCache
 from circuits.model.attention import Places
 from circuits.model.block import Block, Unembed
 from circuits.model.hooked import HookedModel

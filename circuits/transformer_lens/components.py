@@ -21,8 +21,8 @@ from circuits.architectures.gpt2 import GPT2MLP
 from circuits.backend import Backend
 from circuits.batch import causal_mask
 from circuits.errors import CircuitsError
-from circuits.generation import KeyValue
 from circuits.hooks import HookPoint as HousePoint
+from circuits.kv_cache import KeyValue
 from circuits.model import Attention as HouseAttention
 from circuits.model import Block as HouseBlock
 from circuits.model import Places, Visit
