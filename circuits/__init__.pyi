@@ -2,6 +2,7 @@
 
 from circuits.adapter import adapt as adapt
 from circuits.alignment import CausalGraph as CausalGraph
+from circuits.architectures import HookedGPT2 as HookedGPT2
 from circuits.backend import packed as packed
 from circuits.cache import Cache as Cache
 from circuits.checkpoints import bundled_models as bundled_models
@@ -22,7 +23,6 @@ from circuits.explorer.opening import explore as explore
 from circuits.factored import FactoredMatrix as FactoredMatrix
 from circuits.inputs import ModelInput as ModelInput
 from circuits.metrics import Metric as Metric
-from circuits.model import HookedGPT2 as HookedGPT2
 from circuits.model import HookedModel as HookedModel
 from circuits.progress import Progress as Progress
 from circuits.prompts import Prompts as Prompts
@@ -392,6 +392,7 @@ def qk(
     effective: bool = ...,
     tokens: str | Sequence[str] | None = ...,
     top: int = ...,
+    distance: int = ...,
 ) -> Result:
     """What would a head match?"""
 

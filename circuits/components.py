@@ -263,6 +263,10 @@ def check(component: Component, cfg: ModelConfig) -> Component:
             f"{cfg.model_name} has {cfg.positional_embedding_type} positions, which act inside "
             "attention: nothing is added to the stream for them, so there is no 'pos'"
         )
+    if component.kind == "resid_mid" and not cfg.has_middle:
+        raise CircuitsError(
+            f"there is no {component}: {cfg.model_name} has no stream between attention and MLP"
+        )
     if component.kind in ("mlp", "neuron") and cfg.attn_only:
         raise CircuitsError(f"there is no {component}: {cfg.model_name} has attention layers only")
     at = component.position

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # The environment variable that names the model which is meant where none is named.
 MODEL_VARIABLE = "CIRCUITS_MODEL"
-# What neurons do to what they read; `circuits.model.gpt2` has the functions. The first is GPT-2's,
+# What neurons do to what they read; `circuits.architectures.parts` has them. The first is GPT-2's,
 # the second the exact one, which nanoGPT uses.
 ActFn = Literal["gelu_new", "gelu", "gelu_fast", "quick_gelu", "relu", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(ActFn)
@@ -116,6 +116,11 @@ class ModelConfig:
         return self.window_size if is_local else None
 
     @property
+    def architecture(self) -> str:
+        """Which file of `circuits.architectures` computes it."""
+        return "gpt2"
+
+    @property
     def n_key_value_heads(self) -> int | None:
         """In how many groups heads share keys and values; None: GPT-2's have their own."""
         return None
@@ -144,6 +149,11 @@ class ModelConfig:
     def parallel(self) -> bool:
         """Whether attention and MLP read the same stream; not in GPT-2."""
         return False
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether there is a stream between attention and MLP, which the MLP reads."""
+        return not (self.parallel or self.attn_only)
 
     @property
     def attn_only(self) -> bool:

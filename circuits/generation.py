@@ -8,8 +8,9 @@ prompt's first token, and every prompt draws its own random numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from circuits.batch import Batch, PaddingSide, as_batch, pad_rows, unpadded
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import Hooks
 from circuits.inputs import AnyMask, ModelInput, read
+from circuits.kv_cache import KVCache
 from circuits.sampling import Sampler, random_numbers
 from circuits.tokenizer import Tokenizer
 
@@ -30,54 +32,6 @@ if TYPE_CHECKING:
 NO_TOKEN = -1  # stands where a row had already ended
 PACKED_STEPS = 32  # from about this many steps on, packing the weights saves time
 Stop = int | str | Sequence[int | str]
-KeyValue = tuple[Tensor, Tensor]  # of one layer, each [b k h e]
-
-
-@dataclass(eq=False)
-class KVCache:
-    """What the attention layers have already computed.
-
-    Grows with every forward pass it is given to. `layers` holds each layer's keys and values;
-    `mask` [b k] is True at real tokens, None when all are.
-    """
-
-    layers: dict[int, KeyValue] = field(default_factory=dict)
-    mask: Tensor | None = None
-
-    @property
-    def n_tokens(self) -> int:
-        """How many tokens, padding included, are stored."""
-        return next(iter(self.layers.values()))[0].shape[1] if self.layers else 0
-
-    @property
-    def n_past(self) -> int | Tensor:
-        """How many real tokens are stored: one number, or [b] when padding makes them differ."""
-        return self.n_tokens if self.mask is None else self.mask.sum(1)
-
-    def check(self, layers: range, n_rows: int) -> None:
-        """Raise unless a pass through these layers, of this many prompts, can continue from here.
-
-        Raises:
-            CircuitsError: when some layer has not seen what the others have, which a pass through
-                other layers, or one that was interrupted, leaves behind.
-        """
-        shapes = {tuple(keys.shape[:2]) for keys, _ in self.layers.values()}
-        shapes |= {tuple(self.mask.shape)} if self.mask is not None else set()
-        if shapes and ({*self.layers} != {*layers} or shapes != {(n_rows, self.n_tokens)}):
-            raise CircuitsError(
-                f"the key-value cache cannot be continued by {n_rows} prompts through layers "
-                f"{layers.start} to {layers.stop - 1}: it was filled with another batch or by "
-                "other layers, or a pass that filled it was interrupted; start with a new KVCache()"
-            )
-
-    def extend_mask(self, mask: Tensor | None, tokens: Tensor) -> Tensor | None:
-        """Record which of the new `tokens` [b p] are real; returns the mask [b k] of all keys."""
-        if mask is None and self.mask is None:
-            return None
-        real = torch.ones_like(tokens, dtype=torch.bool)
-        old = real[:, :1].expand(-1, self.n_tokens) if self.mask is None else self.mask
-        self.mask = torch.cat([old, real if mask is None else mask], 1)
-        return self.mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +96,7 @@ def stream(
             with n_ctx + 1 tokens the model has read all but the last.
 
     >>> from circuits.config import ModelConfig
-    >>> from circuits.model import HookedGPT2
+    >>> from circuits.architectures import HookedGPT2
     >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=9, d_vocab=9))
     >>> for step in stream(model, [[1, 2, 3], [4]], max_new_tokens=2, seed=0):
     ...     step.tokens.shape, step.finished.tolist()
@@ -195,7 +149,7 @@ def generate(
         CircuitsError, TokenError: as `stream`.
 
     >>> from circuits.config import ModelConfig
-    >>> from circuits.model import HookedGPT2
+    >>> from circuits.architectures import HookedGPT2
     >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=9, d_vocab=9))
     >>> generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=4, seed=0).shape
     torch.Size([1, 7])
@@ -216,8 +170,7 @@ def generate(
         use_past_kv_cache=use_past_kv_cache,
         fwd_hooks=fwd_hooks,
     )
-    with packed_for(model, max_new_tokens, fwd_hooks):
-        texts = _collect(steps, rows)
+    texts = _collect(packed_steps(model, steps, max_new_tokens, fwd_hooks), rows)
     return _like(given, rows, texts, model, return_type)
 
 
@@ -320,12 +273,17 @@ def _steps(
         given = _declared([row.ids for row in rows]) if cache is None else drawn[:, None]
 
 
-def packed_for(
-    model: HookedModel, n_steps: int, fwd_hooks: Hooks = ()
-) -> AbstractContextManager[None]:
-    """`packed`, where it saves time in so many steps and no hook can edit weights meanwhile."""
+def packed_steps(
+    model: HookedModel, steps: Iterator[Step], n_steps: int, fwd_hooks: Hooks = ()
+) -> Iterator[Step]:
+    """The steps, with `packed` weights where it saves time and no hook can edit weights meanwhile.
+
+    Not the first: a prompt's rows would pack what a small model's single rows do not use.
+    """
     hooked = bool(fwd_hooks) or any(hook.watched for hook in model.hook_dict.values())
-    return nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model)
+    yield from islice(steps, 1)
+    with nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model):
+        yield from steps
 
 
 def _next_logits(
@@ -342,9 +300,8 @@ def _next_logits(
             logits = model.unembed(model.ln_final(resid[:, -1:]))[:, 0]
     logits = logits.double()
     total = logits.logsumexp(-1)
-    usable = total.isfinite()
-    if not bool(usable.all()):
-        row = int((~usable).nonzero()[0])
+    if not bool(total.isfinite().all()):
+        row = int((~total.isfinite()).nonzero()[0])
         raise CircuitsError(
             f"the model's next-token logits in row {row} are not finite numbers; check the hooks "
             "and the weights"

@@ -37,6 +37,20 @@ def site_names(n_layers: int) -> list[str]:
     return [*_BEFORE, *blocks, *_AFTER]
 
 
+def every_site(n_layers: int) -> list[str]:
+    """The sites of all architectures, in the order of the forward pass.
+
+    >>> [site for site in every_site(1) if "rot" in site]
+    ['blocks.0.attn.hook_rot_q', 'blocks.0.attn.hook_rot_k']
+    """
+    every: list[str] = []
+    for site in site_names(n_layers):
+        block = f"blocks.{layer_of(site)}."
+        more = MORE_SITES.get(site.removeprefix(block), ())
+        every += [site, *(block + name for name in more)]
+    return every
+
+
 def layer_of(name: str) -> int | None:
     """The layer of the site called `name`; None outside the blocks.
 

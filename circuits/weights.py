@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2, LayerNorm
 from circuits.batch import as_batch
 from circuits.errors import CircuitsError
 from circuits.inputs import ModelInput
-from circuits.model import HookedGPT2, LayerNorm
 from circuits.padding import all_real
 
 

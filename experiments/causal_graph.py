@@ -35,11 +35,11 @@ import pandas as pd
 
 from circuits.alignment import CausalGraph, Text, graph_of
 from circuits.analyses.interchange import interchange
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import load
 from circuits.checkpoints.compiled import BOS, END, NAMES
 from circuits.cli.experiments import as_command
 from circuits.experiment import Check, Finding, check
-from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble, make
 from circuits.result import Result
 

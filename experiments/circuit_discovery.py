@@ -33,13 +33,13 @@ import pandas as pd
 
 from circuits import discover
 from circuits.agreement import spearman
+from circuits.architectures import HookedGPT2
 from circuits.arrays import Floats
 from circuits.circuit import Circuit, Score, graph
 from circuits.cli.experiments import as_command
 from circuits.discovery.choosing import sized
 from circuits.experiment import Check, Finding, check, table
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.result import Result
 from circuits.sweep import CircuitSweep, Kept, Source, plan

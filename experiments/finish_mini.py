@@ -40,9 +40,9 @@ from train_mini import (
     load_prose,
 )
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import load, save
 from circuits.hooks import HookFn
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.prompts.ioi import TEMPLATES
 from circuits.tokenizer import Tokenizer

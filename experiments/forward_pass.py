@@ -32,9 +32,9 @@ from torch import Tensor
 
 from circuits.analyses.attribute import attribute
 from circuits.analyses.logit_lens import logit_lens
+from circuits.architectures import HookedGPT2
 from circuits.cli.experiments import as_command
 from circuits.experiment import Check, Finding, check, interval, own_text, table
-from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.prompts import UNSCORED, Prompts, make
 from circuits.result import AVERAGED, Result

@@ -32,10 +32,10 @@ from torch import Tensor
 from circuits.analyses.composition import composition
 from circuits.analyses.heads import heads
 from circuits.analyses.ov import ov
+from circuits.architectures import HookedGPT2
 from circuits.cli.experiments import as_command
 from circuits.components import Component
 from circuits.experiment import Check, Finding, check, interval, own_text, script, table
-from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.result import Result
 

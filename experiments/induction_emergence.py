@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from mini_metrics import training_log
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.cli.experiments import as_command
 from circuits.components import parse
 from circuits.config import ModelConfig
 from circuits.detectors import DETECTORS, attention_to
 from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import get_act_name
-from circuits.model import HookedGPT2
 
 CLAIM = (
     "Induction appears suddenly in a model of two layers, at about the same time as a "

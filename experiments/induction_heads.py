@@ -36,6 +36,7 @@ from circuits.analyses.ablate import ablate
 from circuits.analyses.composition import composition
 from circuits.analyses.heads import heads
 from circuits.analyses.paths import paths
+from circuits.architectures import HookedGPT2
 from circuits.cache import Cache
 from circuits.cli.experiments import as_command
 from circuits.components import Component
@@ -43,7 +44,6 @@ from circuits.detectors import DETECTORS, attention_to
 from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import HookFn, HookPoint, get_act_name
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.result import Result
 from circuits.sweep import Source, Sweep, cell, plan

@@ -40,12 +40,12 @@ import pandas as pd
 import torch
 
 from circuits import approximate, attribute, patch, paths
+from circuits.architectures import HookedGPT2
 from circuits.circuit import Circuit
 from circuits.cli.experiments import as_command
 from circuits.components import Component, all_heads, all_mlps, parse
 from circuits.experiment import Check, Finding, check, interval, table
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.result import AVERAGED, Result, mean_interval
 from circuits.sweep import Cell, CircuitSweep, Kept, Source, Sweep, cell, plan

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from circuits import decompose
+from circuits.architectures import HookedGPT2
 from circuits.cli.experiments import as_command
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.experiment import Check, Finding, check, interval, own_text, table
-from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.result import Result
 

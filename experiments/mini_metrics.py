@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from mini_data import END, HELD_OUT_NAMES
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.bundled import FOLDER
 from circuits.hooks import watching
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.prompts import make
 

@@ -35,11 +35,11 @@ from torch import Tensor
 from circuits.alignment import share_interval
 from circuits.analyses.ablate import ablate
 from circuits.analyses.interchange import interchange
+from circuits.architectures import HookedGPT2
 from circuits.cache import Cache
 from circuits.cli.experiments import as_command
 from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import HookFn, HookPoint
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.result import Result
 

@@ -41,11 +41,11 @@ from torch import Tensor
 
 from circuits.alignment import share_interval
 from circuits.analyses.heads import heads
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import watching
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.prompts import make
 from circuits.tokenizer import Tokenizer

@@ -33,10 +33,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuits.alignment import share_interval
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, save
 from circuits.config import ModelConfig
 from circuits.experiment import Check, Finding, check, table
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.tokenizer import Tokenizer
 

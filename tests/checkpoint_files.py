@@ -11,8 +11,8 @@ from random_models import randomized
 from safetensors.torch import save_file
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
 
 # No two sizes are equal, so that a transposed tensor cannot pass for a right one.
 SHAPE = ModelConfig(n_layers=2, n_heads=2, d_model=16, d_mlp=20, n_ctx=12, d_vocab=31)

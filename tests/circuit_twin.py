@@ -44,6 +44,7 @@ def heads_of(model: HookedModel, layer: int, z: Tensor) -> dict[str, Tensor]:
 def before(model: HookedModel, layer: int, *, mid: bool) -> list[str]:
     """Who writes before the heads of this layer read, or with `mid` before its MLP does."""
     names = ["embed"]
+    mid = mid and not model.cfg.parallel
     for i in range(layer + mid):
         names += [f"a{i}.h{head}" for head in range(model.cfg.n_heads)]
         names += [f"m{i}"] if i < layer and not model.cfg.attn_only else []
@@ -83,7 +84,7 @@ def alone(
 
     def read_mlp(value: Tensor, hook: HookPoint) -> Tensor:
         layer = int(hook.name.split(".")[1])
-        return stream(f"m{layer}", order(layer, mid=True), layer + 1)
+        return stream(f"m{layer}", order(layer, mid=True), layer + 1 - model.cfg.parallel)
 
     def read_logits(value: Tensor, hook: HookPoint) -> Tensor:
         return stream("logits", order(model.cfg.n_layers, mid=False), model.cfg.n_layers)

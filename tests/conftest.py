@@ -15,8 +15,8 @@ import torch
 from hypothesis import settings
 from random_models import randomized
 
+from circuits.architectures import HookedGPT2
 from circuits.backend import linear, onednn_works
-from circuits.model import HookedGPT2
 
 _connect, _connect_ex, _getaddrinfo = (
     socket.socket.connect,

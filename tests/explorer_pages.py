@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from test_pages_browser import BROWSER, browser  # noqa: F401
 
+from circuits.architectures import HookedGPT2
 from circuits.explorer.desk import Desk
 from circuits.explorer.page import explorer_page
 from circuits.explorer.serving import Place, Serving, serving
 from circuits.explorer.view import View
 from circuits.explorer.wire import to_json
-from circuits.model import HookedGPT2
 
 IN_A_BROWSER = [
     pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome"),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.arrays import Floats
 from circuits.checkpoints import compiled
 from circuits.checkpoints.compiled import Recipe
@@ -15,7 +16,6 @@ from circuits.circuit import graph
 from circuits.components import Edge, parse
 from circuits.hooks import HookPoint
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble
 from circuits.sweep import Source, Sweep, cell, plan, run
 

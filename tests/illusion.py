@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 
 from circuits.alignment import CausalGraph
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble
 from circuits.tokenizer import Tokenizer
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import torch
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 TINY = ModelConfig(n_layers=2, n_heads=4, d_model=16, d_head=6, d_mlp=20, n_ctx=12, d_vocab=31)

@@ -10,11 +10,11 @@ import hypothesis.strategies as st
 import torch
 from random_models import randomized, seeds, tiny_configs
 
+from circuits.architectures import HookedGPT2
 from circuits.components import Component, Edge, Kind
 from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.interventions import METHODS as ABLATIONS
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts import UNSCORED, Prompts
 from circuits.sweep import Cell, Source, Sweep, Write, cell
 

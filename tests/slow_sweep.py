@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from circuits.architectures import HookedGPT2
 from circuits.components import Component
 from circuits.hooks import HookFn, HookPoint
 from circuits.interventions import replacements, write_hook
 from circuits.interventions.noise import normal_draws
-from circuits.model import HookedGPT2
 
 if TYPE_CHECKING:
     from circuits.sweep import Cell, Source, Sweep, Write
@@ -102,7 +102,8 @@ def _by_way_of_mlps(model: HookedGPT2, sweep: Sweep, write: Write) -> Tensor:
         write_hook(sender, _source(model, sweep, sender), _where(sweep, sender))
         for sender in write.senders
     ]
-    site = "resid_mid" if write.target.kind == "mlp" else "resid_pre"
+    between = write.target.kind == "mlp" and not model.cfg.parallel
+    site = "resid_mid" if between else "resid_pre"
     name = f"blocks.{layer}.hook_{site}"
     if layer == model.cfg.n_layers:
         name = f"blocks.{layer - 1}.hook_resid_post"

@@ -12,7 +12,7 @@ import google_crc32c
 import torch
 from torch import Tensor
 
-from circuits.model import HookedGPT2
+from circuits.architectures import HookedGPT2
 
 DTYPES = {torch.float32: 1, torch.float64: 2, torch.bfloat16: 14, torch.float16: 19}
 MAGIC = 0xDB4775248B80FB57

@@ -15,13 +15,13 @@ from torch import Tensor
 from word_model import word_model
 
 from circuits.analyses.ablate import ablate
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import build
 from circuits.components import Component, parse
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble, from_texts, make
 from circuits.result import Result
 

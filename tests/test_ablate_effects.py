@@ -16,11 +16,11 @@ from word_model import word_model
 
 from circuits.analyses.ablate import ablate
 from circuits.analyses.attribute import attribute
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble, from_texts
 from circuits.result import AVERAGED, Result
 from circuits.sweep import Source, Sweep, cell, plan, run

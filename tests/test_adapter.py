@@ -19,8 +19,8 @@ from circuits.adapter.vocabulary import TheirTokenizer
 from circuits.checkpoints import checksum, load, save
 from circuits.decompose import logit_bias
 from circuits.errors import CircuitsError, SiteError, TokenError
-from circuits.generation import KVCache
 from circuits.hooks import site_names
+from circuits.kv_cache import KVCache
 from circuits.weights import process
 
 pytest.importorskip("transformer_lens.HookedTransformer")

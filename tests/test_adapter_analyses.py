@@ -38,9 +38,9 @@ REFUSED = {
     },
     **{(name, "pythia"): "no site blocks.0.hook_mlp_in" for name in ("discover", "evaluate")},
     **{("why", shape): NO_PRODUCT for shape in ("llama", "gemma", "gemma2", "pythia")},
-    **{("fine-tune", shape): "another library's" for shape in SHAPES},
+    **{("fine-tune", shape): "no GPT-2 of this package" for shape in SHAPES},
     ("neurons", "attn-only"): "attention layers only",
-    **{("walkthrough", shape): "'blocks.0.hook_resid_mid'" for shape in ("pythia", "attn-only")},
+    **{("walkthrough", shape): "a walkthrough goes" for shape in ("pythia", "attn-only")},
 }
 
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from circuits.analyses.fine_tune import fine_tune
 from circuits.analyses.logit_lens import logit_lens
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load, save
 from circuits.checkpoints.adapters import CONFIG, WEIGHTS
 from circuits.cli import app
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 
 TOKENS = torch.tensor([[0, 1, 2, 2, 1, 0, 0], [2, 2, 0, 1, 1, 0, 2]])
 pytestmark = [

@@ -85,7 +85,7 @@ class RotaryAttention(Attention):
         weights = torch.stack([self.W_Q, self.W_K, self.W_V])
         return einsum(x, weights, "... d, three h d e -> ... three h e")
 
-    def placed(self, x: Tensor, positions: Tensor) -> Tensor:
+    def placed(self, x: Tensor, slot: int, positions: Tensor) -> Tensor:
         """Turn each half of a query or key against the other, the further on the more."""
         rate = 10_000 ** -torch.arange(0, 1, 2 / x.shape[-1], dtype=x.dtype)
         angle = rearrange(positions[..., None] * rate, "... p half -> ... p 1 half")

@@ -12,9 +12,9 @@ from word_model import word_model
 from circuits.analyses.ablate import ablate
 from circuits.analyses.approximate import approximate
 from circuits.analyses.attribute import attribute
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import from_file
 
 

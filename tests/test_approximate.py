@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose
 
 from circuits.analyses.approximate import agreement, approximate
 from circuits.analyses.patch import patch
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 
 IOI: dict[str, Any] = {
     "prompt": "aAbBcdeBfg.",

@@ -13,12 +13,12 @@ from word_model import letter_model
 
 from circuits.analyses import attention as analysis
 from circuits.analyses.attention import attention
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.errors import CircuitsError, TokenError
 from circuits.figures import pattern_grid
-from circuits.model import HookedGPT2
 from circuits.result import Result
 
 PROMPT = "When Mary and John gave the"

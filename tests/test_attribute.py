@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
 from circuits.analyses.attribute import attribute
+from circuits.architectures import HookedGPT2
 from circuits.attribution import direct
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.result import Result
 

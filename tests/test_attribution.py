@@ -6,8 +6,8 @@ import pytest
 import torch
 from word_model import word_model
 
+from circuits.architectures import HookedGPT2
 from circuits.attribution import OTHER, Split, decomposed, neuron_pushes
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 
 SPLITS = (

@@ -19,9 +19,9 @@ from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.backend import Backend, onednn, onednn_is_faster, onednn_works, packed
 from circuits.backend import linear as module
-from circuits.model import HookedGPT2
 
 near = partial(assert_close, atol=2e-5, rtol=1e-5)
 Mode = Callable[[], AbstractContextManager[None]]

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.batch import Batch, PaddingSide, as_batch, causal_mask, one_prompt, pad_rows
 from circuits.cache import Cache
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import HookPoint, position_axis
-from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 TOKENIZER = Tokenizer.characters("AB", [END_OF_TEXT])

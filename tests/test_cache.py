@@ -13,11 +13,11 @@ import torch
 from random_models import TINY, random_tokens, randomized
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.cache import COSTLY, Cache
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, SiteError
 from circuits.hooks import position_axis, site_names
-from circuits.model import HookedGPT2
 
 SITES = site_names(TINY.n_layers)
 TOKENS = random_tokens(TINY, batch=3, pos=7)

@@ -14,10 +14,10 @@ from checkpoint_files import SHAPE, TOKENS, nanogpt_checkpoint, single
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from random_models import TINY, randomized
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 # nanoGPT's MLPs are always four times as wide as the stream, and use the exact GELU.

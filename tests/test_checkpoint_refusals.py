@@ -132,7 +132,7 @@ def test_weights_of_other_libraries(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "llama"}, "of type 'llama'; only GPT-2"),
+        ({"model_type": "opt"}, "of type 'opt'; those that can"),
         ({"model_type": None}, "of type None"),
         ({"activation_function": "gelu_10"}, "activation_function='gelu_10'"),
         ({"scale_attn_by_inverse_layer_idx": "yes"}, "scale_attn_by_inverse_layer_idx='yes'"),
@@ -167,7 +167,7 @@ def test_a_config_of_2019_names_a_class_and_no_type(tmp_path: Path) -> None:
     assert load(folder).cfg.n_layers == 2
     config["architectures"] = ["OpenAIGPTLMHeadModel"]
     (folder / "config.json").write_text(json.dumps(config))
-    refused(folder, "is a model of type None; only GPT-2", "and GPT-Neo")
+    refused(folder, "is a model of type None; those that can", "gpt2, gpt_neo")
 
 
 def test_other_spelling_of_the_same_gelu(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from circuits import adapt, load, save
 from circuits.analyses.logit_lens import logit_lens
 from circuits.analyses.ov import ov
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, describe
 from circuits.cli import app
 from circuits.config import ModelConfig
 from circuits.errors import TokenError
-from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, TIKTOKEN_FILES, Roles, Tokenizer
 
 MINI = Path(__file__).parents[1] / "circuits" / "models" / "mini"

@@ -15,10 +15,10 @@ from safetensors.torch import save_model
 from torch import Tensor
 
 from circuits import checkpoints
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import bundled, checksum, hugging_face, load, save, saving
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 LETTERS = Tokenizer.characters("abcdefghijklmnopqrstuvwxyz", [END_OF_TEXT])

@@ -14,11 +14,11 @@ from page_samples import effects
 from test_pages import ATTACKS, Elements, strings
 
 from circuits.analyses.discover import discover
+from circuits.architectures import HookedGPT2
 from circuits.circuit import Circuit, Graph, compiled_circuit
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.figures.layers import layers
-from circuits.model import HookedGPT2
 from circuits.pages import circuit_page, page
 from circuits.pages.circuit import VIEWER
 from circuits.prompts import make

@@ -19,12 +19,13 @@ from random_models import TINY, randomized, seeds
 from random_sweeps import models, random_prompts
 from test_another_architecture import Toy, toy  # noqa: F401
 
+from circuits.architectures import HookedGPT2
 from circuits.circuit import Circuit, Graph, graph
 from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS, get_metric
-from circuits.model import HookedGPT2, HookedModel
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.sweep import CircuitSweep, Kept, Source, Sweep, cell, logits, plan, run
 from circuits.sweep.circuit_sweep import CircuitCell

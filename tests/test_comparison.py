@@ -13,9 +13,9 @@ import torch
 from every_analysis import OF_A_GPT2, OF_A_MODEL, OF_CIRCUITS, question, write_files
 
 from circuits.analyses.ablate import ablate
+from circuits.architectures import HookedGPT2
 from circuits.comparison import answers_compared, weights_compared
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.registry import find, with_draws
 from circuits.result import Provenance, Result, mean_interval
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
 
 pytestmark = [
     pytest.mark.slow,

@@ -18,9 +18,9 @@ from quick import only
 from torch import Tensor
 
 from circuits import weights
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, compiled, load, save
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 
 
 @pytest.fixture(autouse=True)

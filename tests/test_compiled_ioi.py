@@ -25,11 +25,11 @@ from ground_truth import (
 )
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import compiled
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 
 

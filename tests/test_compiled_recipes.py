@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from quick import only
 
 from circuits.analyses.paths import paths
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import BUNDLED, Recipe, build
 from circuits.circuit import Circuit, compiled_circuit
 from circuits.components import Component, parse
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 
 # Of the weights that the bundled model has had from the beginning, and of two variants.

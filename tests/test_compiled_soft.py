@@ -17,13 +17,13 @@ import torch
 from ground_truth import RECIPES, every_edge
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.arrays import Floats
 from circuits.checkpoints.compiled import BOS, END, LOGIT_GAIN, NAMES, Recipe, build
 from circuits.circuit import graph
 from circuits.components import Component, Edge
 from circuits.hooks import HookPoint
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 
 BETAS = (2.0, 4.0, 7.0)

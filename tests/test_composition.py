@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from word_model import letter_model
 
 from circuits.analyses.composition import composition
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.components import parse, parse_edge
@@ -25,7 +26,6 @@ from circuits.effects import agreement
 from circuits.effects.composition_check import _chosen, _correlation
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts.user import Row, from_rows
 from circuits.qk_ov import composition_scores
 from circuits.weights import center_writing_weights

@@ -10,10 +10,10 @@ from random_models import TINY, random_tokens, randomized
 from torch import Tensor
 
 from circuits import decompose
+from circuits.architectures import HookedGPT2
 from circuits.cache import Cache
 from circuits.config import GPT2_SIZES, ModelConfig
 from circuits.errors import CircuitsError, SiteError, TokenError
-from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 TOKENS = random_tokens(TINY, batch=3, pos=7)

@@ -9,7 +9,7 @@ import torch
 from lens_twin import IGNORE_DEPRECATION, lens_twin
 from random_models import TINY, random_tokens, randomized
 
-from circuits.model import HookedGPT2
+from circuits.architectures import HookedGPT2
 
 pytest.importorskip("transformer_lens")
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)

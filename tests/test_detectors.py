@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.compiled import build
 from circuits.detectors import (
     DETECTORS,
@@ -23,7 +24,6 @@ from circuits.detectors import (
     score,
 )
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
 
 NAMES = ("previous_token_head", "duplicate_token_head", "induction_head")
 close = partial(torch.testing.assert_close, atol=1e-6, rtol=1e-6)

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
 from circuits.analyses.diff import diff
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, save
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.result import Result, mean_interval
 from circuits.tokenizer import Tokenizer

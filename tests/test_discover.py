@@ -20,6 +20,7 @@ from test_discovery import search
 from typer.testing import CliRunner
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.circuit import Circuit, Origin, Score, compiled_circuit, graph
 from circuits.cli import app
 from circuits.components import Component
@@ -27,7 +28,6 @@ from circuits.discovery import METHODS
 from circuits.discovery.choosing import Choice
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
 from circuits.result import Result
 from circuits.sweep import CircuitSweep, Kept, Source, plan, run

@@ -19,12 +19,13 @@ from random_sweeps import random_prompts
 from test_another_architecture import Toy, toy  # noqa: F401
 from test_circuit_runs import reference
 
+from circuits.architectures import HookedGPT2
 from circuits.circuit import graph
 from circuits.components import Edge
 from circuits.discovery import METHODS, Search
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2, HookedModel
+from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.sweep import CircuitSweep, Source, Sweep, cell, plan, run
 from circuits.sweep.survey import How

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from circuits.architectures import HookedGPT2
 from circuits.components import Component
 from circuits.effects import Grid, cells_of, components_of, places, share_of_progress
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.sweep import name
 

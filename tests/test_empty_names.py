@@ -15,12 +15,12 @@ from circuits.analyses.fine_tune import fine_tune
 from circuits.analyses.icl import icl
 from circuits.analyses.neurons import neurons
 from circuits.analyses.tune_lens import tune_lens
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import describe, hub, load, save
 from circuits.cli import app
 from circuits.errors import CircuitsError
 from circuits.experiment import Bundle, conduct
 from circuits.figures import save_figure
-from circuits.model import HookedGPT2
 from circuits.pages import save_page
 from circuits.prompts import from_file
 from circuits.result import Result

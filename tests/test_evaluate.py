@@ -15,13 +15,14 @@ from judged_circuits import FEW, RECIPE, exact, overall, verdicts
 from quick import only
 
 from circuits.analyses.evaluate import evaluate
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.compiled import build
 from circuits.circuit import Circuit, compiled_circuit, graph
 from circuits.components import Edge, parse_edge
 from circuits.config import ModelConfig
 from circuits.evaluation import Subject
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2, HookedModel
+from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
 from circuits.result import Result
 from circuits.sweep import CircuitSweep, Kept, Source, Sweep, cell, plan, run

@@ -13,12 +13,12 @@ from judged_circuits import FEW, RECIPE
 from typer.testing import CliRunner
 
 from circuits.analyses.evaluate import evaluate
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, save
 from circuits.checkpoints.compiled import build
 from circuits.circuit import Circuit, compiled_circuit
 from circuits.cli import app
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.registry import with_draws
 from circuits.result import Result

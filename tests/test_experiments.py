@@ -11,11 +11,11 @@ from word_model import word_model
 
 from circuits.alignment import Text
 from circuits.analyses.logit_lens import logit_lens
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import load
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.experiment import experiments, script
-from circuits.model import HookedGPT2
 from circuits.tuned_lens import TunedLens, stages
 
 

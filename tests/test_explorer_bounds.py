@@ -16,6 +16,7 @@ pytest.importorskip("starlette", reason="needs the extra explore")
 from explorer_servers import PATIENCE, TOKEN, VIEW, Client, SlowDesk, client, question, raw, served
 from quick import only
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError
 from circuits.explorer import serving as serving_module
 from circuits.explorer.asked import MOST_BYTES, Asked, parsed
@@ -23,7 +24,6 @@ from circuits.explorer.desk import Desk
 from circuits.explorer.pieces import Note
 from circuits.explorer.serving import MOST_CONNECTIONS, Serving
 from circuits.explorer.view import MOST_CHARACTERS, MOST_EDITS
-from circuits.model import HookedGPT2
 
 
 @pytest.fixture(scope="module")

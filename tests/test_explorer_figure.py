@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError
 from circuits.explorer.desk import Desk
 from circuits.explorer.pieces import Piece
 from circuits.explorer.view import Edit, View
 from circuits.explorer.wire import to_json
 from circuits.figures import save_figure
-from circuits.model import HookedGPT2
 from circuits.result import Result
 
 TEXT, TWIN = "aAbBcdeBfg.", "aAbBcdeCfg."

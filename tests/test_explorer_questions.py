@@ -16,12 +16,12 @@ import torch
 from typer.testing import CliRunner
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.cli import app
 from circuits.explorer.desk import Desk
 from circuits.explorer.pieces import Take
 from circuits.explorer.view import Edit, View
 from circuits.explorer.wire import to_json
-from circuits.model import HookedGPT2
 
 LETTER = View(
     "When Mary and John went to the garden, John gave a letter to",

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.explorer.desk import Desk
 from circuits.explorer.view import Edit, View
 from circuits.explorer.wire import to_json
-from circuits.model import HookedGPT2
 
 PROMPT = "When Mary and John went to the garden, John gave a letter to"
 CONTRAST = "When Mary and John went to the garden, Mary gave a letter to"

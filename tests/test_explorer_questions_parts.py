@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.circuit import Circuit
 from circuits.errors import CircuitsError
-from circuits.explorer.desk import Desk, few_threads
+from circuits.explorer.desk import Desk, one_thread
 from circuits.explorer.pieces import Note, Piece
 from circuits.explorer.questions.circuit import CircuitParts, RunAlone
 from circuits.explorer.questions.head import Listens, Why, Writes
 from circuits.explorer.questions.mlp import Neurons
 from circuits.explorer.questions.written import logits_of, passing
 from circuits.explorer.view import JSON, Edit, View
-from circuits.model import HookedGPT2
 
 PROMPT = "When Mary and John went to the garden, John gave a letter to"
 CONTRAST = "When Mary and John went to the garden, Mary gave a letter to"
@@ -98,7 +98,7 @@ def test_threads_are_as_many_as_before_whenever_a_piece_is_there(desk: Desk) -> 
     try:
         torch.set_num_threads(2)
         assert {torch.get_num_threads() for _ in desk.ask("read", VIEW)} == {2}
-        with few_threads(desk.model):
+        with one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

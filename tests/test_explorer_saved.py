@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError
 from circuits.explorer.desk import Desk
 from circuits.explorer.questions.page import MOST_ANSWERS, page
 from circuits.explorer.view import View
 from circuits.explorer.wire import to_json
-from circuits.model import HookedGPT2
 
 TEXT = "aAbBcdeBfg."
 READ = {"question": "read", "options": {}}

@@ -20,13 +20,13 @@ from explorer_servers import PATIENCE, SlowDesk, question
 from random_models import randomized
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError
 from circuits.explorer import opening
 from circuits.explorer.desk import Desk
 from circuits.explorer.page import explorer_page
 from circuits.explorer.view import View
 from circuits.explorer.widget import ExplorerWidget
-from circuits.model import HookedGPT2
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from random_models import TINY, randomized, seeds
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError, SiteError, TokenError
 from circuits.generation import Step, generate, stream
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
 
 MODEL = randomized()
 token = st.integers(0, TINY.d_vocab - 1)

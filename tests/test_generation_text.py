@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from random_models import randomized
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.errors import TokenError
 from circuits.generation import Step, generate, stream
 from circuits.hooks import HookPoint, Hooks
-from circuits.model import HookedGPT2
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 WORDS = [" the", " end", "ab", "cd"]

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import circuits
+from circuits.architectures import HookedGPT2
+from circuits.architectures.parts import ACTIVATIONS as FUNCTIONS
 from circuits.checkpoints import checksum, load
 from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.errors import CheckpointError, CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
-from circuits.model.gpt2 import ACTIVATIONS as FUNCTIONS
 from circuits.sweep import Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import attribute
 from circuits.tokenizer import Tokenizer

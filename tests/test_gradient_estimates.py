@@ -12,11 +12,11 @@ from numpy.testing import assert_allclose
 from random_models import TINY, randomized
 from random_sweeps import random_prompts
 
+from circuits.architectures import HookedGPT2
 from circuits.backend import packed
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts
 from circuits.sweep import Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import _at_once, attribute, estimates

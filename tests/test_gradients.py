@@ -9,9 +9,9 @@ import torch
 from random_models import TINY, random_tokens
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError, SiteError
 from circuits.hooks import HookPoint, site_names
-from circuits.model import HookedGPT2
 
 SITES = [site for site in site_names(TINY.n_layers) if site != "hook_tokens"]
 TOKENS = random_tokens(TINY, batch=2, pos=6)

@@ -21,10 +21,10 @@ from word_model import task_model
 import circuits
 from circuits.alignment.subspaces import Subspace, random_basis
 from circuits.analyses.ablate import ablate
+from circuits.architectures import HookedGPT2
 from circuits.components import parse
 from circuits.decompose import logit_attrs, logit_bias
 from circuits.detectors import DETECTORS, attention_to, detect_head
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.registry import find
 from circuits.sweep import Source

@@ -11,12 +11,12 @@ from quick import only
 from word_model import TOKENS, word_tokenizer
 
 from circuits.analyses.heads import NO_LOOK, NO_SERIES, NO_WORDS, heads
+from circuits.architectures import HookedGPT2
 from circuits.cli.views.heads import view
 from circuits.config import ModelConfig
 from circuits.head_kinds import KINDS, judged
 from circuits.head_kinds import names as names
 from circuits.head_kinds import random_tokens as attention
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.tokenizer import Tokenizer
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from circuits.analyses.heads import heads
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.compiled import build
 from circuits.head_kinds import KINDS, Scores, are_clear
 from circuits.head_kinds import names as names
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 
 MOVING = ("name-mover", "name-copier", "negative")

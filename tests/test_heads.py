@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from word_model import word_model
 
 from circuits.analyses.heads import heads
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.cli import app
 from circuits.config import ModelConfig
@@ -23,7 +24,6 @@ from circuits.errors import CircuitsError
 from circuits.head_kinds import KINDS, WRITING, name_of
 from circuits.head_kinds import names as names
 from circuits.head_kinds import random_tokens as attention
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuits import checkpoints
-from circuits.model import HookedGPT2
+from circuits.architectures import HookedGPT2
 
 transformers = pytest.importorskip("transformers")
 

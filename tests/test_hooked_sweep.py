@@ -19,11 +19,11 @@ from random_models import TINY, randomized
 from random_sweeps import models, random_prompts, sweeps
 
 from circuits.adapter import AdaptedModel, adapt
+from circuits.architectures import HookedGPT2
 from circuits.components import Component, all_heads
 from circuits.errors import CircuitsError
 from circuits.interventions import METHODS
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.sweep import Scores, Source, Sweep, cell, estimate, logits, plan, run
 from circuits.sweep.gradient import attribute
 
@@ -160,8 +160,9 @@ def test_what_cannot_be_written_is_one_clear_error() -> None:
         ("llama", "a99", "no layer 99"),
         ("llama", "m0.n99", "no neuron 99"),
         ("attn-only", "m0", "there is no m0: tiny-attn-only has attention layers only"),
-        ("pythia", "resid_mid.0", "no site 'blocks.0.hook_resid_mid'"),
-        ("pythia", "a0->m0", "no site 'blocks.0.hook_mlp_in'"),
+        ("pythia", "resid_mid.0", "no stream between attention and MLP"),
+        ("pythia", "a0->m0", "a0->m0 is no edge"),
+        ("pythia", "a0->m1", "no site 'blocks.1.hook_mlp_in'"),
         ("gemma2", "a0.h1->m1", "normalizes what.*start the path at a0"),
         ("gemma2", "m0.n1->m1", "normalizes what.*start the path at m0"),
     ):

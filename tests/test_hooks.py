@@ -12,9 +12,9 @@ import torch
 from random_models import TINY, random_tokens
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import SiteError
 from circuits.hooks import HookPoint, site_names, take
-from circuits.model import HookedGPT2
 
 SITES = site_names(TINY.n_layers)
 TOKENS = random_tokens(TINY, batch=2, pos=6)

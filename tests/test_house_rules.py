@@ -84,7 +84,7 @@ FORBIDDEN: dict[str, tuple[Rule, str, str]] = {
     "an import from below": (
         house.imports_from_above,
         "circuits/hooks.py",
-        "from circuits.model import HookedGPT2",
+        "from circuits.architectures import HookedGPT2",
     ),
     "a late import from below": (
         house.imports_from_above,
@@ -152,7 +152,7 @@ BY_RUFF: dict[str, tuple[str, str, str]] = {
 ALLOWED: dict[str, tuple[str, str]] = {
     "imports for type checkers": (
         "circuits/config.py",
-        '"""Doc."""\nif TYPE_CHECKING:\n    from circuits.model import HookedGPT2\n',
+        '"""Doc."""\nif TYPE_CHECKING:\n    from circuits.architectures import HookedGPT2\n',
     ),
     "an import from above": (
         "circuits/cli.py",

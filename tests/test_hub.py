@@ -118,7 +118,7 @@ def test_available(remote: FakeHub) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"model_type": "llama"}, "of type 'llama'"), ({"activation_function": "elu"}, "'elu'")],
+    [({"model_type": "opt"}, "of type 'opt'"), ({"activation_function": "elu"}, "'elu'")],
 )
 def test_other_architectures_are_not_downloaded(
     remote: FakeHub, tmp_path: Path, changes: dict[str, str], said: str
@@ -232,6 +232,6 @@ def test_the_cache_is_enough(offline: Path, tmp_path: Path, repo: str) -> None:
 def test_other_models_in_the_cache_are_not_listed(offline: Path, tmp_path: Path) -> None:
     tensors = released(single())
     write_cache(offline, NAME, write_folder(tmp_path / "a", config_of(SHAPE), tensors))
-    llama = write_folder(tmp_path / "b", config_of(SHAPE, model_type="llama"), tensors)
+    llama = write_folder(tmp_path / "b", config_of(SHAPE, model_type="opt"), tensors)
     write_cache(offline, "some/llama", llama)
     assert [m.name for m in available() if m.kind == "hub cache"] == [NAME]

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from word_model import letter_model, word_model
 
 from circuits.analyses.icl import icl
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
 from circuits.prompts import make
 from circuits.result import mean_interval
 from circuits.text_windows import losses

@@ -14,9 +14,9 @@ from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 from torch import Tensor
 
 from circuits import decompose
+from circuits.architectures import HookedGPT2
 from circuits.cache import Cache
 from circuits.hooks import HookPoint, Hooks, site_names
-from circuits.model import HookedGPT2
 
 SITES = site_names(TINY.n_layers)
 TOKENS = random_tokens(TINY, batch=2, pos=8, seed=1)

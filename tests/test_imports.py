@@ -81,3 +81,21 @@ def test_python_m_circuits_is_the_command() -> None:
     )
     assert "ablate" in run.stdout
     assert run.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["logit-lens", "2 1 0", "--model", "sort-abc"],
+        ["generate", "A", "-n", "1", "--model", "compiled"],
+    ],
+)
+def test_garbage_is_collected_while_a_command_works(words: list[str]) -> None:
+    """It is not while a command imports."""
+    code = (
+        "import contextlib, gc, io, sys; from circuits.__main__ import main\n"
+        f"sys.argv = {['circuits', *words]!r}\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 1000"
+    )
+    assert "torch" in loaded_by(code)

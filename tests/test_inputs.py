@@ -17,12 +17,12 @@ from circuits.analyses.attention import attention
 from circuits.analyses.logit_lens import logit_lens
 from circuits.analyses.walkthrough import walkthrough
 from circuits.analyses.why import why
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.detectors import detect_head
 from circuits.errors import CircuitsError, TokenError
 from circuits.generation import stream
 from circuits.inputs import read, texts_or_rows
-from circuits.model import HookedGPT2
 from circuits.prompts.user import from_texts
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 from circuits.weights import fold_layer_norm

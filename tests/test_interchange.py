@@ -30,12 +30,12 @@ from circuits.alignment import (
     swapped,
 )
 from circuits.analyses.interchange import interchange
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.components import Component, parse
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.prompts import Example, Prompts, assemble, from_texts, make
 from circuits.result import Result
 

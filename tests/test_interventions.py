@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import TINY, random_tokens, randomized
 
+from circuits.architectures import HookedGPT2
 from circuits.batch import pad_rows
 from circuits.components import Component, all_heads, parse
 from circuits.errors import CircuitsError
@@ -24,7 +25,6 @@ from circuits.interventions import (
     require_change,
     write_hook,
 )
-from circuits.model import HookedGPT2
 
 PARTS = ["a1.h2", "a0", "m1", "m0.n3", "embed", "pos", "resid_mid.1", "a1.h0<k>"]
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.batch import PaddingSide, pad_rows
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
-from circuits.generation import KVCache
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
+from circuits.kv_cache import KVCache
 
 PATTERNS = [(lambda name: name.endswith("hook_pattern"), lambda value, hook: None)]
 both_attentions = pytest.mark.parametrize("hooks", [[], PATTERNS], ids=["fused", "explicit"])

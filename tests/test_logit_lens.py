@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from word_model import word_model
 
 from circuits.analyses.logit_lens import logit_lens
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
 from circuits.tuned_lens import TunedLens
 
 PROMPT = "When Mary and John gave the"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.config import GPT2_SIZES, ModelConfig
 from circuits.errors import CircuitsError, TokenError
-from circuits.generation import KVCache
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
+from circuits.kv_cache import KVCache
 from circuits.tokenizer import END_OF_TEXT, Tokenizer
 
 TOKENS = random_tokens(TINY, batch=3, pos=7)

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 from word_model import word_model
 
 from circuits.analyses.neurons import neurons
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.components import parse
 from circuits.errors import CircuitsError
 from circuits.mlp_neurons import CLASSES, classes_of, on_text
-from circuits.model import HookedGPT2
 from circuits.text_windows import TextFile
 
 TEXT = "x and Mary gave 17 the y to John, Tom!\n" * 30 + "the end é"

@@ -14,10 +14,10 @@ import torch
 from random_models import TINY, random_tokens, randomized
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import loading_options
 from circuits.checkpoints.tensor_bundle import read_bundle
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 
 SHAPE = replace(TINY, d_head=0, d_mlp=0)
 TOKENS = random_tokens(SHAPE, 2, 6)

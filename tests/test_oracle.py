@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
 
 
 def arrays(model: HookedGPT2) -> reference.Weights:

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from word_model import letter_model
 
 from circuits.analyses.ov import ov
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.components import Component
 from circuits.errors import CircuitsError, TokenError
 from circuits.factored import FactoredMatrix
 from circuits.head_kinds import eigenvalue_copying
-from circuits.model import HookedGPT2
 from circuits.qk_ov import eigenvalues, ov_circuit, trace_share, typical_scales
 from circuits.qk_ov import token_circuits as _weights
 from circuits.weights import process

@@ -8,14 +8,15 @@ import pytest
 import torch
 from random_models import randomized
 
+from circuits.architectures import HookedGPT2
 from circuits.batch import one_prompt
 from circuits.components import parse
 from circuits.config import ModelConfig
 from circuits.detectors import detect_head
 from circuits.errors import TokenError
-from circuits.generation import KVCache, generate, stream
+from circuits.generation import generate, stream
 from circuits.interventions import replacements
-from circuits.model import HookedGPT2
+from circuits.kv_cache import KVCache
 from circuits.padding import PadTokens
 from circuits.tokenizer import END_OF_TEXT, Roles, Tokenizer
 

@@ -15,8 +15,8 @@ from page_samples import attention, effects, heads, lens, saying
 from quick import only
 
 from circuits.analyses.walkthrough import walkthrough
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import load
-from circuits.model import HookedGPT2
 from circuits.pages import inline, page, save_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")

@@ -11,10 +11,10 @@ import torch
 from random_models import TINY, random_tokens
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.cache import Cache
 from circuits.errors import SiteError
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
 
 TOKENS = random_tokens(TINY, batch=2, pos=6)
 RESID = "blocks.1.hook_resid_pre"

@@ -18,11 +18,11 @@ from circuits.analyses.ablate import ablate
 from circuits.analyses.approximate import approximate
 from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import build
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.result import Result
 

@@ -11,12 +11,12 @@ from ground_truth import TRUE_EDGES
 from word_model import word_model
 
 from circuits.analyses.paths import paths
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.components import Component, parse
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.result import Result
 

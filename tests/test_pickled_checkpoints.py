@@ -13,10 +13,10 @@ from checkpoint_files import SHAPE, config_of, nanogpt_checkpoint, released, sin
 from safetensors.torch import save_file
 from test_checkpoint_formats import NANO
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load, save
 from circuits.config import GPT2_SIZES
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 
 
 class Opener:

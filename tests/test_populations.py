@@ -20,11 +20,11 @@ from circuits.analyses.attribute import attribute
 from circuits.analyses.diff import diff
 from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
+from circuits.architectures import HookedGPT2
 from circuits.cli import app
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import PromptFile, Prompts, make
 from circuits.result import Result, mean_interval
 

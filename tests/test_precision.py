@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import circuits
-from circuits.model import HookedGPT2
+from circuits.architectures import HookedGPT2
 
 PROMPT = "Once upon a time there was a little girl. The next morning, the little girl went to"
 HALVES = ["bfloat16", "float16"]

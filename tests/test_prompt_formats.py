@@ -14,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 from word_model import TOKENS, word_model
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import save
 from circuits.cli import app
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.prompts import Mark, PromptFile, Prompts, from_file
 from circuits.prompts.formats import tables
 

@@ -21,11 +21,11 @@ from circuits.analyses.diff import diff
 from circuits.analyses.interchange import interchange
 from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
+from circuits.architectures import HookedGPT2
 from circuits.cli.views import show
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import PromptFile, from_file, make
 from circuits.registry import with_draws
 from circuits.result import Result

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from word_model import TOKENS, WORDS, letter_model, task_model, word_model
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.compiled import build
 from circuits.errors import CircuitsError, TokenError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import TASKS, UNSCORED, Example, Prompts, assemble, make, suitable_tasks
 from circuits.prompts.ioi import NAMES, OBJECTS, PLACES, TEMPLATES, ioi
 from circuits.prompts.repeated import repeated

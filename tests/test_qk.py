@@ -12,11 +12,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from circuits.analyses.qk import VIEWS, qk
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.components import Component
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
 from circuits.qk_ov import position_circuit, qk_circuit, trace_share, typical_scales
 from circuits.weights import process
 

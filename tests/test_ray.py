@@ -20,12 +20,12 @@ import torch
 from long_runs import bits, environment, long_run, write_words
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.circuit import graph
 from circuits.components import all_heads
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 from circuits.sweep import CircuitSweep, Kept, Plan, Scores, Source, Sweep, cell, plan, run
 from circuits.sweep.ray_engine import TRIES, workers

@@ -22,11 +22,12 @@ from circuits.analyses.approximate import approximate
 from circuits.analyses.attribute import attribute
 from circuits.analyses.patch import patch
 from circuits.analyses.paths import paths
+from circuits.architectures import HookedGPT2
 from circuits.cli import app
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.metrics import get_metric, readout_metric
-from circuits.model import HookedGPT2, Readout
+from circuits.model import Readout
 from circuits.prompts import PromptFile, Prompts, from_file, from_texts
 from circuits.sweep import Source, Sweep, cell, plan, run
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from random_models import TINY, random_tokens
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import SiteError
 from circuits.hooks import take
-from circuits.model import HookedGPT2
 from circuits.sites import (
     BLOCK_SITES,
     MORE_SITES,

@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.checkpoints.bundled import FOLDER
 from circuits.errors import TokenError
-from circuits.model import HookedGPT2
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "train_sort.py"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from random_models import TINY, random_tokens
 
 from circuits import pages
-from circuits.model import HookedGPT2
+from circuits.architectures import HookedGPT2
 from circuits.steps import (
     AFTER,
     BEFORE,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from word_model import word_model
 
 from circuits.analyses.ablate import ablate
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.prompts import Mark, PromptFile, from_file
 
 

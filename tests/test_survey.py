@@ -11,11 +11,11 @@ from long_runs import BLOCK, bits, long_run, write_words
 from numpy.testing import assert_allclose
 from quick import only
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.components import all_heads
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import PromptFile, Prompts, from_file, make
 from circuits.sweep import Source, Sweep, cell, plan, run
 from circuits.sweep import survey as module

@@ -18,11 +18,11 @@ from random_models import randomized
 from random_sweeps import models, random_prompts, sweeps
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
 from circuits.interventions import METHODS
 from circuits.metrics import METRICS
-from circuits.model import HookedGPT2
 from circuits.sweep import Executor, Source, Sweep, cell, estimate, logits, name, plan, run
 
 EVERY_KIND = ["a0.h1", "a1.h2", "a1", "m0", "m1@END", "embed", "pos@MID", "resid_mid.0@-1"]

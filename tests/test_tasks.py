@@ -9,10 +9,10 @@ import pytest
 import torch
 from word_model import letter_model, task_model, word_model
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
 from circuits.metrics import get_metric
-from circuits.model import HookedGPT2
 from circuits.prompts import TASKS, USUAL, Prompts, make, suitable_tasks
 from circuits.prompts.agreement import NOUNS as PAIRS
 from circuits.prompts.docstring import WORDS

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from word_model import word_model
 
-from circuits.model import HookedGPT2
+from circuits.architectures import HookedGPT2
 from circuits.text_windows import PIECE, TextFile
 
 

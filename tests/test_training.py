@@ -9,9 +9,9 @@ import torch
 from fine_tuning_files import answers, labels
 from random_models import randomized
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
 from circuits.training import (
     Change,
     Example,

@@ -13,9 +13,9 @@ from lens_twin import IGNORE_DEPRECATION, lens_twin
 from random_models import TINY, random_tokens, randomized
 
 from circuits.analyses.patch import patch
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.errors import SiteError
-from circuits.model import HookedGPT2
 from circuits.prompts import Example, assemble
 from circuits.sites import BLOCK_SITES, MORE_SITES, get_act_name, site_names
 from circuits.tokenizer import END_OF_TEXT, Tokenizer

@@ -16,10 +16,10 @@ from word_model import letter_model, word_model
 
 from circuits.analyses.logit_lens import logit_lens
 from circuits.analyses.tune_lens import tune_lens
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.cli import app
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.tuned_lens import TunedLens, divergence, lens_logits, stages, train_tuned_lens
 
 TOKENS = random_tokens(TINY, batch=40, pos=12)

@@ -8,10 +8,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 import circuits
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.compiled import Recipe, build
 from circuits.circuit import Circuit
 from circuits.evaluation import unseen_curve
-from circuits.model import HookedGPT2
 from circuits.pages import page
 from circuits.result import Result
 

@@ -12,8 +12,8 @@ import torch
 from word_model import TOKENS, word_model
 
 from circuits.analyses.ablate import ablate
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError, TokenError
-from circuits.model import HookedGPT2
 from circuits.prompts import UNSCORED, from_file, from_texts
 
 

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from circuits.analyses.logit_lens import logit_lens
+from circuits.architectures import HookedGPT2
 from circuits.cli import views
 from circuits.cli.views import show
-from circuits.model import HookedGPT2
 from circuits.registry import analyses, beside
 from circuits.result import Result
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from random_models import TINY, random_tokens, randomized
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 
 NAMES = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from circuits.analyses import walkthrough as walking
 from circuits.analyses.walkthrough import walkthrough
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
 from circuits.cli import app
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2
 from circuits.pages import page
 from circuits.pages.walkthrough import data
 from circuits.result import Result

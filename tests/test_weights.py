@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from lens_twin import IGNORE_DEPRECATION, lens_shell, lens_state
 from random_models import TINY, random_tokens, randomized, seeds, tiny_configs
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
 from circuits.errors import TokenError
-from circuits.model import HookedGPT2
 from circuits.weights import (
     Certificate,
     center_unembed,

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from word_model import word_model
 
 from circuits.analyses.why import why
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
@@ -23,7 +24,6 @@ from circuits.components import Component
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, TokenError
 from circuits.hooks import HookPoint
-from circuits.model import HookedGPT2
 from circuits.prompts import Prompts, make
 
 PROMPT = "When Mary and John gave the"

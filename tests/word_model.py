@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from random_models import randomized
 
+from circuits.architectures import HookedGPT2
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
 from circuits.prompts.agreement import BETWEEN
 from circuits.prompts.agreement import NOUNS as PAIRS
 from circuits.prompts.docstring import WORDS as CODE

@@ -15,8 +15,8 @@ from circuits.adapter.vocabulary import TheirTokenizer
 from circuits.adapter.weights import AdaptedBlock, AdaptedNorm, AdaptedUnembed
 from circuits.batch import Batch
 from circuits.errors import CircuitsError
-from circuits.generation import KVCache
 from circuits.hooks import HookPoint
+from circuits.kv_cache import KVCache
 from circuits.model import HookedModel
 
 

@@ -112,6 +112,16 @@ class AdaptedAttention(_View):
     b_V = property(lambda self: self._bias("b_V"), doc="[h e]")
 
     @property
+    def q_norm(self) -> Tensor | None:
+        """[e], of the norm of queries, where there is one."""
+        return getattr(getattr(self._theirs, "q_norm", None), "w", None)
+
+    @property
+    def k_norm(self) -> Tensor | None:
+        """[e], of the norm of keys, where there is one."""
+        return getattr(getattr(self._theirs, "k_norm", None), "w", None)
+
+    @property
     def b_O(self) -> Tensor:
         """[d]"""
         bias = self._tensor("b_O")
@@ -155,6 +165,7 @@ class AdaptedBlock:
 
     ln1 = property(lambda self: self._norm("ln1"), doc="What attention reads passes it.")
     ln2 = property(lambda self: self._norm("ln2"), doc="What the MLP reads passes it.")
+    ln2_post = property(lambda self: self._norm("ln2_post"), doc="What the MLP writes passes it.")
     ln1_post = property(lambda self: self._norm("ln1_post"), doc="What attention writes passes it.")
 
     @property

@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from circuits.architectures import HookedGPT2
+from circuits.checkpoints.copying import copied
 from circuits.errors import CircuitsError
 from circuits.figures import save_figure
 from circuits.files import named_path
-from circuits.model import HookedGPT2, HookedModel, Readout, copied
+from circuits.model import HookedModel, Readout
 from circuits.prompts import Prompts
 from circuits.registry import Progress, TrainingOptions, analysis, question
 from circuits.result import Result, provenance

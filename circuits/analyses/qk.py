@@ -12,7 +12,16 @@ import torch
 from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.model import HookedModel
-from circuits.qk_ov import Kind, View, answer, in_result, position_circuit, qk_circuit, view_of
+from circuits.qk_ov import (
+    Kind,
+    View,
+    answer,
+    in_result,
+    position_circuit,
+    qk_circuit,
+    require_distance,
+    view_of,
+)
 from circuits.registry import analysis
 from circuits.result import Result
 
@@ -30,22 +39,22 @@ def qk(
     effective: bool = False,
     tokens: str | Sequence[str] | None = None,
     top: int = 10,
+    distance: int = 0,
 ) -> Result:
     """What would a head match?
 
     A token that looks back gives each earlier token an attention score, of which an entry of
     W_E W_Q W_K^T W_E^T / sqrt(d_head) is the part that the weights alone decide (Elhage et al.
     2021, "QK circuit"). A head that looks for the same token has it on top of each row, and
-    positive eigenvalues. With positions, the same for W_pos instead of W_E. Left out is what a
-    token's query makes of a key's position, and the other way around.
+    positive eigenvalues. With positions, the same for W_pos instead of W_E. What a token's query
+    makes of a key's position, and the other way around, is left out.
 
     LayerNorm is explicit. Its centering and weight (ln1 of the head's layer) are part of the
     matrix; its scale depends on the context and is held at its median over random tokens. Biases of
     the query (b_Q, and ln1's) ask every key for something, which is part of the entries. Those of
     the key give all keys the same score, to which softmax is blind: they are left out, and scores
-    are relative to the mean of their row. Adapted models may divide by another number, which is
-    taken; where positions rotate queries and keys, the entries are the scores of keys at the
-    query's own position; where scores are capped, those before the cap.
+    are relative to the mean of their row; where scores are capped, before the cap. Where positions
+    turn queries and keys (rotary), entries are W_E W_Q R W_K^T W_E^T, R the turn of `distance`.
 
     $ circuits qk --figure matching.png
     $ circuits qk a0.h3
@@ -64,6 +73,7 @@ def qk(
         tokens: Only these queries, each a single token; repeat it for several. Every one gets pairs
             of its own.
         top: How many pairs at each end, or directions, to list.
+        distance: With rotary positions: how many positions before the query the key stands.
 
     Raises:
         CircuitsError: for a head that is not there, a text that is not one token, options that do
@@ -75,22 +85,29 @@ def qk(
     0       1  0.96875
     """
     view = view_of(model, head, show, effective=effective, tokens=tokens, top=top, views=VIEWS)
-    kind = _kind(model)
+    require_distance(model, distance)
+    kind = _kind(model, distance)
     with torch.inference_mode():
         if view.show == "positions":
             return in_result(model, kind, view, _offsets(model, view))
-        return answer(model, kind, qk_circuit(model, effective=effective), view)
+        return answer(model, kind, qk_circuit(model, effective=effective, distance=distance), view)
 
 
-def _kind(model: HookedModel) -> Kind:
+def _kind(model: HookedModel, distance: int) -> Kind:
     """What the entries are called in this model."""
-    if not model.cfg.scores_soft_cap:
-        return KIND
-    return replace(KIND, unit=f"{KIND.unit} before the cap of {model.cfg.scores_soft_cap:g}")
+    unit, cap = KIND.unit, model.cfg.scores_soft_cap
+    if model.cfg.positional_embedding_type == "rotary":
+        unit += f" at distance {distance}"
+    return replace(KIND, unit=f"{unit} before the cap of {cap:g}" if cap else unit)
 
 
 def _offsets(model: HookedModel, view: View) -> pd.DataFrame:
     """The score of the key so many positions back, against the query's other keys: a row each."""
+    if model.cfg.positional_embedding_type == "rotary":
+        raise CircuitsError(
+            f"{model.cfg.model_name} has rotary positions, which have no embeddings to match; ask "
+            "for its tokens at a distance (--distance)"
+        )
     if view.effective:
         raise CircuitsError("positions have no effective embedding; leave out effective")
     assert view.head is not None  # without one, heads are compared

@@ -78,6 +78,7 @@ def walkthrough(
     >>> "".join(json.loads(t)[0] for t in walk.frame.loc[walk.frame["stage"] == "next", "labels"])
     'ABBBCC'
     """
+    _require_middle(model)
     if steps < 1:
         raise CircuitsError(f"steps={steps}: let the model write at least one token")
     read = one_prompt(model, prompt)[0].tolist()
@@ -100,6 +101,15 @@ def walkthrough(
         view="heatmap",
         meanings=MEANINGS,
     )
+
+
+def _require_middle(model: HookedModel) -> None:
+    if not model.cfg.has_middle:
+        raise CircuitsError(
+            f"a walkthrough goes through attention and then the MLP, and {model.cfg.model_name} "
+            f"has {'no MLPs' if model.cfg.attn_only else 'both side by side'}; look at the sites "
+            "of model.run_with_cache instead"
+        )
 
 
 def _write(

@@ -60,7 +60,8 @@ def why(
     stream that enters the layer: heads, MLPs, embeddings, biases. So it is exactly the sum over
     pairs of parts, (LN(x_i) W_Q) (LN(x_j) W_K) / sqrt(d_head), with the scale that LayerNorm really
     has at the query and at the key (Elhage et al. 2021, QK circuits and K-composition). An adapted
-    model that divides by another number is divided by that.
+    model that divides by another number is divided by that. Rotary positions turn each part as they
+    turn the whole, so the sum stays exact, at the positions that query and key really have.
 
     Parts speak for themselves: what a head tells an MLP, and the MLP passes on, is the MLP's. To
     follow such a path, see paths --to a5.h3<k>.
@@ -257,7 +258,7 @@ def _pairs(
     if where:
         masks = place_masks(prompts, where, at_query)
         both = [
-            _split(cache, each, picked, masks)
+            _split(cache, ends.head, each, picked, masks)
             for each, picked in zip(sides, _largest(both, top), strict=True)
         ]
     listed = [
@@ -281,10 +282,10 @@ def _largest(both: Sequence[tuple[list[str], Tensor]], top: int) -> list[list[in
 
 
 def _split(
-    cache: Cache, ends: Side, picked: list[int], masks: tuple[list[str], Tensor]
+    cache: Cache, head: Component, ends: Side, picked: list[int], masks: tuple[list[str], Tensor]
 ) -> tuple[list[str], Tensor]:
     """The picked parts taken apart, and the rest as one part."""
-    names, parts = apart(cache, ends, picked, masks)
+    names, parts = apart(cache, head, ends, picked, masks)
     rest = ends.terms.sum(0) - ends.terms[picked].sum(0)
     return [*names, OTHER], torch.cat([parts, rest[None]])
 

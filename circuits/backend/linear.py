@@ -170,7 +170,7 @@ def packed(model: HookedModel) -> Iterator[None]:
 
     >>> import torch
     >>> from circuits.config import ModelConfig
-    >>> from circuits.model import HookedGPT2
+    >>> from circuits.architectures import HookedGPT2
     >>> model = HookedGPT2.random(ModelConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=4, d_vocab=9))
     >>> with packed(model):
     ...     logits = model([[1, 2, 3]])

@@ -31,11 +31,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.checkpoints.layout import listed, released_names, require_finite
+from circuits.architectures import HookedGPT2
+from circuits.checkpoints.assembling import require_finite
+from circuits.checkpoints.copying import copied
+from circuits.checkpoints.layout import listed, released_names
 from circuits.checkpoints.weight_files import read_json
 from circuits.errors import CheckpointError, nearest
 from circuits.files import named_path
-from circuits.model import HookedGPT2, Readout, copied
+from circuits.model import HookedModel, Readout
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LORA, PARALLEL = "LORA", "PARALLEL_ADAPTER"
@@ -108,13 +111,13 @@ class Adapter:
         }
 
     @torch.no_grad()
-    def onto(self, model: HookedGPT2, origin: str) -> HookedGPT2:
+    def onto(self, model: HookedModel, origin: str) -> HookedGPT2:
         """A new model: this one with what was learned.
 
         Raises:
             CheckpointError: for a model with other matrices than it was learned of.
         """
-        if type(model) is not HookedGPT2 or model.cfg.attn_types:
+        if not isinstance(model, HookedGPT2) or model.cfg.attn_types:
             raise CheckpointError(f"{origin} is an adapter of a GPT-2, and {model.source} is none")
         width = self.size if self.kind == PARALLEL else 0
         changed = copied(model, width)
@@ -208,7 +211,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     return Adapter(LORA, rank, _lora_pairs(bare, place), scale, readout, base)
 
 
-def attach(model: HookedGPT2, folder: str | Path) -> HookedGPT2:
+def attach(model: HookedModel, folder: str | Path) -> HookedGPT2:
     """A new model: this one with the adapter in the folder.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from circuits.checkpoints.hugging_face import load_folder
 from circuits.checkpoints.layout import CONFIG_FILE, find_dtype, resolve_device
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
+from circuits.model import Transformer
 
 DEFAULT_MODEL = "mini"
 FOLDER = Path(__file__).resolve().parents[1] / "models"
@@ -31,7 +31,7 @@ def load_bundled(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> HookedGPT2:
+) -> Transformer:
     """The bundled model of this name.
 
     Raises:

@@ -33,10 +33,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.recipe import ALPHABET, BOS, BUNDLED, END, LOGIT_GAIN, NAMES, Recipe
 from circuits.components import Component
 from circuits.config import ModelConfig
-from circuits.model import HookedGPT2
 from circuits.tokenizer import CHARACTERS, END_OF_TEXT, Tokenizer
 
 __all__ = [

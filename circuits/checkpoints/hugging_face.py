@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.checkpoints import gpt_neo, readouts
+from circuits.architectures import Decoder
+from circuits.checkpoints import decoders, gpt_neo, readouts
+from circuits.checkpoints.assembling import assemble
 from circuits.checkpoints.layout import (
     CONFIG_FILE,
     HEAD,
-    assemble,
     described_by,
     is_readout,
     listed,
@@ -36,8 +37,8 @@ from circuits.checkpoints.weight_files import read_json, read_tensors
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
 from circuits.files import named_path
-from circuits.model import HookedGPT2
-from circuits.tokenizer import Tokenizer, model_roles
+from circuits.model import Transformer
+from circuits.tokenizer import Tokenizer, library_tokenizer, model_roles
 
 _IN_MEMORY = "its own config"
 _EMBEDDING, _HEAD = "transformer.wte.weight", HEAD["unembed.W_U_untied"]
@@ -50,7 +51,7 @@ def load_folder(
     name: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> HookedGPT2:
+) -> Transformer:
     """The model in this folder.
 
     Args:
@@ -68,6 +69,8 @@ def load_folder(
     folder = named_path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
+    if decoders.is_decoder(config):
+        return _load_decoder(folder, config, origin, name, (device, dtype))
     # Raises what is wrong with it before the vocabulary is read.
     read_settings(as_gpt2(config, origin), origin)
     tokenizer = read_tokenizer(folder, config, name)
@@ -86,25 +89,59 @@ def load_folder(
     return readouts.attach(model, tensors, config)
 
 
+def _load_decoder(
+    folder: Path,
+    config: Mapping[str, Any],
+    origin: str,
+    name: str | None,
+    to: tuple[str | torch.device | None, str | torch.dtype | None],
+) -> Decoder:
+    """The model in this folder, of an architecture other than GPT-2's."""
+    tokenizer = library_tokenizer(folder)
+    cfg = decoders.decoder_config(config, name or folder.resolve().name, origin, tokenizer)
+    model = decoders.build(
+        cfg,
+        read_tensors(folder, to[0]),
+        origin=origin,
+        tokenizer=tokenizer,
+        device=to[0],
+        dtype=to[1],
+    )
+    if tokenizer is None:
+        model.roles = folder_roles(folder)
+    return model
+
+
 def from_object(
     theirs: Any,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> HookedGPT2:
-    """The same model as this GPT2LMHeadModel or GPTNeoForCausalLM, with copies of its weights.
+) -> Transformer:
+    """The same model as this one of transformers, with copies of its weights.
 
     Raises:
         CheckpointError: when its configuration changes GPT-2's mathematics.
     """
     config = theirs.config.to_dict()
-    name = str(config.get("_name_or_path") or "gpt2")
+    name = str(config.get("_name_or_path") or config.get("model_type", "gpt2"))
     origin = f"transformers {type(theirs).__name__} {name}"
     generation = getattr(theirs, "generation_config", None)
     generation = generation.to_dict() if generation is not None else {}
     tokenizer = object_tokenizer(config, generation, [config.get("_name_or_path")])
-    cfg = model_config(config, name, origin, tokenizer)
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
+    if decoders.is_decoder(config):
+        shape = decoders.decoder_config(config, name, origin, tokenizer)
+        return decoders.build(
+            shape,
+            tensors,
+            origin=origin,
+            described=_IN_MEMORY,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+        )
+    cfg = model_config(config, name, origin, tokenizer)
     model = assemble(
         cfg,
         rename(cfg, tensors, origin, _IN_MEMORY),
@@ -155,6 +192,8 @@ def model_config(
         CheckpointError: for another architecture, an option that changes GPT-2's mathematics, and
             entries that cannot be understood.
     """
+    if decoders.is_decoder(config):
+        return decoders.decoder_config(config, name, origin, tokenizer)
     config = as_gpt2(config, origin)
     settings, types = read_settings(config, origin), config.get("attn_types")
     has_bos = tokenizer is None or tokenizer.bos_id is not None

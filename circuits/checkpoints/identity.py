@@ -87,7 +87,7 @@ def checksum(model: HookedModel) -> str:
     layout in memory, their device, or a precision beyond that of the numbers: a float16 file
     loaded as float32 or as float64 has one checksum.
 
-    >>> from circuits.model import HookedGPT2
+    >>> from circuits.architectures import HookedGPT2
     >>> model = HookedGPT2.random(ModelConfig(1, 1, d_model=4, n_ctx=4, d_vocab=5), seed=0)
     >>> checksum(model) == checksum(model.double())
     True

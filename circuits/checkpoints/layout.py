@@ -1,7 +1,7 @@
 """GPT-2's tensors: what the released checkpoints call them, and how they become a model.
 
-Every format of this folder ends here: it gives a `ModelConfig` and tensors under this package's
-names, and `assemble` checks them and puts them, uncopied where possible, into a `HookedGPT2`.
+A format of this folder gives a `ModelConfig` and tensors under this package's names;
+`circuits.checkpoints.assembling` makes the model of them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError, CircuitsError, nearest, printed
-from circuits.model import HookedGPT2
-from circuits.tokenizer import Tokenizer
 
 # Precisions a model can be loaded in, by the names that the command line uses.
 DTYPES = {
@@ -209,6 +207,7 @@ def require_names(
     expected: Collection[str],
     origin: str,
     described: str = CONFIG_FILE,
+    whose: str = "a GPT-2",
 ) -> None:
     """Raise unless exactly the expected tensors are there.
 
@@ -218,7 +217,7 @@ def require_names(
     missing = [name for name in expected if name not in given]
     left_over = [name for name in given if name not in expected]
     if missing or left_over:
-        faults = [("lacks", missing), ("has, beyond a GPT-2's,", left_over)]
+        faults = [("lacks", missing), (f"has, beyond {whose}'s,", left_over)]
         problem = " and ".join(f"{verb} {listed(names)}" for verb, names in faults if names)
         if any("lora_" in name for name in left_over):
             raise CheckpointError(
@@ -243,66 +242,6 @@ def several(items: Sequence[str], most: int = 5) -> str:
     """The first few of these words, for a message."""
     shown = ", ".join(items[:most])
     return shown + (f" and {len(items) - most} more" if len(items) > most else "")
-
-
-def assemble(
-    cfg: ModelConfig,
-    tensors: Mapping[str, Tensor],
-    *,
-    origin: str,
-    described: str = CONFIG_FILE,
-    tokenizer: Tokenizer | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-) -> HookedGPT2:
-    """The model that these tensors make.
-
-    The tensors become the parameters: one that already has the device and the precision asked for
-    is not copied. By default half precision is raised to float32 and the device stays.
-
-    Args:
-        cfg: the model's shape.
-        tensors: all its parameters under this package's names.
-        origin: where they come from; kept as ``model.source``.
-        described: what says which shape that is, for messages.
-        tokenizer: its vocabulary is fitted to ``cfg.d_vocab``.
-        device: None leaves the tensors where they are.
-        dtype: None chooses float64 if any tensor has it, otherwise float32.
-
-    Raises:
-        CheckpointError: naming the tensors that are missing, left over, mis-shaped, of a type that
-            holds no numbers of a model, or not finite.
-    """
-    with torch.device("meta"):
-        model = HookedGPT2(cfg, tokenizer and tokenizer.fitted(cfg.d_vocab))
-    released = released_names(cfg)
-    require_names(tensors.keys(), released.keys(), origin, described)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    wrong = [
-        f"{released[name]} {list(tensors[name].shape)} instead of {list(shape)}"
-        for name, shape in shapes.items()
-        if tensors[name].shape != shape
-    ]
-    if wrong:
-        sizes = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab")
-        configured = ", ".join(f"{size}={getattr(cfg, size)}" for size in sizes)
-        raise CheckpointError(
-            f"{origin} has tensors of a wrong shape: {several(wrong)}; {described} says "
-            f"{configured}"
-        )
-    target = resolve_dtype({released[n]: tensor for n, tensor in tensors.items()}, dtype, origin)
-    place = resolve_device(device)
-    ready = {
-        name: tensor.detach().to(device=place, dtype=target) for name, tensor in tensors.items()
-    }
-    require_finite({released[name]: tensor for name, tensor in ready.items()}, origin)
-    for name in shapes:
-        module, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(module), leaf, nn.Parameter(ready[name]))
-    if cfg.tied:
-        model.unembed.W_E = model.W_E
-    model.source = origin
-    return model
 
 
 def resolve_dtype(
@@ -365,24 +304,3 @@ def resolve_device(device: str | torch.device | None) -> torch.device | None:
             f"the device {str(device)!r} cannot be used here ({reason}); 'cpu' always can"
         ) from None
     return place
-
-
-def require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse numbers that are NaN or infinite.
-
-    Raises:
-        CheckpointError: naming the tensors that have them.
-    """
-    bad = []
-    for name, tensor in tensors.items():
-        # A sum is quick. Only where it is not finite are the numbers looked at one by one, since
-        # finite numbers may overflow it.
-        if not tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite():
-            n_bad = int((~tensor.isfinite()).sum())
-            if n_bad:
-                bad.append(f"{name} ({n_bad} of {tensor.numel()})")
-    if bad:
-        raise CheckpointError(
-            f"{origin} has numbers that are NaN, infinite or too large for this precision: "
-            f"{several(bad)}"
-        )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from circuits.architectures import DECODERS
 from circuits.checkpoints import (
     adapters,
     hub,
@@ -23,7 +24,7 @@ from circuits.checkpoints.bundled import DEFAULT_MODEL, bundled_models, load_bun
 from circuits.checkpoints.layout import CONFIG_FILE, READOUTS
 from circuits.config import GPT2_SIZES, MODEL_VARIABLE, OPENAI_NAMES
 from circuits.errors import CheckpointError, nearest
-from circuits.model import HookedGPT2
+from circuits.model import Transformer
 
 _NEO = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification")
 _GPT2S = ("GPT2Model", "GPT2LMHeadModel", *READOUTS.values(), *(f"GPTNeo{kind}" for kind in _NEO))
@@ -47,7 +48,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     adapter: str | Path | None = None,
-) -> HookedGPT2:
+) -> Transformer:
     """Which model is this? Load it, with its vocabulary, whatever its format.
 
     Args:
@@ -82,7 +83,7 @@ def load(
     return loaded if adapter is None else adapters.attach(loaded, adapter)
 
 
-def _load(name: Any, revision: str | None, options: Mapping[str, Any]) -> HookedGPT2:
+def _load(name: Any, revision: str | None, options: Mapping[str, Any]) -> Transformer:
     """The model without an adapter."""
     if not isinstance(name, str | Path):
         return _from_object(name, **options)
@@ -133,7 +134,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _from_hub(name: str, revision: str | None, **options: Any) -> HookedGPT2:
+def _from_hub(name: str, revision: str | None, **options: Any) -> Transformer:
     folder = hub.find(name, revision)
     origin = hub.origin_of(name, folder)
     model = hugging_face.load_folder(folder, origin=origin, name=name, **options)
@@ -141,7 +142,7 @@ def _from_hub(name: str, revision: str | None, **options: Any) -> HookedGPT2:
     return model
 
 
-def _from_path(path: Path, **options: Any) -> HookedGPT2:
+def _from_path(path: Path, **options: Any) -> Transformer:
     if path.is_dir():
         if (path / CONFIG_FILE).is_file():
             return hugging_face.load_folder(path, **options)
@@ -168,7 +169,7 @@ def _from_path(path: Path, **options: Any) -> HookedGPT2:
     )
 
 
-def _from_pickled(path: Path, **options: Any) -> HookedGPT2:
+def _from_pickled(path: Path, **options: Any) -> Transformer:
     """A checkpoint of nanoGPT, which says how large its model is, or tensors alone."""
     content = weight_files.read_pickled(path)
     tensors = None if "model_args" in content else state_dict.tensors_of(content)
@@ -177,15 +178,18 @@ def _from_pickled(path: Path, **options: Any) -> HookedGPT2:
     return nanogpt.from_content(content, path, **options)
 
 
-def _from_object(theirs: Any, **options: Any) -> HookedGPT2:
+def _from_object(theirs: Any, **options: Any) -> Transformer:
     while isinstance(theirs, torch.nn.Module) and type(theirs).__name__ in _WRAPPERS:
         theirs = getattr(theirs, _WRAPPERS[type(theirs).__name__])
+    kind = getattr(getattr(theirs, "config", None), "model_type", None)
+    if kind in DECODERS and type(theirs).__name__.endswith("ForCausalLM"):
+        return hugging_face.from_object(theirs, **options)
     for cls in type(theirs).__mro__:
         convert = _OBJECTS.get((cls.__module__.split(".")[0], cls.__name__))
         if convert is not None:
             return convert(theirs, **options)
     raise CheckpointError(
         f"a {type(theirs).__module__}.{type(theirs).__name__} cannot be converted; give a name, a "
-        "path, a transformers.GPT2LMHeadModel or another of its GPT-2s and GPT-Neos, or a "
-        "transformer_lens.HookedTransformer"
+        "path, a transformers.GPT2LMHeadModel or another of its GPT-2s and GPT-Neos, a causal "
+        f"language model of its {', '.join(DECODERS)}, or a transformer_lens.HookedTransformer"
     )

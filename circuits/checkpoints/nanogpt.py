@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import readouts
+from circuits.checkpoints.assembling import assemble
 from circuits.checkpoints.hugging_face import rename
 from circuits.checkpoints.layout import (
-    assemble,
     described_by,
     listed,
     released_names,
@@ -29,7 +30,6 @@ from circuits.checkpoints.layout import (
 from circuits.checkpoints.vocabulary import nanogpt_tokenizer
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 FILE = "ckpt.pt"

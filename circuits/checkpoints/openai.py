@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
+from circuits.checkpoints.assembling import assemble
 from circuits.checkpoints.layout import (
-    assemble,
     described_by,
     listed,
     released_names,
@@ -26,7 +27,6 @@ from circuits.checkpoints.weight_files import read_json
 from circuits.config import ModelConfig
 from circuits.errors import CheckpointError, printed
 from circuits.files import named_path
-from circuits.model import HookedGPT2
 
 SETTINGS_FILE, INDEX = "hparams.json", ".index"
 _POINTER = "checkpoint"  # names the latest of several checkpoints

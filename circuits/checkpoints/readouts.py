@@ -9,15 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.checkpoints.layout import (
-    READOUTS,
-    listed,
-    require_finite,
-    resolve_dtype,
-    under_released_names,
-)
+from circuits.architectures import HookedGPT2
+from circuits.checkpoints.assembling import require_finite
+from circuits.checkpoints.layout import READOUTS, listed, resolve_dtype, under_released_names
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2, Readout
+from circuits.model import Readout
 
 
 def attach(

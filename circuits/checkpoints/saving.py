@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import gpt_neo, readouts
 from circuits.checkpoints.layout import CONFIG_FILE, HEAD, find_dtype, listed, released_names
 from circuits.checkpoints.weight_files import SAFE
 from circuits.errors import CheckpointError
 from circuits.files import named_path, replacing_folder
-from circuits.model import HookedGPT2
 from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
 
 WRITTEN = (CONFIG_FILE, SAFE, *TOKENIZER_WRITTEN)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.architectures import DECODERS
 from circuits.config import ACTIVATIONS
 from circuits.errors import CheckpointError, brief
 
@@ -105,8 +106,8 @@ def _require_gpt2(config: Mapping[str, Any], origin: str) -> None:
     kind = config.get("model_type", _first_kind(config))
     if kind != "gpt2":
         raise CheckpointError(
-            f"{origin} is a model of type {brief(kind)}; only GPT-2 ('model_type': 'gpt2') and "
-            "GPT-Neo ('gpt_neo') can be loaded"
+            f"{origin} is a model of type {brief(kind)}; those that can be loaded are "
+            f"{', '.join(['gpt2', 'gpt_neo', *DECODERS])}"
         )
     for option, allowed in _ALLOWED.items():
         if config.get(option, allowed[0]) not in allowed:

@@ -12,18 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import readouts
+from circuits.checkpoints.assembling import assemble
 from circuits.checkpoints.hugging_face import model_config, read_config, rename
-from circuits.checkpoints.layout import (
-    CONFIG_FILE,
-    assemble,
-    same_numbers,
-    under_released_names,
-)
+from circuits.checkpoints.layout import CONFIG_FILE, same_numbers, under_released_names
 from circuits.checkpoints.vocabulary import read_tokenizer
 from circuits.config import GPT2_SIZES, ModelConfig
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 
 # Where trainers put the tensors when they save more beside them.
 INSIDE = ("state_dict", "model_state_dict", "model", "module")

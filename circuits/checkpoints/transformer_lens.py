@@ -12,11 +12,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.checkpoints.layout import assemble, same_numbers
+from circuits.architectures import HookedGPT2
+from circuits.checkpoints.assembling import assemble
+from circuits.checkpoints.layout import same_numbers
 from circuits.checkpoints.vocabulary import cached_gpt2, is_released, object_roles
 from circuits.config import ACTIVATIONS, ModelConfig
 from circuits.errors import CheckpointError
-from circuits.model import HookedGPT2
 from circuits.tokenizer import Tokenizer
 
 # Settings of its configuration, and the values with which it computes what GPT-2 does.

@@ -23,7 +23,15 @@ from circuits.cli.options import (
     OUTPUT_OPTIONS,
     as_command,
 )
-from circuits.cli.terminal import bar, out, remark, remarks, require_text, with_exit_codes
+from circuits.cli.terminal import (
+    bar,
+    collect_garbage,
+    out,
+    remark,
+    remarks,
+    require_text,
+    with_exit_codes,
+)
 from circuits.errors import CircuitsError
 from circuits.files import require_writable
 from circuits.registry import Recipe, analyses
@@ -59,7 +67,7 @@ def _circuits(version: Version = False) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command that was typed."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that lacks a character shows its code, and nothing breaks.
@@ -81,6 +89,7 @@ def _run_analysis(recipe: Recipe, asked: dict[str, Any], common: dict[str, Any])
     for value in asked.values():
         require_text(value)
     function = recipe.load()
+    collect_garbage()
     if common["figure"] is not None:
         from circuits.figures import figure_format
 

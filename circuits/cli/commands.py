@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, Revision
-from circuits.cli.terminal import out, remark, remarks, require_text, visible
+from circuits.cli.terminal import collect_garbage, out, remark, remarks, require_text, visible
 from circuits.config import GPT2_SIZES, MODEL_VARIABLE
 from circuits.errors import CircuitsError
 from circuits.registry import Recipe, read
@@ -91,25 +91,25 @@ def generation() -> Recipe:
 def generate(model: HookedModel, asked: Mapping[str, Any], common: Mapping[str, Any]) -> None:
     """Write the prompt and what follows, or as JSON all that is known about it."""
     from circuits.checkpoints import checksum
-    from circuits.generation import packed_for, stream
+    from circuits.generation import packed_steps, stream
 
+    collect_garbage()
     prompt = common["prompt"]
     given = {name: value for name, value in asked.items() if value is not None}
     ends = model.require_tokenizer().eos_ids
     stops = [*given.pop("stop", ()), *ends]
     steps = stream(model, prompt, stop=stops, **given)
+    steps = packed_steps(model, steps, asked["max_new_tokens"])
     if not common["json"]:
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
         sys.stdout.write(prompt)
-        with packed_for(model, asked["max_new_tokens"]):
-            for text in _texts(steps, ends):
-                sys.stdout.write(text)
-                sys.stdout.flush()
+        for text in _texts(steps, ends):
+            sys.stdout.write(text)
+            sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    with packed_for(model, asked["max_new_tokens"]):
-        written = list(steps)
+    written = list(steps)
     tokens = [int(step.tokens[0]) for step in written]
     content = {
         "model": model.cfg.model_name,

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.options import place
-from circuits.cli.terminal import err, remark, remarks, require_text
+from circuits.cli.terminal import collect_garbage, err, remark, remarks, require_text
 from circuits.cli.terminal import out as standard_output
 from circuits.errors import CircuitsError
 
@@ -57,6 +57,7 @@ def run(
         raise CircuitsError("no experiment was named; --list shows which there are")
     require_text([name, model, str(out)])
     with remarks(quiet=False), err().status(f"{name}: running"):
+        collect_garbage()
         bundle = conduct(name, model=model, seed=seed, quick=quick, out=out)
     if json:
         content = json_.loads((out / name / MANIFEST).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from circuits.cli.options import Device, Dtype, Model, Quiet, Revision, place
-from circuits.cli.terminal import out, remark, remarks, require_text
+from circuits.cli.terminal import collect_garbage, out, remark, remarks, require_text
 from circuits.errors import CircuitsError
 
 PANEL = "Server"
@@ -94,6 +94,7 @@ def explore(
     from circuits.explorer.serving import Place, serving
     from circuits.explorer.view import View
 
+    collect_garbage()
     view = None if prompt is None else View(prompt, contrast)
     with remarks(quiet=quiet):
         desk = Desk(load(model, revision=revision, device=device, dtype=dtype), lens=lens,

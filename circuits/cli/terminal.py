@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -47,6 +48,15 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+
+def collect_garbage() -> None:
+    """Collect garbage from here on, after what was imported so far, which stays.
+
+    A command calls this between its imports and its work; `circuits.__main__` says why.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 def remark(text: str) -> None:

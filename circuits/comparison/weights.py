@@ -155,11 +155,18 @@ def _weights(model: HookedModel, untied: bool) -> Iterator[tuple[str, str, list[
     for layer, block in enumerate(model.blocks):
         for head in range(model.cfg.n_heads):
             yield str(layer), f"h{head}", [weight[layer, head] for weight in per_head]
-        yield str(layer), "a", [model.b_O[layer], block.ln1.w, block.ln1.b]
+        inside = [getattr(block.attn, norm, None) for norm in ("q_norm", "k_norm")]
+        norms = [*(each for each in inside if each is not None), block.ln1.w, block.ln1.b]
+        yield str(layer), "a", [model.b_O[layer], *norms, *_behind(model, layer, "ln1_post")]
         if model.cfg.attn_only:
             continue
         names = ("W_in", "b_in", "W_out", "b_out", *["W_gate"] * model.cfg.gated_mlp)
         mlp = [getattr(model, name)[layer] for name in names]
-        yield str(layer), "m", [*mlp, block.ln2.w, block.ln2.b]
+        yield str(layer), "m", [*mlp, block.ln2.w, block.ln2.b, *_behind(model, layer, "ln2_post")]
     norm: list[Tensor] = [model.ln_final.w, model.ln_final.b]
     yield "ends", "logits", [*norm, model.W_U, model.b_U] if untied else norm
+
+
+def _behind(model: HookedModel, layer: int, norm: str) -> list[Tensor]:
+    """The weight of a norm that stands behind a layer, where there is one (Gemma 2)."""
+    return [getattr(model.blocks[layer], norm).w] if model.cfg.post_norms else []

@@ -195,7 +195,7 @@ def both_runs(
     written = reference.values(prompts, rows, passed)
     plain, taken = Reading(model, prompts, sweep.metric), None
     own: Mapping[str, Tensor]
-    if back and isinstance(model, Transformer):
+    if back and isinstance(model, Transformer) and model.steps_add_up:
         embed = model.embed(prompts.tokens, slice(width), lambda site, value: value)
         taken = begun(model, Start(embed), plain.reads)
         own = _written(taken, embed, plain.reads)

@@ -75,23 +75,30 @@ class Pass:
 def begun(model: Transformer, start: Start, reads: Tensor) -> Pass:
     """A pass on the model's own steps, which ends where `reads` [b p] says."""
     last, steps = model.cfg.n_layers - 1, []
+    if start.mid and model.cfg.parallel:
+        raise CircuitsError(
+            f"no pass of {model.cfg.model_name} begins between attention and MLP, which are "
+            "parallel; choose another method, such as eap-ig"
+        )
     with torch.enable_grad():
         x = start.stream.clone().requires_grad_()  # which also leaves inference mode
         places = Places.causal(x.shape[1], x.device)
         for layer in range(start.layer, last + 1):
             block, entering, qkv, mixed = model.blocks[layer], x.detach(), None, None
+            entered = x
             if not (start.mid and layer == start.layer):
                 qkv = block.attn.qkv(block.ln1.plain(x))
                 q, k, v = qkv.unbind(2)
                 z = block.attn.mix(q, k, v, places)
                 mixed = z.detach()
-                z, x = (z[reads], x[reads]) if layer == last else (z, x)
-                x = x + block.attn.out(z)
+                z, entered = (z[reads], x[reads]) if layer == last else (z, x)
+                x = entered + block.attn.out(z)
             elif layer == last:
                 x = x[reads]
             into_mlp, written = None, None
             if not model.cfg.attn_only:
-                into_mlp = x.view_as(x)
+                read = entered if model.cfg.parallel else x
+                into_mlp = read.view_as(read)
                 written = block.mlp.plain(block.ln2.plain(into_mlp))
                 x = x + written
             written = None if written is None else written.detach()
@@ -138,7 +145,7 @@ class Reading:
         Raises:
             CircuitsError: for a metric without a gradient.
         """
-        if isinstance(self.model, Transformer):
+        if isinstance(self.model, Transformer) and self.model.steps_add_up:
             taken = start if isinstance(start, Pass) else begun(self.model, start, self.reads)
             yield from self._back(self.model, taken)
         else:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from circuits.architectures import HookedGPT2
 from circuits.arrays import Floats
 from circuits.evaluation.cells import CIRCUIT, EMPTY
 from circuits.evaluation.evidence import NOTHING, Evidence, Row
 from circuits.evaluation.hypothesis_tests import beyond
-from circuits.model import HookedGPT2
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel

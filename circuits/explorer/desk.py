@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
 
 _ROWS_AT_ONCE = 2**25  # numbers of logits
-SMALL = 30_000_000  # weights
+_SMALL = 30_000_000  # weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +82,16 @@ class Desk:
         if self.lens is not None:
             self.lens.check(model)
         self.kept = Kept(parse_bytes(memory))
+        self.is_small = sum(weight.numel() for weight in model.parameters()) <= _SMALL
         self._begun = weights_version(model)
 
     @property
     def changed(self) -> bool:
-        """Whether the weights are others than when the desk was made, so that no file has them."""
-        return weights_version(self.model) != self._begun
+        """Whether the weights, when a question was last begun, were others than at first.
+
+        Then no file has them.
+        """
+        return self.kept.version not in ((), self._begun)
 
     def ask(
         self, question: str, view: View, options: Mapping[str, JSON] | None = None
@@ -101,11 +105,12 @@ class Desk:
         given = about_json(options or {})
 
         def pieces() -> Iterator[Piece]:
+            # Once a question: looking at every weight takes as long as a small model's block.
+            self.kept.of(weights_version(self.model))
             answer = ask(self, view, given)
             while True:
                 # Between two pieces the thread computes for others, so nothing stays switched.
-                with torch.inference_mode(), few_threads(self.model):
-                    self.kept.of(weights_version(self.model))
+                with torch.inference_mode(), one_thread() if self.is_small else nullcontext():
                     piece = next(answer, None)
                 if piece is None:
                     return
@@ -186,15 +191,14 @@ class Desk:
 
 
 @contextmanager
-def few_threads(model: HookedModel) -> Iterator[None]:
-    """One thread for a small model, in this block.
+def one_thread() -> Iterator[None]:
+    """One thread, in this block: for small models.
 
     A small product gains little by a second thread, and waits for it where a browser has the core:
     all heads of `mini` took 0.2 s by one thread, and up to 6 s by two beside a busy process.
     """
     before = torch.get_num_threads()
-    if sum(weight.numel() for weight in model.parameters()) <= SMALL:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

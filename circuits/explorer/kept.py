@@ -29,7 +29,7 @@ class Kept:
     def __init__(self, n_bytes: int) -> None:
         self.most = n_bytes
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._version: Version = ()
+        self.version: Version = ()
 
     @property
     def bytes(self) -> int:
@@ -52,9 +52,9 @@ class Kept:
 
     def of(self, version: Version) -> None:
         """Forget everything, if the weights are no longer those of this version."""
-        if version != self._version:
+        if version != self.version:
             self._values.clear()
-            self._version = version
+            self.version = version
 
 
 def weights_version(model: HookedModel) -> Version:

@@ -1,4 +1,4 @@
-"""The hooked model, from what any model offers to GPT-2 itself.
+"""The hooked model: what any model offers, and the steps that a block is made of.
 
 Read in this order:
 
@@ -6,13 +6,12 @@ Read in this order:
 - `norm`, `attention`, `mlp`, `block`: the pure steps that a block is made of, each hooked once.
   An architecture fills in the steps; the hooked pass and the sweep engine both call them.
 - `transformer`: `Transformer`, the forward pass through blocks that are made of these steps.
-- `gpt2`: `HookedGPT2`, whose steps are those of the released checkpoints; `copying`: one more.
+
+What fills in the steps is in `circuits.architectures`.
 """
 
 from circuits.model.attention import Attention, Places, mix
 from circuits.model.block import Block, Unembed
-from circuits.model.copying import copied
-from circuits.model.gpt2 import HookedGPT2, LayerNorm
 from circuits.model.hooked import HookedModel
 from circuits.model.mlp import MLP
 from circuits.model.norm import Norm
@@ -23,15 +22,12 @@ __all__ = [
     "MLP",
     "Attention",
     "Block",
-    "HookedGPT2",
     "HookedModel",
-    "LayerNorm",
     "Norm",
     "Places",
     "Readout",
     "Transformer",
     "Unembed",
     "Visit",
-    "copied",
     "mix",
 ]

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.factored import FactoredMatrix
-from circuits.generation import KeyValue
 from circuits.hooks import HookPoint
+from circuits.kv_cache import KeyValue
 
 if TYPE_CHECKING:
     from circuits.model.contract import AttentionWeights
@@ -70,14 +70,18 @@ def mix(
 class Attention(nn.Module, AttentionWeights):
     """Each head moves information between positions: which (QK) and what (OV).
 
-    An architecture gives the weights by head, and the steps `qkv`, `placed`, `sight` and `out`.
-    Heads that share keys and values each show them.
+    An architecture gives the weights by head, and the steps `qkv` and `out`; `placed` where queries
+    and keys depend on positions, `scores` where they are more than products. Heads that share keys
+    and values each show them.
     """
 
-    def __init__(self, d_head: int, *, scale: float | None = None) -> None:
+    def __init__(
+        self, d_head: int, *, scale: float | None = None, window: int | None = None
+    ) -> None:
         super().__init__()
         self.d_head = d_head
         self.scale = scale  # what scores are divided by; None: the root of d_head
+        self.window = window  # how many tokens a query sees, its own included; None: all before it
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()  # [b p h e]
         self.hook_attn_scores = HookPoint()  # [b h q k], scaled and masked
         self.hook_pattern = HookPoint()  # [b h q k]
@@ -91,8 +95,8 @@ class Attention(nn.Module, AttentionWeights):
     def qkv(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any 3 h e"]:
         """Queries, keys and values of what attention reads, for any leading axes."""
 
-    def placed(self, x: PerHead, positions: Tensor) -> PerHead:
-        """Queries or keys as they are multiplied: at positions [p] or [b p], if these matter."""
+    def placed(self, x: PerHead, slot: int, positions: Tensor) -> PerHead:
+        """Queries (slot 0) or keys (1) as they are multiplied, at positions [p] or [b p]."""
         return x
 
     @abstractmethod
@@ -100,12 +104,20 @@ class Attention(nn.Module, AttentionWeights):
         """What all heads together write, b_O included, for any leading axes."""
 
     def sight(self, places: Places) -> Tensor | None:
-        """The mask of the keys that a query sees, as in `Places`."""
-        return places.mask
+        """The mask of the keys that a query sees, as in `Places`: those within the window."""
+        n_query, n_key = places.queries.shape[-1], places.keys.shape[-1]
+        if self.window is None or n_key <= self.window:
+            return places.mask
+        distance = places.queries[..., :, None] - places.keys[..., None, :]
+        near = distance < self.window  # [q k], or [b q k]
+        near = near if near.ndim == 2 else near.unsqueeze(1)
+        if places.mask is not None:
+            return places.mask & near
+        return near & torch.ones_like(near).tril(n_key - n_query)
 
     def mix(self, q: PerHead, k: PerHead, v: PerHead, places: Places) -> PerHead:
         """What heads mix together, z [b q h e], without hooks; of some of the heads, if given."""
-        q, k = self.placed(q, places.queries), self.placed(k, places.keys)
+        q, k = self.placed(q, 0, places.queries), self.placed(k, 1, places.keys)
         return mix(q, k, v, self.sight(places), self.scale)
 
     def forward(
@@ -147,26 +159,39 @@ class Attention(nn.Module, AttentionWeights):
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)  # [b p h e]
         if past is not None:
             k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
-        if self.hook_attn_scores.watched or self.hook_pattern.watched:
-            z = self._mix_explicitly(q, k, v, places)
-        else:
-            z = self.mix(q, k, v, places)
+        z = self._mix_explicitly(q, k, v, places) if self.watched else self.mix(q, k, v, places)
         z = self.hook_z(z)  # [b q h e]
         if self.hook_result.watched:
             result = self.hook_result(einsum(z, self.W_O, "b q h e, h e d -> b q h d"))
             return result.sum(2) + self.b_O, (k, v)
         return self.out(z), (k, v)
 
-    def _mix_explicitly(self, q: PerHead, k: PerHead, v: PerHead, places: Places) -> PerHead:
-        """The same as `mix`, by way of scores and pattern."""
-        q, k, mask = self.placed(q, places.queries), self.placed(k, places.keys), self.sight(places)
+    @property
+    def watched(self) -> bool:
+        """Whether a site is watched that only the explicit way passes."""
+        return self.hook_attn_scores.watched or self.hook_pattern.watched
+
+    def place(self, q: PerHead, k: PerHead, places: Places) -> tuple[PerHead, PerHead]:
+        """Queries and keys as they are multiplied, by way of sites if they have any."""
+        return self.placed(q, 0, places.queries), self.placed(k, 1, places.keys)
+
+    def scores(self, q: PerHead, k: PerHead) -> Float[Tensor, "b h q k"]:
+        """How well queries match keys, before the mask."""
         scale = math.sqrt(self.d_head) if self.scale is None else self.scale
-        scores = einsum(q / scale, k, "b q h e, b k h e -> b h q k")
+        return einsum(q / scale, k, "b q h e, b k h e -> b h q k")
+
+    def masked_scores(self, q: PerHead, k: PerHead, places: Places) -> Float[Tensor, "b h q k"]:
+        """The same of queries and keys as they are multiplied, -inf where a query sees no key."""
+        scores, mask = self.scores(q, k), self.sight(places)
         if mask is None:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
             mask = mask.tril(scores.shape[-1] - scores.shape[-2])
         # Adding -inf costs half of masked_fill, whose backward pass is a second pass over scores.
-        masked = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-        scores = self.hook_attn_scores(scores + masked)
+        return scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+
+    def _mix_explicitly(self, q: PerHead, k: PerHead, v: PerHead, places: Places) -> PerHead:
+        """The same as `mix`, by way of scores and pattern."""
+        q, k = self.place(q, k, places)
+        scores = self.hook_attn_scores(self.masked_scores(q, k, places))
         pattern = self.hook_pattern(scores.softmax(-1))
         return einsum(pattern, v, "b h q k, b k h e -> b q h e")

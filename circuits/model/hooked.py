@@ -31,9 +31,10 @@ from circuits.cache import Cache, run_with_cache
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, nearest
 from circuits.factored import FactoredMatrix
-from circuits.generation import KVCache, generate
+from circuits.generation import generate
 from circuits.hooks import GradHooks, HookPoint, Hooks, Run, WatchedBy, watching
 from circuits.inputs import AnyMask, ModelInput
+from circuits.kv_cache import KVCache
 from circuits.model.contract import BlockWeights, NormWeights, UnembedWeights
 from circuits.model.readout import Readout
 from circuits.tokenizer import FittedTokenizer, ModelRoles, Tokenizer, no_tokenizer

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from circuits.batch import Batch, causal_mask, key_positions
 from circuits.config import ModelConfig
-from circuits.generation import KVCache
-from circuits.hooks import HookPoint, site_names
+from circuits.hooks import HookPoint
+from circuits.kv_cache import KVCache
 from circuits.model.attention import Places
 from circuits.model.block import Block, Unembed
 from circuits.model.hooked import HookedModel
 from circuits.model.norm import Norm
+from circuits.sites import every_site
 
 Visit = Callable[[str, Tensor], Tensor]  # from a site and the value there to the value that goes on
 
@@ -60,7 +61,7 @@ class Transformer(HookedModel):
             for name, point in vars(module).items()
             if isinstance(point, HookPoint)
         }
-        order = {site: i for i, site in enumerate(site_names(self._cfg.n_layers))}
+        order = {site: i for i, site in enumerate(every_site(self._cfg.n_layers))}
         self.hook_dict = {
             site: points[site] for site in sorted(points, key=lambda s: order.get(s, len(order)))
         }
@@ -70,10 +71,27 @@ class Transformer(HookedModel):
     @property
     def cfg(self) -> ModelConfig:
         """The shape of the model, with the device and precision its weights have now."""
-        device, dtype = self.W_E.device, self.W_E.dtype
+        stored = self.stored_embedding
+        device, dtype = stored.device, stored.dtype
         if (self._cfg.device, self._cfg.dtype) != (device, dtype):
             self._cfg = replace(self._cfg, device=device, dtype=dtype)
         return self._cfg
+
+    @property
+    def stored_embedding(self) -> Tensor:
+        """[v d], a row for each token as the model stores it."""
+        return self.W_E
+
+    @property
+    def steps_add_up(self) -> bool:
+        """Whether each layer adds to the stream what its steps write: the fast engine needs that.
+
+        Not where a norm stands between (Gemma 2), and not where queries and keys read more than
+        the stream.
+        """
+        cfg = self.cfg
+        added = cfg.positional_embedding_type in ("standard", "rotary")
+        return added and not cfg.post_norms
 
     @abstractmethod
     def embed(self, tokens: Tensor, where: slice | Tensor, visit: Visit) -> Float[Tensor, "b p d"]:

@@ -26,6 +26,7 @@ from circuits.qk_ov.token_circuits import (
     writing,
 )
 from circuits.qk_ov.token_views import Kind, Show, View, answer, in_result, view_of
+from circuits.qk_ov.turning import require_distance
 
 __all__ = [
     "COMPOSITION_MEANINGS",
@@ -52,6 +53,7 @@ __all__ = [
     "position_circuit",
     "product_scales",
     "qk_circuit",
+    "require_distance",
     "require_product",
     "side",
     "trace_share",

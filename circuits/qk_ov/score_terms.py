@@ -21,6 +21,7 @@ from circuits.hooks import position_axis
 from circuits.model import HookedModel
 from circuits.precision import wide
 from circuits.prompts import Prompts
+from circuits.qk_ov.turning import turned, turns
 
 _LABEL = re.compile(r"L(\d+)H(\d+)|(\d+)_mlp_out|(pos)_embed|(.+)")
 
@@ -30,15 +31,19 @@ class Side:
     """The terms of a query or a key, summed over positions with some weights.
 
     Attributes:
+        slot: 0 of a query, 1 of a key.
         names: of the terms, [k].
-        terms: [k b e], what each contributes to the query or key; together they are it.
-        over_scale: [b p], the weights, each over LayerNorm's scale there.
+        terms: [k b e], what each contributes to the query or key; together they are it. Where
+            positions turn it, they are turned.
+        over_scale: [b p], the weights, each over LayerNorm's scale there; where positions turn it,
+            by the position that has the weight, otherwise all at once (None).
         through: [d e], LayerNorm but for its scale, and W_Q or W_K.
     """
 
+    slot: int
     names: list[str]
     terms: Tensor
-    over_scale: Tensor
+    over_scale: dict[int | None, Tensor]
     through: Tensor
 
 
@@ -48,8 +53,10 @@ def watched(model: HookedModel, prompts: Prompts, head: Component, *, sources: b
     Raises:
         CircuitsError: where positions act on queries and keys, or scores are capped.
     """
-    if model.cfg.positional_embedding_type != "standard" or model.cfg.scores_soft_cap:
+    linear = model.cfg.positional_embedding_type == "standard" or turns(model)
+    if model.cfg.scores_soft_cap or not linear:
         raise _no_product(model)
+    model.score_scales()  # says where queries and keys are normalized first
     layer = head.layer or 0
     sites = ["blocks.0.hook_resid_pre", "hook_embed"]
     sites += [name for name in ("hook_pos_embed",) if name in model.hook_dict]
@@ -73,10 +80,39 @@ def side(cache: Cache, head: Component, slot: str, weights: Tensor) -> Side:
     its own scale at each position; the bias also has ln1's bias and that of the projection.
     """
     model, layer, number = cache.model, head.layer or 0, head.head or 0
-    attn, norm = model.blocks[layer].attn, model.blocks[layer].ln1
+    attn = model.blocks[layer].attn
     W, b = (attn.W_Q, attn.b_Q) if slot == "q" else (attn.W_K, attn.b_K)
     W, b = wide(W[number]), wide(b[number])
-    over_scale = weights / cache["scale", layer, "ln1"][..., 0]
+    through, place = through_ln(model, W, layer), "qk".index(slot)
+    names: list[str] = []
+    sums: list[Tensor] = []
+    over_scale: dict[int | None, Tensor] = {}
+    for position in _by_position(model, weights):
+        some = weights if position is None else _only(weights, position)
+        over_scale[position] = some / cache["scale", layer, "ln1"][..., 0]
+        names, stack = _parts(cache, layer, over_scale[position])
+        terms = wide(stack) @ through
+        terms[-1] += some.sum(1, keepdim=True) * (wide(model.blocks[layer].ln1.b) @ W + b)
+        sums.append(turned(model, layer, place, terms, position or 0))
+    return Side(place, names, torch.stack(sums).sum(0), over_scale, through)
+
+
+def _by_position(model: HookedModel, weights: Tensor) -> list[int] | list[None]:
+    """The positions that have weights, where each turns what it is; else all at once."""
+    if not turns(model):
+        return [None]
+    positions: list[int] = weights.any(0).nonzero().flatten().tolist()
+    return positions
+
+
+def _only(weights: Tensor, position: int) -> Tensor:
+    """The weights [b p] at this position, and 0 elsewhere."""
+    here = torch.arange(weights.shape[1], device=weights.device) == position
+    return weights * here
+
+
+def _parts(cache: Cache, layer: int, over_scale: Tensor) -> tuple[list[str], Tensor]:
+    """Names of the parts of the stream that enters a layer, and their weighted sums: [k b d]."""
     of_layer = f"blocks.{layer}."
     mixed = {
         name: einsum(over_scale, value.movedim(position_axis(name), 1), "b p, b p ... -> b ...")
@@ -84,20 +120,17 @@ def side(cache: Cache, head: Component, slot: str, weights: Tensor) -> Side:
         if not name.startswith(of_layer) or name == "blocks.0.hook_resid_pre"
         if not name.endswith(("pattern", "hook_v"))
     }
-    stack, labels = Cache(mixed, model).get_full_resid_decomposition(
+    stack, labels = Cache(mixed, cache.model).get_full_resid_decomposition(
         layer, expand_neurons=False, return_labels=True
     )
     stack[-1] *= over_scale.sum(1, keepdim=True)  # biases are the same at every position
-    through = through_ln(model, W, layer)
-    terms = wide(stack) @ through
-    terms[-1] += weights.sum(1, keepdim=True) * (wide(norm.b) @ W + b)
-    return Side([_named(label) for label in labels], terms, over_scale, through)
+    return [_named(label) for label in labels], stack
 
 
 def apart(
-    cache: Cache, ends: Side, chosen: list[int], places: tuple[list[str], Tensor]
+    cache: Cache, head: Component, ends: Side, chosen: list[int], places: tuple[list[str], Tensor]
 ) -> tuple[list[str], Tensor]:
-    """The chosen terms; heads among them by the places [s b p] that they read from.
+    """The chosen terms of this head's; heads among them by the places [s b p] they read from.
 
     Returns names and what they contribute [k b e].
     """
@@ -109,13 +142,19 @@ def apart(
             names.append(ends.names[index])
             terms.append(ends.terms[index][None])
             continue
-        layer, head = map(int, match.groups())
-        pattern, v = cache["pattern", layer][:, head], cache["v", layer]
-        v = v[:, :, head * v.shape[2] // cache.model.cfg.n_heads]  # heads may share values
-        read = einsum(ends.over_scale, pattern, "b p, b p k -> b k")
-        mixed = einsum(masks * read, v, "s b k, b k e -> s b e")
+        layer, number = map(int, match.groups())
+        pattern, v = cache["pattern", layer][:, number], cache["v", layer]
+        v = v[:, :, number * v.shape[2] // cache.model.cfg.n_heads]  # heads may share values
+        W_O = wide(cache.model.blocks[layer].attn.W_O[number])
+        total: Tensor | None = None
+        for position, over_scale in ends.over_scale.items():
+            read = einsum(over_scale, pattern, "b p, b p k -> b k")
+            mixed = einsum(masks * read, v, "s b k, b k e -> s b e") @ W_O @ ends.through
+            some = turned(cache.model, head.layer or 0, ends.slot, mixed, position or 0)
+            total = some if total is None else total + some
+        assert total is not None
         names += [f"{ends.names[index]}<v>@{label}" for label in labels]
-        terms.append(mixed @ wide(cache.model.blocks[layer].attn.W_O[head]) @ ends.through)
+        terms.append(total)
     return names, torch.cat(terms)
 
 

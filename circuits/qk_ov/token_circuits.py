@@ -18,6 +18,7 @@ from circuits.factored import FactoredMatrix
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
+from circuits.qk_ov.turning import turned
 
 CHUNK = 2**24  # entries of a token-to-token matrix that are held at a time
 ROUNDING = 1e-6  # of a product's entries, in single precision, against its factors' norms
@@ -70,9 +71,12 @@ def ov_circuit(model: HookedModel, *, effective: bool) -> TokenCircuit:
     return TokenCircuit(embedding(model, effective=effective), inner, unembed - unembed.mean(0))
 
 
-def qk_circuit(model: HookedModel, *, effective: bool) -> TokenCircuit:
-    """How well each key token matches a query token: W_E W_Q W_K^T W_E^T, norms folded in."""
-    return _matching(model, embedding(model, effective=effective))
+def qk_circuit(model: HookedModel, *, effective: bool, distance: int = 0) -> TokenCircuit:
+    """How well each key token matches a query token: W_E W_Q W_K^T W_E^T, norms folded in.
+
+    Where positions turn queries and keys, the key stands `distance` positions before the query.
+    """
+    return _matching(model, embedding(model, effective=effective), distance)
 
 
 def position_circuit(model: HookedModel) -> TokenCircuit:
@@ -84,15 +88,17 @@ def position_circuit(model: HookedModel) -> TokenCircuit:
     return _matching(model, centered(model, fixed(model.W_pos)))
 
 
-def _matching(model: HookedModel, stream: Tensor) -> TokenCircuit:
+def _matching(model: HookedModel, stream: Tensor, distance: int = 0) -> TokenCircuit:
     """Queries keep their bias, as a column of ones; keys are compared with their mean."""
     queries, keys = [], []
     norms = typical_scales(model)[:-1]
-    for block, scale, divisor in zip(model.blocks, norms, model.score_scales(), strict=True):
+    layers = zip(model.blocks, norms, model.score_scales(), strict=True)
+    for layer, (block, scale, divisor) in enumerate(layers):
         W_Q, norm = fixed(block.attn.W_Q), fixed(block.ln1.w / scale)[:, None]
         bias = fixed(block.ln1.b) @ W_Q + fixed(block.attn.b_Q)
-        queries.append(torch.cat([norm * W_Q, bias[:, None]], dim=1) / divisor)
-        keys.append((norm * fixed(block.attn.W_K)).mT)
+        query = torch.cat([norm * W_Q, bias[:, None]], dim=1) / divisor
+        queries.append(turned(model, layer, 0, query, distance))
+        keys.append(turned(model, layer, 1, norm * fixed(block.attn.W_K), 0).mT)
     inner = FactoredMatrix(torch.stack(queries), torch.stack(keys))
     ones = torch.ones_like(stream[:, :1])
     return TokenCircuit(torch.cat([stream, ones], dim=1), inner, stream - stream.mean(0))

@@ -210,3 +210,9 @@ def check_cell(cell: Cell, cfg: ModelConfig) -> None:
         for sender in write.senders:
             check(sender, cfg)
             Edge(sender, write.target)  # says so when the receiver comes first
+            is_beside = sender.layer == write.target.layer and sender.kind in ("head", "attn")
+            if cfg.parallel and write.target.kind == "mlp" and is_beside:
+                raise CircuitsError(
+                    f"{sender}->{write.target} is no edge: attention and MLP of a layer of "
+                    f"{cfg.model_name} are parallel, and neither reads the other"
+                )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from circuits.arrays import Bools
 from circuits.circuit import graph
 from circuits.errors import CircuitsError
 from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
@@ -13,13 +14,15 @@ from circuits.sweep.memory import parse_bytes
 from circuits.sweep.plans import Plan, Task, default_memory, fastest_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from circuits.config import ModelConfig
     from circuits.model import HookedModel
 
 # What it costs to write, normalize and read a number of a stream, in multiplications: measured.
 PASSES = 300
+# What a layer's calls cost, however little they compute, in multiplications: measured.
+CALLS = 2**25
 
 
 def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | None = None) -> Plan:
@@ -44,15 +47,14 @@ def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | N
     left = budget - prompts * base_bytes
     fitting = min(left // (prompts * circuit_bytes), rows // (prompts * width))
     at_once = max(1, min(fitting, len(sweep.cells)))
-    order = sorted(range(len(sweep.cells)), key=lambda cell: _n_edges(sweep, cell))
+    moving = [_moving(sweep, cell) for cell in range(len(sweep.cells))]
     per_circuit = _relative(cfg) * width * cfg.n_layers  # whose readers all read something new
     tasks = []
     for first in range(0, n, prompts):
         last = min(first + prompts, n)
-        for start in range(0, len(order), at_once):
-            cells = tuple(order[start : start + at_once])
-            alone = (last - first) * _readers(sweep, cells) * per_circuit
-            tasks.append(Task(first, last, cells, alone))
+        calls = cfg.n_layers * CALLS / ((last - first) * per_circuit * _block(cfg))
+        for cells, readers in _groups(sweep, moving, at_once, calls):
+            tasks.append(Task(first, last, cells, (last - first) * readers * per_circuit))
     runs = 1 + (sweep.source.rule.needs != "nothing")
     work = sum(task.work for task in tasks) + runs * n * width * cfg.n_layers
     return Plan(
@@ -69,10 +71,35 @@ def _n_edges(sweep: CircuitSweep, cell: int) -> int:
     return sum(int(kept.anywhere.sum()) for kept in sweep.cells[cell])
 
 
-def _readers(sweep: CircuitSweep, cells: Sequence[int]) -> float:
-    """In how many of these cells does a reader read, on average? Those that run together all do."""
-    masks = [kept.anywhere.any(1) for cell in cells for kept in sweep.cells[cell]]
-    return len(masks) * float(np.mean(np.logical_or.reduce(masks))) if masks else 0.0
+def _moving(sweep: CircuitSweep, cell: int) -> Bools:
+    """Which readers read something new in this cell; none in the whole model."""
+    masks = [kept.anywhere.any(1) for kept in sweep.cells[cell]]
+    return np.logical_or.reduce(masks) if masks else np.zeros(1, dtype=bool)
+
+
+def _groups(
+    sweep: CircuitSweep, moving: Sequence[Bools], at_once: int, calls: float
+) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Cells that go together, and the circuits that this costs, whose readers all read something.
+
+    What reads something new in one of them is computed in all. So circuits of similar size go
+    together, unless that costs more than `calls`, the circuits that a pass of their own costs.
+    """
+    order = sorted(range(len(sweep.cells)), key=lambda cell: _n_edges(sweep, cell))
+    group: list[int] = []
+    union, cost = np.zeros(1, dtype=bool), 0.0
+    for cell in order:
+        wider = union | moving[cell]
+        n_circuits = sum(bool(sweep.cells[each]) for each in (*group, cell))
+        together = n_circuits * float(wider.mean())
+        alone = float(moving[cell].mean())
+        if group and (len(group) == at_once or together > cost + alone + calls):
+            yield tuple(group), cost
+            group, wider, together = [], moving[cell], alone
+        group.append(cell)
+        union, cost = wider, together
+    if group:
+        yield tuple(group), cost
 
 
 def _numbers(cfg: ModelConfig) -> tuple[int, int]:
@@ -87,7 +114,11 @@ def _numbers(cfg: ModelConfig) -> tuple[int, int]:
 
 def _relative(cfg: ModelConfig) -> float:
     """What a circuit costs, relative to a plain pass through the blocks."""
-    block = 4 * cfg.d_model * cfg.n_heads * cfg.d_head + 2 * cfg.d_model * cfg.d_mlp
     streams = 3 * cfg.n_heads * cfg.d_model
     mixing = (float(np.mean(graph(cfg).n_before)) + PASSES) * streams
-    return 1.0 + mixing / block
+    return 1.0 + mixing / _block(cfg)
+
+
+def _block(cfg: ModelConfig) -> int:
+    """The multiplications of a token in a block."""
+    return 4 * cfg.d_model * cfg.n_heads * cfg.d_head + 2 * cfg.d_model * cfg.d_mlp

@@ -14,7 +14,7 @@ from circuits.model import Places, Transformer
 from circuits.sweep.base_run import BaseRun
 from circuits.sweep.cells import Sweep, Write
 from circuits.sweep.edits import CHANGES, SLOTS, Edit, Stage, point, stream_site, value_site
-from circuits.sweep.sent import Sent
+from circuits.sweep.sent import Sent, into_mlp
 
 
 class Editor:
@@ -45,7 +45,7 @@ class Editor:
             return Edit(at, change, where=where, adds=True)
         block = self.model.blocks[at[0]]
         if target.kind == "mlp":
-            stream = self.base[f"blocks.{at[0]}.hook_resid_mid"] + change
+            stream = self.base[into_mlp(at[0], self.model.cfg)] + change
             return Edit(at, block.mlp.plain(block.ln2.plain(stream)), where=where)
         stream = self.base[stream_site(at[0], self.n_layers)]
         if slot is not None:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from circuits.components import Component
 from circuits.sweep.cells import Hold, Write
-from circuits.sweep.sent import sites_between
+from circuits.sweep.sent import into_mlp, sites_between
 
 if TYPE_CHECKING:
+    from circuits.config import ModelConfig
     from circuits.sweep.cells import Sweep
 
 
@@ -109,6 +110,14 @@ class Edit:
         return value[:, columns] if value.shape[1] > 1 else value
 
 
+def enters_behind(stage: Stage, cfg: ModelConfig) -> bool:
+    """Whether what is written at this stage first shows in the stream behind the layer.
+
+    Before that, what attention changes shows in the stream that the MLP reads, if it reads one.
+    """
+    return stage >= Stage.NEURON or (not cfg.has_middle and stage > Stage.PRE)
+
+
 def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
     """From which position on each write can change anything in each prompt: [b].
 
@@ -140,21 +149,23 @@ def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
 
 
 def needed_sites(
-    writes: Iterable[Write], n_layers: int, hold: Hold = "all"
+    writes: Iterable[Write], cfg: ModelConfig, hold: Hold = "all"
 ) -> tuple[set[str], set[str]]:
     """The sites of the base run and of the source's run that these writes need."""
+    n_layers = cfg.n_layers
     base, source = {_final_site(n_layers)}, set()
     for write in writes:
         layer, stage = point(write, n_layers)
         block = f"blocks.{layer}."
         into_stream = stage in (Stage.EMBED, Stage.POS, Stage.PRE)
+        late = enters_behind(stage, cfg)
         if into_stream or (write.senders and stage is not Stage.MLP):
             base |= {stream_site(layer, n_layers)}
-        if not into_stream:
-            base |= {block + "hook_resid_mid"}
+        if stage is Stage.MLP or not (into_stream or late):
+            base |= {into_mlp(layer, cfg)}
         if stage in CHANGES:
             base |= {CHANGES[stage].format(layer=layer)}
-        if stage >= Stage.NEURON:
+        if late:
             base |= {stream_site(layer + 1, n_layers)}
         if stage is Stage.PATTERN:
             base |= {block + "attn.hook_v", block + "attn.hook_z"}
@@ -162,7 +173,7 @@ def needed_sites(
             base |= {block + f"attn.hook_{part}" for part in "qkvz"}
         base |= {sender.site for sender in write.senders}
         if hold == "heads":
-            base |= sites_between(write.senders, layer)
+            base |= sites_between(write.senders, layer, cfg)
         source |= {value_site(part) for part in write.senders or (write.target,)}
     return base, source
 

@@ -18,9 +18,8 @@ def task_runner(
     model: HookedModel, routes: Routes | CircuitRoutes, rows: slice, reference: Reference
 ) -> TaskRunner:
     """What runs the tasks on these prompts of a sweep."""
-    stepped = isinstance(model, Transformer)
     if isinstance(routes, CircuitRoutes):
-        alone = CircuitFlow if stepped else HookedCircuit
+        alone = CircuitFlow if runner_of(model) is FlowRunner else HookedCircuit
         sites = alone.base_sites(model, routes)
         return alone(base_run(model, routes.sweep, rows, sites, reference), routes)
     kind = runner_of(model)
@@ -38,4 +37,5 @@ def source_sites(model: HookedModel, routes: Routes | CircuitRoutes) -> set[str]
 
 def runner_of(model: HookedModel) -> type[CellRunner]:
     """The fast engine where the model is made of our steps; else plain passes with hooks."""
-    return FlowRunner if isinstance(model, Transformer) else HookedRunner
+    in_steps = isinstance(model, Transformer) and model.steps_add_up
+    return FlowRunner if in_steps else HookedRunner

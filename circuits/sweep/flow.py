@@ -49,7 +49,7 @@ class Flow:
         freeze: Freeze | None = None,
     ) -> None:
         self.model, self.base, self.reads = model, base, reads
-        self.n_layers = model.cfg.n_layers
+        self.cfg, self.n_layers = model.cfg, model.cfg.n_layers
         self.writes = Writes(edits, real)
         self.heads = Heads(model, base, self.writes, freeze)
         self.groups: list[Group] = []
@@ -61,11 +61,10 @@ class Flow:
             if self.groups:
                 self._edit(self.x, (layer, Stage.PRE))
             self._join_stream(layer, entries)
-            if self.groups:
-                self._attention(layer)
+            entered = self._attention(layer) if self.groups else self.x
             self._join_mid(layer, entries)
-            if self.groups:
-                self.x = self.x + self._mlp(layer)
+            if self.groups and not self.cfg.attn_only:
+                self.x = self.x + self._mlp(layer, entered if self.cfg.parallel else self.x)
         if self.groups:
             self._edit(self.x, (self.n_layers, Stage.PRE))
         self._join_stream(self.n_layers, entries)
@@ -105,17 +104,19 @@ class Flow:
 
     def _join_stream(self, layer: int, entries: Entries) -> None:
         """Let sequences in that begin with another stream into this layer."""
-        newcomers = list(entries.get((layer, Stage.PRE), ()))
-        if layer == self.n_layers:
-            newcomers = [self._cut(group) for group in newcomers]
-        streams = []
-        for group in newcomers:
+        newcomers, streams = [], []
+        for whole in entries.get((layer, Stage.PRE), ()):
+            group = self._cut(whole) if layer == self.n_layers else whole
             x = group.take(self.base[stream_site(layer, self.n_layers)])
+            if not self.cfg.has_middle:
+                heads = self.heads.change(whole, group, layer - 1)
+                x = self._with_change(group, x, (layer - 1, Stage.ATTN), heads)
             neurons = self._neurons_change(group, layer - 1)
             x = self._with_change(group, x, (layer - 1, Stage.MLP), neurons)
             for stage in (Stage.EMBED, Stage.POS):
                 x = self._with_change(group, x, (layer, stage))
             self.writes.write(group, x, (layer, Stage.PRE))
+            newcomers.append(group)
             streams.append(x)
         if newcomers:
             self._join(newcomers, streams)
@@ -174,10 +175,10 @@ class Flow:
             total = added(total, len(group.cells), which, change)
         return total
 
-    def _mlp(self, layer: int) -> Tensor:
-        """What the MLP writes in all sequences, [N d]."""
+    def _mlp(self, layer: int, stream: Tensor) -> Tensor:
+        """What the MLP writes in all sequences, [N d], given the stream that it reads."""
         block = self.model.blocks[layer]
-        read = block.ln2.plain(self.x)
+        read = block.ln2.plain(stream)
         written = block.mlp.plain(read)
         if (layer, Stage.NEURON) in self.writes:
             parts = zip(self.groups, self._views(read), self._views(written), strict=True)
@@ -193,8 +194,11 @@ class Flow:
         read = self.reads.any(0).nonzero().flatten()
         return replace(group, columns=read[read >= group.start])
 
-    def _attention(self, layer: int) -> None:
-        """The attention of all: x + z W_O + b_O, in the last block only where the metric reads."""
+    def _attention(self, layer: int) -> Tensor:
+        """The attention of all: x + z W_O + b_O, in the last block only where the metric reads.
+
+        Returns x, [N d].
+        """
         block = self.model.blocks[layer]
         qkv = block.attn.qkv(block.ln1.plain(self.x))  # [N 3 h e]
         self._edit(qkv, (layer, Stage.QKV))
@@ -214,9 +218,10 @@ class Flow:
             streams.append(x.flatten(0, 1))
             groups.append(group)
         self.groups = groups
-        z, self.x = (rows[0] if len(rows) == 1 else torch.cat(rows) for rows in (mixed, streams))
+        z, entered = (rows[0] if len(rows) == 1 else torch.cat(rows) for rows in (mixed, streams))
         self._edit(z, (layer, Stage.Z))
         written = block.attn.out(z)
         self._edit(written, (layer, Stage.ATTN))
-        self.x = self.x + written
+        self.x = entered + written
         self._edit(self.x, (layer, Stage.MID))
+        return entered

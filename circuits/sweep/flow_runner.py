@@ -90,10 +90,13 @@ class FlowRunner(CellRunner):
             x = visit(at + "hook_resid_pre", x)
             q, k, v = block.attn.qkv(block.ln1.plain(x)).unbind(2)
             z = visit(at + "attn.hook_z", block.attn.mix(q, k, v, places))
-            z, x = (z[reads], x[reads]) if layer == last else (z, x)
-            x = visit(at + "hook_resid_mid", x + visit(at + "hook_attn_out", block.attn.out(z)))
-            written = visit(at + "hook_mlp_out", block.mlp.plain(block.ln2.plain(x)))
-            x = visit(at + "hook_resid_post", x + written)
+            z, entered = (z[reads], x[reads]) if layer == last else (z, x)
+            x = entered + visit(at + "hook_attn_out", block.attn.out(z))
+            if model.cfg.has_middle:
+                x = entered = visit(at + "hook_resid_mid", x)
+            if not model.cfg.attn_only:
+                x = x + visit(at + "hook_mlp_out", block.mlp.plain(block.ln2.plain(entered)))
+            x = visit(at + "hook_resid_post", x)
         return x
 
     def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:

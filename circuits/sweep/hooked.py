@@ -27,7 +27,7 @@ from circuits.sweep.base_run import BaseRun, final_site
 from circuits.sweep.cells import Write
 from circuits.sweep.edits import needed_sites
 from circuits.sweep.runner import CellRunner
-from circuits.sweep.sent import way_out
+from circuits.sweep.sent import into_mlp, way_out
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -191,7 +191,7 @@ class HookedRunner(CellRunner):
 
     def _value(self, part: Component) -> Tensor:
         """What the source gives for this part; a head's inputs are all the same stream."""
-        (site,) = needed_sites([Write(part)], self.model.cfg.n_layers)[1]
+        (site,) = needed_sites([Write(part)], self.model.cfg)[1]
         value = self.base.source[site]
         return value[part.within] if site == part.site else value
 
@@ -264,8 +264,9 @@ def _stream(model: HookedModel, receiver: Component) -> str:
     """The site of the stream that this receiver reads."""
     if receiver.layer is None:
         return final_site(model)
-    what = "hook_resid_mid" if receiver.kind == "mlp" else "hook_resid_pre"
-    return f"blocks.{receiver.layer}.{what}"
+    if receiver.kind == "mlp":
+        return into_mlp(receiver.layer, model.cfg)
+    return f"blocks.{receiver.layer}.hook_resid_pre"
 
 
 def _adding(within: tuple[slice | int, ...], shift: Tensor) -> HookFn:

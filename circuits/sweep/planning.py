@@ -103,7 +103,7 @@ class _Cost:
         self.base_rows = float(runs * self.n_prompts * self.width * self.n_layers)
         # Logits, their log-probabilities and the clean run's.
         logits = 3 * self.reads * (vocabulary + cfg.d_model) * max(size, 4)
-        base, source = routes.base_sites(), needed_sites(routes.writes, cfg.n_layers)[1]
+        base, source = routes.base_sites(), needed_sites(routes.writes, cfg)[1]
         # Queries, keys and values of a layer are parts of one tensor.
         sites, qkv = base | source, ("_q", "_k", "_v")
         shared = {site.rpartition("hook_")[0] for site in sites if site.endswith(qkv)}

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from circuits.arrays import Ints
 from circuits.sweep.cells import Cell, Sweep, Write, check_cell
-from circuits.sweep.edits import Point, Stage, first_changes, frozen_sites, needed_sites, point
+from circuits.sweep.edits import (
+    Point,
+    Stage,
+    enters_behind,
+    first_changes,
+    frozen_sites,
+    needed_sites,
+    point,
+)
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -35,7 +43,7 @@ class Routes:
     """How each cell of a sweep goes through the model."""
 
     def __init__(self, model: HookedModel, sweep: Sweep) -> None:
-        self.sweep, self.n_layers = sweep, model.cfg.n_layers
+        self.sweep, self.cfg, self.n_layers = sweep, model.cfg, model.cfg.n_layers
         for cell in sweep.cells:
             check_cell(cell, model.cfg)
         self.writes = tuple(dict.fromkeys(write for cell in sweep.cells for write in cell))
@@ -71,7 +79,7 @@ class Routes:
         if not able:
             return Route(None, np.full(len(self.last_read), self.width), ())
         layer, stage = min(point(write, self.n_layers) for write in able)
-        if stage >= Stage.NEURON:
+        if enters_behind(stage, self.cfg):
             entry = layer + 1, Stage.PRE
         else:
             entry = layer, Stage.PRE if stage <= Stage.PRE else Stage.MID
@@ -92,7 +100,7 @@ class Routes:
     def base_sites(self) -> set[str]:
         """The sites of the base run that are needed."""
         writes = [write for route in self.routes for write in route.writes]
-        sites, _ = needed_sites(writes, self.n_layers, self.sweep.hold)
+        sites, _ = needed_sites(writes, self.cfg, self.sweep.hold)
         sites |= {sender.site for write in self.writes for sender in write.senders}
         if self.sweep.freeze:
             entries = [route.entry[0] for route in self.routes if route.entry]

@@ -78,7 +78,7 @@ class CellRunner(TaskRunner):
     @classmethod
     def source_sites(cls, model: HookedModel, routes: Routes) -> set[str]:
         """What it needs of the source's run."""
-        return needed_sites(routes.writes, model.cfg.n_layers)[1]
+        return needed_sites(routes.writes, model.cfg)[1]
 
     @classmethod
     @abstractmethod

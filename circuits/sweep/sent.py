@@ -17,17 +17,23 @@ from circuits.sweep.cells import Hold
 from circuits.sweep.values import Runs
 
 if TYPE_CHECKING:
+    from circuits.config import ModelConfig
     from circuits.model import HookedModel, Transformer
     from circuits.prompts import Prompts
 
 Sending = dict[Component, Tensor]  # who sends, and where [b p]
 
 
-def sites_between(senders: Iterable[Component], layer: int) -> set[str]:
+def into_mlp(layer: int, cfg: ModelConfig) -> str:
+    """The site of the stream that the MLP of this layer reads."""
+    return f"blocks.{layer}.hook_resid_{'pre' if cfg.parallel else 'mid'}"
+
+
+def sites_between(senders: Iterable[Component], layer: int, cfg: ModelConfig) -> set[str]:
     """The sites of the base run that are needed where MLPs compute anew, for a receiver here."""
     first = min((sender.layer or 0 for sender in senders), default=layer + 1)
-    whats = ("hook_resid_mid", "hook_mlp_out")
-    return {f"blocks.{i}.{what}" for i in range(first, layer) for what in whats}
+    layers = [] if cfg.attn_only else range(first, layer)
+    return {site for i in layers for site in (into_mlp(i, cfg), f"blocks.{i}.hook_mlp_out")}
 
 
 class Sent:
@@ -95,20 +101,23 @@ class Sent:
 
         A layer, an MLP or a stream that sends writes its own value, whatever has reached it.
         """
-        by = self._grouped(senders)
-        total = torch.zeros_like(self.base[f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"])
+        by, cfg = self._grouped(senders), self.model.cfg
+        total = torch.zeros_like(self.base[f"blocks.{cfg.n_layers - 1}.hook_resid_post"])
         total = self._with(self._with(total, by.get(("embed", 0))), by.get(("pos", 0)))
         for i in range(layer + 1):
             total = self._instead(total, by.get(("resid_pre", i)))
-            if i == layer and not mid:
+            if i == layer and (cfg.parallel or not mid):
                 break
+            entered = total
             heads = self._with(torch.zeros_like(total), by.get(("head", i)))
             total = total + self._instead(heads, by.get(("attn", i)))
             total = self._instead(total, by.get(("resid_mid", i)))
             if i == layer:
                 break
-            written = self._mlp(total, i, where, by.get(("neuron", i)))
-            total = total + self._instead(written, by.get(("mlp", i)))
+            if not cfg.attn_only:
+                read = entered if cfg.parallel else total
+                written = self._mlp(read, i, where, by.get(("neuron", i)))
+                total = total + self._instead(written, by.get(("mlp", i)))
             total = self._instead(total, by.get(("resid_post", i)))
         return total
 
@@ -141,7 +150,8 @@ class Sent:
         reached = where & (total != 0).any(-1)
         if not bool(reached.any()):
             return self._with(written, neurons)
-        read = block.ln2.plain((self.base[site + "hook_resid_mid"] + total)[reached])
+        stream = self.base[into_mlp(layer, self.model.cfg)]
+        read = block.ln2.plain((stream + total)[reached])
         written[reached] = block.mlp.plain(read) - self.base[site + "hook_mlp_out"][reached]
         for neuron, at in (neurons or {}).items():
             unit = slice(neuron.neuron, (neuron.neuron or 0) + 1)

@@ -1,12 +1,14 @@
 """Text to token ids and back, and which tokens start, end and fill up a text.
 
 `Tokenizer` is the vocabulary; `AddedToken` a text that is one token as it stands; `Roles` the
-tokens that stand for no text. The rest are names of files.
+tokens that stand for no text; `LibraryTokenizer` a vocabulary of any other kind than GPT-2's. The
+rest are names of files.
 """
 
 from circuits.tokenizer.added import AddedToken
 from circuits.tokenizer.byte_pairs import CHARACTERS, GPT2_PATTERN, UNUSED
 from circuits.tokenizer.fitted import FittedTokenizer, ModelRoles, no_tokenizer
+from circuits.tokenizer.library import LibraryTokenizer, library_tokenizer
 from circuits.tokenizer.reading import (
     JSON_FILE,
     MERGES_FILES,
@@ -33,11 +35,13 @@ __all__ = [
     "WRITTEN",
     "AddedToken",
     "FittedTokenizer",
+    "LibraryTokenizer",
     "ModelRoles",
     "Roles",
     "Settings",
     "Tokenizer",
     "complete",
+    "library_tokenizer",
     "model_roles",
     "no_tokenizer",
     "tiktoken_cache",

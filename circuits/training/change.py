@@ -17,8 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
+from circuits.checkpoints.copying import copied
 from circuits.errors import CircuitsError
-from circuits.model import HookedGPT2, HookedModel, copied
+from circuits.model import HookedModel
 from circuits.training.parts import READOUT, Slice, layers_of, neurons, slices
 
 Method = Literal["full", "lora", "adapter"]
@@ -163,10 +165,10 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def _require_trainable(model: HookedModel) -> HookedGPT2:
-    if not isinstance(model, HookedGPT2) or type(model) is not HookedGPT2:
+    if not isinstance(model, HookedGPT2):
         raise CircuitsError(
-            f"the weights of {model.cfg.model_name} are another library's ({model.source}); train "
-            "it there, or load a GPT-2 by circuits.load"
+            f"{model.cfg.model_name} ({model.source}) is no GPT-2 of this package, which alone can "
+            "be trained here; train it in its own library, or load a GPT-2 by circuits.load"
         )
     if model.W_E.dtype not in (torch.float32, torch.float64):
         raise CircuitsError(

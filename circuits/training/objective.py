@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from circuits.architectures import HookedGPT2
 from circuits.batch import pad_rows
-from circuits.model import HookedGPT2
 from circuits.padding import all_real
 from circuits.prompts.prompts import UNSCORED
 from circuits.training.change import Change

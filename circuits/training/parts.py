@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.components import Component, check, parse
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, nearest
-from circuits.model import HookedGPT2
 
 READOUT = "readouts.score"
 _ATTENTION = ("ln1.w", "ln1.b", "attn.W_QKV", "attn.b_QKV", "attn.W_O_flat", "attn.b_O")

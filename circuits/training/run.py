@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum
 from circuits.errors import CircuitsError
 from circuits.files import replacing
 from circuits.intervals import NOT_NEGATIVE, RIGHT_OR_WRONG
-from circuits.model import HookedGPT2
 from circuits.progress import Progress
 from circuits.result import mean_interval
 from circuits.training.change import Change

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, save
 from circuits.checkpoints.adapters import LORA, PARALLEL, Adapter, neuron_names
 from circuits.checkpoints.layout import released_names
 from circuits.errors import CircuitsError
 from circuits.files import replacing_folder, require_writable
-from circuits.model import HookedGPT2, HookedModel
+from circuits.model import HookedModel
 from circuits.training.change import SCALE, Change
 from circuits.training.parts import READOUT, layers_of
 from circuits.training.run import HELD_OUT, STATE, State, Training

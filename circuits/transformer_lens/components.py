@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from circuits.architectures import LayerNorm as HouseLayerNorm
+from circuits.architectures.gpt2 import GPT2MLP
 from circuits.backend import Backend
 from circuits.batch import causal_mask
 from circuits.errors import CircuitsError
-from circuits.generation import KeyValue
 from circuits.hooks import HookPoint as HousePoint
+from circuits.kv_cache import KeyValue
 from circuits.model import Attention as HouseAttention
 from circuits.model import Block as HouseBlock
 from circuits.model import Places, Visit
 from circuits.model import Unembed as HouseUnembed
-from circuits.model.gpt2 import GPT2MLP, GPT2Attention
-from circuits.model.gpt2 import LayerNorm as HouseLayerNorm
 from circuits.transformer_lens.config import HookedTransformerConfig
 from circuits.transformer_lens.hook_points import HookPoint
 
@@ -159,10 +159,6 @@ class Attention(HouseAttention):
     def qkv(self, x: Tensor) -> Tensor:
         """Queries, keys and values of what attention reads: [.. 3 h e]."""
         return torch.stack([self._read(x, letter) for letter in "QKV"], -3)
-
-    def sight(self, places: Places) -> Tensor | None:
-        """The mask of the keys that a query sees: in a local layer, those within the window."""
-        return GPT2Attention.sight(cast(GPT2Attention, self), places)
 
     def out(self, z: Tensor) -> Tensor:
         """z W_O + b_O, summed over heads: [.. d] of [.. h e]."""

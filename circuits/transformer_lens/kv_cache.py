@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from circuits.generation import KVCache
+from circuits.kv_cache import KVCache
 
 
 class Entry(NamedTuple):

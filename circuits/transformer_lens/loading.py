@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from circuits import checkpoints
+from circuits.architectures import HookedGPT2
 from circuits.errors import CheckpointError, CircuitsError
-from circuits.model import HookedGPT2
 from circuits.transformer_lens import processing
 from circuits.transformer_lens.config import HookedTransformerConfig
 from circuits.transformer_lens.names import (
@@ -107,8 +107,12 @@ def _house(
     where = {"device": device, "dtype": dtype}
     try:
         if hf_model is not None:
-            return checkpoints.load(hf_model, **where)
-        return checkpoints.load(name, revision=revision, **where)
+            model = checkpoints.load(hf_model, **where)
+        else:
+            model = checkpoints.load(name, revision=revision, **where)
+        if not isinstance(model, HookedGPT2):
+            raise CheckpointError(f"it is a {model.cfg.architecture}; circuits.load loads it")
+        return model
     except CheckpointError as error:
         raise CheckpointError(
             f"{model_name!r} cannot be loaded: this door takes GPT-2-family models (GPT-2, "

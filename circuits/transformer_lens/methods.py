@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.errors import CircuitsError, brief
-from circuits.model import HookedGPT2
 from circuits.transformer_lens import processing, utils
 from circuits.transformer_lens.components import freeze
 from circuits.transformer_lens.config import HookedTransformerConfig

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints.transformer_lens import from_object
 from circuits.factored import FactoredMatrix
-from circuits.model import HookedGPT2
 from circuits.transformer_lens.config import HookedTransformerConfig
 from circuits.weights import process
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from circuits.architectures import HookedGPT2
 from circuits.checkpoints import load, save
 from circuits.config import GPT2_SIZES
-from circuits.model import HookedGPT2
 
 RANDOM = "gpt2-random"
 MODELS = (RANDOM, "mini")

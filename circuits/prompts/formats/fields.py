@@ -70,7 +70,7 @@ def _problem(names: tuple[str, ...]) -> str | None:
                 "(If it should only be carried along, give it a name less like that.)"
             )
     if "clean" not in map(field, names):
-        return "lacks the field 'clean', the prompt itself ('prompt' and 'text' mean the same)"
+        return "lacks the field 'clean', the prompt itself (or 'prompt' or 'text')"
     return None
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from circuits.model.gpt2 import HookedGPT2
-from circuits.model.readout import Readout
+from circuits.architectures import HookedGPT2
+from circuits.model import Readout
 
 
 def copied(model: HookedGPT2, added: int = 0) -> HookedGPT2:

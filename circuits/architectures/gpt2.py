@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -22,47 +21,17 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from circuits.architectures.parts import ACTIVATIONS, FUSED, LayerNorm
 from circuits.backend import Backend
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, brief
 from circuits.hooks import HookPoint
-from circuits.model.attention import Attention, Places
+from circuits.model.attention import Attention
 from circuits.model.block import Block, Unembed
 from circuits.model.mlp import ALL, MLP
-from circuits.model.norm import Norm
 from circuits.model.transformer import Transformer, Visit
 from circuits.model.views import view
-from circuits.precision import wide
 from circuits.tokenizer import Tokenizer
-
-# GPT-2's is the first; torch fuses it, and the second, with the product before it.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu": F.gelu,
-    "gelu_fast": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * x * (1 + 0.044715 * x * x))),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-}
-_FUSED: dict[str, str] = {"gelu_new": "tanh", "gelu": "none"}  # what torch calls them
-
-
-class LayerNorm(Norm):
-    """(x - mean) / scale * w + b, with scale = sqrt(var + eps)."""
-
-    def __init__(self, cfg: ModelConfig) -> None:
-        super().__init__(cfg.eps)
-        self.w = nn.Parameter(torch.ones(cfg.d_model))
-        self.b = nn.Parameter(torch.zeros(cfg.d_model))
-
-    def center(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-        """The stream less its mean, in float32 at least."""
-        x = wide(x)
-        return x - x.mean(-1, keepdim=True)
-
-    def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-        """The whole step without hooks, fused."""
-        return F.layer_norm(x, (x.shape[-1],), self.w, self.b, self.eps)
 
 
 class GPT2Attention(Attention):
@@ -75,8 +44,8 @@ class GPT2Attention(Attention):
     b_O: nn.Parameter
 
     def __init__(self, cfg: ModelConfig, backend: Backend, layer: int) -> None:
-        super().__init__(cfg.d_head, scale=cfg.score_scale(layer))
-        self.n_heads, self.backend, self.window = cfg.n_heads, backend, cfg.window(layer)
+        super().__init__(cfg.d_head, scale=cfg.score_scale(layer), window=cfg.window(layer))
+        self.n_heads, self.backend = cfg.n_heads, backend
         inner = cfg.n_heads * cfg.d_head
         self.W_QKV = nn.Parameter(torch.zeros(cfg.d_model, 3 * inner))
         self.b_QKV = nn.Parameter(torch.zeros(3 * inner))
@@ -108,18 +77,6 @@ class GPT2Attention(Attention):
         qkv = self.backend.linear(x, self.W_QKV, self.b_QKV)
         return qkv.view(*x.shape[:-1], 3, self.n_heads, self.d_head)
 
-    def sight(self, places: Places) -> Tensor | None:
-        """The mask of the keys that a query sees: in a local layer, those within the window."""
-        n_query, n_key = places.queries.shape[-1], places.keys.shape[-1]
-        if self.window is None or n_key <= self.window:
-            return places.mask
-        distance = places.queries[..., :, None] - places.keys[..., None, :]
-        near = distance < self.window  # [q k], or [b q k]
-        near = near if near.ndim == 2 else near.unsqueeze(1)
-        if places.mask is not None:
-            return places.mask & near
-        return near & torch.ones_like(near).tril(n_key - n_query)
-
     def out(self, z: Float[Tensor, "*any h e"]) -> Float[Tensor, "*any d"]:
         """z W_O + b_O, summed over heads."""
         return self.backend.linear(z.flatten(-2), self.W_O_flat, self.b_O)
@@ -135,7 +92,7 @@ class GPT2MLP(MLP):
 
     def __init__(self, cfg: ModelConfig, backend: Backend) -> None:
         super().__init__()
-        self.act_fn, self.fused = ACTIVATIONS[cfg.act_fn], _FUSED.get(cfg.act_fn)
+        self.act_fn, self.fused = ACTIVATIONS[cfg.act_fn], FUSED.get(cfg.act_fn)
         self.backend = backend
         self.W_in = nn.Parameter(torch.zeros(cfg.d_model, cfg.d_mlp))
         self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
@@ -285,6 +242,11 @@ class HookedGPT2(Transformer):
                 stacklevel=2,
             )
         return result
+
+    def tie(self) -> None:
+        """Let the unembedding be the embedding again, after it was exchanged."""
+        if self._cfg.tied:
+            self.unembed.W_E = self.W_E
 
     def embed(self, tokens: Tensor, where: slice | Tensor, visit: Visit) -> Float[Tensor, "b p d"]:
         """W_E[token] + W_pos[position]"""
