@@ -37,7 +37,7 @@ _WRAPPERS = {
 # Which classes in memory can be converted: the class, the package it comes from, the converter.
 _OBJECTS = {
     **{("transformers", name): hugging_face.from_object for name in _GPT2S},
-    ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
+    ("transformer_lens", "HookedTransformer"): transformer_lens.convert,
 }
 
 
