@@ -156,6 +156,8 @@ def diff(
     analysis: str = ...,
     set_: Sequence[str] | None = ...,
     column: str = ...,
+    along: Literal['weights', 'parts'] | None = ...,
+    points: int = ...,
     progress: Progress | None = ...,
     **options: object,
 ) -> Result:
@@ -220,6 +222,28 @@ def evaluate(
     progress: Progress | None = ...,
 ) -> Result:
     """Is this circuit the mechanism?"""
+
+def fine_tune(
+    model: HookedModel,
+    out: str | Path,
+    *,
+    file: str | Path | None = ...,
+    task: str | Prompts | None = ...,
+    n: int | None = ...,
+    what: str | Sequence[str] | None = ...,
+    seed: int = ...,
+    resume: bool = ...,
+    progress: Progress | None = ...,
+    method: Literal['full', 'lora', 'adapter'] = ...,
+    rank: int = ...,
+    width: int = ...,
+    steps: int = ...,
+    lr: float | None = ...,
+    batch: int = ...,
+    held_out: float | str | Path = ...,
+    patience: int | None = ...,
+) -> Result:
+    """What does the model learn from these examples?"""
 
 def heads(
     model: HookedModel,

@@ -248,6 +248,8 @@ def check(component: Component, cfg: ModelConfig) -> Component:
     >>> str(check(parse("a5.h3"), GPT2_SIZES["gpt2"]))
     'a5.h3'
     """
+    if component.kind in ("mlp", "neuron") and cfg.attn_only:
+        raise CircuitsError(f"there is no {component}: {cfg.model_name} has attention layers only")
     bounds = {
         "layer": (component.layer, cfg.n_layers),
         "head": (component.head, cfg.n_heads),
@@ -267,8 +269,6 @@ def check(component: Component, cfg: ModelConfig) -> Component:
         raise CircuitsError(
             f"there is no {component}: {cfg.model_name} has no stream between attention and MLP"
         )
-    if component.kind in ("mlp", "neuron") and cfg.attn_only:
-        raise CircuitsError(f"there is no {component}: {cfg.model_name} has attention layers only")
     at = component.position
     if isinstance(at, int) and not -cfg.n_ctx <= at < cfg.n_ctx:
         raise CircuitsError(

@@ -23,6 +23,13 @@ SIZES: dict[str, Any] = {
     "rotary": Rotary(6),
 }
 GEMMA = {"act_fn": "gelu_new", "embedding_scale": 4.0, "tied": True}
+TOY = {
+    "rotary": None,
+    "positional_embedding_type": "standard",
+    "act_fn": "gelu",
+    "gated_mlp": False,
+    "normalization_type": "LN",
+}
 # By a short name: the type of its config.json, and what differs.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"n_key_value_heads": 2}),
@@ -52,6 +59,12 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "gated_mlp": False,
             "normalization_type": "LN",
         },
+    ),
+    "attn-only": ("transformer_lens", TOY | {"attn_only": True}),
+    "gelu-2l": ("transformer_lens", TOY),
+    "shortformer": (
+        "transformer_lens",
+        TOY | {"attn_only": True, "positional_embedding_type": "shortformer"},
     ),
 }
 

@@ -40,6 +40,7 @@ def _config(cfg: DecoderConfig) -> dict[str, Any]:
         "parallel_attn_mlp": cfg.parallel,
         "use_qk_norm": cfg.use_qk_norm,
         "use_normalization_before_and_after": cfg.post_norms,
+        "act_fn": None if cfg.attn_only else cfg.act_fn,
         "attn_scale": cfg.attn_scale or math.sqrt(cfg.d_head),
         "attn_scores_soft_cap": cfg.scores_soft_cap or -1.0,
         "output_logits_soft_cap": cfg.logits_soft_cap or -1.0,
@@ -54,6 +55,8 @@ def _state(model: Decoder, theirs: Any) -> dict[str, Tensor]:
         "ln_final.w": model.ln_final.w,
         "ln_final.b": model.ln_final.b,
     }
+    if hasattr(model, "positions"):
+        state["pos_embed.W_pos"] = model.positions
     shared = model.cfg.n_heads // (model.cfg.n_key_value_heads or model.cfg.n_heads)
     for i, block in enumerate(model.blocks):
         at = f"blocks.{i}."

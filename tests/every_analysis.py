@@ -14,6 +14,7 @@ from circuits.result import Result
 TEXT = "When Mary and John went to the garden, John gave a letter to"
 OF_A_MODEL = [name for name, recipe in analyses().items() if recipe.asks_model]
 IOI: dict[str, Any] = {"task": "ioi", "n": 4}
+OF_A_GPT2 = {"fine-tune"}  # which train weights of ours, in float32, and leave a new folder
 OF_CIRCUITS = {"evaluate"}  # which take a circuit of the model that they ask
 Question = tuple[tuple[Any, ...], dict[str, Any]]  # the words after the model, and the options
 # What each analysis is asked; those that are not named take a prompt, or the model alone.
@@ -23,6 +24,7 @@ ASKED: dict[str, Question] = {
     "attribute": ((), IOI),
     "discover": ((), {"method": "eap", "keep": "20", **IOI}),
     "evaluate": ((), {"subsets": 10, "controls": 45, "untrained": 2, **IOI}),
+    "fine-tune": (("tuned",), {"steps": 2, **IOI}),
     "heads": ((), {"n": 3}),
     "icl": ((), {"n": 2, "length": 8}),
     "interchange": ((), {"component": "a1", **IOI}),

@@ -152,7 +152,7 @@ def _component(
         kind,
         layer=draw(st.integers(0, (n_layers or cfg.n_layers) - 1)) if in_a_layer else None,
         head=draw(st.integers(0, cfg.n_heads - 1)) if is_head else None,
-        neuron=draw(st.integers(0, min(2, cfg.d_mlp - 1))) if kind == "neuron" else None,
+        neuron=draw(st.integers(0, max(0, min(2, cfg.d_mlp - 1)))) if kind == "neuron" else None,
         slot=draw(st.sampled_from(slots)) if is_head else None,
         position=draw(st.sampled_from(POSITIONS)),
     )

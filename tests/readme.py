@@ -39,9 +39,13 @@ def house_map(root: Path = ROOT) -> str:
     return f"```text\n{text}\n```"
 
 
-def rendered(text: str, app: typer.Typer) -> str:
-    """README's text with its generated parts as they should be."""
-    parts = {
+def rendered(text: str, app: typer.Typer, architectures: str | None = None) -> str:
+    """README's text with its generated parts as they should be.
+
+    The table of `architectures` takes a while, and stays as it is where it is not given.
+    """
+    parts = {} if architectures is None else {"architectures": f"\n{architectures}\n"}
+    parts |= {
         "commands": f"\n{command_table(app)}\n",
         "map": f"\n{house_map()}\n",
         "tasks": filled("{tasks}"),  # amid a sentence
@@ -85,10 +89,12 @@ def _first_sentence(text: str | None) -> str:
 
 def main() -> None:
     """Rewrite README.md."""
+    from architecture_table import table
+
     from circuits.cli import app
 
     old = README.read_text(encoding="utf-8")
-    new = rendered(old, app)
+    new = rendered(old, app, table())
     README.write_text(new, encoding="utf-8")
     sys.stdout.write("README.md was current\n" if new == old else "README.md is now current\n")
 

@@ -38,6 +38,7 @@ REFUSED = {
     },
     **{(name, "pythia"): "no site blocks.0.hook_mlp_in" for name in ("discover", "evaluate")},
     **{("why", shape): NO_PRODUCT for shape in ("llama", "gemma", "gemma2", "pythia")},
+    **{("fine-tune", shape): "no GPT-2 of this package" for shape in SHAPES},
     ("neurons", "attn-only"): "attention layers only",
     **{("walkthrough", shape): "a walkthrough goes" for shape in ("pythia", "attn-only")},
 }

@@ -31,7 +31,7 @@ from circuits.sweep.flow_runner import FlowRunner
 from circuits.sweep.gradient import attribute
 from circuits.sweep.hooked import HookedRunner
 
-FAST = [shape for shape in SHAPES if shape != "gemma2"]
+FAST = [shape for shape in SHAPES if shape not in ("gemma2", "shortformer")]
 CELLS = ["a0.h1", "a1.h2@END", "a1", "m0", "m1@END", "embed@MID", "resid_pre.1", "resid_post.0"]
 CELLS += ["a1.h0<q>", "a0.h3<k>@0", "a1.h1<v>", "m0.n3", "m1.n0@-1", "a0.h1<pattern>@END"]
 EDGES = ["a0.h1->a1.h2<q>", "embed->a0.h0<k>", "m0->logits", "m0.n3->a1.h2<v>@MID", "a0->a1"]
@@ -65,6 +65,8 @@ def test_every_kind_of_cell_equals_a_plain_run_with_hooks(shape: str, options: A
     model, cells = decoder(shape), [*CELLS, *EDGES]
     if "freeze" in options:
         cells = [name for name in cells if not any(f"<{slot}" in name for slot in ("q", "k", "pa"))]
+    if model.cfg.attn_only:
+        cells = [name for name in cells if "m" not in name]
     sweep = asked(model, *cells, **options)
     assert_equals_its_slow_twin(model, sweep, least=0.8)
     base = run(model, plan(model, sweep))
@@ -85,9 +87,20 @@ def exists(asked: Cell, cfg: DecoderConfig) -> bool:
     try:
         check_cell(asked, cfg)
     except CircuitsError as error:
-        missing = ("there is no 'pos'", "no stream between", "are parallel")
+        missing = (
+            "there is no 'pos'",
+            "attention layers only",
+            "no stream between",
+            "are parallel",
+        )
         return not any(reason in str(error) for reason in missing)
     return True
+
+
+def test_shortformers_run_plainly() -> None:
+    model = decoder("shortformer")
+    cells = [name for name in [*CELLS, *EDGES] if "m" not in name]
+    assert_equals_its_slow_twin(model, asked(model, *cells), least=0.8)
 
 
 @st.composite

@@ -11,6 +11,7 @@ import pytest
 import reference_llama
 import torch
 from decoder_models import SHAPES, decoder, tokens_of
+from decoder_twin import twin
 from torch.testing import assert_close
 
 import circuits
@@ -107,10 +108,13 @@ def test_watching_changes_nothing_and_text_goes_on_from_its_keys(shape: str) -> 
         logits = model(tokens)
         watched, cache = model.run_with_cache(tokens, names_filter=list(model.hook_dict))
         assert_close(watched, logits, rtol=1e-10, atol=1e-10)
-        assert_close(
-            cache["rot_q", 0][:, 0],
-            model.blocks[0].attn.placed(cache["q", 0][:, :1], 0, torch.tensor([0]))[:, 0],
-        )
+        rotary = model.cfg.rotary
+        assert (rotary is not None) is ("blocks.0.attn.hook_rot_q" in model.hook_dict)
+        if rotary is not None:
+            assert_close(
+                cache["rot_q", 0][:, 0],
+                model.blocks[0].attn.placed(cache["q", 0][:, :1], 0, torch.tensor([0]))[:, 0],
+            )
         rows = [tokens[0].tolist(), tokens[1, :7].tolist()]
         texts = [
             model.generate(rows, max_new_tokens=6, temperature=0, use_past_kv_cache=use)
@@ -203,5 +207,56 @@ def test_half_precision_stays_where_it_is_mapped(tmp_path: Path) -> None:
 
 
 def test_every_decoder_reads_types_of_its_own() -> None:
-    assert {*DECODERS} == {"gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"}
+    kinds = "gpt_neox llama mistral qwen2 qwen3 gemma gemma2 transformer_lens"
+    assert {*DECODERS} == {*kinds.split()}
     assert all(issubclass(each, Decoder) for each in DECODERS.values())
+
+
+TOY_CONFIG = {
+    "n_layers": 2,
+    "n_heads": 4,
+    "d_model": 16,
+    "d_head": 6,
+    "n_ctx": 48,
+    "d_vocab": 31,
+    "act_fn": None,
+    "normalization": "LN",
+}
+
+
+@pytest.mark.parametrize("shape", ["attn-only", "shortformer", "gelu-2l"])
+def test_toy_models_load_from_their_own_files(shape: str, tmp_path: Path) -> None:
+    model = decoder(shape, dtype=torch.float32)
+    names = model.released_names()
+    tensors = {names[name]: weight.detach() for name, weight in model.named_parameters()}
+    tensors["blocks.0.attn.mask"] = torch.ones(48, 48, dtype=torch.bool)
+    torch.save(tensors, tmp_path / "model_final.pth")
+    more = {"attn_only": shape != "gelu-2l", "shortformer_pos": shape == "shortformer"}
+    more |= {"act_fn": "gelu", "d_mlp": 20} if shape == "gelu-2l" else {}
+    (tmp_path / "config.json").write_text(json.dumps(TOY_CONFIG | more))
+    ours = circuits.load(tmp_path)
+    assert circuits.checksum(ours) == circuits.checksum(model)
+    tokens = tokens_of(model.cfg)
+    assert_close(ours(tokens), model(tokens))
+    (tmp_path / "config.json").write_text(json.dumps(TOY_CONFIG | more | {"act_fn": "solu_ln"}))
+    if shape == "gelu-2l":
+        with pytest.raises(CheckpointError, match="sets act_fn='solu_ln'"):
+            circuits.load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("shape", ["attn-only", "shortformer"])
+def test_toy_models_are_what_transformer_lens_computes(shape: str) -> None:
+    pytest.importorskip("transformer_lens")
+    model = decoder(shape)
+    theirs = twin(model)
+    ours, tokens = circuits.load(theirs), tokens_of(model.cfg)
+    with torch.no_grad():
+        logits, expected = theirs.run_with_cache(tokens)
+        mine, cache = ours.run_with_cache(tokens, names_filter=list(ours.hook_dict))
+    assert_close(mine, logits)
+    for site in {*expected} & {*cache}:
+        assert_close(cache[site], expected[site])
+    missing = {*expected} - {*ours.hook_dict}
+    assert missing <= {"hook_pos_embed"}
+    assert circuits.checksum(ours) == circuits.checksum(model)

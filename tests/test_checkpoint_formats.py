@@ -209,7 +209,6 @@ class TestTransformerLens:
             ("act_fn", "solu_ln"),
             ("normalization_type", "RMS"),
             ("positional_embedding_type", "rotary"),
-            ("attn_only", True),
             ("parallel_attn_mlp", True),
             ("attn_scale", 1.0),
             ("output_logits_soft_cap", 30.0),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from every_analysis import OF_A_MODEL, OF_CIRCUITS, question, write_files
+from every_analysis import OF_A_GPT2, OF_A_MODEL, OF_CIRCUITS, question, write_files
 
 from circuits.analyses.ablate import ablate
 from circuits.architectures import HookedGPT2
@@ -106,7 +106,7 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted({*OF_A_MODEL} - {"diff"} - OF_CIRCUITS))
+@pytest.mark.parametrize("name", sorted({*OF_A_MODEL} - {"diff"} - OF_CIRCUITS - OF_A_GPT2))
 @pytest.mark.slow
 def test_every_mean_has_its_draws(
     name: str, mini: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

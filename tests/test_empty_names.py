@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import circuits
 from circuits.analyses.ablate import ablate
+from circuits.analyses.fine_tune import fine_tune
 from circuits.analyses.icl import icl
 from circuits.analyses.neurons import neurons
 from circuits.analyses.tune_lens import tune_lens
@@ -63,6 +64,8 @@ ASKED: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "save a vocabulary": (lambda model, answer: model.tokenizer.save(""), PLACE),
     "lens": (lambda model, answer: TunedLens.load("", model), PLACE),
     "train a lens": (lambda model, answer: tune_lens(model, ""), PLACE),
+    "fine-tune": (lambda model, answer: fine_tune(model, "", task="ioi"), PLACE),
+    "adapter": (lambda model, answer: load("sort-abc", adapter=""), PLACE),
     "prompts": (lambda model, answer: from_file(model, ""), PLACE),
     "file": (lambda model, answer: ablate(model, component="m0", file=""), PLACE),
     "text": (lambda model, answer: neurons(model, file=""), PLACE),

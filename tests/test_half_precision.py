@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from every_analysis import OF_A_MODEL, OF_CIRCUITS, TEXT, answer, question, write_files
+from every_analysis import OF_A_GPT2, OF_A_MODEL, OF_CIRCUITS, TEXT, answer, question, write_files
 from quick import only
 from word_model import task_model
 
@@ -67,7 +67,7 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("why", ("a1.h1", TEXT), {}),
     ("why", ("a1.h1",), {"positions": "roles", "query": "END", "key": "IO", **IOI}),
 ]
-OF_ONE_MODEL = sorted({*OF_A_MODEL} - {"diff"} - OF_CIRCUITS)
+OF_ONE_MODEL = sorted({*OF_A_MODEL} - {"diff"} - OF_CIRCUITS - OF_A_GPT2)
 NAMED = {name for name, _, _ in QUESTIONS}
 QUESTIONS += [(name, *question(name)) for name in OF_ONE_MODEL if name not in NAMED]
 

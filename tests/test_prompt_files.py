@@ -234,3 +234,14 @@ def test_counting_finds_what_is_wrong_in_a_late_line(model: HookedGPT2, tmp_path
     path = write(tmp_path, "a.csv", TOM + b"y, Anne\n" * 3000 + b"y\n")
     with pytest.raises(CircuitsError, match="line 3003 of a.csv does not have 2 fields"):
         PromptFile(model, path).count()
+
+
+def test_text_is_the_prompt_where_no_other_is(model: HookedGPT2, tmp_path: Path) -> None:
+    alone, beside = tmp_path / "a.jsonl", tmp_path / "b.csv"
+    alone.write_text('{"text": "ABC"}\n')
+    beside.write_text("text,prompt\nnotes,ABC\n")
+    assert from_file(model, alone).texts == ("ABC",)
+    with pytest.warns(UserWarning, match="columns that no prompt is made of: text"):
+        prompts = from_file(model, beside)
+    assert prompts.texts == ("ABC",)
+    assert prompts.columns == {"text": ("notes",)}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import readme
 import typer
+from architecture_table import table
 
 TEXT = readme.README.read_text(encoding="utf-8")
 
@@ -113,3 +114,10 @@ def test_map_lists_rooms_in_reading_order(tmp_path: Path) -> None:
 def test_markers_must_be_there() -> None:
     with pytest.raises(ValueError, match="markers"):
         readme.rendered("no markers", typer.Typer(callback=lambda: None))
+
+
+@pytest.mark.slow
+def test_the_table_of_architectures_is_what_the_analyses_say() -> None:
+    from circuits.cli import app
+
+    assert readme.rendered(TEXT, app, table()) == TEXT, "run: python tests/readme.py"

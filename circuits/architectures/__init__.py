@@ -18,6 +18,7 @@ from circuits.architectures.qwen2 import HookedQwen2
 from circuits.architectures.qwen3 import HookedQwen3
 from circuits.architectures.rotary import Rotary
 from circuits.architectures.settings import Said
+from circuits.architectures.toy import HookedToy
 
 _EVERY: tuple[type[Decoder], ...] = (
     HookedGPTNeoX,
@@ -26,6 +27,7 @@ _EVERY: tuple[type[Decoder], ...] = (
     HookedQwen3,
     HookedGemma,
     HookedGemma2,
+    HookedToy,
 )
 # By the type that a config.json names; GPT-2 and GPT-Neo are read by `circuits.checkpoints`.
 DECODERS: dict[str, type[Decoder]] = {kind: each for each in _EVERY for kind in each.kinds}
@@ -41,6 +43,7 @@ __all__ = [
     "HookedLlama",
     "HookedQwen2",
     "HookedQwen3",
+    "HookedToy",
     "LayerNorm",
     "RMSNorm",
     "Rotary",

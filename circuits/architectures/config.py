@@ -59,6 +59,8 @@ class DecoderConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.attn_only:
+            object.__setattr__(self, "d_mlp", 0)
         if self.n_key_value_heads == self.n_heads:
             object.__setattr__(self, "n_key_value_heads", None)
         elif self.n_key_value_heads is not None:

@@ -21,7 +21,7 @@ from circuits.architectures.parts import RowsUnembed
 from circuits.architectures.settings import Said
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
-from circuits.model.block import Block
+from circuits.model.block import Block, Unembed
 from circuits.model.norm import Norm
 from circuits.model.transformer import Transformer, Visit
 from circuits.tokenizer import Tokenizer
@@ -50,17 +50,18 @@ class Decoder(Transformer):
     embedding: nn.Parameter
     blocks: list[Block]
     ln_final: Norm
-    unembed: RowsUnembed
+    unembed: Unembed
     _cfg: DecoderConfig
 
     def __init__(self, cfg: DecoderConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(cfg)
         self.embedding = nn.Parameter(torch.zeros(cfg.d_vocab, cfg.d_model))
         self.hook_tokens, self.hook_embed = HookPoint(), HookPoint()
+        self.begin()
         blocks = nn.ModuleList(self.block(layer) for layer in range(cfg.n_layers))
         self.blocks = cast(list[Block], blocks)  # a ModuleList does not keep its items' type
         self.ln_final = self.norm()
-        self.unembed = RowsUnembed(cfg, self.embedding, self.backend)
+        self.unembed = self.end()
         self.name_sites()
         self._cfg = replace(cfg, n_weights=sum(weight.numel() for weight in self.parameters()))
         self.tokenizer = tokenizer
@@ -77,6 +78,13 @@ class Decoder(Transformer):
     @abstractmethod
     def norm(self) -> Norm:
         """A new norm of the stream."""
+
+    def begin(self) -> None:
+        """Make what comes before the blocks besides the embedding: nothing, mostly."""
+
+    def end(self) -> Unembed:
+        """A new unembedding."""
+        return RowsUnembed(self._cfg, self.embedding, self.backend)
 
     def released_names(self) -> dict[str, str]:
         """What checkpoints call each parameter of this model, by our names."""
@@ -106,7 +114,7 @@ class Decoder(Transformer):
 
     def tie(self) -> None:
         """Let the unembedding be the embedding again, after it was exchanged."""
-        if self._cfg.tied:
+        if self._cfg.tied and isinstance(self.unembed, RowsUnembed):
             self.unembed.rows = self.embedding
 
     @property

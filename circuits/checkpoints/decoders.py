@@ -25,14 +25,26 @@ from circuits.errors import CheckpointError
 from circuits.tokenizer import Tokenizer
 
 # What older files hold besides weights: causal masks and rates that positions turn by.
-_BUFFERS = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
+_BUFFERS = (
+    ".attn.mask",
+    ".attn.IGNORE",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".rotary_emb.inv_freq",
+)
 _HEAD = "lm_head.weight"
 _PLACES = ("embedding", "unembed.rows")  # of tied weights
 
 
-def is_decoder(config: Mapping[str, Any]) -> bool:
-    """Whether this ``config.json`` names a type of model that is read here."""
-    return config.get("model_type") in DECODERS
+def kind_of(config: Mapping[str, Any]) -> str | None:
+    """The type of model that this ``config.json`` describes, if it is read here.
+
+    TransformerLens' own names none, and has its names of sizes.
+    """
+    kind = config.get("model_type")
+    if kind is None and {"n_layers", "d_model", "d_head", "d_vocab", "attn_only"} <= {*config}:
+        kind = "transformer_lens"
+    return kind if kind in DECODERS else None
 
 
 def decoder_config(
@@ -43,12 +55,14 @@ def decoder_config(
     Raises:
         CheckpointError: for a shape that cannot be, and an option that cannot be computed.
     """
+    kind = kind_of(config)
+    assert kind is not None  # as who calls has seen
     said = Said(config, f"{CONFIG_FILE} of {origin}", name)
     said.require("quantization_config", None)
     with described_by(CONFIG_FILE, origin):
-        cfg = DECODERS[config["model_type"]].shape(said)
+        cfg = DECODERS[kind].shape(said)
     starts = tokenizer is not None and tokenizer.roles.adds_bos
-    return replace(cfg, architecture=config["model_type"], default_prepend_bos=starts)
+    return replace(cfg, architecture=kind, default_prepend_bos=starts)
 
 
 def build(
@@ -69,7 +83,7 @@ def build(
     theirs = {name: t for name, t in tensors.items() if not name.endswith(_BUFFERS)}
     if _HEAD in theirs and _HEAD not in names.values() and not cfg.tied:  # as in memory
         theirs[model.outside["unembed.rows"]] = theirs.pop(_HEAD)
-    embedding, head = (model.outside[place] for place in _PLACES)
+    embedding, head = (model.outside.get(place, "") for place in _PLACES)
     prefix = embedding.split(".", 1)[0] + "."
     if embedding not in theirs and embedding.removeprefix(prefix) in theirs:
         theirs = {name if name == head else prefix + name: t for name, t in theirs.items()}

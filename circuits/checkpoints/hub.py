@@ -91,7 +91,7 @@ def pull(name: str, revision: str | None = None) -> Path:
         # The configuration first: a model that cannot be loaded should not be downloaded.
         folder = _snapshot(_repo(name), revision, (CONFIG_FILE,))
         model_config(read_config(folder), name, name)
-        wanted = (*_TEXTS, weights, weight_files.SHARDS[format_])
+        wanted = (*_TEXTS, weights, *weight_files.SHARDS.get(format_, ()))
         folder = _snapshot(_repo(name), revision, wanted)
     if not weights_in(folder):
         raise CheckpointError(

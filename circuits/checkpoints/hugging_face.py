@@ -69,7 +69,7 @@ def load_folder(
     folder = named_path(folder)
     origin = origin or str(folder)
     config = read_config(folder)
-    if decoders.is_decoder(config):
+    if decoders.kind_of(config):
         return _load_decoder(folder, config, origin, name, (device, dtype))
     # Raises what is wrong with it before the vocabulary is read.
     read_settings(as_gpt2(config, origin), origin)
@@ -130,7 +130,7 @@ def from_object(
     generation = generation.to_dict() if generation is not None else {}
     tokenizer = object_tokenizer(config, generation, [config.get("_name_or_path")])
     tensors = {key: value.detach().clone() for key, value in theirs.state_dict().items()}
-    if decoders.is_decoder(config):
+    if decoders.kind_of(config):
         shape = decoders.decoder_config(config, name, origin, tokenizer)
         return decoders.build(
             shape,
@@ -192,7 +192,7 @@ def model_config(
         CheckpointError: for another architecture, an option that changes GPT-2's mathematics, and
             entries that cannot be understood.
     """
-    if decoders.is_decoder(config):
+    if decoders.kind_of(config):
         return decoders.decoder_config(config, name, origin, tokenizer)
     config = as_gpt2(config, origin)
     settings, types = read_settings(config, origin), config.get("attn_types")

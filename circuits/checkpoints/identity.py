@@ -155,14 +155,18 @@ def describe(model: HookedModel | str | Path) -> ModelInfo:
 def loading_options(model: HookedModel) -> list[str]:
     """The options of a command that load this model again.
 
-    Its path, which follows the name of a format, or its name, and the revision if one was given.
+    Its path, which follows the name of a format, or its name, and the revision and the adapter if
+    they were given.
 
     >>> loading_options(load("compiled"))
     ['--model', 'compiled']
     """
-    path = re.sub(r"^(nanoGPT|OpenAI|state dict) ", "", model.source)
+    source = model.source.removesuffix(f" with {model.adapter}")
+    path = re.sub(r"^(nanoGPT|OpenAI|state dict) ", "", source)
     name = path if Path(path).exists() else model.cfg.model_name
-    return ["--model", name, *([] if model.revision is None else ["--revision", model.revision])]
+    more = {"--revision": model.revision, "--adapter": model.adapter}
+    said = [(flag, str(value)) for flag, value in more.items() if value is not None]
+    return ["--model", name, *(word for pair in said for word in pair)]
 
 
 def available() -> list[AvailableModel]:

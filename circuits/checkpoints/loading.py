@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from circuits.architectures import DECODERS
 from circuits.checkpoints import (
+    adapters,
     hub,
     hugging_face,
     nanogpt,
@@ -35,7 +37,7 @@ _WRAPPERS = {
 # Which classes in memory can be converted: the class, the package it comes from, the converter.
 _OBJECTS = {
     **{("transformers", name): hugging_face.from_object for name in _GPT2S},
-    ("transformer_lens", "HookedTransformer"): transformer_lens.from_object,
+    ("transformer_lens", "HookedTransformer"): transformer_lens.convert,
 }
 
 
@@ -45,6 +47,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
 ) -> Transformer:
     """Which model is this? Load it, with its vocabulary, whatever its format.
 
@@ -61,6 +64,8 @@ def load(
         dtype: float32, float64, bfloat16 or float16, as a name or torch's; None means that of the
             checkpoint, half precision raised to float32.
         revision: branch, tag or commit of a model on the hub; None means ``main``, as cached.
+        adapter: a folder that `circuits.fine_tune` or the library peft wrote, with what LoRA or
+            adapters learned of this model; it becomes part of the weights.
 
     Returns:
         A model whose ``source`` says where its weights come from. Mapped files must stay unchanged
@@ -73,9 +78,15 @@ def load(
     >>> load("compiled").cfg.n_layers
     6
     """
-    name = model_name() if model is None else model
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    loaded = _load(model_name() if model is None else model, revision, options)
+    return loaded if adapter is None else adapters.attach(loaded, adapter)
+
+
+def _load(name: Any, revision: str | None, options: Mapping[str, Any]) -> Transformer:
+    """The model without an adapter."""
     if not isinstance(name, str | Path):
-        return _from_object(name, device=device, dtype=dtype)
+        return _from_object(name, **options)
     path = _path_of(name)
     is_bundled, is_path = str(name) in bundled_models(), _exists(path)
     if revision is not None and (is_bundled or is_path):
@@ -83,11 +94,11 @@ def load(
             f"{name} has no revision {revision!r}: only models of the hub have revisions"
         )
     if is_bundled:
-        return load_bundled(str(name), device=device, dtype=dtype)
+        return load_bundled(str(name), **options)
     if is_path:
-        return _from_path(path, device=device, dtype=dtype)
+        return _from_path(path, **options)
     if isinstance(name, str) and hub.is_hub_name(name):
-        return _from_hub(OPENAI_NAMES.get(name, name), revision, device=device, dtype=dtype)
+        return _from_hub(OPENAI_NAMES.get(name, name), revision, **options)
     known = [*bundled_models(), *GPT2_SIZES]
     raise CheckpointError(
         f"there is no model and no file called {str(name)!r}{nearest(str(name), known)}; name one "

@@ -6,14 +6,16 @@ transformer_lens itself is not imported: the given object has its configuration 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.architectures import HookedGPT2
+from circuits.architectures import Decoder, HookedGPT2
 from circuits.checkpoints.assembling import assemble
+from circuits.checkpoints.decoders import build, decoder_config
 from circuits.checkpoints.layout import same_numbers
 from circuits.checkpoints.vocabulary import cached_gpt2, is_released, object_roles
 from circuits.config import ACTIVATIONS, ModelConfig
@@ -76,6 +78,33 @@ def from_object(
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
+    )
+
+
+def convert(theirs: Any, **to: Any) -> HookedGPT2 | Decoder:
+    """The same model as this `HookedTransformer`: a GPT-2, or a model of attention alone.
+
+    `to` are the device and the precision of `from_object`.
+    """
+    attn_only, positions = theirs.cfg.attn_only, theirs.cfg.positional_embedding_type
+    return (
+        _toy(theirs, **to) if attn_only or positions == "shortformer" else from_object(theirs, **to)
+    )
+
+
+def _toy(theirs: Any, **to: Any) -> Decoder:
+    """A model of attention alone, or with Shortformer's positions."""
+    origin = f"transformer_lens {theirs.cfg.model_name}"
+    said = {name: value for name, value in vars(theirs.cfg).items() if value is not None}
+    cfg = decoder_config(said, theirs.cfg.model_name, origin)
+    starts = bool(theirs.cfg.default_prepend_bos)
+    return build(
+        replace(cfg, default_prepend_bos=starts),
+        {name: weight.detach().clone() for name, weight in theirs.state_dict().items()},
+        origin=origin,
+        described="its own cfg",
+        tokenizer=_tokenizer(theirs),
+        **to,
     )
 
 

@@ -23,9 +23,9 @@ from circuits.errors import CheckpointError, printed
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 # In the order in which they are looked for: one file, or the shards that an index lists.
-FILES = (SAFE, f"{SAFE}.index.json", PICKLED, f"{PICKLED}.index.json")
+FILES = (SAFE, f"{SAFE}.index.json", PICKLED, f"{PICKLED}.index.json", "model_final.pth")
 # Shards as transformers names them: files to download.
-SHARDS = {SAFE: "model-*-of-*.safetensors", PICKLED: "pytorch_model-*-of-*.bin"}
+SHARDS = {SAFE: ("model-*-of-*.safetensors",), PICKLED: ("pytorch_model-*-of-*.bin",)}
 # Endings of files of tensors, whatever their names, and of other formats of weights that a folder
 # may hold, which only TensorFlow or JAX read.
 READABLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")

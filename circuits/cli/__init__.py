@@ -78,8 +78,8 @@ def main() -> None:
 def _load(given: dict[str, Any]) -> HookedModel:
     from circuits.checkpoints import load
 
-    require_text([given["model"], given["revision"]])
-    options = {name: given.get(name) for name in ("revision", "device", "dtype")}
+    require_text([given["model"], given["revision"], given.get("adapter")])
+    options = {name: given.get(name) for name in ("revision", "adapter", "device", "dtype")}
     return load(given["model"], **options)
 
 

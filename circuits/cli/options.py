@@ -46,6 +46,14 @@ Revision = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+AdapterFolder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="What fine-tune (or the library peft) learned of the model by LoRA or adapters.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="Where to compute: cpu, cuda, cuda:1.", rich_help_panel=MODEL_PANEL),
@@ -99,6 +107,7 @@ Quiet = Annotated[
 MODEL_OPTIONS: dict[str, tuple[Any, Any]] = {
     "model": (Model, None),
     "revision": (Revision, None),
+    "adapter": (AdapterFolder, None),
     "device": (Device, None),
     "dtype": (Dtype, None),
 }

@@ -27,17 +27,24 @@ else:  # a protocol's members would stand in the way of parameters of the same n
 class Block(nn.Module):
     """x + attention(ln1(x)), then x + mlp(ln2(x))."""
 
-    def __init__(self, ln1: Norm, attn: Attention, ln2: Norm, mlp: MLP) -> None:
+    ln2: Norm
+    mlp: MLP
+
+    def __init__(
+        self, ln1: Norm, attn: Attention, ln2: Norm | None = None, mlp: MLP | None = None
+    ) -> None:
         super().__init__()
-        self.ln1, self.attn, self.ln2, self.mlp = ln1, attn, ln2, mlp
+        self.ln1, self.attn = ln1, attn
         self.hook_resid_pre = HookPoint()  # [b p d], as all below without another shape
         self.hook_attn_in = HookPoint()  # [b p h d], as the next three
         self.hook_q_input, self.hook_k_input, self.hook_v_input = (HookPoint() for _ in range(3))
         self.hook_attn_out = HookPoint()
-        self.hook_resid_mid = HookPoint()
-        self.hook_mlp_in = HookPoint()
-        self.hook_mlp_out = HookPoint()
         self.hook_resid_post = HookPoint()
+        if ln2 is not None and mlp is not None:
+            self.ln2, self.mlp = ln2, mlp
+            self.hook_resid_mid = HookPoint()
+            self.hook_mlp_in = HookPoint()
+            self.hook_mlp_out = HookPoint()
 
     def forward(
         self, x: Float[Tensor, "b p d"], places: Places, past: KeyValue | None

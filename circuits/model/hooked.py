@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -51,6 +52,7 @@ class HookedModel(nn.Module, ABC):
     Attributes:
         source: where the weights come from, for provenance.
         revision: which branch, tag or commit of a hub's model was asked for.
+        adapter: the folder of what was learned of it and is part of its weights, or None.
         hook_dict: the hook points by the names of their sites, in the order of the pass.
         run: facts about the pass that is going on, for hooks.
         backend: how products with weight matrices are computed.
@@ -89,6 +91,7 @@ class HookedModel(nn.Module, ABC):
         super().__init__()
         self.source = "built in memory"
         self.revision: str | None = None
+        self.adapter: Path | None = None
         self.hook_dict: dict[str, HookPoint] = {}
         self.run = Run()
         self.backend = Backend()

@@ -120,6 +120,15 @@ class PromptFile:
         with self._opened() as cursor:
             return sum(1 for _ in self._format.rows(cursor))
 
+    def rows(self) -> Iterator[Row]:
+        """The prompts as they stand in the file, of which no token is made.
+
+        Raises:
+            CircuitsError: as iterating does, for what cannot be read.
+        """
+        with self._opened() as cursor:
+            yield from self._format.rows(cursor)
+
     def say(self, first: Prompts) -> None:
         """Warn of what is done with the file that its user may not expect.
 
@@ -227,11 +236,11 @@ def from_file(model: HookedModel, path: str | Path, *, prepend_bos: bool | None 
     """The prompts of this file as one batch.
 
     ``.txt`` has one prompt a line. ``.csv`` and ``.tsv`` (with a header), ``.jsonl`` (one object a
-    line) and ``.parquet`` (by the extra ``parts``) have the fields clean (or prompt, which is the
-    same), and if wanted corrupted, answer, distractor, template (a name for the sentence that the
-    prompt was made of). Other columns are carried along, as text (`Prompts.columns`). Each may be
-    compressed (``.csv.gz``); ``-`` is standard input, whose beginning tells what it is: JSON lines,
-    a table with a header that has clean or prompt, or one prompt a line.
+    line) and ``.parquet`` (by the extra ``parts``) have the fields clean (or prompt, or text, which
+    is the same), and if wanted corrupted, answer, distractor, template (a name for the sentence
+    that the prompt was made of). Other columns are carried along, as text (`Prompts.columns`). Each
+    may be compressed (``.csv.gz``); ``-`` is standard input, whose beginning tells what it is: JSON
+    lines, a table with a header that has clean or prompt, or one prompt a line.
 
     In ``.jsonl`` and ``.parquet``, answer and distractor may be lists, of which any counts; what
     that means, the docstrings of `circuits.metrics` say. Twins of another length than their prompts

@@ -17,6 +17,7 @@ from circuits.registry.options import (
     PromptOptions,
     RunOptions,
     TemplateOptions,
+    TrainingOptions,
     UnseenOptions,
 )
 from circuits.registry.recipes import (
@@ -44,6 +45,7 @@ __all__ = [
     "Recipe",
     "RunOptions",
     "TemplateOptions",
+    "TrainingOptions",
     "UnseenOptions",
     "analyses",
     "analysis",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from circuits.progress import Progress
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # In this order options of groups stand in help, signatures and commands.
 ORDER = (
     "task", "prompt", "corrupted", "file", "answer", "distractor", "metric", "n", "seed",
+    "method", "rank", "width", "steps", "lr", "batch", "held_out", "patience",
     "by", "cluster", "memory", "plan", "engine", "parts", "resume", "progress",
 )  # fmt: skip
 # Options that change no number: an answer is the same however it was computed.
@@ -87,6 +88,30 @@ class TemplateOptions:
     cluster: str | None = None
     """Intervals over templates (cluster-robust), not over names and words within them; or over
     groups by a column of your file."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a model is trained."""
+
+    method: Literal["full", "lora", "adapter"] = "full"
+    """The weights themselves (full); products of small matrices that are added to them (lora); or
+    new neurons beside the MLPs (adapter)."""
+    rank: int = 8
+    """Of LoRA's products."""
+    width: int = 16
+    """Of adapters, in neurons."""
+    steps: int = 200
+    """Steps of training."""
+    lr: float | None = None
+    """The largest step (AdamW): it warms up for a tenth of the steps, then falls to 0. Without it,
+    0.0003 for full, 0.003 for lora and adapter, 0.01 for a readout alone."""
+    batch: int = 16
+    """Examples in each step."""
+    held_out: float | str | Path = 0.2
+    """Which share of the examples is not trained on; or a file of such examples."""
+    patience: int | None = None
+    """Stop after so many measurements (of 20) without a better held-out loss, and keep the best."""
 
 
 @dataclass(frozen=True)

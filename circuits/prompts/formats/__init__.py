@@ -74,7 +74,7 @@ def guessed(content: bytes) -> str:
     header = text.splitlines()[0] if text else ""
     for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
         names = {cell.strip().strip('"') for cell in header.split(delimiter)}
-        if {"clean", "prompt"} & names:
+        if {"clean", "prompt"} & names or {"text"} < names:
             return suffix
     return ".txt"
 

@@ -13,6 +13,7 @@ from circuits.prompts.user import Answer, Row
 
 FIELDS = ("clean", "corrupted", "answer", "distractor", "template")
 SYNONYM = "prompt"  # of clean
+TEXT = "text"  # the same, as data sets of classes say it; beside a prompt, it is another column
 LISTS = ("answer", "distractor")  # may be one of several tokens
 _NAMES = (*FIELDS, SYNONYM)
 _TOO_NEAR = 0.85  # a name that resembles a field's so much is a slip
@@ -28,13 +29,19 @@ def is_read(name: str) -> bool:
     return name in _NAMES
 
 
+def renamed(names: Sequence[str]) -> list[str]:
+    """The same names, in which ``text`` is the prompt where nothing else is."""
+    has_prompt = {"clean", SYNONYM} & {*names}
+    return ["clean" if name == TEXT and not has_prompt else name for name in names]
+
+
 def check_fields(place: str, names: Sequence[str]) -> None:
     """Refuse names of fields by which it is not clear what is meant.
 
     Raises:
         CircuitsError: for a name given twice, or nearly the name of a field, and without a prompt.
     """
-    problem = _problem(tuple(names))
+    problem = _problem(tuple(renamed(names)))
     if problem:
         raise CircuitsError(f"{place} {problem}")
 
@@ -63,7 +70,7 @@ def _problem(names: tuple[str, ...]) -> str | None:
                 "(If it should only be carried along, give it a name less like that.)"
             )
     if "clean" not in map(field, names):
-        return "lacks the field 'clean', the prompt itself (or 'prompt', which means the same)"
+        return "lacks the field 'clean', the prompt itself (or 'prompt' or 'text')"
     return None
 
 
@@ -88,7 +95,7 @@ def to_row(place: str, record: Mapping[str, object]) -> Row:
     """
     read: dict[str, Answer | None] = {}
     carried: dict[str, str | None] = {}
-    for name, value in record.items():
+    for name, value in zip(renamed([*record]), record.values(), strict=True):
         if not is_read(name):
             carried[name] = None if value is None else _as_text(place, name, value)
         elif name in LISTS and isinstance(value, list):
@@ -97,7 +104,7 @@ def to_row(place: str, record: Mapping[str, object]) -> Row:
             read[field(name)] = None if value is None else _text(place, name, value)
     clean = read.pop("clean")
     if not isinstance(clean, str) or not clean:
-        said = SYNONYM if SYNONYM in record else "clean"
+        said = next(name for name in (SYNONYM, "clean", TEXT) if name in record)
         raise CircuitsError(f"{place}: {said} is empty; write a prompt")
     return Row(place, clean, **read, columns=carried)  # type: ignore[arg-type]
 

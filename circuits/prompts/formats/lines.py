@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from circuits.errors import CircuitsError
-from circuits.prompts.formats.fields import check_fields, is_read, said_of_repeated, to_row
+from circuits.prompts.formats.fields import check_fields, is_read, renamed, said_of_repeated, to_row
 from circuits.prompts.formats.marks import Mark
 from circuits.prompts.user import Row
 
@@ -136,7 +136,7 @@ def jsonl_columns(lines: Lines) -> list[str]:
             record = _parsed(lines.place(), line) if line.strip() else None
             if isinstance(record, dict):
                 check_fields(lines.place(), list(record))
-                names |= dict.fromkeys(name for name in record if not is_read(name))
+                names |= dict.fromkeys(name for name in renamed([*record]) if not is_read(name))
         except CircuitsError:
             continue
 

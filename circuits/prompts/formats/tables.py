@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from circuits.errors import CircuitsError, brief, printed
-from circuits.prompts.formats.fields import FIELDS, check_fields, is_read, to_row
+from circuits.prompts.formats.fields import FIELDS, check_fields, is_read, renamed, to_row
 from circuits.prompts.formats.lines import Lines
 from circuits.prompts.user import Row
 
@@ -85,7 +85,7 @@ def _read_header(name: str, cells: Sequence[str], delimiter: str) -> list[str]:
             f"{', '.join(FIELDS)}, and any other for a column that is carried along"
         )
     check_fields(place, header)
-    return header
+    return renamed(header)
 
 
 def _read_row(
