@@ -156,6 +156,8 @@ def diff(
     analysis: str = ...,
     set_: Sequence[str] | None = ...,
     column: str = ...,
+    along: Literal['weights', 'parts'] | None = ...,
+    points: int = ...,
     progress: Progress | None = ...,
     **options: object,
 ) -> Result:

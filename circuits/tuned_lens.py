@@ -28,6 +28,7 @@ from circuits.files import named_path, replacing
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
+from circuits.training.loop import descend, falling
 
 TOKENS = 256  # that every step of training learns from
 FORMAT = "circuits tuned lens"
@@ -206,17 +207,19 @@ def train_tuned_lens(
     weights = [weight.requires_grad_() for pair in lens.maps.values() for weight in pair]
     adam = torch.optim.Adam(weights, lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
+
+    def gradients(step: int) -> float:
         streams, final = _drawn(model, tokens, generator)
-        for group in adam.param_groups:
-            group["lr"] = lr * (1 - step / steps)
+        total = 0.0
         for site, (A, b) in lens.maps.items():
-            with torch.enable_grad():
-                logits = lens_logits(model, lens(site, streams[site]))
-                loss = F.cross_entropy(logits, final)  # KL, but for a term that no map changes
+            logits = lens_logits(model, lens(site, streams[site]))
+            loss = F.cross_entropy(logits, final)  # KL, but for a term that no map changes
             # The gradients of the maps alone: the model's weights need none.
             A.grad, b.grad = torch.autograd.grad(loss, [A, b])
-        adam.step()
+            total += loss.item()
+        return total
+
+    for step, _ in descend(adam, gradients, range(steps), falling(lr, steps)):
         if progress is not None:
             progress(step + 1, steps)
     for weight in weights:

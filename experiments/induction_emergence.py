@@ -17,8 +17,6 @@ learning rate (its model card tells when).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -34,6 +32,7 @@ from circuits.config import ModelConfig
 from circuits.detectors import DETECTORS, attention_to
 from circuits.experiment import Check, Finding, check, interval, table
 from circuits.hooks import get_act_name
+from circuits.training import descend, falling, repeatable
 
 CLAIM = (
     "Induction appears suddenly in a model of two layers, at about the same time as a "
@@ -160,19 +159,19 @@ def train(n_layers: int, steps: int, seed: int) -> pd.DataFrame:
     texts = batch(chain, torch.Generator().manual_seed(seed + 2), 4 * ROWS)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     every = steps // EVALUATIONS
-    rows = []
-    with one_thread():
-        for step in range(steps + 1):
-            if step % every == 0:
-                rows += measure(model, tests, texts, step)
-            warm, cooled = min(1.0, (step + 1) / WARMUP_STEPS), 1 - 0.9 * step / steps
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * warm * cooled
-            tokens = batch(chain, draw, ROWS)
-            loss = F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+
+    def gradients(step: int) -> float:
+        tokens = batch(chain, draw, ROWS)
+        loss = F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        return loss.item()
+
+    rate = falling(LEARNING_RATE, steps, warmup=WARMUP_STEPS, last=0.1)
+    with repeatable():
+        rows = measure(model, tests, texts, 0)
+        for step, _ in descend(optimizer, gradients, range(steps), rate):
+            if (step + 1) % every == 0:
+                rows += measure(model, tests, texts, step + 1)
     layers = "1 layer" if n_layers == 1 else f"{n_layers} layers"
     return pd.DataFrame(rows).assign(layers=layers)
 
@@ -244,17 +243,6 @@ def best_head(patterns: list[Tensor], tokens: Tensor, detector: str) -> tuple[st
     scores = torch.cat([attention_to(pattern, targets) for pattern in patterns], 1)
     layer, head = divmod(int(scores.mean(0).argmax()), patterns[0].shape[1])
     return f"a{layer}.h{head}", scores[:, layer * patterns[0].shape[1] + head]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small products gain nothing from a second thread, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,8 @@ kind of machine.
 from __future__ import annotations
 
 import argparse
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -39,6 +37,7 @@ from circuits.config import ModelConfig
 from circuits.experiment import Check, Finding, check, table
 from circuits.prompts import make
 from circuits.tokenizer import Tokenizer
+from circuits.training import descend, falling, repeatable
 
 CLAIM = (
     "A GPT-2 of 85,000 parameters learns in 600 steps to sort six letters, also in words that it "
@@ -122,19 +121,6 @@ def verdict(found: pd.DataFrame) -> tuple[Check, ...]:
     )
 
 
-@contextmanager
-def repeatable() -> Iterator[None]:
-    """One thread and deterministic algorithms: the same seed gives the same weights."""
-    n_threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-        torch.use_deterministic_algorithms(strict)
-
-
 def words() -> Tensor:
     """Every word: [729 6], in alphabetical order."""
     return torch.tensor(list(product(range(len(LETTERS)), repeat=LENGTH)))
@@ -178,12 +164,6 @@ def accuracy(model: HookedGPT2, given: Tensor) -> float:
     return float(is_sorted(model, given).float().mean())
 
 
-def learning_rate(step: int) -> float:
-    """Warm up, then a half cosine to zero."""
-    falling = 0.5 + 0.5 * math.cos(math.pi * step / STEPS)
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * falling
-
-
 def say_line(line: Line) -> None:
     print("  ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True)
 
@@ -202,14 +182,14 @@ def train(
     )
     generator = torch.Generator().manual_seed(seed)
     curve: list[Line] = []
-    for step in range(n_steps):
+
+    def gradients(step: int) -> float:
         loss = answer_loss(model, seen[torch.randint(len(seen), (ROWS,), generator=generator)])
-        optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
-        optimizer.step()
+        return loss.item()
+
+    rate = falling(LEARNING_RATE, STEPS, warmup=WARMUP_STEPS, shape="cosine")
+    for step, _ in descend(optimizer, gradients, range(n_steps), rate, clip=1.0):
         if step + 1 in EVAL_STEPS:
             curve.append(measure(model, step + 1, seen, held_out))
             if say is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from circuits.adapter import adapt
 from circuits.checkpoints import checksum, load
 from circuits.comparison import answers_compared, weights_compared
+from circuits.effects.weights_between import between, measured_by
 from circuits.errors import CircuitsError, nearest
 from circuits.model import HookedModel
 from circuits.registry import (
@@ -38,6 +39,7 @@ MEANINGS = {
     "paired": "whether the difference was taken prompt by prompt (or draw by draw); otherwise its "
     "interval takes the two means as independent, which is rather too wide",
     "n": "number of prompts (or other draws) that either mean is of; the smaller of the two",
+    "circuit": "whether this part is in both circuits, or was gained or lost; empty for neither",
     "only_in": "the model that has this row, if the other one lacks it",
     "part": "of the model's weights: a head with its biases (h0 ...), what is left of its "
     "attention layer (a: output bias and LayerNorm), an MLP with its LayerNorm (m), embed, pos, "
@@ -57,30 +59,36 @@ def diff(
     analysis: str = WEIGHTS,
     set_: Sequence[str] | None = None,
     column: str = "value",
+    along: Literal["weights", "parts"] | None = None,
+    points: int = 11,
     progress: Progress | None = None,
     **options: Any,
 ) -> Result:
     """What changed between two checkpoints?
 
-    Both models are asked the same question, the other one second, and the answers are matched row
-    by row; the value is the other model's less the model's own. Both get the same prompts, so the
-    interval of a difference between means is that of the differences prompt by prompt. Where these
-    are not known (column paired), it takes the two as independent, which is rather too wide. Rows
-    that only one model has are listed without a value.
+    Both models are asked the same question, and the answers are matched row by row; the value is
+    the other model's less the model's own. Its interval is that of the differences prompt by
+    prompt, or where these are not known (column paired), as if the two were independent, which is
+    rather too wide. Rows that only one model has have no value. Of circuits (--analysis discover)
+    the column circuit says which parts were gained and lost.
 
-    Without an analysis the weights themselves are compared: by which share of its norm did each
-    part change, ||other - own|| / ||own||? Where vocabularies or contexts differ in length, the
-    embeddings are compared as far as both models have them.
+    Without an analysis the weights are compared: by which share of its norm did each part change,
+    ||other - own|| / ||own||? What is longer in one model is compared as far as both have it. With
+    along, the models between the two are measured by one metric: those on the line between the
+    weights, or the model with each part of the other's, and the reverse: which carries the change?
 
     $ circuits diff runs/step-2000 --model runs/step-1000
-    $ circuits diff gpt2-medium --model gpt2 --analysis heads
-    $ circuits diff runs/step-2000 --analysis ablate --set all_heads=true --set task=ioi
+    $ circuits diff runs/step-2000 --analysis discover --set task=ioi
+    $ circuits diff runs/step-2000 --along parts --set task=ioi
 
     Args:
         other: The other model: bundled or cached, a hub id, a folder, or a nanoGPT ckpt.pt.
         analysis: Which question to ask both, by its command; or weights.
         set_: An option of that analysis: task=ioi, all_heads=true. Repeat it for several.
         column: Which of the answer's numbers to compare.
+        along: Measure the models between: on the line (weights), or part by part (parts); --set
+            says by which task, file, metric ...
+        points: Of the line, both ends included.
         options: The same options as Python values: all_heads=True.
 
     Raises:
@@ -92,18 +100,18 @@ def diff(
     >>> changed.frame[["component", "value"]].values.tolist()
     [['a2.h0', 0.0]]
     """
-    what, words = analysis.replace("_", "-"), tuple(set_ or ())
-    both = _Both(model, _second(other, model))
-    if what == WEIGHTS:
-        result = _of_weights(both, [*words, *options], column)
+    words, both = tuple(set_ or ()), _Both(model, _second(other, model))
+    if along is None:
+        result = _compared(both, analysis.replace("_", "-"), words, options, column, progress)
+    elif analysis != WEIGHTS or column != "value":
+        raise CircuitsError("along asks by a metric; leave analysis and column out")
     else:
-        recipe = _recipe(what)
-        given = arguments(recipe, words, options, without=OF_THE_RUN)
-        ask = partial(with_draws(recipe.load()), **given)
-        result = _of_answers(both, recipe, ask, column, progress)
+        asked = measured_by(words, options)
+        result = between((model, both.other), both.names, along, points, asked, progress)
     at = other if isinstance(other, str) else both.other.cfg.model_name
-    said = {"analysis": analysis, "set_": [*words, *in_words(options)] or None, "column": column}
-    return _asked(result, both, question("diff", {"model": model, "other": at, **said}))
+    said = {"model": model, "other": at, "along": along, "points": points, "column": column}
+    given = {"analysis": analysis, "set_": [*words, *in_words(options)] or None}
+    return _asked(result, both, question("diff", said | given))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +129,23 @@ class _Both:
             return a, b
         sums = [checksum(each)[:6] for each in (self.model, self.other)]
         return (a, b) if sums[0] == sums[1] else (f"{a} ({sums[0]})", f"{b} ({sums[1]})")
+
+
+def _compared(
+    both: _Both,
+    what: str,
+    words: Sequence[str],
+    options: dict[str, Any],
+    column: str,
+    progress: Progress | None,
+) -> Result:
+    """What changed in the answers to an analysis, or in the weights."""
+    if what == WEIGHTS:
+        return _of_weights(both, [*words, *options], column)
+    recipe = _recipe(what)
+    given = arguments(recipe, words, options, without=OF_THE_RUN)
+    ask = partial(with_draws(recipe.load()), **given)
+    return _of_answers(both, recipe, ask, column, progress)
 
 
 def _second(other: str | HookedModel, model: HookedModel) -> HookedModel:

@@ -19,6 +19,7 @@ LABELS = (
     *("task", "template", "variable", "subspace", "component", "edge", "stage", "layer", "head"),
     *("position", "metric", "unit"),
 )
+KEPT = "kept"  # whether a circuit has this part
 
 
 def answers_compared(
@@ -28,7 +29,8 @@ def answers_compared(
 
     The columns are what the rows are about, value_a and value_b of the two answers' `column`, value
     (second minus first) and only_in (of `names`, whose row it is alone); of means also stderr,
-    ci_low, ci_high and n of the difference, and whether it is paired.
+    ci_low, ci_high and n of the difference, and whether it is paired; of circuits whether this part
+    is in both, or gained or lost.
 
     Raises:
         CircuitsError: when they are about other prompts, in other units, or share no row.
@@ -51,7 +53,7 @@ def answers_compared(
         change = _change(a, b, column)
         interval = _interval(a, b, change["value"]) if averaged else {}
         only_in = names[0] if b is None else names[1] if a is None else None
-        rows.append({**about, **change, **interval, "only_in": only_in})
+        rows.append({**about, **change, **interval, **_circuits(a, b), "only_in": only_in})
     frame = pd.DataFrame(rows)
     for name in keys:
         frame[name] = frame[name].astype(first.frame[name].dtype)
@@ -133,6 +135,16 @@ def _change(a: _Row | None, b: _Row | None, column: str) -> dict[str, float]:
     """The columns value_a, value_b and value."""
     old, new = (np.nan if row is None else float(row.columns[column]) for row in (a, b))
     return {"value_a": old, "value_b": new, "value": new - old}
+
+
+def _circuits(a: _Row | None, b: _Row | None) -> dict[str, str | None]:
+    """The column circuit, where the answers are circuits: whether the second gained this part."""
+    rows = [row for row in (a, b) if row is not None]
+    if not all(KEPT in row.columns for row in rows):
+        return {}
+    had, has = (row is not None and bool(row.columns[KEPT]) for row in (a, b))
+    names = {(True, True): "both", (False, True): "gained", (True, False): "lost"}
+    return {"circuit": names.get((had, has))}
 
 
 def _interval(a: _Row | None, b: _Row | None, change: float) -> dict[str, Any]:

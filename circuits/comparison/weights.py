@@ -18,20 +18,22 @@ from circuits.precision import wide
 Tensors = Sequence[Tensor]
 Rest = dict[str, tuple[Tensors | None, Tensors | None]]  # by the row's name, of either model
 _UNUSED = "<|unused_"  # how an id without a token is called
-# What lists tokens or positions: along which axis of each of its tensors?
+# What lists tokens, positions or neurons: along which axis of each of its tensors?
 _LISTED: dict[str, tuple[int | None, ...]] = {
     "embed": (0,),
     "pos": (0,),
     "logits": (None, None, 1, 0),
+    "m": (1, 0, 0, None, None, None),  # neurons, of an MLP without a gate
 }
 
 
 def weights_compared(model: HookedModel, other: HookedModel, names: Sequence[str]) -> pd.DataFrame:
     """By how much each part's weights changed: a row for each part that either model has.
 
-    What there is of each token or position is compared as far as both models have it; the rest has
-    a row of its own, as ``embed[8192:8193]``. Where one model's unembedding has weights of its own,
-    both are compared by the unembedding that they use. `names` are the two models'.
+    What there is of each token, position or neuron is compared as far as both models have it; the
+    rest has a row of its own, as ``embed[8192:8193]``. Where one model's unembedding has
+    weights of its own, both are compared by the unembedding that they use. `names` are the two
+    models'.
 
     Raises:
         CircuitsError: when the parts have other shapes, or the same ids are other tokens.
@@ -49,7 +51,7 @@ def weights_compared(model: HookedModel, other: HookedModel, names: Sequence[str
             if part in ("embed", "logits"):
                 _require_same_tokens(part, model, other, names)
             rest: Rest = {}
-            if old is not None and new is not None and part in _LISTED:
+            if old is not None and new is not None and len(old) <= len(_LISTED.get(part, ())):
                 old, new, rest = _shared(part, old, new)
             rows.append(_row(layer, part, old, new, names))
             rows += [_row(layer, label, *pair, names) for label, pair in rest.items()]
@@ -138,7 +140,8 @@ def _norms(name: str, old: Tensors | None, new: Tensors | None) -> dict[str, flo
 def _name(layer: str, part: str) -> str:
     if part.startswith("h"):
         return f"a{layer}.{part}"
-    return f"{part}{layer}" if part in ("a", "m") else part
+    in_layer = part in ("a", "m") or part.startswith("m[")
+    return f"{part[0]}{layer}{part[1:]}" if in_layer else part
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
