@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -47,7 +47,8 @@ class Check:
     """One number that a claim stands or falls with.
 
     It holds if the number lies above `above` and below `below`, where they are given; with an
-    interval, all of it. A `control` is what must not show the effect.
+    interval, all of it. A `control` is what must not show the effect. Where the model has no such
+    number, `missing` says why, and the number is NaN.
 
     >>> Check("the head looks one back", 0.97, above=0.5, ci_low=0.95, ci_high=0.99).holds
     True
@@ -64,6 +65,7 @@ class Check:
     ci_high: float | None = None
     n: int | None = None
     control: bool = False
+    missing: str = ""
 
     def __post_init__(self) -> None:
         if self.above is None and self.below is None:
@@ -84,6 +86,11 @@ class Check:
         return (self.above is None or min(ends) > self.above) and (
             self.below is None or max(ends) < self.below
         )
+
+    @property
+    def outcome(self) -> Literal["holds", "fails", "not here"]:
+        """In words: ``not here`` where the model has no such number."""
+        return "not here" if self.missing else "holds" if self.holds else "fails"
 
     @property
     def wanted(self) -> str:
@@ -224,10 +231,7 @@ class Bundle:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             tables = {name: Result.load(path.parent / name) for name in content.pop("tables")}
-            checks = tuple(
-                Check(**{key: value for key, value in told.items() if key != "holds"})
-                for told in content.pop("checks")
-            )
+            checks = tuple(map(_read_check, content.pop("checks")))
             content.pop("holds")
             return cls(finding=Finding(checks, tables), **content)
         except OSError as error:
@@ -236,12 +240,13 @@ class Bundle:
             raise CircuitsError(f"{path} is no experiment's manifest: {error}") from error
 
     def _repr_html_(self) -> str:
-        outcomes = {True: "holds", False: "<b>fails</b>"}
+        outcomes = {"holds": "holds", "fails": "<b>fails</b>", "not here": "not here"}
         rows = "".join(
             f"<tr><td>{'control' if c.control else 'evidence'}</td>"
             f"<td style='text-align:left'>{html.escape(c.says)}</td>"
-            f"<td>{_shown(c.value)} {html.escape(c.unit)}</td><td>{c.interval}</td>"
-            f"<td>{html.escape(c.wanted)}</td><td>{outcomes[c.holds]}</td></tr>"
+            f"<td>{html.escape(c.missing or f'{_shown(c.value)} {c.unit}')}</td>"
+            f"<td>{c.interval}</td><td>{html.escape(c.wanted)}</td>"
+            f"<td>{outcomes[c.outcome]}</td></tr>"
             for c in self.finding.checks
         )
         head = "<tr><th></th><th></th><th>value</th><th>95 %</th><th>wanted</th><th></th></tr>"
@@ -265,10 +270,20 @@ class Bundle:
 
 
 def _rounded(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value
-        for name, value in content.items()
-    }
+    """Numbers with as many digits as count; None for NaN, which JSON has not."""
+
+    def rounded(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return None if math.isnan(value) else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+    return {name: rounded(value) for name, value in content.items()}
+
+
+def _read_check(told: Mapping[str, Any]) -> Check:
+    """The check that a manifest tells of."""
+    fields = {name: value for name, value in told.items() if name != "holds"}
+    return Check(**fields | {"value": math.nan if told["value"] is None else told["value"]})
 
 
 @cache

@@ -21,6 +21,7 @@ from circuits.architectures import HookedGPT2, LayerNorm
 from circuits.batch import as_batch
 from circuits.errors import CircuitsError
 from circuits.inputs import ModelInput
+from circuits.model import HookedModel
 from circuits.padding import all_real
 
 
@@ -44,7 +45,7 @@ class Certificate:
         )
 
 
-def fold_layer_norm(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
+def fold_layer_norm(model: HookedModel, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
     """What do the weights look like when every LayerNorm only centers and scales?
 
     Each LayerNorm's `w` and `b` move into the weights that read its output (W_Q, W_K, W_V and
@@ -73,7 +74,9 @@ def fold_layer_norm(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, 
     return _rewrite(model, tokens, [_fold_layer_norm], untie=True)
 
 
-def center_writing_weights(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
+def center_writing_weights(
+    model: HookedModel, tokens: ModelInput
+) -> tuple[HookedGPT2, Certificate]:
     """What do the weights look like when nothing writes along the all-ones direction?
 
     Every LayerNorm subtracts the mean of the residual stream over d_model, so W_E, W_pos, W_O,
@@ -91,7 +94,7 @@ def center_writing_weights(model: HookedGPT2, tokens: ModelInput) -> tuple[Hooke
     return _rewrite(model, tokens, [_center_writing_weights], untie=True)
 
 
-def center_unembed(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
+def center_unembed(model: HookedModel, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
     """What do the weights look like when the logits of every position sum to zero?
 
     Adding the same to all logits does not change softmax, so W_U and b_U are replaced by their
@@ -109,7 +112,7 @@ def center_unembed(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, C
     return _rewrite(model, tokens, [_center_unembed], untie=True)
 
 
-def fold_value_biases(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
+def fold_value_biases(model: HookedModel, tokens: ModelInput) -> tuple[HookedGPT2, Certificate]:
     """What do the weights look like when no head adds a constant to its output?
 
     The weights of an attention pattern sum to one, so a value bias adds the same vector at every
@@ -127,7 +130,7 @@ def fold_value_biases(model: HookedGPT2, tokens: ModelInput) -> tuple[HookedGPT2
 
 
 def process(
-    model: HookedGPT2,
+    model: HookedModel,
     tokens: ModelInput,
     *,
     fold_ln: bool = True,
@@ -159,7 +162,7 @@ def process(
 
 
 def _rewrite(
-    model: HookedGPT2,
+    model: HookedModel,
     tokens: ModelInput,
     steps: Sequence[Callable[[HookedGPT2], None]],
     *,
@@ -168,8 +171,8 @@ def _rewrite(
     if not isinstance(model, HookedGPT2):
         raise CircuitsError(
             f"{model.cfg.model_name} is a {type(model).__name__}, and only a HookedGPT2's weights "
-            "can be rewritten here; transformer_lens can process its weights itself when it loads "
-            "a model"
+            "can be rewritten here (LayerNorm is made explicit instead, in every analysis); "
+            "transformer_lens can process its weights itself when it loads a model"
         )
     with torch.no_grad():
         new = _wide_copy(model, untie=untie)

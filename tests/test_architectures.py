@@ -17,6 +17,7 @@ from torch.testing import assert_close
 import circuits
 from circuits.architectures import DECODERS, Decoder
 from circuits.errors import CheckpointError, CircuitsError
+from circuits.weights import fold_layer_norm
 
 transformers = pytest.importorskip("transformers")
 
@@ -260,3 +261,12 @@ def test_toy_models_are_what_transformer_lens_computes(shape: str) -> None:
     missing = {*expected} - {*ours.hook_dict}
     assert missing <= {"hook_pos_embed"}
     assert circuits.checksum(ours) == circuits.checksum(model)
+
+
+def test_what_is_only_for_a_gpt_2_is_refused_by_name(tmp_path: Path) -> None:
+    model = decoder("llama")
+    with pytest.raises(CheckpointError, match="is a llama, and GPT-2s alone are written"):
+        circuits.save(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(CircuitsError, match="is a HookedLlama, and only a HookedGPT2's weights"):
+        fold_layer_norm(model, [[1, 2]])

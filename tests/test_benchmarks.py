@@ -220,7 +220,9 @@ def test_prompts_fit_into_the_context_and_travel_as_json() -> None:
         assert (given.answers != given.distractors).all()
         assert all(np.array_equal(getattr(again, n), v) for n, v in vars(given).items())
     assert chosen_items(["generate"])[0].given(SHAPE).new > 0
-    small = Shape.of({"n_layer": 12, "n_head": 12, "n_embd": 768, "n_inner": None} | LONG)
+    small = Shape.of(
+        {"model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768, "n_inner": None} | LONG
+    )
     assert small.parameters == 124_439_808
     assert ITEMS[1].label(small) == "forward 1×1024, all logits"
 

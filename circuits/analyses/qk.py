@@ -105,8 +105,8 @@ def _offsets(model: HookedModel, view: View) -> pd.DataFrame:
     """The score of the key so many positions back, against the query's other keys: a row each."""
     if model.cfg.positional_embedding_type == "rotary":
         raise CircuitsError(
-            f"{model.cfg.model_name} has rotary positions, which have no embeddings to match; ask "
-            "for its tokens at a distance (--distance)"
+            f"{model.cfg.model_name} has rotary positions, and no embeddings of them (W_pos); "
+            "ask for its tokens at a distance (--distance)"
         )
     if view.effective:
         raise CircuitsError("positions have no effective embedding; leave out effective")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from circuits.architectures.rotary import Rotary
@@ -91,4 +91,7 @@ class DecoderConfig(ModelConfig):
             "architecture rotary attn_scale embedding_scale act_fn eps positional_embedding_type "
             "attn_types window_size n_key_value_heads logits_soft_cap scores_soft_cap"
         ).split()
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+        switches = {name: getattr(self, name) for name in names if getattr(self, name)}
+        if self.rotary is not None:
+            switches["rotary"] = asdict(self.rotary)
+        return switches

@@ -14,7 +14,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from circuits.decompose import accumulated_bias, center, through_ln
+from circuits.decompose import accumulated_bias, center, require_sums, through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import position_axis
 from circuits.model import HookedModel
@@ -167,7 +167,12 @@ def decomposed(model: HookedModel, prompts: Prompts, split: Split) -> Iterator[d
 
 
 def neuron_pushes(model: HookedModel, prompts: Prompts) -> Iterator[Tensor]:
-    """What every neuron adds [layer neuron b], some prompts at a time."""
+    """What every neuron adds [layer neuron b], some prompts at a time.
+
+    Raises:
+        CircuitsError: for models that norm what an MLP writes before it is added.
+    """
+    require_sums(model)
     for prompts_now, values in _runs(model, prompts, Split("neurons")):
         read = _reading(model, prompts_now, values)
         pushes = []

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from circuits.architectures import DecoderConfig
 from circuits.checkpoints.bundled import FOLDER, bundled_models
 from circuits.checkpoints.hub import cached_models
 from circuits.checkpoints.loading import load
@@ -102,6 +103,8 @@ def checksum(model: HookedModel) -> str:
 
 def _switches(cfg: ModelConfig) -> dict[str, Any]:
     """What the model computes otherwise than a GPT-2 with the same numbers."""
+    if isinstance(cfg, DecoderConfig):
+        return cfg.switches()
     names = ("use_attn_scale", "scale_attn_by_inverse_layer_idx", "attn_types", "window_size")
     switches = {name: getattr(cfg, name) for name in names}
     if cfg.act_fn not in ACTIVATIONS[:2] and cfg.act_fn in ACTIVATIONS:

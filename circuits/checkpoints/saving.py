@@ -11,18 +11,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.architectures import HookedGPT2
+from circuits.architectures import Decoder, HookedGPT2
 from circuits.checkpoints import gpt_neo, readouts
 from circuits.checkpoints.layout import CONFIG_FILE, HEAD, find_dtype, listed, released_names
 from circuits.checkpoints.weight_files import SAFE
 from circuits.errors import CheckpointError
 from circuits.files import named_path, replacing_folder
+from circuits.model import HookedModel
 from circuits.tokenizer import WRITTEN as TOKENIZER_WRITTEN
 
 WRITTEN = (CONFIG_FILE, SAFE, *TOKENIZER_WRITTEN)
 
 
-def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> Path:
+def save(model: HookedModel, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> Path:
     """Write the model and its vocabulary into a folder that `load` and Hugging Face can read.
 
     The files appear together under their final names or not at all. An earlier checkpoint in the
@@ -30,7 +31,7 @@ def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | No
     models have.
 
     Args:
-        model: any model of this package.
+        model: a GPT-2 of this package.
         folder: new, empty, or one that `save` wrote.
         dtype: the precision of the file; by default the model's own. torch.float16 halves the
             file; `load` raises it to float32.
@@ -40,8 +41,13 @@ def save(model: HookedGPT2, folder: str | Path, *, dtype: str | torch.dtype | No
 
     Raises:
         CheckpointError: when the folder holds other files or cannot be written, a weight does not
-            fit the precision, or the weights are those of an adapted model.
+            fit the precision, or the model is no GPT-2 of this package.
     """
+    if isinstance(model, Decoder):
+        raise CheckpointError(
+            f"{model.cfg.model_name} is a {model.cfg.architecture}, and GPT-2s alone are written "
+            f"here; keep its weights as torch.save(model.state_dict()), or copy {model.source}"
+        )
     if type(model) is not HookedGPT2:  # an adapted one
         raise CheckpointError(
             f"the weights of {model.cfg.model_name} are another library's ({model.source}); save "

@@ -11,6 +11,8 @@ from rich.text import Text
 from circuits.cli.tables import NONE, duration, new_table, number
 from circuits.experiment import Bundle, Check
 
+STYLES = {"holds": "green", "fails": "bold red", "not here": "dim"}
+
 
 def claims(of: Mapping[str, str]) -> Table:
     """The experiments that there are."""
@@ -36,13 +38,14 @@ def verdict(bundle: Bundle) -> Iterator[RenderableType]:
         table.add_column("", no_wrap=True)
         for check in bundle.finding.checks:
             if check.control == control:
-                mark = Text("holds", "green") if check.holds else Text("fails", "bold red")
-                table.add_row(Text(check.says), *_cells(check), mark)
+                table.add_row(
+                    Text(check.says), *_cells(check), Text(check.outcome, STYLES[check.outcome])
+                )
         yield table
     holds = bundle.finding.holds
     yield Text(f"The claim {'holds' if holds else 'does not hold'}.", style="bold")
 
 
 def _cells(check: Check) -> list[Text]:
-    value = f"{number(check.value)} {check.unit}".strip()
+    value = check.missing or f"{number(check.value)} {check.unit}".strip()
     return [Text(text) for text in (value, check.interval, str(check.n or NONE), check.wanted)]

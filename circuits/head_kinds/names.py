@@ -220,13 +220,14 @@ def _inhibition(model: HookedModel, run: _Run, weights: Tensor) -> Tensor:
     return total / weights.sum().clamp(min=1e-30)
 
 
-def name_copying(model: HookedModel, prompts: Prompts) -> Scores:
+def name_copying(model: HookedModel, prompts: Prompts, *, opposite: bool = False) -> Scores:
     """How often a head would write a name that it looked at: the share of names in its top 5.
 
     What enters layer 1 at IO and S1 (in layer 0: the embedding) goes through each head's values and
     outputs as if it were attended to, then through the final LayerNorm and the unembedding (Wang et
     al. 2022). Each name is asked once, where it first comes: [l h names], for a name that comes
-    again says little new. Control: the prompt's other name.
+    again says little new. Control: the prompt's other name. With `opposite`, the share of names
+    that a head would take away: in the top 5 of the opposite of what it writes.
     """
     sites = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"]
     options = {"names_filter": sites, "stop_at_layer": 1, "attention_mask": prompts.mask}
@@ -241,21 +242,20 @@ def name_copying(model: HookedModel, prompts: Prompts) -> Scores:
     for layer in range(model.cfg.n_layers):
         stream = cache[sites[min(layer, 1)]]
         read = torch.cat([stream[rows, where] for where in at])[asked]
-        hits = _among_top(model, layer, read, (names[asked], others[asked]))
+        wrote = _through_heads(model, layer, read)
+        wrote = -wrote if opposite else wrote
+        hits = _among_top(model, wrote, (names[asked], others[asked]))
         for out, hit in zip((values, controls), hits, strict=True):
             out.append(hit)
     return _scores(torch.stack(values), torch.stack(controls))
 
 
-def _among_top(
-    model: HookedModel, layer: int, stream: Tensor, tokens: Sequence[Tensor]
-) -> list[Tensor]:
-    """Whether these tokens [b] are in the top 5, of streams [b d]: [b h] for each of the tokens.
+def _among_top(model: HookedModel, wrote: Tensor, tokens: Sequence[Tensor]) -> list[Tensor]:
+    """Whether these tokens [b] are in the top 5 of what heads wrote [b h d]: [b h] for each.
 
     Among as many, or more, that are as high as it, a token is not: of a head that writes nothing
     all are. Logits that differ by mere rounding are as high.
     """
-    wrote = _through_heads(model, layer, stream)
     hits = []
     for head in range(wrote.shape[1]):  # a vocabulary's logits for one head at a time
         logits = model.unembed(model.ln_final.plain(wrote[:, head])[:, None])[:, 0]

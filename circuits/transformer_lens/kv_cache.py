@@ -18,7 +18,7 @@ class Entry(NamedTuple):
 
 
 class HookedTransformerKeyValueCache(KVCache):
-    """What the attention layers have already computed: see `circuits.generation.KVCache`.
+    """What the attention layers have already computed: see `circuits.kv_cache.KVCache`.
 
     A frozen one is read, and keeps what it has.
     """

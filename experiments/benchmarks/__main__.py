@@ -56,9 +56,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"the Python that has this peer: {', '.join(peer.name for peer in PEERS)}",
     )
     add("--without", action="append", default=[], metavar="NAME", help="leave a peer out")
-    add("--model", action="append", help="gpt2-random, mini, or what circuits.load takes")
+    add("--model", action="append", help=f"{', '.join(checkpoints.NAMES)}, or a GPT-2")
     add("--only", action="append", metavar="ITEM", help="measure this item; may be repeated")
     add("--quick", action="store_true", help="every task once: a rehearsal, not a measurement")
+    add("--prompts", type=int, help="how many prompts each task gets, instead of its own number")
+    add("--tokens", type=int, help="how long they are, instead of the task's own number")
     add("--threads", type=int, default=2)
     add(
         "--clock",
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = measure(
             asked.model or list(checkpoints.MODELS),
             find_peers(asked.peers, asked.peer, asked.without),
-            chosen_items(asked.only),
+            chosen_items(asked.only, asked.prompts, asked.tokens),
             effort,
         )
     report.write(results, asked.out)

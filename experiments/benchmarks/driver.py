@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -274,10 +274,19 @@ def installed(peer: Peer, interpreter: str) -> str | None:
     return None if version.startswith(peer.version) else f"version {version} is installed"
 
 
-def chosen_items(only: Iterable[str] | None) -> list[Item]:
-    """The tasks of these names, in the order of the table; all without names."""
+def chosen_items(
+    only: Iterable[str] | None, prompts: int | None = None, tokens: int | None = None
+) -> list[Item]:
+    """The tasks of these names, in the order of the table; all without names.
+
+    `prompts` and `tokens` are how many each of them gets, instead of its own numbers.
+    """
     known = {item.name: item for item in ITEMS}
     unknown = [name for name in only or () if name not in known]
     if unknown:
         sys.exit(f"there is no item {unknown[0]!r}; choose from {', '.join(known)}")
-    return [item for item in ITEMS if not only or item.name in only]
+    return [
+        replace(item, batch=prompts or item.batch, length=tokens or item.length)
+        for item in ITEMS
+        if not only or item.name in only
+    ]

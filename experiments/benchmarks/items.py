@@ -26,10 +26,21 @@ class Shape:
     hidden: int
     context: int
     vocabulary: int
+    kind: str = "gpt2"
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Shape:
         """From a Hugging Face ``config.json``."""
+        if config["model_type"] != "gpt2":
+            return cls(
+                layers=config["num_hidden_layers"],
+                heads=config["num_attention_heads"],
+                width=config["hidden_size"],
+                hidden=config["intermediate_size"],
+                context=config["max_position_embeddings"],
+                vocabulary=config["vocab_size"],
+                kind=config["model_type"],
+            )
         return cls(
             layers=config["n_layer"],
             heads=config["n_head"],

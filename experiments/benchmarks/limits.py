@@ -64,8 +64,11 @@ def _fastest(way: Callable[[], object], seconds: float, clock: Clock) -> float:
 
 
 def seconds(item: Item, shape: Shape, flops: float, bandwidth: float) -> float | None:
-    """The least time for this task at these speeds; None where arithmetic is not what it takes."""
-    if item.where != "worker":
+    """The least time for this task at these speeds; None where arithmetic is not what it takes.
+
+    Operations are counted for GPT-2's blocks alone.
+    """
+    if item.where != "worker" or shape.kind != "gpt2":
         return None
     count = Count(shape, *item.given(shape).tokens.shape)
     if item.name == "generate":

@@ -6,30 +6,30 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from experiments.benchmarks.items import Given
 
 
-def load(folder: Path) -> GPT2LMHeadModel:
-    model = GPT2LMHeadModel.from_pretrained(folder).eval()
+def load(folder: Path) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
     model.generation_config.eos_token_id = None  # all new tokens are wanted
     return model
 
 
 @torch.inference_mode()
-def forward(model: GPT2LMHeadModel, given: Given) -> Tensor:
+def forward(model: PreTrainedModel, given: Given) -> Tensor:
     return model(torch.from_numpy(given.tokens), use_cache=False).logits
 
 
 @torch.inference_mode()
-def last_logits(model: GPT2LMHeadModel, given: Given) -> Tensor:
+def last_logits(model: PreTrainedModel, given: Given) -> Tensor:
     tokens = torch.from_numpy(given.tokens)
     return model(tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
 
 
 @torch.inference_mode()
-def logit_lens(model: GPT2LMHeadModel, given: Given) -> Tensor:
+def logit_lens(model: PreTrainedModel, given: Given) -> Tensor:
     tokens = torch.from_numpy(given.tokens)
     body = model.transformer
     *states, final = body(tokens, output_hidden_states=True, use_cache=False).hidden_states
@@ -39,7 +39,7 @@ def logit_lens(model: GPT2LMHeadModel, given: Given) -> Tensor:
 
 
 @torch.inference_mode()
-def generate(model: GPT2LMHeadModel, given: Given) -> Tensor:
+def generate(model: PreTrainedModel, given: Given) -> Tensor:
     tokens = torch.from_numpy(given.tokens)
     mask = torch.ones_like(tokens)
     out = model.generate(tokens, attention_mask=mask, max_new_tokens=given.new, do_sample=False)

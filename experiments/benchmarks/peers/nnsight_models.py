@@ -28,6 +28,23 @@ def prepare(model: TransformersModel, item: str) -> None:
     model.set_attn_implementation("eager" if item == "full_cache" else "sdpa")
 
 
+_LAYERS = {"gpt2": ("transformer", "h"), "gpt_neox": ("gpt_neox", "layers")}
+
+
+def blocks_of(model: TransformersModel) -> Any:
+    """The layers, whatever the architecture calls them."""
+    body, layers = _LAYERS.get(model.config.model_type, ("model", "layers"))
+    return getattr(getattr(model, body), layers)
+
+
+def way_out(model: TransformersModel, block: Any) -> Any:
+    """The product of what heads mix with W_O."""
+    kind = model.config.model_type
+    if kind == "gpt2":
+        return block.attn.c_proj
+    return block.attention.dense if kind == "gpt_neox" else block.self_attn.o_proj
+
+
 def logit_diff(logits: Tensor, given: Given) -> Tensor:
     rows = torch.arange(len(given.tokens))
     last = logits[:, -1]
@@ -72,15 +89,15 @@ def full_cache(model: TransformersModel, given: Given) -> list[Tensor]:
 
 @torch.no_grad()
 def ablate_heads(model: TransformersModel, given: Given) -> Tensor:
-    tokens, n_heads = torch.from_numpy(given.tokens), model.config.n_head
-    size = model.config.n_embd // n_heads
+    tokens, n_heads = torch.from_numpy(given.tokens), model.config.num_attention_heads
+    size = model.config.hidden_size // n_heads
     rows = []
-    for block in model.transformer.h:
+    for block in blocks_of(model):
         values = []
         with model.trace(use_cache=False, logits_to_keep=1) as tracer:
             for head in range(n_heads):
                 with tracer.invoke(tokens):
-                    block.attn.c_proj.input[:, :, head * size : (head + 1) * size] = 0
+                    way_out(model, block).input[:, :, head * size : (head + 1) * size] = 0
                     values.append(logit_diff(model.output.logits, given).save())
         rows.append(torch.stack(values))
     return torch.stack(rows)
@@ -90,9 +107,9 @@ def ablate_heads(model: TransformersModel, given: Given) -> Tensor:
 def patch_residual(model: TransformersModel, given: Given) -> Tensor:
     corrupted = torch.from_numpy(given.corrupted)
     with model.trace(torch.from_numpy(given.tokens), use_cache=False, logits_to_keep=1):
-        clean = [block.input for block in model.transformer.h].save()
+        clean = [block.input for block in blocks_of(model)].save()
     rows = []
-    for block, stream in zip(model.transformer.h, clean, strict=True):
+    for block, stream in zip(blocks_of(model), clean, strict=True):
         values = []
         with model.trace(use_cache=False, logits_to_keep=1) as tracer:
             for position in range(corrupted.shape[1]):
@@ -105,18 +122,18 @@ def patch_residual(model: TransformersModel, given: Given) -> Tensor:
 
 @torch.no_grad()
 def patch_heads(model: TransformersModel, given: Given) -> Tensor:
-    corrupted, n_heads = torch.from_numpy(given.corrupted), model.config.n_head
-    size = model.config.n_embd // n_heads
+    corrupted, n_heads = torch.from_numpy(given.corrupted), model.config.num_attention_heads
+    size = model.config.hidden_size // n_heads
     with model.trace(torch.from_numpy(given.tokens), use_cache=False, logits_to_keep=1):
-        clean = [block.attn.c_proj.input for block in model.transformer.h].save()
+        clean = [way_out(model, block).input for block in blocks_of(model)].save()
     rows = []
-    for block, z in zip(model.transformer.h, clean, strict=True):
+    for block, z in zip(blocks_of(model), clean, strict=True):
         values = []
         with model.trace(use_cache=False, logits_to_keep=1) as tracer:
             for head in range(n_heads):
                 own = slice(head * size, (head + 1) * size)
                 with tracer.invoke(corrupted):
-                    block.attn.c_proj.input[:, :, own] = z[:, :, own]
+                    way_out(model, block).input[:, :, own] = z[:, :, own]
                     values.append(logit_diff(model.output.logits, given).save())
         rows.append(torch.stack(values))
     return torch.stack(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,12 @@ from transformer_lens import (
     HookedTransformerConfig,
     TransformerLensKeyValueCache,
 )
-from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
-from transformers import GPT2LMHeadModel
+from transformer_lens.pretrained.weight_conversions import (
+    convert_gpt2_weights,
+    convert_neox_weights,
+    convert_qwen2_weights,
+)
+from transformers import AutoModelForCausalLM
 
 from experiments.benchmarks.items import Given, Shape
 from experiments.benchmarks.peers.lens import (
@@ -39,6 +44,13 @@ __all__ = [
 ]
 
 
+_CONVERSIONS = {
+    "gpt2": convert_gpt2_weights,
+    "gpt_neox": convert_neox_weights,
+    "qwen2": convert_qwen2_weights,
+}
+
+
 def load(folder: Path) -> HookedTransformer:
     """What `from_pretrained_no_processing` does, which takes no folder: its steps one by one."""
     config = json.loads((folder / "config.json").read_text())
@@ -51,14 +63,13 @@ def load(folder: Path) -> HookedTransformer:
         d_mlp=shape.hidden,
         n_ctx=shape.context,
         d_vocab=shape.vocabulary,
-        eps=config["layer_norm_epsilon"],
-        act_fn=config["activation_function"],
-        normalization_type="LN",
         init_weights=False,
         device="cpu",
+        **_mathematics(config),
     )
     model = HookedTransformer(cfg)
-    state = convert_gpt2_weights(GPT2LMHeadModel.from_pretrained(folder), cfg)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    state = _CONVERSIONS[shape.kind](theirs, cfg)
     model.load_and_process_state_dict(
         state,
         fold_ln=False,
@@ -68,6 +79,37 @@ def load(folder: Path) -> HookedTransformer:
     )
     model.requires_grad_(False)
     return model.eval()
+
+
+def _mathematics(config: dict[str, Any]) -> dict[str, Any]:
+    """What its configuration calls the architecture's options."""
+    if config["model_type"] == "gpt2":
+        return {
+            "eps": config["layer_norm_epsilon"],
+            "act_fn": config["activation_function"],
+            "normalization_type": "LN",
+        }
+    size = config["hidden_size"] // config["num_attention_heads"]
+    rotary = {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": False}
+    if config["model_type"] == "gpt_neox":
+        return rotary | {
+            "eps": config["layer_norm_eps"],
+            "act_fn": config["hidden_act"],
+            "normalization_type": "LN",
+            "parallel_attn_mlp": True,
+            "rotary_dim": int(size * config["rotary_pct"]),
+            "rotary_base": config["rotary_emb_base"],
+        }
+    return rotary | {
+        "eps": config["rms_norm_eps"],
+        "act_fn": config["hidden_act"],
+        "normalization_type": "RMS",
+        "final_rms": True,
+        "gated_mlp": True,
+        "n_key_value_heads": config["num_key_value_heads"],
+        "rotary_dim": size,
+        "rotary_base": int(config["rope_theta"]),
+    }
 
 
 @torch.no_grad()
