@@ -115,7 +115,7 @@ def facts_table(subject: Subject, answers: list[Answer]) -> Result:
     frame = pd.DataFrame(rows)
     numbers = ["printed", "low", "high", *AVERAGED]
     frame = frame.astype(dict.fromkeys(numbers, float)).astype({"n": "Int64"})
-    title = f"What papers say of GPT-2 small, measured on {subject.model.cfg.model_name}"
+    title = f"Of GPT-2 small, on {subject.model.cfg.model_name}"
     return table(
         subject.model,
         NAME,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -99,3 +100,17 @@ def test_garbage_is_collected_while_a_command_works(words: list[str]) -> None:
         "assert gc.isenabled() and gc.get_freeze_count() > 1000"
     )
     assert "torch" in loaded_by(code)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_large_tensors_get_huge_pages_unless_the_user_says_no(
+    given: str | None, expected: str
+) -> None:
+    name = "THP_MEM_ALLOC_ENABLE"
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {} if given is None else {name: given}
+    code = f"import circuits, os; print(os.environ[{name!r}])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == expected
