@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_files import SHAPE, config_of, released, single, write_folder
+from decoder_models import decoder
 from fake_hub import FakeHub, commit_of, serving
 from typer.testing import CliRunner
 
@@ -235,3 +236,27 @@ def test_other_models_in_the_cache_are_not_listed(offline: Path, tmp_path: Path)
     llama = write_folder(tmp_path / "b", config_of(SHAPE, model_type="opt"), tensors)
     write_cache(offline, "some/llama", llama)
     assert [m.name for m in available() if m.kind == "hub cache"] == [NAME]
+
+
+def test_a_pythia_has_many_revisions(offline: Path, tmp_path: Path) -> None:
+    shape = {
+        "model_type": "gpt_neox",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "max_position_embeddings": 48,
+        "vocab_size": 31,
+        "rotary_pct": 0.5,
+    }
+    models = [decoder("pythia", d_head=4, seed=seed, dtype=torch.float32) for seed in (1, 2)]
+    for step, model in enumerate(models):
+        names = model.released_names()
+        tensors = {names[name]: weight.detach() for name, weight in model.named_parameters()}
+        tensors["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 48, 48)
+        folder = write_folder(tmp_path / str(step), shape, tensors)
+        write_cache(offline, "EleutherAI/pythia", folder, f"step{step}")
+    for step, model in enumerate(models):
+        loaded = load("EleutherAI/pythia", revision=f"step{step}")
+        assert checksum(loaded) == checksum(model)
+        assert loaded.revision == f"step{step}"

@@ -113,14 +113,18 @@ class Said:
             raise self._wrong("rope_parameters", rope, "a JSON object")
         inner = Said(rope, f"rope_parameters of {self.origin}", self.name)
         kind = str(rope.get("rope_type", rope.get("type", "default")))
-        theta = self.number("rope_theta", base) if "rope_theta" in self.config else base
         dims = int(d_head * inner.number("partial_rotary_factor", share))
         n_ctx = self.size("max_position_embeddings", 2048)
+        theta = inner.number("rope_theta", self.number("rope_theta", base))
+        if kind not in ("linear", "llama3", "yarn"):  # `Rotary` refuses those that it does not know
+            return Rotary(dims, theta, kind)
+        factor = inner.number("factor")
+        if kind == "linear":
+            return Rotary(dims, theta, kind, factor)
         low, low_default, high, high_default = _SIDES.get(kind, _LLAMA3_SIDES)
-        factor = inner.number("factor", 1.0)
         return Rotary(
             dims,
-            inner.number("rope_theta", theta),
+            theta,
             kind,
             factor,
             inner.number(low, low_default),

@@ -67,6 +67,7 @@ PLAN_MEANINGS = {
     "saved": "share of the passes that need not be computed",
     "value": "seconds, estimated from a measured pilot",
     "bytes": "of memory besides the weights, estimated from the same pilot",
+    "weights": "bytes of the weights themselves",
 }
 
 
@@ -242,6 +243,7 @@ def planned(
                 "saved": 1 - work.work / work.forwards,
                 "value": estimate(model, work) * times,
                 "bytes": work.bytes,
+                "weights": sum(w.numel() * w.element_size() for w in model.parameters()),
             }
         )
     return Result(
