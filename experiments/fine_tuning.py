@@ -126,7 +126,8 @@ def tables(
 ) -> dict[str, Result]:
     """What was reached, on the way and at last, and what changed inside."""
     says = {"way": "what is trained, and how", "learned": "how many numbers are trained"}
-    curves = every[every["task"] == INSTRUCTIONS]
+    drawn = [way.name for way in (*WAYS, SHUFFLED)]
+    curves = every[(every["task"] == INSTRUCTIONS) & every["way"].isin(drawn)]
     share = "share of examples"
     return {
         "reached": table(
