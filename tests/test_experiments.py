@@ -368,3 +368,30 @@ def test_an_untrained_mini_has_no_such_heads() -> None:
     module.init_weights(untrained, seed=1)
     checks = module.run(untrained, quick=True).checks
     assert not any(c.holds for c in checks if c.says.startswith("trained"))
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_learned_and_shuffled_labels_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = script("fine_tuning")
+    monkeypatch.setattr(module, "WAYS", module.WAYS[:1])  # in full; the others take minutes
+    monkeypatch.setattr(module, "QUICK_STEPS", {**module.QUICK_STEPS, module.INSTRUCTIONS: 2})
+    monkeypatch.setattr(module, "LOOKED_AT", 4)
+    found = module.run(load("mini"), seed=1, quick=True)
+    holds = {check.says: check.holds for check in found.checks}
+    assert holds["gives or receives, full: right, held out"]
+    assert not holds["instructions, full: right, held out"], "2 steps teach nothing"
+    assert all(check.holds for check in found.checks if check.control)
+    parts = found.tables["carriers"].frame
+    assert len(parts) == 2 + 64 + 8 + 8 + 1
+    assert len(found.tables["effects"].frame) == 64
+
+
+def test_shuffled_answers_keep_their_prompts() -> None:
+    module, mini = script("fine_tuning"), load("mini")
+    for seen, _ in (module.givers(mini, 0), module.instructions(mini, 0)):
+        other = module.shuffled(seen, 1)
+        assert [row.ids[:6] for row in other.rows] == [row.ids[:6] for row in seen.rows]
+        changed = [a != b for a, b in zip(other.rows, seen.rows, strict=True)]
+        assert 0.3 < sum(changed) / len(changed)

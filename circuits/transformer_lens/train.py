@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from circuits.errors import CircuitsError
+from circuits.training.loop import descend
 from circuits.transformer_lens.devices import get_device
 
 
@@ -51,27 +52,31 @@ def train(model: Any, config: HookedTransformerTrainConfig, dataset: Any) -> Any
     model.train().to(device)
     optimizer = _optimizer(model, config)
     warm = config.warmup_steps
-    schedule = LambdaLR(optimizer, lambda step: min(1.0, step / warm) if warm else 1.0)
     loader = DataLoader(dataset, batch_size=config.batch_size, shuffle=True)
-    for epoch in range(1, config.num_epochs + 1):
-        n_samples = 0
-        for step, batch in enumerate(loader):
-            tokens = batch["tokens"].to(device)
-            loss = model(tokens, return_type="loss")
-            loss.backward()
-            if config.max_grad_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            n_samples += len(tokens)
-            if _due(config.print_every, step):
-                line = f"Epoch {epoch} Samples {n_samples} Step {step} Loss {loss.item()}"
-                sys.stdout.write(f"{line}\n")
-            if config.save_dir is not None and _due(config.save_every, step):
-                torch.save(model.state_dict(), Path(config.save_dir) / f"model_{step}.pt")
-            if config.max_steps is not None and step >= config.max_steps:
-                break
+    most = len(loader) if config.max_steps is None else min(len(loader), config.max_steps + 1)
+    batches = (batch for _ in range(config.num_epochs) for batch in islice(loader, most))
+    seen: list[int] = []
+
+    def gradients(step: int) -> float:
+        tokens = next(batches)["tokens"].to(device)
+        seen.append(len(tokens))
+        loss = model(tokens, return_type="loss")
+        loss.backward()
+        return float(loss.item())
+
+    def rate(step: int) -> float:
+        return config.lr * (min(1.0, step / warm) if warm else 1.0)
+
+    steps = range(config.num_epochs * most)
+    for done, loss in descend(optimizer, gradients, steps, rate, clip=config.max_grad_norm):
+        epoch, step = divmod(done, most)
+        if _due(config.print_every, step):
+            n_samples = sum(seen[epoch * most :])
+            line = f"Epoch {epoch + 1} Samples {n_samples} Step {step} Loss {loss}"
+            sys.stdout.write(f"{line}\n")
+        if config.save_dir is not None and _due(config.save_every, step):
+            torch.save(model.state_dict(), Path(config.save_dir) / f"model_{step}.pt")
+    optimizer.zero_grad()
     return model
 
 
