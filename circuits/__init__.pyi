@@ -109,6 +109,7 @@ def attribute(
     what: Literal['heads', 'layers', 'neurons'] = ...,
     positions: Literal['roles', 'indices'] | None = ...,
     top: int | None = ...,
+    layer: int | None = ...,
     task: str | Prompts | None = ...,
     prompt: str | Sequence[str] | ModelInput | None = ...,
     file: str | Path | None = ...,

@@ -17,7 +17,7 @@ from word_model import letter_model, word_model
 from circuits.analyses.attribute import attribute
 from circuits.architectures import HookedGPT2
 from circuits.attribution import direct
-from circuits.checkpoints import checksum
+from circuits.checkpoints import checksum, load
 from circuits.checkpoints.compiled import build
 from circuits.cli import app
 from circuits.config import ModelConfig
@@ -338,3 +338,23 @@ def test_on_the_command_line() -> None:
     assert "100.0%" in line
     table = CliRunner().invoke(app, [*args, "--json"], prog_name="circuits").stdout
     assert "--answer A" in json.loads(table)["provenance"]["command"]
+
+
+def test_neurons_of_one_layer_are_those_of_all_layers_that_are_in_it() -> None:
+    model = load("mini")
+    asked = {"prompt": "The keys to the", "answer": " king", "what": "neurons"}
+    every = attribute(model, top=8 * 1024, **asked).frame.set_index("component")["value"]
+    some = attribute(model, layer=3, top=5, **asked).frame.set_index("component")["value"]
+    mine = every[every.index.str.startswith("m3.n")]
+    largest = mine.abs().nlargest(5).index
+    chosen = some[some.index.str.contains(r"\.n")]
+    assert {*chosen.index} == {*largest}
+    assert chosen.to_numpy() == pytest.approx(mine[chosen.index].to_numpy(), abs=1e-5)
+    assert some.sum() == pytest.approx(every.sum(), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"layer": 8}, {"layer": 0, "what": "heads"}, {"top": 2000}])
+def test_a_layer_is_of_neurons_and_exists(options: dict[str, Any]) -> None:
+    asked = {"prompt": "The keys to the", "answer": " king", "what": "neurons", "layer": 0}
+    with pytest.raises(CircuitsError, match="neurons|at most"):
+        attribute(load("mini"), **asked | options)

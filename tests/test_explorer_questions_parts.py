@@ -116,8 +116,10 @@ def test_the_tray_reaches_the_head(desk: Desk) -> None:
 def test_neurons_are_those_that_push_most(desk: Desk) -> None:
     said = pieces(desk, "mlp", VIEW, layer=6)["neurons"]
     assert isinstance(said, Neurons)
-    frame = circuits.attribute(desk.model, what="neurons", top=400, **ASKED).frame
-    here = frame[frame["component"].str.startswith("m6.n")].set_index("component")
+    n = len(said.neurons)
+    frame = circuits.attribute(desk.model, what="neurons", layer=6, top=n, **ASKED).frame
+    here = frame[frame["neuron"].notna()].set_index("component")
+    assert {f"m6.n{each.neuron}" for each in said.neurons} == {*here.index}
     for neuron in said.neurons:
         assert neuron.effect == pytest.approx(here.loc[f"m6.n{neuron.neuron}", "value"], abs=1e-5)
         _, cache = desk.model.run_with_cache(PROMPT)

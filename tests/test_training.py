@@ -38,7 +38,7 @@ def trained(change: Change, steps: int = 2) -> HookedGPT2:
         rows.append(Example(tuple(tokens[:-1]), tuple(tokens[1:])))
     some = Examples("texts", "random", tuple(rows))
     training = Training(change, some, some, Settings(steps, 0.01, 3))
-    return training.model(training.run(Path("nowhere"), resume=False))
+    return training.model(training.run())
 
 
 @pytest.fixture(autouse=True)

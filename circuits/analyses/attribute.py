@@ -69,6 +69,7 @@ def attribute(
     what: What = "heads",
     positions: Positions | None = None,
     top: int | None = None,
+    layer: int | None = None,
     prompts: PromptOptions,
     templates: TemplateOptions,
     means: MeanOptions,
@@ -97,6 +98,7 @@ def attribute(
             the prompts, or by indices.
         top: How many neurons, or with positions how many heads, to take apart (20 without it).
             What the other neurons add is one row.
+        layer: Take neurons of this layer's MLP apart, and no others.
 
     Raises:
         CircuitsError: for prompts that ask for no token, parts that do not exist, or options that
@@ -108,10 +110,10 @@ def attribute(
     >>> found.top(1).frame[["component", "value", "share"]].round(2).values.tolist()
     [['a2.h0', 10.0, 1.0]]
     """
-    _check(model, what, positions, top)
+    _check(model, what, positions, top, layer)
     batches = _batches(model, prompts)
     require_templates(batches, templates)
-    wanted = _Wanted(what, positions, top or USUAL_TOP, means.draws, label_of(templates))
+    wanted = _Wanted(what, positions, top or USUAL_TOP, means.draws, label_of(templates), layer)
     return _attributed(model, wanted, batches, templates)
 
 
@@ -128,6 +130,7 @@ class _Wanted:
     top: int
     draws: bool
     label: str
+    layer: int | None = None  # of the neurons
 
 
 def _attributed(
@@ -155,7 +158,13 @@ def _attributed(
     )
 
 
-def _check(model: HookedModel, what: What, positions: Positions | None, top: int | None) -> None:
+def _check(
+    model: HookedModel,
+    what: What,
+    positions: Positions | None,
+    top: int | None,
+    layer: int | None,
+) -> None:
     if what not in WORDS:
         raise CircuitsError(f"what={what!r}: choose {', '.join(WORDS)}{nearest(str(what), WORDS)}")
     if what != "layers":
@@ -164,7 +173,12 @@ def _check(model: HookedModel, what: What, positions: Positions | None, top: int
         raise CircuitsError(
             f"positions says where heads read from, and what={what!r} has no heads; choose heads"
         )
-    n_neurons = model.cfg.n_layers * model.cfg.d_mlp
+    n_layers = model.cfg.n_layers
+    if layer is not None and (what != "neurons" or not 0 <= layer < n_layers):
+        raise CircuitsError(
+            f"layer={layer}, what={what!r}: layer is of neurons, and one of 0 to {n_layers - 1}"
+        )
+    n_neurons = (n_layers if layer is None else 1) * model.cfg.d_mlp
     if top is not None and (top < 1 or (what == "neurons" and top > n_neurons)):
         raise CircuitsError(f"top={top}: take at least 1 apart, and at most all {n_neurons}")
     if top is not None and what != "neurons" and positions is None:
@@ -227,7 +241,11 @@ def _split(model: HookedModel, batch: Batch, wanted: _Wanted) -> Split:
     if what == "neurons":
         total = sum(numbers.sum(-1) for b in batch.blocks for numbers in neuron_pushes(model, b))
         assert isinstance(total, torch.Tensor)
-        order = total.abs().flatten().sort(descending=True, stable=True).indices[:top].tolist()
+        pushed = total.abs()
+        if wanted.layer is not None:  # the others come last
+            others = torch.arange(len(pushed), device=pushed.device) != wanted.layer
+            pushed = pushed.masked_fill(others.view(-1, *[1] * (pushed.ndim - 1)), -1.0)
+        order = pushed.flatten().sort(descending=True, stable=True).indices[:top].tolist()
         neurons: dict[int, list[int]] = {}
         for index in sorted(order):
             neurons.setdefault(index // model.cfg.d_mlp, []).append(index % model.cfg.d_mlp)

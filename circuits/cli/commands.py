@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import json as json_
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +24,7 @@ from circuits.registry import Recipe, read
 if TYPE_CHECKING:
     from circuits.generation import Step
     from circuits.model import HookedModel
+    from circuits.tokenizer import Tokenizer
 
 GENERATE_HELPS = {
     "max_new_tokens": "How many tokens to write at most.",
@@ -35,9 +36,19 @@ GENERATE_HELPS = {
     "prepend_bos": "Whether a start token comes first. Without it, the model's own habit.",
 }
 PromptArgument = Annotated[
-    str,
+    list[str] | None,
     typer.Argument(
-        help="The text to continue (after -- if it begins with a dash).", show_default=False
+        help="The text to continue (after -- if it begins with a dash), or several.",
+        show_default=False,
+    ),
+]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        metavar="FILE",
+        help="Continue all prompts of a file: .txt, one a line; .csv, .tsv, .jsonl or .parquet "
+        "with prompt; - for standard input.",
     ),
 ]
 ModelArgument = Annotated[
@@ -61,7 +72,8 @@ ModelOption = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 GENERATE_OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "prompt": (PromptArgument, inspect.Parameter.empty),
+    "prompt": (PromptArgument, None),
+    "file": (PromptsFile, None),
     **MODEL_OPTIONS,
     "json": OUTPUT_OPTIONS["json"],
     "quiet": OUTPUT_OPTIONS["quiet"],
@@ -77,58 +89,97 @@ def generation() -> Recipe:
         function="generate",
         signature=recipe.signature.replace(parameters=asked),
         question="How does the text go on?",
-        about="The text is written to standard output as it is drawn, token by token.",
+        about="The text is written to standard output as it is drawn, token by token; the texts "
+        "of several prompts, which are computed together, when all are there. It ends with the "
+        "model's end token, if there is one.",
         helps=GENERATE_HELPS,
         examples=(
             'circuits generate "Once upon a time" -n 40',
             'circuits generate "Once upon a time" -n 40 --temperature 0.8 --top-k 40 --top-p 0.95 '
             '--seed 1 --stop "."',
             'circuits generate "The king" --temperature 0 --json',
+            "circuits generate --file instructions.jsonl --model tuned --temperature 0",
         ),
     )
 
 
 def generate(model: HookedModel, asked: Mapping[str, Any], common: Mapping[str, Any]) -> None:
-    """Write the prompt and what follows, or as JSON all that is known about it."""
+    """Write the prompts and what follows, or as JSON all that is known about them."""
     from circuits.checkpoints import checksum
     from circuits.generation import packed_steps, stream
 
     collect_garbage()
-    prompt = common["prompt"]
+    prompts = _prompts(model, common["prompt"], common["file"])
     given = {name: value for name, value in asked.items() if value is not None}
     ends = model.require_tokenizer().eos_ids
     stops = [*given.pop("stop", ()), *ends]
-    steps = stream(model, prompt, stop=stops, **given)
+    steps = stream(model, prompts, stop=stops, **given)
     steps = packed_steps(model, steps, asked["max_new_tokens"])
     if not common["json"]:
         if not common["quiet"]:
             remark(f"model {model.cfg.model_name}, weights {checksum(model)[:12]}")
-        sys.stdout.write(prompt)
+        _write(prompts, steps, ends)
+        return
+    written = list(steps)
+    about = {"model": model.cfg.model_name, "checksum": checksum(model)}
+    tokenizer, options = model.require_tokenizer(), {"options": dict(asked)}
+    content = [
+        about | _written(tokenizer, prompt, written, row, ends) | options
+        for row, prompt in enumerate(prompts)
+    ]
+    alone = content[0] if len(content) == 1 and common["file"] is None else content
+    sys.stdout.write(json_.dumps(alone, ensure_ascii=False, indent=1) + "\n")
+
+
+def _prompts(model: HookedModel, given: Sequence[str] | None, file: Path | None) -> list[str]:
+    """The prompts that were typed, or those of a file."""
+    if bool(given) == (file is not None):
+        raise CircuitsError("give a text to continue, several, or a file of them (--file)")
+    if file is None:
+        return list(given or ())
+    from circuits.prompts import PromptFile
+
+    prompts = [str(row.clean) for row in PromptFile(model, file).rows()]
+    if not prompts:
+        raise CircuitsError(f"{file} has no prompts; write at least one")
+    return prompts
+
+
+def _write(prompts: Sequence[str], steps: Iterable[Step], ends: tuple[int, ...]) -> None:
+    """One text as it is drawn; several when all are there."""
+    if len(prompts) == 1:
+        sys.stdout.write(prompts[0])
         for text in _texts(steps, ends):
             sys.stdout.write(text)
             sys.stdout.flush()
         sys.stdout.write("\n")
         return
     written = list(steps)
-    tokens = [int(step.tokens[0]) for step in written]
-    content = {
-        "model": model.cfg.model_name,
-        "checksum": checksum(model),
+    for row, prompt in enumerate(prompts):
+        sys.stdout.write(f"{prompt}{''.join(_texts(written, ends, row))}\n")
+
+
+def _written(
+    tokenizer: Tokenizer, prompt: str, steps: Sequence[Step], row: int, ends: tuple[int, ...]
+) -> dict[str, Any]:
+    """What was drawn for one of the prompts."""
+    drawn = [(int(step.tokens[row]), float(step.logprobs[row])) for step in steps]
+    drawn = [(token, logprob) for token, logprob in drawn if token >= 0]  # until it ended
+    tokens = [token for token, _ in drawn]
+    return {
         "prompt": prompt,
-        "text": prompt + "".join(_texts(written, ends)),
+        "text": prompt + "".join(_texts(steps, ends, row)),
         "tokens": tokens,
-        "token_strings": model.require_tokenizer().token_strings(tokens),
-        "logprobs": [float(f"{float(step.logprobs[0]):.6g}") for step in written],
-        "options": dict(asked),
+        "token_strings": tokenizer.token_strings(tokens),
+        "logprobs": [float(f"{logprob:.6g}") for _, logprob in drawn],
     }
-    sys.stdout.write(json_.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def _texts(steps: Iterable[Step], ends: tuple[int, ...]) -> Iterator[str]:
-    """The new text, without the token that ends a text."""
+def _texts(steps: Iterable[Step], ends: tuple[int, ...], row: int = 0) -> Iterator[str]:
+    """The new text of a prompt, without the token that ends a text."""
     for step in steps:
-        if int(step.tokens[0]) not in ends:
-            yield step.text[0]
+        if int(step.tokens[row]) not in ends:
+            yield step.text[row]
 
 
 def models(json: JsonFlag = False) -> None:

@@ -29,7 +29,6 @@ from circuits.training.objective import Objective, Score, loss_of, scored
 
 STATE = "training.safetensors"  # the file of an interrupted training
 TRAINED, HELD_OUT = "trained on", "held out"
-LOOKED_AT = 20  # how often it is measured
 _MOST = 100  # of the examples that are trained on, so many are measured
 _WARMUP, _CLIP = 0.1, 1.0  # share of the steps; norm of the gradients
 _BETAS = (0.9, 0.999)
@@ -41,7 +40,7 @@ class Settings:
     """How it is trained.
 
     `patience` is after how many measurements without a better held-out loss it stops; None for
-    never. With it, what was learned at the best one is kept.
+    never. With it, what was learned at the best one is kept. It is measured `looks` times.
 
     Raises:
         CircuitsError: for what is no training.
@@ -52,6 +51,7 @@ class Settings:
     batch: int
     seed: int = 0
     patience: int | None = None
+    looks: int = 20
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.lr < math.inf or self.batch < 1:
@@ -100,21 +100,24 @@ class Training:
             **asdict(self.settings),
         }
 
-    def run(self, folder: Path, *, resume: bool, progress: Progress | None = None) -> State:
+    def run(
+        self, folder: Path | None = None, *, resume: bool = False, progress: Progress | None = None
+    ) -> State:
         """Train, from the beginning or on from the state in `folder`, and leave one meanwhile.
 
-        A state is written after every measurement, so an interruption costs a twentieth of the
-        training at most; what is resumed ends, bit for bit, as if it had not been interrupted.
+        With a folder, a state is written after every measurement, so an interruption costs a
+        twentieth of the training at most; what is resumed ends, bit for bit, as if it had not been
+        interrupted.
 
         Raises:
             CircuitsError: for a state of another training, and a loss that is no number.
         """
         settings, learned = self.settings, self.change.learned
         adam = torch.optim.AdamW(learned.values(), betas=_BETAS, weight_decay=0.0)
-        state = self._resumed(folder / STATE, adam) if resume else State()
+        state = self._resumed(folder / STATE, adam) if folder and resume else State()
         if not state.curve:
             self._measure(state)
-        objective, every = Objective(self.change.base), max(1, settings.steps // LOOKED_AT)
+        objective, every = Objective(self.change.base), max(1, settings.steps // settings.looks)
 
         def gradients(step: int) -> float:
             loss = loss_of(objective, self.change, self._batch(step))
@@ -127,7 +130,8 @@ class Training:
             state.step = step + 1
             if state.step % every == 0 or state.step == settings.steps:
                 self._measure(state)
-                self._write(folder / STATE, state, adam)
+                if folder is not None:
+                    self._write(folder / STATE, state, adam)
             if progress is not None:
                 progress(state.step, settings.steps)
             if state.stopped:

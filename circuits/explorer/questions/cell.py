@@ -9,7 +9,7 @@ from torch import Tensor
 
 from circuits.components import Component, parse
 from circuits.errors import CircuitsError, brief, nearest
-from circuits.explorer.pieces import Note, Options, Piece, question
+from circuits.explorer.pieces import Note, Options, Piece, Take, question
 from circuits.explorer.questions.lens import lens_take
 from circuits.explorer.questions.predictions import predictions
 from circuits.explorer.subject import Subject
@@ -48,7 +48,13 @@ def cell(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     yield predictions(desk.model, lens_logits(desk.model, stream), "cell", position)
     if about.twin is not None:
         yield _patched(desk, about, tray, stage, position)
-    yield lens_take(Taking(desk, about), position)
+    taking = Taking(desk, about)
+    take = lens_take(taking, position)
+    if about.twin is not None:  # no command says what the model says then
+        patched = taking.at_desk(taking.again("cell", options))
+        lines = [take.python, "", "# With this cell from the contrast:", patched.python]
+        take = Take(take.command, "\n".join(lines))
+    yield take
 
 
 def _patched(desk: Desk, about: Subject, tray: Tray, stage: Stage, position: int) -> Piece:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from circuits.analyses.logit_lens import logit_lens
-from circuits.explorer.pieces import Options, Piece, question
+from circuits.explorer.pieces import Options, Piece, Take, question
 from circuits.explorer.takes import Taking, Words, text_of
 from circuits.pages.logit_lens import data
 
@@ -47,7 +47,7 @@ def lens(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     yield lens_take(Taking(desk, about), "all")
 
 
-def lens_take(taking: Taking, positions: str | int) -> Piece:
+def lens_take(taking: Taking, positions: str | int) -> Take:
     """How the same lens is had elsewhere."""
     desk = taking.desk
     command: Words = ["logit-lens", "--positions", positions, "--top", TOP]

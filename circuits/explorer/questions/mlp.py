@@ -12,7 +12,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.explorer.pieces import Note, Options, Piece, question
 from circuits.explorer.questions.written import passing
-from circuits.explorer.takes import Taking
+from circuits.explorer.takes import Taking, Words
 from circuits.mlp_neurons import triggers, values
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def mlp(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     except CircuitsError as error:
         yield Note("triggers", str(error))
     lines = [
-        f"pushes = circuits.attribute(model, what='neurons', top={len(most)}, **asked)",
+        f"pushes = circuits.attribute(model, what='neurons', layer={layer}, top={len(most)}, "
+        "**asked)",
         *(f"neuron_{i} = circuits.neurons(model, 'm{layer}.n{i}', show='values')" for i in most),
     ]
     taking = Taking(desk, about, pair)
-    yield taking.take(
-        [["attribute", "--what", "neurons"]], lines, edited=taking.again("mlp", options)
-    )
+    command: Words = ["attribute", "--what", "neurons", "--layer", layer, "--top", len(most)]
+    yield taking.take([command], lines, edited=taking.again("mlp", options))
