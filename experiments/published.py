@@ -9,6 +9,7 @@ weights. Each is a row: what the paper says, what is measured here, and whether 
   and a vocabulary may lack the words. So the verdict on another model is mostly that.
 - A figure that a paper prints is near within bounds that were chosen before (see
   `published_facts`); where a paper shows a relation only, that relation is asked.
+- Sentences stand without a start token, as in the papers, also for a model that is used to one.
 - Controls are what must not show the effect: names that do not come again, tokens that do not.
 
 A row that fails is the most useful one: of the checkpoint, the paper, or this toolkit one is not

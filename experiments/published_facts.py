@@ -1,7 +1,8 @@
 """What papers say about GPT-2 small, as data: each fact with its source and how near is near.
 
 `experiments.published` measures them. A figure that is not in the paper's text in so many words is
-a relation here (`low` alone, or `high` alone), not a number made up.
+a relation here (`low` alone, or `high` alone), not a number made up. Of the first MLP, which turns
+the sign of what heads copy, none was found, so it has no row.
 """
 
 from __future__ import annotations

@@ -195,7 +195,13 @@ def without(subject: Subject, heads: Sequence[str]) -> Measured:
 
 
 def _share(whole: Floats, part: Floats) -> Measured:
-    """Mean of part over mean of whole, by prompt."""
+    """Mean of part over mean of whole, by prompt.
+
+    Raises:
+        CircuitsError: when the whole may as well be nothing, of which anything is a share.
+    """
+    if interval(whole)["ci_low"] <= 0:
+        raise CircuitsError("no such difference to take a share of")
     ratio = moments(np.stack([0 * whole, whole, part]), np.ones(3, dtype=bool), full=1).ratio()
     return {name: float(column[2]) for name, column in ratio.items()}
 

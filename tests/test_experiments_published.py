@@ -176,6 +176,15 @@ def test_gpt2_small_is_known_by_its_shape(published: ModuleType) -> None:
     assert "a9.h9" in published.why_not(SimpleNamespace(cfg=GPT2_SIZES["gpt2-medium"]), heads)
 
 
+def test_nothing_has_no_share(measures: ModuleType, mini: HookedGPT2) -> None:
+    """An untrained model has no difference that a few heads could have a share of."""
+    untrained = HookedGPT2.random(mini.cfg, seed=1, tokenizer=mini.tokenizer)
+    subject = measures.Subject(untrained, 30, 0)
+    assert measures.ioi_difference(subject)["ci_low"] < 0
+    with pytest.raises(CircuitsError, match="no such difference"):
+        measures.without(subject, ["a5.h1"])
+
+
 def test_a_model_without_words_has_none_of_it(published: ModuleType) -> None:
     finding = published.run(load("sort-abc"), quick=True)
     assert {check.outcome for check in finding.checks} == {"not here"}
