@@ -209,6 +209,33 @@ def test_the_lens_and_its_cells_are_the_commands(desks: Mapping[str, Desk], tmp_
     assert taken.loc[taken["stage"] == "a1", "token"].iloc[0] == said["texts"][0]
 
 
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [("lens", {}), ("cell", {"stage": "a1", "position": 2}), ("mlp", {"layer": 1})],
+)
+def test_a_small_vocabulary_is_shown_whole(question: str, options: Any, tmp_path: Path) -> None:
+    """Of three tokens there are no five that a cell would say, or a neuron raises."""
+    pieces = asked(Desk(circuits.load("sort-abc")), question, View("CABBAC"), options)
+    assert not of_kind(pieces, "note")
+    assert told(pieces[-1]["command"])
+    assert lines(pieces[-1], tmp_path)
+    for piece in of_kind(pieces, "neurons"):
+        assert all(len(neuron["values"]) == 3 for neuron in piece["neurons"])
+    for piece in of_kind(pieces, "lens"):
+        assert len(piece["lens"]["tokens"]) == 3
+
+
+def test_lines_leave_out_neurons_that_write_nothing(
+    desks: Mapping[str, Desk], tmp_path: Path
+) -> None:
+    pieces = asked(desks["compiled"], "mlp", ONCE, {"layer": 1})
+    neurons = of_kind(pieces, "neurons")[-1]["neurons"]
+    left = lines(pieces[-1], tmp_path)
+    writing = {f"neuron_{neuron['neuron']}" for neuron in neurons if neuron["values"]}
+    assert writing == {name for name in left if name.startswith("neuron_")}
+    assert len(writing) < len(neurons)
+
+
 def test_a_patched_cell_is_a_patch_of_the_stream(desks: Mapping[str, Desk]) -> None:
     desk, view = desks["mini"], LETTER
     options = {"stage": "m3", "position": 10}

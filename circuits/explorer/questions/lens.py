@@ -42,19 +42,25 @@ def lens(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     about = desk.subject(view)
     text = text_of(about)
     with desk.under(desk.tray(about)):
-        result = logit_lens(desk.model, text, positions="all", top=TOP, lens=desk.lens)
+        top = _top(desk)
+        result = logit_lens(desk.model, text, positions="all", top=top, lens=desk.lens)
     yield Lens(data(result), desk.lens is not None)
     yield lens_take(Taking(desk, about), "all")
 
 
 def lens_take(taking: Taking, positions: str | int) -> Take:
     """How the same lens is had elsewhere."""
-    desk = taking.desk
-    command: Words = ["logit-lens", "--positions", positions, "--top", TOP]
-    line = f"found = circuits.logit_lens(model, text, positions={positions!r}, top={TOP}"
+    desk, top = taking.desk, _top(taking.desk)
+    command: Words = ["logit-lens", "--positions", positions, "--top", top]
+    line = f"found = circuits.logit_lens(model, text, positions={positions!r}, top={top}"
     if desk.lens_path is not None:
         command = [*command, "--lens", str(desk.lens_path)]
         line += f", lens={str(desk.lens_path)!r}"
     elif desk.lens is not None:
         return taking.of_text([], [f"{line}, lens=lens)  # lens: the one you gave to the desk"])
     return taking.of_text([command], [f"{line})"])
+
+
+def _top(desk: Desk) -> int:
+    """How many tokens a cell has: a vocabulary may be smaller than what is usual."""
+    return min(TOP, desk.model.cfg.d_vocab)

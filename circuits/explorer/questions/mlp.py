@@ -69,12 +69,13 @@ def mlp(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     with desk.under(tray):
         pushes = next(iter(neuron_pushes(model, prompts)))[layer, :, 0]
     active = passing(desk, about, tray, layer, "mlp.hook_post")[about.at]
+    n_words = min(WORDS, cfg.d_vocab)
     most = pushes.abs().topk(min(TOP, len(pushes))).indices.tolist()
     shown, notes = [], []
     for i in most:
         said: list[str] = []
         try:
-            raised = values(model, Component("neuron", layer, neuron=i), WORDS)
+            raised = values(model, Component("neuron", layer, neuron=i), n_words)
             said = raised.loc[raised["side"] == "promoted", "token"].tolist()
         except CircuitsError as error:
             notes.append(str(error))
@@ -87,7 +88,7 @@ def mlp(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
         for each in shown:
             part = Component("neuron", layer, neuron=each.neuron)
             key = ("triggers", str(part))
-            wakes = desk.kept.get(key, partial(triggers, model, part, WORDS))
+            wakes = desk.kept.get(key, partial(triggers, model, part, n_words))
             woken.append(replace(each, triggers=wakes["token"].tolist()))
             yield Neurons([*woken, *shown[len(woken) :]])
     except CircuitsError as error:
@@ -95,7 +96,10 @@ def mlp(desk: Desk, view: View, options: Options) -> Iterator[Piece]:
     lines = [
         f"pushes = circuits.attribute(model, what='neurons', layer={layer}, top={len(most)}, "
         "**asked)",
-        *(f"neuron_{i} = circuits.neurons(model, 'm{layer}.n{i}', show='values')" for i in most),
+        *(
+            f"neuron_{i} = circuits.neurons(model, 'm{layer}.n{i}', show='values', top={n_words})"
+            for i in (each.neuron for each in shown if each.values)  # others write nothing
+        ),
     ]
     taking = Taking(desk, about, pair)
     command: Words = ["attribute", "--what", "neurons", "--layer", layer, "--top", len(most)]
