@@ -258,6 +258,8 @@ def test_a_client_can_only_ask_so_much_at_a_time(turns: Turns) -> None:
 def test_closing_ends_what_waits_and_refuses_what_comes() -> None:
     turns, gate = Turns(), Gate()
     said, waits = ask(turns, "a", "map", gate), ask(turns, "b", "map", Gate())
+    thread = turns._thread
+    assert thread is not None
     assert gate.begun.acquire(timeout=PATIENCE)
     gate.let.release()
     gate.let.release()
@@ -265,10 +267,25 @@ def test_closing_ends_what_waits_and_refuses_what_comes() -> None:
     assert said.all()[-1].how == "gone"
     assert waits.all()[-1].how == "gone"
     assert gate.closed.is_set()
-    assert not turns._thread.is_alive()
+    assert not thread.is_alive()
     with pytest.raises(CircuitsError, match="was closed"):
         ask(turns, "a", "x", lambda: iter([1]))
     turns.close()
+
+
+def test_the_thread_ends_when_nothing_is_asked_and_begins_again() -> None:
+    with Turns(idle=0.05) as turns:
+        assert turns._thread is None
+        for _ in range(2):
+            gate = Gate(1)
+            said = ask(turns, "a", "read", gate)
+            thread = turns._thread
+            assert thread is not None
+            assert gate.begun.acquire(timeout=PATIENCE)
+            gate.let.release()
+            assert said.all()[-1].how == "done"
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
 
 
 def test_what_has_no_room_waits_and_keeps_nobody_waiting(turns: Turns) -> None:

@@ -24,6 +24,7 @@ How = Literal["done", "error", "stale", "gone", "late"]
 LEVELS = (0.1, 1.0)  # seconds of computing after which an ask stands behind cheaper ones
 MOST_OF_A_CLIENT, MOST = 32, 256  # asks that wait at the same time
 LONGEST = 120.0  # seconds of computing for one ask
+IDLE = 60.0  # seconds without any ask after which the thread ends, until the next one
 
 _logger = logging.getLogger(__name__)
 
@@ -124,6 +125,9 @@ class _Client:
 class Turns:
     """A thread that computes what is asked, until it is closed.
 
+    It begins with an ask, and ends when none waits for `idle` seconds: what is forgotten without
+    being closed, such as the page of a notebook's cell that was run again, keeps no thread.
+
     >>> import queue
     >>> said = queue.Queue()
     >>> with Turns() as turns:
@@ -132,13 +136,12 @@ class Turns:
     ['a', 'b', 'done']
     """
 
-    def __init__(self, longest: float = LONGEST) -> None:
-        self.longest = longest
+    def __init__(self, longest: float = LONGEST, idle: float = IDLE) -> None:
+        self.longest, self.idle = longest, idle
         self._clients: dict[str, _Client] = {}
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="circuits explorer", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Turns:
         return self
@@ -167,6 +170,11 @@ class Turns:
                 least = min((client.spent for client in self._clients.values()), default=0.0)
                 self._clients[asked.client] = _Client(least)
             self._clients[asked.client].asks.append(asked)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="circuits explorer", daemon=True
+                )
+                self._thread.start()
             self._changed.notify()
         return asked
 
@@ -196,8 +204,9 @@ class Turns:
                 for ask in client.asks:
                     ask.drop()
             self._changed.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(patience)
+            working = self._thread
+        if working is not None and threading.current_thread() is not working:
+            working.join(patience)
 
     def _work(self) -> None:
         while (chosen := self._next()) is not None:
@@ -213,7 +222,7 @@ class Turns:
                     del self._clients[name]
 
     def _next(self) -> tuple[str, Ask[Any]] | None:
-        """Whose turn it is; waits until there is something to do. None once all is over."""
+        """Whose turn it is; waits until there is something to do. None if the thread ends."""
         with self._changed:
             while True:
                 waiting = [(name, ask) for name, c in self._clients.items() for ask in c.asks]
@@ -221,11 +230,14 @@ class Turns:
                     if ask._dropped is not None:  # costs nothing, and somebody waits to hear it
                         return name, ask
                 if self._closed:
+                    self._thread = None
                     return None
                 able = [(name, ask) for name, ask in waiting if ask.has_room()]
                 if able:
                     return min(able, key=self._order)
-                self._changed.wait()
+                if not self._changed.wait(self.idle) and not self._clients:
+                    self._thread = None
+                    return None
 
     def _order(self, waiting: tuple[str, Ask[Any]]) -> tuple[float, int]:
         """The client that was computed for least, and of its asks the cheapest; then the oldest."""
