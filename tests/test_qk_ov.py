@@ -136,7 +136,7 @@ def test_a_capped_models_entries_are_before_the_cap_and_say_so() -> None:
     model = adapt(lens_model("gemma2"))
     assert model.cfg.scores_soft_cap == 5
     assert qk(model, "a1.h2").unit == "attention score at distance 0 before the cap of 5"
-    assert qk(adapt(lens_model("llama")), "a1.h2").unit == "attention score"
+    assert qk(adapt(lens_model("llama")), "a1.h2").unit == "attention score at distance 0"
     assert score_scales(model) == pytest.approx([ROOT, ROOT], rel=1e-12)
 
 
