@@ -22,15 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
 from published_facts import FACTS, Fact
-from published_measures import MEASURES, Measured, Subject, circuit_share
+from published_measures import MEASURES, Measured, Subject
 
 from circuits.architectures import HookedGPT2
-from circuits.circuit import Circuit
 from circuits.cli.experiments import as_command
 from circuits.config import GPT2_SIZES
 from circuits.errors import CircuitsError
@@ -73,7 +71,7 @@ class Answer:
 
 def answered(subject: Subject, fact: Fact) -> Answer:
     """Measure this fact, or say why this model cannot have it."""
-    made = partial(Check, fact.says, above=fact.low, below=fact.high, control=fact.control)
+    bounds = {"above": fact.low, "below": fact.high, "control": fact.control}
     missing = why_not(subject.model, fact)
     measured: Measured = {}
     if not missing:
@@ -82,8 +80,8 @@ def answered(subject: Subject, fact: Fact) -> Answer:
         except CircuitsError as error:
             missing = str(error)
     if missing:
-        return Answer(fact, {}, made(float("nan"), fact.unit, missing=missing))
-    bounds = {"above": fact.low, "below": fact.high, "control": fact.control}
+        nothing = Check(fact.says, float("nan"), fact.unit, missing=missing, **bounds)
+        return Answer(fact, {}, nothing)
     return Answer(fact, measured, check(fact.says, measured, fact.unit, **bounds))
 
 
@@ -134,7 +132,7 @@ def templates_table(subject: Subject) -> Mapping[str, Result]:
     fact = next(fact for fact in FACTS if fact.name == "ioi_circuit")
     if why_not(subject.model, fact):
         return {}
-    whole, alone = circuit_share(subject, Circuit.published("ioi"), subject.ioi)
+    whole, alone = subject.ioi_circuit
     templates = np.array(subject.ioi.templates)
     rows = [
         {"template": str(each), **interval(alone[templates == each] / whole[templates == each])}

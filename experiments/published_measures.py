@@ -78,6 +78,23 @@ class Subject:
             )
         return cache
 
+    @cached_property
+    def ioi_logits(self) -> Tensor:
+        """What is said after END of the IOI prompts: [n v]."""
+        return self.end_logits(self.ioi.tokens, self.ioi)
+
+    @cached_property
+    def ioi_circuit(self) -> tuple[Floats, Floats]:
+        """The logit difference in the whole model, and in the paper's heads alone: [n] each."""
+        return circuit_share(self, Circuit.published("ioi"), self.ioi)
+
+    @cached_property
+    def induction(self) -> Scores:
+        """Where all heads look on repeated random tokens, and on tokens that do not repeat."""
+        with torch.inference_mode():
+            tokens = draw_tokens(self.model, self.n, self.seed)
+            return attention_scores(self.model, tokens)["induction"]
+
     def end_logits(self, tokens: Tensor, prompts: Prompts) -> Tensor:
         """What is said after END: [n v]."""
         rows = torch.arange(len(prompts))
@@ -138,31 +155,30 @@ def hello(subject: Subject) -> Measured:
 
 def ioi_difference(subject: Subject) -> Measured:
     io, s = names_of(subject.ioi)
-    logits = subject.end_logits(subject.ioi.tokens, subject.ioi)
-    rows = torch.arange(len(io))
+    logits, rows = subject.ioi_logits, torch.arange(len(io))
     return interval((logits[rows, io] - logits[rows, s]).numpy())
 
 
 def ioi_preferred(subject: Subject) -> Measured:
-    return _preferred(subject, subject.ioi, subject.ioi.tokens)
+    return _preferred(subject.ioi, subject.ioi_logits)
 
 
 def ioi_untold(subject: Subject) -> Measured:
     """With a third name in place of S2, who gives: no name comes again but by chance."""
     options = {"templates": facts.TEMPLATES, "prepend_bos": False, "corruption": "third"}
     prompts = make("ioi", subject.model, subject.n, subject.seed, **options)
-    return _preferred(subject, prompts, twins_of(prompts))
+    return _preferred(prompts, subject.end_logits(twins_of(prompts), prompts))
 
 
-def _preferred(subject: Subject, prompts: Prompts, tokens: Tensor) -> Measured:
-    io, s = names_of(prompts)
-    logits, rows = subject.end_logits(tokens, prompts), torch.arange(len(io))
+def _preferred(prompts: Prompts, logits: Tensor) -> Measured:
+    """How often has IO a higher logit [n v] than S?"""
+    (io, s), rows = names_of(prompts), torch.arange(len(prompts))
     return interval((logits[rows, io] > logits[rows, s]).double().numpy())
 
 
 def ioi_probability(subject: Subject) -> Measured:
     io, _ = names_of(subject.ioi)
-    probability = subject.end_logits(subject.ioi.tokens, subject.ioi).softmax(-1)
+    probability = subject.ioi_logits.softmax(-1)
     return interval(probability[torch.arange(len(io)), io].numpy())
 
 
@@ -223,7 +239,7 @@ def circuit_share(subject: Subject, circuit: Circuit, prompts: Prompts) -> tuple
 
 
 def ioi_circuit(subject: Subject) -> Measured:
-    return _share(*circuit_share(subject, Circuit.published("ioi"), subject.ioi))
+    return _share(*subject.ioi_circuit)
 
 
 def greater_difference(subject: Subject) -> Measured:
@@ -237,16 +253,9 @@ def greater_circuit(subject: Subject) -> Measured:
     return _share(*circuit_share(subject, Circuit.published("greater-than"), subject.years))
 
 
-def induction(subject: Subject) -> Scores:
-    """Where all heads look on repeated random tokens, and on tokens that do not repeat."""
-    model = subject.model
-    with torch.inference_mode():
-        return attention_scores(model, draw_tokens(model, subject.n, subject.seed))["induction"]
-
-
 def leading(subject: Subject, heads: Sequence[str]) -> Measured:
     """How many of these heads have the highest induction scores of all?"""
-    value = induction(subject).value.mean(-1)
+    value = subject.induction.value.mean(-1)
     top = {int(place) for place in value.argsort(axis=None)[-len(heads) :]}
     places = [np.ravel_multi_index((h.layer, h.head), value.shape) for h in map(parse, heads)]
     return once(np.mean([int(place) in top for place in places]))
@@ -254,7 +263,7 @@ def leading(subject: Subject, heads: Sequence[str]) -> Measured:
 
 def without_repetition(subject: Subject, heads: Sequence[str]) -> Measured:
     """The score of these heads, on average over them, where nothing repeats."""
-    control = induction(subject).control
+    control = subject.induction.control
     return interval(np.mean([control[h.layer, h.head] for h in map(parse, heads)], axis=0))
 
 
