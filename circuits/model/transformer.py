@@ -113,12 +113,10 @@ class Transformer(HookedModel):
         """One pass through these layers and their sites: see `HookedModel.pass_through`."""
         x = self._enter(batch) if resid is None else resid
         before = KVCache() if past is None else past
-        before.check(layers, len(batch.tokens))
-        places = self._places(batch, before)
-        for i in layers:
-            x, keys_and_values = self.blocks[i](x, places, before.layers.get(i))
-            if past is not None:
-                past.layers[i] = keys_and_values
+        with before.continued(layers, len(batch.tokens)):
+            places = self._places(batch, before)
+            for i in layers:
+                x = self.blocks[i](x, places, None if past is None else past.of(i))
         if stop:
             return x
         return self.unembed(self.ln_final(x)) if logits else None

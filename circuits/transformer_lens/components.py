@@ -22,7 +22,7 @@ from circuits.backend import Backend
 from circuits.batch import causal_mask
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint as HousePoint
-from circuits.kv_cache import KeyValue
+from circuits.kv_cache import Extend
 from circuits.model import Attention as HouseAttention
 from circuits.model import Block as HouseBlock
 from circuits.model import Places, Visit
@@ -173,17 +173,16 @@ class Attention(HouseAttention):
     ) -> Any:
         """What the heads write [b p d], given what queries, keys and values read.
 
-        The package's pass gives `Places` and earlier keys and values instead of the last two, and
-        gets the keys and values as well.
+        The package's pass gives `Places` and what stores keys and values instead of the last two.
         """
         if isinstance(key_input, Places):
             q, k, v = (self._read(query_input, letter) for letter in "QKV")
-            return self.attend(q, k, v, key_input, cast("KeyValue | None", value_input))
+            return self.attend(q, k, v, key_input, cast("Extend | None", value_input))
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
         inputs = zip((query_input, key_input, value_input), "QKV", strict=True)
         q, k, v = (self._read(x, letter) for x, letter in inputs)
-        return self.attend(q, k, v, _places(query_input, attention_mask), None)[0]
+        return self.attend(q, k, v, _places(query_input, attention_mask), None)
 
 
 class MLP(GPT2MLP):
@@ -238,10 +237,10 @@ class TransformerBlock(HouseBlock):
     def forward(
         self, x: Tensor, places: Places | None = None, past: Any = None, **options: Any
     ) -> Any:
-        """The stream after this block [b p d]; with `Places`, its keys and values, too."""
+        """The stream after this block [b p d]."""
         if places is not None:
             return super().forward(x, places, past)
-        return super().forward(x, _places(x, options.get("attention_mask")), None)[0]
+        return super().forward(x, _places(x, options.get("attention_mask")), None)
 
 
 AbstractAttention = Attention
