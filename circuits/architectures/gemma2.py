@@ -64,6 +64,11 @@ class NormedBlock(Block):
         mlp_out = self.ln2_post(self.mlp(self.ln2(self.hook_mlp_in(resid_mid))))
         return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out))
 
+    def plain(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The whole step without hooks."""
+        x = x + self.ln1_post.plain(self.attn.plain(self.ln1.plain(x), places, past))
+        return x + self.mlp.plain(self.ln2.plain(x))
+
 
 class HookedGemma2(HookedGemma):
     """A Gemma 2 that can be read and edited at every step."""

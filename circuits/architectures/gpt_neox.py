@@ -52,6 +52,11 @@ class ParallelBlock(Block):
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(resid_pre))))
         return self.hook_resid_post(resid_pre + attn_out + mlp_out)
 
+    def plain(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The whole step without hooks."""
+        attn_out = self.attn.plain(self.ln1.plain(x), places, past)
+        return x + attn_out + self.mlp.plain(self.ln2.plain(x))
+
 
 class NeoXAttention(RotaryAttention):
     """Rotary attention with one matrix, whose rows are each head's queries, keys and values."""

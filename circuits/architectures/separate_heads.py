@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from circuits.architectures.config import DecoderConfig
 from circuits.kv_cache import Extend
-from circuits.model.attention import Attention, Places
+from circuits.model.attention import Attention, PerHead, Places
 
 Stream = Float[Tensor, "b p d"]
 
@@ -55,10 +55,10 @@ class ShortformerHeads(SeparateHeads):
         super().__init__(cfg)
         self.W_pos = W_pos  # the model's, the same in every layer
 
-    def forward(self, x: Stream, places: Places, past: Extend | None) -> Stream:
-        """What the heads write, b_O included."""
+    def read(self, x: Stream, places: Places) -> tuple[PerHead, PerHead, PerHead]:
+        """Queries and keys of the stream and its positions, and values of the stream."""
         q, k, _ = self.qkv(x + self.W_pos[places.queries]).unbind(-3)
-        return self.attend(q, k, self.qkv(x)[..., 2, :, :], places, past)
+        return q, k, self.qkv(x)[..., 2, :, :]
 
     def forward_split(
         self, inputs: tuple[Tensor, Tensor, Tensor], places: Places, past: Extend | None

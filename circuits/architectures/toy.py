@@ -44,6 +44,10 @@ class AttentionBlock(Block):
         attn_out = self.attend(resid_pre, places, past)
         return self.hook_resid_post(resid_pre + self.hook_attn_out(attn_out))
 
+    def plain(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The whole step without hooks."""
+        return x + self.attn.plain(self.ln1.plain(x), places, past)
+
 
 class ToyUnembed(Unembed):
     """x W_U + b_U"""

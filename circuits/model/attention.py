@@ -124,8 +124,21 @@ class Attention(nn.Module, AttentionWeights):
         self, x: Float[Tensor, "b q d"], places: Places, past: Extend | None
     ) -> Float[Tensor, "b q d"]:
         """What the heads write, b_O included. `past` stores keys and values if they are kept."""
+        return self.attend(*self.read(x, places), places, past)
+
+    def read(self, x: Float[Tensor, "b p d"], places: Places) -> tuple[PerHead, PerHead, PerHead]:
+        """Queries, keys and values of what attention reads."""
         q, k, v = self.qkv(x).unbind(-3)
-        return self.attend(q, k, v, places, past)
+        return q, k, v
+
+    def plain(
+        self, x: Float[Tensor, "b q d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b q d"]:
+        """The whole step without hooks."""
+        q, k, v = self.read(x, places)
+        if past is not None:
+            k, v = past(k, v)
+        return self.out(self.mix(q, k, v, places))
 
     def forward_split(
         self,

@@ -56,6 +56,17 @@ class Block(nn.Module):
         mlp_out = self.mlp(self.ln2(self.hook_mlp_in(resid_mid)))
         return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out))
 
+    def plain(
+        self, x: Float[Tensor, "b p d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b p d"]:
+        """The whole step without hooks."""
+        x = x + self.attn.plain(self.ln1.plain(x), places, past)
+        return x + self.mlp.plain(self.ln2.plain(x))
+
+    def step(self, x: Float[Tensor, "b d"], places: Places, past: Extend) -> Float[Tensor, "b d"]:
+        """The same of one more token of each prompt."""
+        return self.plain(x.unsqueeze(1), places, past)[:, 0]
+
     def attend(
         self, resid_pre: Float[Tensor, "b p d"], places: Places, past: Extend | None
     ) -> Float[Tensor, "b p d"]:

@@ -156,8 +156,12 @@ class Attention(HouseAttention):
         flat: Tensor = self.backend.linear(x, W.permute(1, 0, 2).flatten(1), b.flatten())
         return flat.view(*x.shape[:-1], self.n_heads, self.d_head)
 
+    def read(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of what attention reads: [b p h e] each."""
+        return self._read(x, "Q"), self._read(x, "K"), self._read(x, "V")
+
     def qkv(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of what attention reads: [.. 3 h e]."""
+        """The same for any leading axes: [.. 3 h e]."""
         return torch.stack([self._read(x, letter) for letter in "QKV"], -3)
 
     def out(self, z: Tensor) -> Tensor:
@@ -176,7 +180,7 @@ class Attention(HouseAttention):
         The package's pass gives `Places` and what stores keys and values instead of the last two.
         """
         if isinstance(key_input, Places):
-            q, k, v = (self._read(query_input, letter) for letter in "QKV")
+            q, k, v = self.read(query_input, key_input)
             return self.attend(q, k, v, key_input, cast("Extend | None", value_input))
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
