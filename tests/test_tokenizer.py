@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import circuits
 from circuits.errors import TokenError
-from circuits.tokenizer import END_OF_TEXT, TIKTOKEN_FILES, Tokenizer
+from circuits.tokenizer import END_OF_TEXT, TIKTOKEN_FILES, Tokenizer, reading
 
 GPT2 = Path(__file__).parents[2] / "shared" / "gpt2_bpe"
 
@@ -258,3 +259,12 @@ def test_hugging_face_reads_the_files(tmp_path: Path) -> None:
         assert theirs.encode(text) == WORDS.encode(text)
     json_text = theirs.backend_tokenizer.to_str()
     assert Tokenizer.from_json(json_text, name="theirs").checksum == WORDS.checksum
+
+
+def test_the_bundled_merges_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading takes it for granted; here they are checked as a stranger's are."""
+    folder = Path(circuits.__file__).parent / "models" / "mini"
+    merges = (folder / "merges.txt").read_text(encoding="utf-8")
+    assert hashlib.sha256(merges.encode()).hexdigest() in reading.SOUND_MERGES
+    monkeypatch.setattr(reading, "SOUND_MERGES", set())
+    Tokenizer.from_folder(folder)
