@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -25,11 +23,11 @@ from experiments.benchmarks.driver import (
     Worker,
     WorkerDied,
     chosen_items,
-    environment,
     installed,
     run_items,
 )
 from experiments.benchmarks.items import Item, Shape
+from experiments.benchmarks.machines import machine, speed
 from experiments.benchmarks.peers import PEERS, Peer
 
 HERE = Path(__file__).resolve().parent
@@ -162,14 +160,14 @@ def measure_model(
 ) -> dict[str, Any]:
     """All tasks on one model. `results` learns of the libraries and of the machine's speed."""
     shape = Shape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    before = speed(shape, effort)
+    before = speed(4 * shape.parameters, effort)
     workers = start(folder, peers, effort.threads, results["libraries"])
     try:
         timings = run_items(items, workers, shape, effort, print)
     finally:
         for worker in workers:
             worker.stop()
-    after = speed(shape, effort)
+    after = speed(4 * shape.parameters, effort)
     flops = max(before["flops"], after["flops"], results.get("speed", before)["flops"])
     fastest = max(before, after, key=lambda s: s["flops"])
     results["speed"] = {"flops": flops, "by": fastest["by"]}
@@ -210,37 +208,6 @@ def start(
             about["skipped"] = word
             print(f"{peer.title} is skipped: {word}")
     return workers
-
-
-def speed(shape: Shape, effort: Effort) -> dict[str, Any]:
-    """What this machine can do at its best, measured in a process of its own."""
-    size, probe = str(4 * shape.parameters), str(effort.probe)
-    done = subprocess.run(
-        [sys.executable, "-m", f"{PACKAGE}.limits", size, probe, effort.clock],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=environment(effort.threads),
-    )
-    return json.loads(done.stdout)
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What is this measured on?"""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].partition(":")[2].strip() if lines else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":
