@@ -29,8 +29,10 @@ from experiments.benchmarks.driver import (
 from experiments.benchmarks.items import Item, Shape
 from experiments.benchmarks.machines import machine, speed
 from experiments.benchmarks.peers import PEERS, Peer
+from experiments.benchmarks.scaling.command import Asked, scaling
+from experiments.benchmarks.scaling.points import AXES
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 ENVIRONMENTS = ROOT / "build" / "peers"
 QUICK = Effort(repeats=1, seconds=1.0, probe=0.1)
 
@@ -66,8 +68,11 @@ def parser() -> argparse.ArgumentParser:
         default="wall",
         help="what passes, or the processor's time, where other programs run; then with one thread",
     )
-    add("--out", type=Path, default=HERE / "results", help="where the results go")
-    add("--report", action="store_true", help="write tables and figure anew from results.json")
+    add("--out", type=Path, default=RESULTS, help="where the results go")
+    add("--report", action="store_true", help="write tables and figure anew from what was measured")
+    add("--scaling", action="store_true", help="measure how cost grows, instead; see scaling/")
+    add("--axis", action="append", choices=list(AXES), help="with --scaling: only this axis")
+    add("--again", action="store_true", help="with --scaling: measure also what is known already")
     return made
 
 
@@ -76,6 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.install:
         install(asked.peers)
         return
+    if asked.scaling:
+        # A rehearsal must not stand where measurements do.
+        folder = ROOT / "build" / "scaling" if asked.quick and asked.out == RESULTS else asked.out
+        told = Asked(asked.axis or (), asked.quick, asked.again, asked.report)
+        sys.exit(0 if scaling(folder, told) else 130)
     if asked.report:
         results = json.loads((asked.out / "results.json").read_text(encoding="utf-8"))
     else:
@@ -90,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     report.write(results, asked.out)
     print(f"\n{report.page(results)}\nwritten to {asked.out}")
-    if asked.out == HERE / "results" and not (asked.quick or asked.only or asked.model):
+    if asked.out == RESULTS and not (asked.quick or asked.only or asked.model):
         report.update_readme(results, ROOT / "README.md")
         print("README.md shows them")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from circuits.figures.style import CATEGORIES, GRAY, STYLE
 from experiments.benchmarks.scaling.fits import Fit
@@ -33,12 +33,13 @@ def figure(results: Results) -> Figure:
         above.set_ylabel("seconds")
         below.set_ylabel("MB of the process" if whole else "MB that the task adds")
         below.set_xlabel(AXES[axis])
-        _draw(above, [(line, line.seconds, line.time) for line in some], axis)
+        timed = [(line, line.seconds, line.time) for line in some]
+        _draw(above, timed, f"{axis}: exponents of time")
         memory = [
             (line, [b / 1e6 for b in (line.peaks if whole else line.growths)], line.memory)
             for line in some
         ]
-        _draw(below, memory, "")
+        _draw(below, memory, "exponents of memory")
     return drawn
 
 
@@ -63,6 +64,8 @@ def _draw(axes: Axes, some: Sequence[tuple[Line, Sequence[float], Fit | None]], 
     if highest < 10 * max(lowest, 1e-9):  # so that what is flat looks flat
         middle = (lowest * highest) ** 0.5
         axes.set_ylim(middle / 10, middle * 10)
+    if highest < 300 * lowest:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(_number))
     axes.xaxis.set_major_formatter(FuncFormatter(_number))
     sizes = sorted({size for line, _, _ in some for size in line.sizes})
@@ -71,7 +74,7 @@ def _draw(axes: Axes, some: Sequence[tuple[Line, Sequence[float], Fit | None]], 
         axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_formatter(NullFormatter())
-    _finish(axes, title, "exponents")
+    _finish(axes, title)
 
 
 def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -107,24 +110,25 @@ def _workers(above: Axes, below: Axes, some: Sequence[Line]) -> None:
     above.set_ylabel("times as fast as one process")
     below.set_ylabel("ms of processors that a task costs more")
     below.set_xlabel(AXES["workers"])
-    _finish(above, "workers", "")
-    _finish(below, "", "")
+    _finish(above, "workers")
+    _finish(below, "what it costs")
 
 
-def _finish(axes: Axes, title: str, legend: str) -> None:
+def _finish(axes: Axes, title: str) -> None:
+    """A grid, and the lines' names above it under a title."""
     axes.grid(color="#e3e3e3", linewidth=0.6)
     axes.spines[:].set_visible(False)
-    axes.legend(
+    legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
         frameon=False,
         fontsize=8,
-        title=legend or None,
-        title_fontsize=8,
+        title=title,
+        title_fontproperties={"weight": "bold", "size": 10},
         alignment="left",
+        handlelength=2.6,
     )
-    if title:
-        axes.set_title(title, fontsize=13, fontweight="bold", pad=8)
+    legend.set_in_layout(True)
 
 
 def _number(value: float, _: object) -> str:

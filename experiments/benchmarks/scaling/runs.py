@@ -56,6 +56,11 @@ class Results:
         """The row of this point."""
         return next((row for row in self.rows if row.point.key == point.key), None)
 
+    def only(self, points: Sequence[Point]) -> Results:
+        """The rows of these points, in their order."""
+        rows = (self.row(point) for point in points)
+        return replace(self, rows=tuple(row for row in rows if row is not None))
+
     def having(self, row: Row) -> Results:
         """The same with this row, in place of an older one."""
         rows = (*(r for r in self.rows if r.point.key != row.point.key), row)
