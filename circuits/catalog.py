@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -83,6 +83,22 @@ def usual(kind: Kind) -> tuple[str, ...]:
     return tuple(name for name, entry in entries(kind).items() if entry.said.get("usual"))
 
 
+def analysis_names() -> list[str]:
+    """The questions: each is the function of its file's name in `circuits/analyses/`."""
+    return sorted(path.stem for path in (PACKAGE / "analyses").glob("[!_]*.py"))
+
+
+def first_paragraph(path: Path, function: str) -> str:
+    """The first paragraph of the docstring of a function of this file, without a syntax tree.
+
+    >>> first_paragraph(PACKAGE / "analyses" / "heads.py", "heads")
+    'What kind of head is each?'
+    """
+    text = path.read_text(encoding="utf-8")
+    docstring = re.search(rf'^def {function}\(.*?^    """(.*?)(?:\n\n|""")', text, re.M | re.S)
+    return " ".join(docstring[1].split()) if docstring else ""
+
+
 def _entry(kind: Kind, path: Path) -> Entry | None:
     """What is marked in this file; None for a file that only helps others."""
     text = path.read_text(encoding="utf-8")
@@ -113,6 +129,32 @@ def _marked(tree: ast.Module, name: str) -> Iterator[tuple[ast.FunctionDef, ast.
                 called = mark.func if isinstance(mark, ast.Call) else mark
                 if isinstance(called, ast.Name) and called.id == name:
                     yield node, mark
+
+
+class Lazy(Mapping[str, Value], Generic[Value]):
+    """A mapping from these names, in their order, to values that are made when first asked for.
+
+    >>> squares = Lazy(["2", "3"], lambda name: int(name) ** 2)
+    >>> "4" in squares, squares["3"]
+    (False, 9)
+    """
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], Value]) -> None:
+        self.names, self.make = dict.fromkeys(names), cache(make)
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.make(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class Catalog(Mapping[str, Value], Generic[Value]):

@@ -209,7 +209,7 @@ def test_results_and_figures_are_written(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_one_error_after_the_answer(
     tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("circuits.cli.require_writable", lambda *given, **options: None)
+    monkeypatch.setattr("circuits.cli.building.require_writable", lambda *given, **options: None)
     blocked = tmp_path / "file"
     blocked.write_text("")
     done = run("logit-lens", "A", "--model", "compiled", target, str(blocked / "x.png"))

@@ -15,6 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 from word_model import word_model
 
+from circuits.analyses.ablate import ablate
 from circuits.analyses.heads import heads
 from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
@@ -104,6 +105,18 @@ def test_costs_are_those_of_the_ground_truth(card: pd.DataFrame) -> None:
     expected = dict.fromkeys(ioi, 0.0) | {"a0.h1": 40 / 3, "a1.h1": 40 / 3, "a2.h0": 10.0}
     assert ioi == pytest.approx(expected, abs=2e-3)
     assert of(card, "name-mover", "cost_n")["a2.h0"] == 4
+
+
+@pytest.mark.parametrize(("n", "expected"), [(3, 3), (8, 5), (24, 6)])
+def test_a_quarter_of_the_random_draws_is_run_without_heads(
+    compiled: HookedGPT2, n: int, expected: int
+) -> None:
+    card = heads(compiled, kind="induction", n=n).frame
+    few = make("repeated", compiled, n).subset(slice(expected))
+    assert set(card["cost_n"]) == {expected}
+    by_hand = ablate(compiled, all_heads=True, task=few).frame
+    assert card["cost"].tolist() == pytest.approx(by_hand["value"].tolist(), abs=1e-5)
+    assert card["cost_high"].tolist() == pytest.approx(by_hand["ci_high"].tolist(), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits.errors import TokenError
-from circuits.tokenizer import END_OF_TEXT, TIKTOKEN_FILES, Tokenizer
+from circuits.tokenizer import END_OF_TEXT, TIKTOKEN_FILES, Tokenizer, reading
 
+MINI = Path(__file__).parents[1] / "circuits" / "models" / "mini"
 GPT2 = Path(__file__).parents[2] / "shared" / "gpt2_bpe"
 
 needs_gpt2 = pytest.mark.skipif(not GPT2.is_dir(), reason="GPT-2's vocabulary is not at hand")
@@ -258,3 +259,14 @@ def test_hugging_face_reads_the_files(tmp_path: Path) -> None:
         assert theirs.encode(text) == WORDS.encode(text)
     json_text = theirs.backend_tokenizer.to_str()
     assert Tokenizer.from_json(json_text, name="theirs").checksum == WORDS.checksum
+
+
+def test_minis_merges_are_sound_and_not_checked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    split = reading.split_token
+    monkeypatch.setattr(reading, "split_token", lambda *given: asked.append(1) or split(*given))
+    known = Tokenizer.from_folder(MINI)
+    assert not asked
+    monkeypatch.setattr(reading, "SOUND_MERGES", set())
+    assert Tokenizer.from_folder(MINI).checksum == known.checksum
+    assert len(asked) > 7000

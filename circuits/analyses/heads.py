@@ -36,7 +36,9 @@ eigenvalues of weights have no draws: ov-copying has to exceed what any of the h
 chance, with values that read in random directions.
 
 Behaviors: the loss on the second copy (induction, previous-token and all others about random
-tokens), the logit difference of ioi, and that of the next item of a series.
+tokens), the logit difference of ioi, and that of the next item of a series. Heads are ablated on
+the prompts of the last two, and on the first quarter of the random draws (at least 5): each of them
+tells the loss of a whole copy.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ from circuits.head_kinds import (
     WRITING,
     Kind,
     Scores,
+    ablated_on,
     attention_scores,
     check_ioi,
     chosen_kinds,
@@ -119,7 +122,8 @@ MEANINGS = {
     "cost_stderr": "its standard error",
     "cost_low": "lower end of its 95 % interval",
     "cost_high": "upper end of its 95 % interval",
-    "cost_n": "number of prompts that were run without the head",
+    "cost_n": "number of prompts that were run without the head; of random tokens, read at many "
+    "places each, the first quarter of the draws, or 5",
     "cost_unit": "of the cost",
     "note": "why there is no score",
 }
@@ -159,7 +163,8 @@ def heads(
     Args:
         kind: Only this kind, one of those above. Repeat it for several.
         component: Only these heads: a5.h3. Repeat it for several.
-        n: How many independent draws of random tokens, and prompts of each task.
+        n: How many independent draws of random tokens (a quarter of them, at least 5, also run
+            without each head), and prompts of each task.
         seed: The same seed draws the same random tokens and prompts.
         method: What to write instead of an ablated head: zero, or the mean over the prompts.
         ioi: Prompts with the roles IO, S1, S2 and END, and corrupted twins, in place of the task's.
@@ -312,10 +317,11 @@ def _costs(
     model = tasks.model
     behaviors = list(dict.fromkeys(kind.behavior for kind in kinds))
     suited = {name: prompts for name in behaviors if (prompts := tasks[name]) is not None}
-    sizes, done, costs = [p.tokens.numel() for p in suited.values()], 0, {}
-    for (name, prompts), size in zip(suited.items(), sizes, strict=True):
+    run_on = {name: ablated_on(name, prompts) for name, prompts in suited.items()}
+    sizes, done, costs = [p.tokens.numel() for p in run_on.values()], 0, {}
+    for (name, prompts), size in zip(run_on.items(), sizes, strict=True):
         metric = METRICS[prompts.metric]
-        source = Source(method, prompts.tokens, prompts.mask)
+        source = Source(method, suited[name].tokens, suited[name].mask)
         cells = (BASE, *(cell(head) for head in wanted))
         planned = plan(model, Sweep(prompts, metric, cells, source), memory=how.memory)
         step = share_of_progress(how.progress, done, size, sum(sizes))

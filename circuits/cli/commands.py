@@ -15,6 +15,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from circuits.cli.contents import GENERATE
 from circuits.cli.options import MODEL_OPTIONS, OUTPUT_OPTIONS, Revision
 from circuits.cli.terminal import collect_garbage, out, remark, remarks, require_text, visible
 from circuits.config import GPT2_SIZES, MODEL_VARIABLE
@@ -88,7 +89,7 @@ def generation() -> Recipe:
         recipe,
         function="generate",
         signature=recipe.signature.replace(parameters=asked),
-        question="How does the text go on?",
+        question=GENERATE,
         about="The text is written to standard output as it is drawn, token by token; the texts "
         "of several prompts, which are computed together, when all are there. It ends with the "
         "model's end token, if there is one.",

@@ -20,6 +20,7 @@ from circuits.head_kinds.names import (
 from circuits.head_kinds.random_tokens import (
     RandomTokens,
     Scores,
+    ablated_on,
     attention_scores,
     copying,
     draw_tokens,
@@ -36,6 +37,7 @@ __all__ = [
     "Kind",
     "RandomTokens",
     "Scores",
+    "ablated_on",
     "are_clear",
     "attention_scores",
     "check_ioi",

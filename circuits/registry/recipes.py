@@ -16,7 +16,7 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
-from circuits.catalog import filled
+from circuits.catalog import Lazy, analysis_names, filled
 from circuits.errors import CircuitsError, nearest
 from circuits.registry.docstrings import sections
 from circuits.registry.options import ORDER
@@ -92,12 +92,13 @@ class Recipe:
 def analyses() -> Mapping[str, Recipe]:
     """The questions that can be asked: command names and recipes, in alphabetical order.
 
+    Each file is read when its recipe is asked for.
+
     >>> "ablate" in analyses()
     True
     """
-    names = sorted(file.stem for file in (PACKAGE / "analyses").glob("[!_]*.py"))
-    recipes = [read(f"circuits.analyses.{name}") for name in names]
-    return types.MappingProxyType({recipe.name: recipe for recipe in recipes})
+    names = [name.replace("_", "-") for name in analysis_names()]
+    return Lazy(names, lambda name: read(f"circuits.analyses.{name.replace('-', '_')}"))
 
 
 def find(name: str) -> Recipe:
@@ -120,7 +121,7 @@ def beside(analysis: str, package: str) -> types.ModuleType | None:
     >>> beside("logit_lens", "circuits.analyses").__name__, beside("unknown", "circuits.analyses")
     ('circuits.analyses.logit_lens', None)
     """
-    if analysis not in {recipe.function for recipe in analyses().values()}:
+    if analysis not in analysis_names():
         return None
     name = f"{package}.{analysis}"
     return import_module(name) if find_spec(name) else None
