@@ -32,7 +32,8 @@ from experiments.benchmarks.peers import PEERS, Peer
 from experiments.benchmarks.scaling.command import Asked, scaling
 from experiments.benchmarks.scaling.points import AXES
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"  # a folder for each day; README.md shows all of them
 ENVIRONMENTS = ROOT / "build" / "peers"
 QUICK = Effort(repeats=1, seconds=1.0, probe=0.1)
 
@@ -68,12 +69,17 @@ def parser() -> argparse.ArgumentParser:
         default="wall",
         help="what passes, or the processor's time, where other programs run; then with one thread",
     )
-    add("--out", type=Path, default=RESULTS, help="where the results go")
+    add("--out", type=Path, default=RESULTS / today(), help="where the results go")
     add("--report", action="store_true", help="write tables and figure anew from what was measured")
     add("--scaling", action="store_true", help="measure how cost grows, instead; see scaling/")
     add("--axis", action="append", choices=list(AXES), help="with --scaling: only this axis")
     add("--again", action="store_true", help="with --scaling: measure also what is known already")
     return made
+
+
+def today() -> str:
+    """The day of a measurement, which is its folder's name."""
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,8 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
         install(asked.peers)
         return
     if asked.scaling:
-        # A rehearsal must not stand where measurements do.
-        folder = ROOT / "build" / "scaling" if asked.quick and asked.out == RESULTS else asked.out
+        # Growth is measured over more than a day, and a rehearsal must not stand beside it.
+        usual = ROOT / "build" / "scaling" if asked.quick else RESULTS
+        folder = usual if asked.out == parser().get_default("out") else asked.out
         told = Asked(asked.axis or (), asked.quick, asked.again, asked.report)
         sys.exit(0 if scaling(folder, told) else 130)
     if asked.report:
@@ -100,8 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     report.write(results, asked.out)
     print(f"\n{report.page(results)}\nwritten to {asked.out}")
-    if asked.out == RESULTS and not (asked.quick or asked.only or asked.model):
-        report.update_readme(results, ROOT / "README.md")
+    if asked.out.parent == RESULTS and not (asked.quick or asked.only or asked.model):
+        report.update_readme(report.kept(RESULTS), ROOT / "README.md")
         print("README.md shows them")
 
 
@@ -141,7 +148,7 @@ def measure(
 ) -> dict[str, Any]:
     """All tasks in all libraries on all models: what `report` shows."""
     results: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": today(),
         "machine": machine(effort.threads),
         "repeats": effort.repeats,
         "clock": effort.clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,11 +35,11 @@ def machine(threads: int) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line.partition(":") for line in info.read_text().splitlines()]
-        told = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-        cpu = told.get("model name", cpu)
-        if {"cpu family", "model"} <= set(told):  # makers give one name to several generations
-            cpu += f" (family {told['cpu family']}, model {told['model']})"
+        facts = dict(re.findall(r"(?m)^(\S[^\t]*)\t*: (.*)$", info.read_text()))
+        generation = [facts[name] for name in ("cpu family", "model") if name in facts]
+        cpu = facts.get("model name", cpu)
+        if len(generation) == 2:  # hosts often hide the name: these two say which it is
+            cpu += ", family {}, model {}".format(*generation)
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
