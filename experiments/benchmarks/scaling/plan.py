@@ -81,8 +81,8 @@ def gathered(results: Results) -> Known | str:
     sent = [row for line in of_axis(results, "workers") for row in line.rows]
     if not sent:
         return "workers"
-    by_size = sorted(sent, key=lambda row: more([row], "model_bytes"))
     cores = results.machine["cores"]
+    by_size = sorted(sent, key=lambda row: (*more([row], "model_bytes"), -abs(row.point.n - cores)))
     return Known(rows["edges"], heads, rows["eap"], by_size[-1], by_size[0], line, cores)
 
 
@@ -247,6 +247,7 @@ def manner(known: Known) -> list[str]:
         more([known.task], what) for what in ("here_processor", "there_processor", "tasks")
     )
     beyond = (there - here) / tasks_there
+    peak = known.eap.measured.peak if known.eap.measured else 0
     back = n_edges() * BLOCK * 8
     return [
         "### How it is split, and what happens when a machine dies",
@@ -273,8 +274,9 @@ def manner(known: Known) -> list[str]:
         f"{back / 1e9:.1f} GB, where 16 GB are reached with {int(16e9 / n_edges() / 8):,} prompts "
         f"a block; then its {tasks:.2g} tasks, {1000 * beyond:.1f} ms of processors each "
         f"(measured, the cluster's own processes included) beside {task:.1f} s of work.\n"
-        "- **What breaks first**, EAP: the memory, since every process holds the weights "
-        f"({4 * shape.parameters / 1e9:.1f} GB) and the products of its prompts; not the network, "
+        "- **What breaks first**, EAP: the memory, since every process holds the weights and the "
+        f"products of its prompts: {known.cores * peak / 1e9:.1f} GB with a process for each core, "
+        f"{peak / 1e9:.1f} GB with one process of {known.cores} threads; not the network, "
         f"which moves the weights in {told(4 * shape.parameters * MACHINES / NETWORK / HOUR)}.",
     ]
 
@@ -289,14 +291,14 @@ def cell_bytes() -> tuple[float, float]:
     model, edges = HookedGPT2.random(cfg), graph(cfg).edges[-2 * SAMPLE :]
     shape = Shape(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_mlp, cfg.n_ctx, cfg.d_vocab)
     sizes = []
-    for n in (SAMPLE, 2 * SAMPLE):
+    for n in (SAMPLE, SAMPLE, 2 * SAMPLE):  # the first one for what comes once
         tracemalloc.start()
         some = tuple(cell(edge) for edge in edges[:n])
-        made = make_plan(model, ours.patching(some, Given.draw(shape, 1, 2)))
+        made = make_plan(model, ours.patching(some, Given.draw(shape, BLOCK, 2)))
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         sizes.append((len(pickle.dumps(made)), held))
-    (small, few), (large, many) = sizes
+    _, (small, few), (large, many) = sizes
     return (large - small) / SAMPLE, (many - few) / SAMPLE
 
 
