@@ -33,15 +33,18 @@ WORDS = {
     "evaluate": ["mini-ioi", "--subsets", "5", "--controls", "20", "--untrained", "1"],
     "fine-tune": ["tuned", "--task", "ioi", "--steps", "5"],
     "generate": [TEXT, "-n", "8", "--seed", "1"],
-    "interchange": ["--task", "ioi"],
+    "interchange": ["--component", "a1", "--task", "ioi", "-n", "8"],
     "neurons": ["m5.n290"],
     "ov": ["a1.h0"],
-    "paths": ["--to", "logits", "--task", "ioi"],
+    "paths": ["--to", "logits", "--task", "ioi", "-n", "8"],
     "qk": ["a1.h0"],
     "run": ["--list"],
-    "tune-lens": ["lens.safetensors", "--steps", "5", "-n", "20"],
+    "tune-lens": ["lens.safetensors", "--steps", "2", "-n", "4"],
     "why": ["a1.h0", "Mr Brown went home. Mr"],
-    **{name: ["--task", "ioi"] for name in ("approximate", "attribute", "discover", "patch")},
+    **{
+        name: ["--task", "ioi", "-n", "8"]
+        for name in ("approximate", "attribute", "discover", "patch")
+    },
     **{name: [TEXT] for name in ("attention", "logit-lens", "walkthrough")},
 }
 WITHOUT = {"explore", "pull"}  # which serve a page, and wait for the network
