@@ -7,6 +7,7 @@ prompt's first token, and every prompt draws its own random numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -254,13 +255,13 @@ def _steps(
     given: ModelInput = _declared([row.ids for row in rows])
     done = torch.zeros(len(rows), dtype=torch.bool, device=noise.device)
     for i in range(n_steps):
-        logits, total = _next_logits(model, given, cache, fwd_hooks)
+        logits = _next_logits(model, given, cache, fwd_hooks)
         drawn = sampler(logits, noise[:, i])
+        logprobs = _logprobs(logits, drawn)
         text = [
             row.add(token, last=i == n_steps - 1)
             for row, token in zip(rows, drawn.tolist(), strict=True)
         ]
-        logprobs = logits.gather(-1, drawn[:, None])[:, 0] - total
         before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
         yield Step(
             tokens=drawn.masked_fill(before, NO_TOKEN),
@@ -288,25 +289,27 @@ def packed_steps(
 
 def _next_logits(
     model: HookedModel, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
-) -> tuple[Tensor, Tensor]:
-    """The logits after the last of the new tokens [b v], in float64, and their logsumexp [b]."""
-    options: dict[str, Any] = {"past_kv_cache": cache}
+) -> Tensor:
+    """The logits after the last of the new tokens [b v], in float64."""
     # Not inference_mode: a hook may store what it sees and compute gradients with it later.
     with torch.no_grad(), model.hooks(fwd_hooks):
-        if model.end_watched():
-            logits: Tensor = model(given, **options)[:, -1]
-        else:  # the same, without unembedding the rest of the prompt
-            resid = model(given, stop_at_layer=model.cfg.n_layers, **options)
-            logits = model.unembed(model.ln_final(resid[:, -1:]))[:, 0]
-    logits = logits.double()
-    total = logits.logsumexp(-1)
-    if not bool(total.isfinite().all()):
-        row = int((~total.isfinite()).nonzero()[0])
-        raise CircuitsError(
-            f"the model's next-token logits in row {row} are not finite numbers; check the hooks "
-            "and the weights"
-        )
-    return logits, total
+        return model.next_logits(given, cache).double()
+
+
+def _logprobs(logits: Tensor, drawn: Tensor) -> Tensor:
+    """The log-probability [b] of the drawn token of each row, in nats.
+
+    Raises:
+        CircuitsError: when the logits of a row are no distribution.
+    """
+    logprobs = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+    for row, logprob in enumerate(logprobs.tolist()):
+        if not math.isfinite(logprob):
+            raise CircuitsError(
+                f"the model's next-token logits in row {row} are not finite numbers; check the "
+                "hooks and the weights"
+            )
+    return logprobs
 
 
 def _prompts(model: HookedModel, batch: Batch, max_new_tokens: int) -> list[list[int]]:

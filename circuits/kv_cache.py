@@ -5,7 +5,10 @@ Shapes: b batch, k key, h head, e = d_head.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +16,27 @@ from torch import Tensor
 from circuits.errors import CircuitsError
 
 KeyValue = tuple[Tensor, Tensor]  # of one layer, each [b k h e]
+# Stores a layer's keys and values of new tokens, and gives those of all tokens.
+Extend = Callable[[Tensor, Tensor], KeyValue]
+MORE = 64  # tokens for which there is room whenever what is stored has to move
+
+
+@dataclass(eq=False)
+class _Room:
+    """One layer's keys and values [b k h e], of which the last are not written yet."""
+
+    keys: Tensor
+    values: Tensor
+    written: Tensor  # the keys that are
+
+    @classmethod
+    def of(cls, stored: KeyValue, n_tokens: int) -> _Room:
+        """Room for so many tokens, with what is stored copied into it."""
+        batch, n, *rest = stored[0].shape
+        keys, values = (each.new_empty(batch, n_tokens, *rest) for each in stored)
+        keys.narrow(1, 0, n).copy_(stored[0])
+        values.narrow(1, 0, n).copy_(stored[1])
+        return cls(keys, values, stored[0])
 
 
 @dataclass(eq=False)
@@ -20,11 +44,14 @@ class KVCache:
     """What the attention layers have already computed.
 
     Grows with every forward pass it is given to. `layers` holds each layer's keys and values;
-    `mask` [b k] is True at real tokens, None when all are.
+    `mask` [b k] is True at real tokens, None when all are. `whole` is False once a pass that filled
+    it was interrupted.
     """
 
     layers: dict[int, KeyValue] = field(default_factory=dict)
     mask: Tensor | None = None
+    whole: bool = True
+    _rooms: dict[int, _Room] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def n_tokens(self) -> int:
@@ -36,8 +63,9 @@ class KVCache:
         """How many real tokens are stored: one number, or [b] when padding makes them differ."""
         return self.n_tokens if self.mask is None else self.mask.sum(1)
 
-    def check(self, layers: range, n_rows: int) -> None:
-        """Raise unless a pass through these layers, of this many prompts, can continue from here.
+    @contextmanager
+    def continued(self, layers: range, n_rows: int) -> Iterator[None]:
+        """In this block, a pass through these layers, of this many prompts, continues from here.
 
         Raises:
             CircuitsError: when some layer has not seen what the others have, which a pass through
@@ -45,12 +73,45 @@ class KVCache:
         """
         shapes = {tuple(keys.shape[:2]) for keys, _ in self.layers.values()}
         shapes |= {tuple(self.mask.shape)} if self.mask is not None else set()
-        if shapes and ({*self.layers} != {*layers} or shapes != {(n_rows, self.n_tokens)}):
+        fits = {*self.layers} == {*layers} and shapes == {(n_rows, self.n_tokens)}
+        if not self.whole or (shapes and not fits):
             raise CircuitsError(
                 f"the key-value cache cannot be continued by {n_rows} prompts through layers "
                 f"{layers.start} to {layers.stop - 1}: it was filled with another batch or by "
                 "other layers, or a pass that filled it was interrupted; start with a new KVCache()"
             )
+        self.whole = False
+        yield
+        self.whole = True
+
+    def of(self, layer: int) -> Extend:
+        """What this layer's attention stores its keys and values with."""
+        return partial(self._extend, layer)
+
+    def _extend(self, layer: int, keys: Tensor, values: Tensor) -> KeyValue:
+        stored = self.layers.get(layer)
+        if stored is None:
+            both = keys, values
+        elif torch.is_grad_enabled():  # backward passes need what is stored as it is
+            both = torch.cat([stored[0], keys], 1), torch.cat([stored[1], values], 1)
+        else:
+            both = self._written_behind(stored, layer, keys, values)
+        self.layers[layer] = both
+        return both
+
+    def _written_behind(
+        self, stored: KeyValue, layer: int, keys: Tensor, values: Tensor
+    ) -> KeyValue:
+        """The same without copying what is stored, which for long texts is most of the work."""
+        start, n = stored[0].shape[1], keys.shape[1]
+        room = self._rooms.get(layer)
+        # Somebody may have put other keys there, or taken the last ones away.
+        if room is None or room.written is not stored[0] or room.keys.shape[1] < start + n:
+            room = self._rooms[layer] = _Room.of(stored, start + n + MORE)
+        room.keys.narrow(1, start, n).copy_(keys)
+        room.values.narrow(1, start, n).copy_(values)
+        room.written = room.keys.narrow(1, 0, start + n)
+        return room.written, room.values.narrow(1, 0, start + n)
 
     def extend_mask(self, mask: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Record which of the new `tokens` [b p] are real; returns the mask [b k] of all keys."""

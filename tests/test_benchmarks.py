@@ -5,6 +5,7 @@ The runs here are rehearsals on a tiny model; no test looks at how long anything
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -146,16 +147,33 @@ def test_results_become_tables_a_figure_and_a_part_of_the_readme(
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == table
 
     page = tmp_path / "README.md"
-    page.write_text(f"# A\n{report.BEGIN}\nold\n{report.END}\nend\n", encoding="utf-8")
+    page.write_text(f"# A\n{report.BEGIN}\nobsolete\n{report.END}\nend\n", encoding="utf-8")
     for _ in range(2):
-        report.update_readme(results, page)
+        report.update_readme([results], page)
         text = page.read_text(encoding="utf-8")
         assert text.startswith(f"# A\n{report.BEGIN}\n`tiny`:\n\n|")
         assert text.endswith(f"{report.END}\nend\n")
-        assert "old" not in text
+        assert "obsolete" not in text
     page.write_text("# A\n", encoding="utf-8")
     with pytest.raises(ValueError, match="one pair of the markers"):
-        report.update_readme(results, page)
+        report.update_readme([results], page)
+
+
+@pytest.mark.slow
+def test_the_readme_shows_each_machine(results: dict[str, Any], tmp_path: Path) -> None:
+    earlier = copy.deepcopy(results)
+    earlier["date"], earlier["speed"]["flops"] = "2000-01-01", 5e9
+    del earlier["models"][0]["items"][0]
+    for each in (results, earlier):
+        report.write(each, tmp_path / each["date"])
+    newest, oldest = report.kept(tmp_path)
+    assert (newest["date"], oldest["date"]) == (results["date"], "2000-01-01")
+    shown = report.section([newest, oldest])
+    assert "5 GFLOP/s: ours | best peer | limit | lead |" in shown
+    first, second = shown.split("\n")[4:6]
+    assert first.endswith("| – | – | – | – |")
+    assert f"[all tables]({report.FOLDER}/2000-01-01/tables.md)" in shown
+    assert second.count("NumPy picoGPT") == 2
 
 
 @pytest.mark.slow

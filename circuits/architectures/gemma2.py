@@ -25,7 +25,7 @@ from circuits.architectures.heads import GroupedAttention
 from circuits.architectures.parts import GatedMLP, RMSNorm
 from circuits.architectures.settings import Said
 from circuits.backend import Backend
-from circuits.kv_cache import KeyValue
+from circuits.kv_cache import Extend
 from circuits.model.attention import Attention, Places
 from circuits.model.block import Block
 from circuits.model.norm import Norm
@@ -56,13 +56,18 @@ class NormedBlock(Block):
         super().__init__(norms[0], attn, norms[2], mlp)
         self.ln1_post, self.ln2_post = norms[1], norms[3]
 
-    def forward(self, x: Stream, places: Places, past: KeyValue | None) -> tuple[Stream, KeyValue]:
-        """The residual stream after this block, and its keys and values."""
+    def forward(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The residual stream after this block."""
         resid_pre = self.hook_resid_pre(x)
-        attn_out, kv = self.attend(resid_pre, places, past)
+        attn_out = self.attend(resid_pre, places, past)
         resid_mid = self.hook_resid_mid(resid_pre + self.hook_attn_out(self.ln1_post(attn_out)))
         mlp_out = self.ln2_post(self.mlp(self.ln2(self.hook_mlp_in(resid_mid))))
-        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out)), kv
+        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out))
+
+    def plain(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The whole step without hooks."""
+        x = x + self.ln1_post.plain(self.attn.plain(self.ln1.plain(x), places, past))
+        return x + self.mlp.plain(self.ln2.plain(x))
 
 
 class HookedGemma2(HookedGemma):

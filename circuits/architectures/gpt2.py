@@ -26,7 +26,8 @@ from circuits.backend import Backend
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, brief
 from circuits.hooks import HookPoint
-from circuits.model.attention import Attention
+from circuits.kv_cache import Extend
+from circuits.model.attention import Attention, Places, mix
 from circuits.model.block import Block, Unembed
 from circuits.model.mlp import ALL, MLP
 from circuits.model.transformer import Transformer, Visit
@@ -159,6 +160,16 @@ class GPT2Block(Block):
     def __init__(self, cfg: ModelConfig, backend: Backend, layer: int) -> None:
         attn, mlp = GPT2Attention(cfg, backend, layer), GPT2MLP(cfg, backend)
         super().__init__(LayerNorm(cfg), attn, LayerNorm(cfg), mlp)
+
+    def step(self, x: Float[Tensor, "b d"], places: Places, past: Extend) -> Float[Tensor, "b d"]:
+        """One more token of each prompt, in fewer calls of torch than `plain` for any number."""
+        attn = self.attn
+        if attn.window is not None:
+            return super().step(x, places, past)
+        q, k, v = attn.qkv(self.ln1.plain(x)).unsqueeze(1).unbind(2)  # [b 1 h e]
+        k, v = past(k, v)
+        x = x + attn.out(mix(q, k, v, places.mask, attn.scale)[:, 0])
+        return x + self.mlp.plain(self.ln2.plain(x))
 
 
 class HookedGPT2(Transformer):

@@ -27,7 +27,7 @@ from circuits.architectures.heads import RotaryAttention
 from circuits.architectures.parts import LayerNorm, PlainMLP
 from circuits.architectures.settings import Said
 from circuits.backend import Backend
-from circuits.kv_cache import KeyValue
+from circuits.kv_cache import Extend
 from circuits.model.attention import Attention, Places
 from circuits.model.block import Block
 from circuits.model.mlp import MLP
@@ -44,13 +44,18 @@ class ParallelBlock(Block):
         super().__init__(ln1, attn, ln2, mlp)
         del self.hook_resid_mid  # nothing is between attention and MLP
 
-    def forward(self, x: Stream, places: Places, past: KeyValue | None) -> tuple[Stream, KeyValue]:
-        """The residual stream after this block, and its keys and values."""
+    def forward(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The residual stream after this block."""
         resid_pre = self.hook_resid_pre(x)
-        attn_out, kv = self.attend(resid_pre, places, past)
+        attn_out = self.attend(resid_pre, places, past)
         attn_out = self.hook_attn_out(attn_out)
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(resid_pre))))
-        return self.hook_resid_post(resid_pre + attn_out + mlp_out), kv
+        return self.hook_resid_post(resid_pre + attn_out + mlp_out)
+
+    def plain(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The whole step without hooks."""
+        attn_out = self.attn.plain(self.ln1.plain(x), places, past)
+        return x + attn_out + self.mlp.plain(self.ln2.plain(x))
 
 
 class NeoXAttention(RotaryAttention):

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits.architectures.config import DecoderConfig
-from circuits.kv_cache import KeyValue
-from circuits.model.attention import Attention, Places
+from circuits.kv_cache import Extend
+from circuits.model.attention import Attention, PerHead, Places
 
 Stream = Float[Tensor, "b p d"]
 
@@ -55,14 +55,14 @@ class ShortformerHeads(SeparateHeads):
         super().__init__(cfg)
         self.W_pos = W_pos  # the model's, the same in every layer
 
-    def forward(self, x: Stream, places: Places, past: KeyValue | None) -> tuple[Stream, KeyValue]:
-        """What the heads write, b_O included, and the keys and values of all positions so far."""
+    def read(self, x: Stream, places: Places) -> tuple[PerHead, PerHead, PerHead]:
+        """Queries and keys of the stream and its positions, and values of the stream."""
         q, k, _ = self.qkv(x + self.W_pos[places.queries]).unbind(-3)
-        return self.attend(q, k, self.qkv(x)[..., 2, :, :], places, past)
+        return q, k, self.qkv(x)[..., 2, :, :]
 
     def forward_split(
-        self, inputs: tuple[Tensor, Tensor, Tensor], places: Places, past: KeyValue | None
-    ) -> tuple[Stream, KeyValue]:
+        self, inputs: tuple[Tensor, Tensor, Tensor], places: Places, past: Extend | None
+    ) -> Stream:
         """The same with an input of its own for each head's query, key and value."""
         at = self.W_pos[places.queries].unsqueeze(-2)
         q, k, v = inputs

@@ -27,7 +27,7 @@ from circuits.architectures.parts import LayerNorm
 from circuits.architectures.separate_heads import SeparateHeads, ShortformerHeads
 from circuits.architectures.settings import Said
 from circuits.hooks import HookPoint
-from circuits.kv_cache import KeyValue
+from circuits.kv_cache import Extend
 from circuits.model.attention import Places
 from circuits.model.block import Block, Unembed
 from circuits.model.transformer import Visit
@@ -38,11 +38,15 @@ Stream = Float[Tensor, "b p d"]
 class AttentionBlock(Block):
     """x + attention(ln1(x))."""
 
-    def forward(self, x: Stream, places: Places, past: KeyValue | None) -> tuple[Stream, KeyValue]:
-        """The residual stream after this block, and its keys and values."""
+    def forward(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The residual stream after this block."""
         resid_pre = self.hook_resid_pre(x)
-        attn_out, kv = self.attend(resid_pre, places, past)
-        return self.hook_resid_post(resid_pre + self.hook_attn_out(attn_out)), kv
+        attn_out = self.attend(resid_pre, places, past)
+        return self.hook_resid_post(resid_pre + self.hook_attn_out(attn_out))
+
+    def plain(self, x: Stream, places: Places, past: Extend | None) -> Stream:
+        """The whole step without hooks."""
+        return x + self.attn.plain(self.ln1.plain(x), places, past)
 
 
 class ToyUnembed(Unembed):

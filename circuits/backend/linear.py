@@ -9,7 +9,7 @@ layout, which helps most with few rows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 # A call of oneDNN costs more: it gains nothing below this many multiplications (rows x weights).
 LEAST_WORK = 2**19
-# A matrix's place in memory, and whether its copy is that of the transposed one.
-_Key = tuple[int, tuple[int, ...], tuple[int, ...], bool]
+# A matrix's place in memory, and what its copy is: packed, packed and transposed, or by rows.
+_Key = tuple[int, tuple[int, ...], tuple[int, ...], str]
 
 
 class _Copy(NamedTuple):
     weight: Tensor  # held here, so that its address is not given to another tensor
     version: int
-    packed: Tensor
+    matrix: Tensor
 
 
 class _Thread(threading.local):
@@ -47,7 +47,7 @@ class Backend:
     """The products of one model. Copies and pickles of a model get a new one.
 
     `copies` are the packed weights while a `packed` block is active in any thread; a matrix has a
-    second copy, transposed, for gradients.
+    second copy, transposed, for gradients, and one by rows for products with one row.
     """
 
     def __init__(self) -> None:
@@ -67,11 +67,13 @@ class Backend:
         `x` [... i], `weight` [i o], `bias` [o] give [... o]. `gelu` is torch's name of the form,
         "tanh" or "none".
         """
-        stored = self.stored(x, weight)
+        is_one_row = x.numel() == x.shape[-1]
+        if is_one_row and weight.stride(-1) != 1:
+            weight = self._by_rows(x, weight)
+        # Reading the weight is all the work of one row, and oneDNN reads no faster than torch.
+        stored = None if is_one_row and weight.stride(-1) == 1 else self.stored(x, weight)
         if stored is None:
-            rows = x.reshape(-1, x.shape[-1])
-            out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-            out = out.view(*x.shape[:-1], weight.shape[1])
+            out = _by_torch(x, weight, bias)
             return out if gelu is None else F.gelu(out, approximate=gelu)
         learned = [t for t in (weight, bias) if t is not None and t.requires_grad]
         if not (torch.is_grad_enabled() and (learned or x.requires_grad)):
@@ -135,14 +137,35 @@ class Backend:
         if not self._multiplies(x, weight.T if transposed else weight):
             return None
         matrix = weight if transposed else weight.T
-        # Blocks of other threads do not count, and torch records no edits of inference tensors.
-        if self._thread.blocks.isdisjoint(self._blocks) or weight.is_inference():
+        if self._reads(weight):
             return matrix.detach()
-        key = weight.data_ptr(), tuple(weight.shape), weight.stride(), transposed
+        return self._copy(weight, "transposed" if transposed else "packed", lambda: pack(matrix))
+
+    def _by_rows(self, x: Tensor, weight: Tensor) -> Tensor:
+        """A weight whose columns lie together, as a `packed` block copies it for one row `x`.
+
+        Such is an unembedding that is the embedding, transposed: torch needs twice the time for it.
+        Where nothing is copied, the weight itself.
+        """
+        is_large = weight.numel() >= LEAST_WORK and not torch.compiler.is_compiling()
+        is_copied = is_large and self.uses_onednn and _fits(x, weight) and not self._reads(weight)
+        if not is_copied or torch.is_grad_enabled():
+            return weight
+        return self._copy(weight, "rows", weight.detach().contiguous)
+
+    def _reads(self, weight: Tensor) -> bool:
+        """Whether weights are read where they are: blocks of other threads do not count.
+
+        Nor are inference tensors copied, whose edits torch does not record.
+        """
+        return self._thread.blocks.isdisjoint(self._blocks) or weight.is_inference()
+
+    def _copy(self, weight: Tensor, kind: str, make: Callable[[], Tensor]) -> Tensor:
+        key = weight.data_ptr(), tuple(weight.shape), weight.stride(), kind
         copy = self.copies.get(key)
         if copy is None or copy.version != weight._version:
-            copy = self.copies[key] = _Copy(weight, weight._version, pack(matrix))
-        return copy.packed
+            copy = self.copies[key] = _Copy(weight, weight._version, make())
+        return copy.matrix
 
     def _multiplies(self, x: Tensor, matrix: Tensor) -> bool:
         """Whether oneDNN is to multiply `x` [... i] and this matrix [i o]."""
@@ -156,13 +179,13 @@ class Backend:
 def packed(model: HookedModel) -> Iterator[None]:
     """Let the model keep its weights in oneDNN's own layout in this block, where that is faster.
 
-    Only the speed changes: the same numbers within float noise, the same
-    hooks, gradients, errors. A weight is packed when it is first used; for GPT-2 small this takes
-    a third of a second and a second copy of 0.5 GB, backward passes a third. It is worth it where
-    few rows go through the model many times, as in generation; with hundreds of rows a pass the
-    gain is small. On machines where oneDNN is not used (see `circuits.backend.linear`), and for
-    anything but float32 on a CPU, nothing is packed. Copies are freed on leaving. Blocks may be
-    nested.
+    Only the speed changes: the same numbers within float noise, the same hooks, gradients, errors.
+    A weight is packed when it is first used; for GPT-2 small this takes a third of a second and a
+    second copy of 0.5 GB, backward passes a third. It is worth it where few rows go through the
+    model many times, as in generation (one row alone needs a copy of the unembedding only); with
+    hundreds of rows a pass the gain is small. On machines where oneDNN is not used (see
+    `circuits.backend.linear`), and for anything but float32 on a CPU, nothing is packed. Copies are
+    freed on leaving. Blocks may be nested.
 
     A weight that is edited inside the block, as torch records it, is packed again. What torch does
     not record, writing through ``weight.data`` or ``weight.numpy()``, goes unnoticed until the
@@ -179,6 +202,13 @@ def packed(model: HookedModel) -> Iterator[None]:
     """
     with model.backend.packed():
         yield
+
+
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W + b [... o] by torch's own product."""
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return out if x.ndim == 2 else out.view(*x.shape[:-1], weight.shape[1])
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from circuits.factored import FactoredMatrix
 from circuits.hooks import HookPoint
-from circuits.kv_cache import KeyValue
+from circuits.kv_cache import Extend
 
 if TYPE_CHECKING:
     from circuits.model.contract import AttentionWeights
@@ -121,18 +121,31 @@ class Attention(nn.Module, AttentionWeights):
         return mix(q, k, v, self.sight(places), self.scale)
 
     def forward(
-        self, x: Float[Tensor, "b q d"], places: Places, past: KeyValue | None
-    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
-        """What the heads write, b_O included, and the keys and values of all positions so far."""
+        self, x: Float[Tensor, "b q d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b q d"]:
+        """What the heads write, b_O included. `past` stores keys and values if they are kept."""
+        return self.attend(*self.read(x, places), places, past)
+
+    def read(self, x: Float[Tensor, "b p d"], places: Places) -> tuple[PerHead, PerHead, PerHead]:
+        """Queries, keys and values of what attention reads."""
         q, k, v = self.qkv(x).unbind(-3)
-        return self.attend(q, k, v, places, past)
+        return q, k, v
+
+    def plain(
+        self, x: Float[Tensor, "b q d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b q d"]:
+        """The whole step without hooks."""
+        q, k, v = self.read(x, places)
+        if past is not None:
+            k, v = past(k, v)
+        return self.out(self.mix(q, k, v, places))
 
     def forward_split(
         self,
         inputs: tuple[Tensor, Tensor, Tensor],  # each [b p h d]
         places: Places,
-        past: KeyValue | None,
-    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
+        past: Extend | None,
+    ) -> Float[Tensor, "b q d"]:
         """The same with an input of its own for each head's query, key and value."""
         q, k, v = (
             rearrange(
@@ -153,18 +166,18 @@ class Attention(nn.Module, AttentionWeights):
         return torch.bmm(inputs, weight) + bias.unsqueeze(1)
 
     def attend(
-        self, q: PerHead, k: PerHead, v: PerHead, places: Places, past: KeyValue | None
-    ) -> tuple[Float[Tensor, "b q d"], KeyValue]:
+        self, q: PerHead, k: PerHead, v: PerHead, places: Places, past: Extend | None
+    ) -> Float[Tensor, "b q d"]:
         """Mix the values by the pattern, and write the mixture to the residual stream."""
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)  # [b p h e]
         if past is not None:
-            k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
+            k, v = past(k, v)  # of all positions so far
         z = self._mix_explicitly(q, k, v, places) if self.watched else self.mix(q, k, v, places)
         z = self.hook_z(z)  # [b q h e]
         if self.hook_result.watched:
             result = self.hook_result(einsum(z, self.W_O, "b q h e, h e d -> b q h d"))
-            return result.sum(2) + self.b_O, (k, v)
-        return self.out(z), (k, v)
+            return result.sum(2) + self.b_O
+        return self.out(z)
 
     @property
     def watched(self) -> bool:

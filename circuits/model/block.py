@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuits.hooks import HookPoint
-from circuits.kv_cache import KeyValue
+from circuits.kv_cache import Extend
 from circuits.model.attention import Attention, Places
 from circuits.model.mlp import MLP
 from circuits.model.norm import Norm
@@ -47,28 +47,39 @@ class Block(nn.Module):
             self.hook_mlp_out = HookPoint()
 
     def forward(
-        self, x: Float[Tensor, "b p d"], places: Places, past: KeyValue | None
-    ) -> tuple[Float[Tensor, "b p d"], KeyValue]:
-        """The residual stream after this block, and its keys and values."""
+        self, x: Float[Tensor, "b p d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b p d"]:
+        """The residual stream after this block. `past` stores keys and values if they are kept."""
         resid_pre = self.hook_resid_pre(x)
-        attn_out, kv = self.attend(resid_pre, places, past)
+        attn_out = self.attend(resid_pre, places, past)
         resid_mid = self.hook_resid_mid(resid_pre + self.hook_attn_out(attn_out))
         mlp_out = self.mlp(self.ln2(self.hook_mlp_in(resid_mid)))
-        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out)), kv
+        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out))
+
+    def plain(
+        self, x: Float[Tensor, "b p d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b p d"]:
+        """The whole step without hooks."""
+        x = x + self.attn.plain(self.ln1.plain(x), places, past)
+        return x + self.mlp.plain(self.ln2.plain(x))
+
+    def step(self, x: Float[Tensor, "b d"], places: Places, past: Extend) -> Float[Tensor, "b d"]:
+        """The same of one more token of each prompt."""
+        return self.plain(x.unsqueeze(1), places, past)[:, 0]
 
     def attend(
-        self, resid_pre: Float[Tensor, "b p d"], places: Places, past: KeyValue | None
-    ) -> tuple[Float[Tensor, "b p d"], KeyValue]:
-        """What attention writes, and its keys and values."""
+        self, resid_pre: Float[Tensor, "b p d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b p d"]:
+        """What attention writes."""
         split = (self.hook_attn_in, self.hook_q_input, self.hook_k_input, self.hook_v_input)
         if any(hook.watched for hook in split):
             return self._attn_split(resid_pre, places, past)
-        out: tuple[Tensor, KeyValue] = self.attn(self.ln1(resid_pre), places, past)
+        out: Tensor = self.attn(self.ln1(resid_pre), places, past)
         return out
 
     def _attn_split(
-        self, resid_pre: Float[Tensor, "b p d"], places: Places, past: KeyValue | None
-    ) -> tuple[Float[Tensor, "b p d"], KeyValue]:
+        self, resid_pre: Float[Tensor, "b p d"], places: Places, past: Extend | None
+    ) -> Float[Tensor, "b p d"]:
         """Attention whose heads each read a residual stream of their own, [b p h d]."""
         normalized = self.ln1(resid_pre)
         per_head = resid_pre.unsqueeze(2).expand(-1, -1, len(self.attn.b_Q), -1)

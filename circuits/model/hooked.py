@@ -160,6 +160,14 @@ class HookedModel(nn.Module, ABC):
         out = self.pass_through(batch, resid, layers, stop=stop, logits=logits, past=past_kv_cache)
         return out if stop else self._answer(out, batch, return_type, loss_per_token)
 
+    def next_logits(self, given: ModelInput, past: KVCache | None) -> Tensor:
+        """What the model says after the last token: logits [b v], without unembedding the rest."""
+        if self.end_watched():
+            logits: Tensor = self(given, past_kv_cache=past)
+            return logits[:, -1]
+        resid = self(given, stop_at_layer=self.cfg.n_layers, past_kv_cache=past)
+        return self.unembed(self.ln_final(resid[:, -1:]))[:, 0]
+
     def score_scales(self) -> list[float]:
         """What each layer divides the product of a query and a key by to get their score: [l]."""
         return [self.cfg.score_scale(layer) for layer in range(self.cfg.n_layers)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 
 from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
 
@@ -16,13 +15,17 @@ UNUSED = "<|unused_{}|>"  # how an id without a token is called
 def split_token(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, ...]:
     """The two tokens that this one is made of: byte-pair encoding that stops one merge short."""
     parts = [token[i : i + 1] for i in range(len(token))]
-    last = ranks[token]
+    last, rank_of = ranks[token], ranks.get
+    pairs = [rank_of(token[i : i + 2], last) for i in range(len(token) - 1)]
     while len(parts) > 2:
-        pairs = (ranks.get(a + b, last) for a, b in pairwise(parts))
-        rank, i = min((rank, i) for i, rank in enumerate(pairs))
+        rank = min(pairs)
         if rank >= last:
             break
+        i = pairs.index(rank)
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        del pairs[i]
+        for j in range(max(i - 1, 0), min(i + 1, len(pairs))):  # what stands beside the new part
+            pairs[j] = rank_of(parts[j] + parts[j + 1], last)
     return tuple(parts)
 
 

@@ -22,7 +22,7 @@ from circuits.backend import Backend
 from circuits.batch import causal_mask
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint as HousePoint
-from circuits.kv_cache import KeyValue
+from circuits.kv_cache import Extend
 from circuits.model import Attention as HouseAttention
 from circuits.model import Block as HouseBlock
 from circuits.model import Places, Visit
@@ -156,8 +156,12 @@ class Attention(HouseAttention):
         flat: Tensor = self.backend.linear(x, W.permute(1, 0, 2).flatten(1), b.flatten())
         return flat.view(*x.shape[:-1], self.n_heads, self.d_head)
 
+    def read(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of what attention reads: [b p h e] each."""
+        return self._read(x, "Q"), self._read(x, "K"), self._read(x, "V")
+
     def qkv(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of what attention reads: [.. 3 h e]."""
+        """The same for any leading axes: [.. 3 h e]."""
         return torch.stack([self._read(x, letter) for letter in "QKV"], -3)
 
     def out(self, z: Tensor) -> Tensor:
@@ -173,17 +177,16 @@ class Attention(HouseAttention):
     ) -> Any:
         """What the heads write [b p d], given what queries, keys and values read.
 
-        The package's pass gives `Places` and earlier keys and values instead of the last two, and
-        gets the keys and values as well.
+        The package's pass gives `Places` and what stores keys and values instead of the last two.
         """
         if isinstance(key_input, Places):
-            q, k, v = (self._read(query_input, letter) for letter in "QKV")
-            return self.attend(q, k, v, key_input, cast("KeyValue | None", value_input))
+            q, k, v = self.read(query_input, key_input)
+            return self.attend(q, k, v, key_input, cast("Extend | None", value_input))
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
         inputs = zip((query_input, key_input, value_input), "QKV", strict=True)
         q, k, v = (self._read(x, letter) for x, letter in inputs)
-        return self.attend(q, k, v, _places(query_input, attention_mask), None)[0]
+        return self.attend(q, k, v, _places(query_input, attention_mask), None)
 
 
 class MLP(GPT2MLP):
@@ -238,10 +241,10 @@ class TransformerBlock(HouseBlock):
     def forward(
         self, x: Tensor, places: Places | None = None, past: Any = None, **options: Any
     ) -> Any:
-        """The stream after this block [b p d]; with `Places`, its keys and values, too."""
+        """The stream after this block [b p d]."""
         if places is not None:
             return super().forward(x, places, past)
-        return super().forward(x, _places(x, options.get("attention_mask")), None)[0]
+        return super().forward(x, _places(x, options.get("attention_mask")), None)
 
 
 AbstractAttention = Attention

@@ -65,7 +65,7 @@ class HookedTransformerKeyValueCache(KVCache):
 
     def for_a_pass(self) -> KVCache:
         """What a pass may add to: itself, or a copy where it is frozen."""
-        return KVCache(dict(self.layers), self.mask) if self.frozen else self
+        return KVCache(dict(self.layers), self.mask, self.whole) if self.frozen else self
 
 
 # What TransformerLens calls both since its version 3.

@@ -1,7 +1,7 @@
 """Claim: the questions of this package are answered faster here than by its peers, and as exactly.
 
     python -m experiments.benchmarks --install    # the peers, each in an environment of its own
-    python -m experiments.benchmarks              # about 20 minutes; writes results/ and README.md
+    python -m experiments.benchmarks              # 25 minutes; writes results/DAY/ and README.md
 
 Every library runs in a process of its own and gets the same checkpoint folder, the same tokens and
 the same number of threads. The driver sends one task to each in turn, again and again, so that

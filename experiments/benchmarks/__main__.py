@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from experiments.benchmarks.items import Item, Shape
 from experiments.benchmarks.peers import PEERS, Peer
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"  # a folder for each day; README.md shows all of them
 ENVIRONMENTS = ROOT / "build" / "peers"
 QUICK = Effort(repeats=1, seconds=1.0, probe=0.1)
 
@@ -68,9 +70,14 @@ def parser() -> argparse.ArgumentParser:
         default="wall",
         help="what passes, or the processor's time, where other programs run; then with one thread",
     )
-    add("--out", type=Path, default=HERE / "results", help="where the results go")
+    add("--out", type=Path, default=RESULTS / today(), help="where the results go")
     add("--report", action="store_true", help="write tables and figure anew from results.json")
     return made
+
+
+def today() -> str:
+    """The day of a measurement, which is its folder's name."""
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,8 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     report.write(results, asked.out)
     print(f"\n{report.page(results)}\nwritten to {asked.out}")
-    if asked.out == HERE / "results" and not (asked.quick or asked.only or asked.model):
-        report.update_readme(results, ROOT / "README.md")
+    if asked.out.parent == RESULTS and not (asked.quick or asked.only or asked.model):
+        report.update_readme(report.kept(RESULTS), ROOT / "README.md")
         print("README.md shows them")
 
 
@@ -133,7 +140,7 @@ def measure(
 ) -> dict[str, Any]:
     """All tasks in all libraries on all models: what `report` shows."""
     results: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": today(),
         "machine": machine(effort.threads),
         "repeats": effort.repeats,
         "clock": effort.clock,
@@ -231,8 +238,11 @@ def machine(threads: int) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].partition(":")[2].strip() if lines else cpu
+        facts = dict(re.findall(r"(?m)^(\S[^\t]*)\t*: (.*)$", info.read_text()))
+        generation = [facts[name] for name in ("cpu family", "model") if name in facts]
+        cpu = facts.get("model name", cpu)
+        if len(generation) == 2:  # hosts often hide the name: these two say which it is
+            cpu += ", family {}, model {}".format(*generation)
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

@@ -30,7 +30,7 @@ WORDS = {
     "ablate": ["--layer", "5", "--head", "3"],
     "compare": ["mini-ioi", "mini-ioi"],
     "diff": ["mini", "--analysis", "weights"],
-    "evaluate": ["mini-ioi", "--subsets", "5", "--controls", "20", "--untrained", "1"],
+    "evaluate": ["mini-ioi", "--subsets", "10", "--controls", "45", "--untrained", "1"],
     "fine-tune": ["tuned", "--task", "ioi", "--steps", "5"],
     "generate": [TEXT, "-n", "8", "--seed", "1"],
     "interchange": ["--component", "a1", "--task", "ioi", "-n", "8"],

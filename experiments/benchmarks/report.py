@@ -16,6 +16,13 @@ from circuits.figures import save_figure
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 OURS = ("ours", "ours_packed", "ours_plain")
 NOTHING = "–"
+FOLDER = "experiments/benchmarks/results"  # as README.md names it
+READ = (
+    "“Limit” is the least arithmetic for the task at the machine's fastest measured matrix "
+    "product; for generation, the weights read once a token. “Lead” is the best peer's time "
+    "divided by our best, with weights packed before (inside `circuits.packed(model)`, which "
+    "holds a second copy of them) or not; “plain” is with torch's own matrix product."
+)
 Results = dict[str, Any]
 Timings = dict[str, dict[str, Any]]
 
@@ -31,7 +38,7 @@ def write(results: Results, folder: Path) -> None:
 
 def page(results: Results) -> str:
     """All tables, with what they were measured on."""
-    parts = ["# Benchmarks", about(results)]
+    parts = ["# Benchmarks", about(results), READ]
     for model in results["models"]:
         parts += [f"## {model['title']}", "Time, median:", times(results, model)]
         parts += ["Memory by which the process grows, at its peak:", memory(results, model)]
@@ -39,24 +46,77 @@ def page(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def section(results: Results) -> str:
-    """What README.md shows: the times, and the machine."""
+def kept(folder: Path) -> list[Results]:
+    """What was measured on each day, in ``folder/DAY/results.json``, the newest first."""
+    files = sorted(folder.glob("*/results.json"), reverse=True)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def section(measurements: list[Results]) -> str:
+    """What README.md shows: our best and the best peer on each machine, and the machines."""
     parts = []
-    for model in results["models"]:
-        parts += [f"{model['title'][0].upper()}{model['title'][1:]}:", times(results, model)]
-        parts += notes(results, model)
-    return "\n\n".join([*parts, about(results)])
+    for model in measurements[0]["models"]:
+        title = model["title"]
+        parts += [f"{title[0].upper()}{title[1:]}:", compared(measurements, model)]
+    for results in measurements:
+        place = f"{FOLDER}/{results['date']}"
+        links = f"[all tables]({place}/tables.md), [figure]({place}/times.svg)"
+        parts.append(f"{about(results)} ({links})")
+    return "\n\n".join([*parts, READ])
 
 
-def update_readme(results: Results, path: Path) -> None:
-    """Put the times between README.md's markers.
+def compared(measurements: list[Results], model: dict[str, Any]) -> str:
+    """The table of one model: four columns for each measurement that has it."""
+    having = [
+        (results, same)
+        for results in measurements
+        for same in results["models"]
+        if same["name"] == model["name"]
+    ]
+    head = [""]
+    for results, _ in having:
+        head += [f"{results['speed']['flops'] / 1e9:.0f} GFLOP/s: ours", "best peer", "limit"]
+        head += ["lead"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for item in model["items"]:
+        line = [item["label"]]
+        for results, same in having:
+            known = [other for other in same["items"] if other["name"] == item["name"]]
+            line += _summary(known[0], results) if known else [NOTHING] * 4
+        lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _summary(item: dict[str, Any], results: Results) -> list[str]:
+    """Our best time, the best peer's and who that is, the limit, and the lead."""
+    timings, limit, ratio = item["timings"], item["limit_seconds"], lead(item["timings"])
+    timed = [(t["median_seconds"], name) for name, t in timings.items() if t["median_seconds"]]
+    own = [seconds for seconds, name in timed if name in OURS]
+    others = [pair for pair in timed if pair[1] not in OURS]
+    peer = NOTHING
+    if others:
+        seconds, name = min(others)
+        peer = f"{_seconds(seconds)} {results['libraries'][name]['title']}"
+    return [
+        _seconds(min(own)) if own else NOTHING,
+        peer,
+        _seconds(limit) if limit else NOTHING,
+        f"{ratio:.1f}×" if ratio else NOTHING,
+    ]
+
+
+def update_readme(measurements: list[Results], path: Path) -> None:
+    """Put what is `kept` between README.md's markers.
 
     Raises:
         ValueError: when there is not exactly one pair of them.
     """
     text = path.read_text(encoding="utf-8")
     new, found = re.subn(
-        f"({BEGIN}\n).*?({END})", lambda m: f"{m[1]}{section(results)}\n{m[2]}", text, flags=re.S
+        f"({BEGIN}\n).*?({END})",
+        lambda m: f"{m[1]}{section(measurements)}\n{m[2]}",
+        text,
+        flags=re.S,
     )
     if found != 1:
         raise ValueError(f"{path} needs one pair of the markers {BEGIN} and {END}")
@@ -64,25 +124,20 @@ def update_readme(results: Results, path: Path) -> None:
 
 
 def about(results: Results) -> str:
-    """The machine, the versions, and how to read the tables, in one paragraph."""
+    """The machine, the versions and the day, in one paragraph."""
     machine, speed = results["machine"], results["speed"]
     libraries = results["libraries"].values()
     clock = "Times are the processor's own. " if results.get("clock") == "processor" else ""
     versions = ", ".join(f"{x['title']} {x['version']}" for x in libraries if x.get("version"))
     absent = ", ".join(f"{x['title']} ({x['skipped']})" for x in libraries if x.get("skipped"))
     return (
-        f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} on {machine['cpu']} "
-        f"({machine['cores']} cores, {machine['system']}), float32; "
+        f"{results['date']}: {machine['threads']} thread{'s' * (machine['threads'] > 1)} on "
+        f"{machine['cpu']} ({machine['cores']} cores, {machine['system']}), float32; its fastest "
+        f"measured matrix product makes {speed['flops'] / 1e9:.0f} GFLOP/s ({speed['by']}). "
         f"torch {machine['torch']}; {versions}. "
         f"At most {results['repeats']} runs each, in turn, after one to warm up; "
         f"{results['minutes']:.0f} min in all. "
-        f"{clock}"
-        "“Limit” is the least arithmetic for the task at this machine's fastest measured matrix "
-        f"product, {speed['flops'] / 1e9:.0f} GFLOP/s ({speed['by']}); for generation, the weights "
-        "read once a token. “Lead” is the best peer's time divided by our best. “Packed” is "
-        "inside `circuits.packed(model)`, with a second copy of the weights that was made before; "
-        "“plain” is with torch's own matrix product. "
-        + (f"Not measured: {absent}. " if absent else "")
+        f"{clock}" + (f"Not measured: {absent}. " if absent else "")
     ).strip()
 
 
