@@ -28,9 +28,9 @@ RESULTS = Path(__file__).resolve().parent / "results" / "commands.md"
 # What each command is asked; what is not named takes a text, or no words.
 WORDS = {
     "ablate": ["--layer", "5", "--head", "3"],
-    "compare": ["mini-ioi", "mini-ioi"],
+    "compare": ["ioi", "greater-than"],
     "diff": ["mini", "--analysis", "weights"],
-    "evaluate": ["mini-ioi", "--subsets", "10", "--controls", "45", "--untrained", "1"],
+    "evaluate": ["mini-ioi", "--subsets", "10", "--controls", "45", "--untrained", "2"],
     "fine-tune": ["tuned", "--task", "ioi", "--steps", "5"],
     "generate": [TEXT, "-n", "8", "--seed", "1"],
     "interchange": ["--component", "a1", "--task", "ioi", "-n", "8"],
