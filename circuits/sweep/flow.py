@@ -63,8 +63,11 @@ class Flow:
             self._join_stream(layer, entries)
             entered = self._attention(layer) if self.groups else self.x
             self._join_mid(layer, entries)
+            if not self.cfg.parallel:
+                entered = self.x  # and what entered is kept no longer
             if self.groups and not self.cfg.attn_only:
-                self.x = self.x + self._mlp(layer, entered if self.cfg.parallel else self.x)
+                self.x += self._mlp(layer, entered)
+            del entered
         if self.groups:
             self._edit(self.x, (self.n_layers, Stage.PRE))
         self._join_stream(self.n_layers, entries)
@@ -72,10 +75,15 @@ class Flow:
 
     def _views(self, rows: Tensor) -> list[Tensor]:
         """Each group's part of a tall matrix: [N ...] -> [n w ...]."""
-        parts = rows.split([group.n_rows for group in self.groups])
+        return self._parts(self.groups, rows)
+
+    @staticmethod
+    def _parts(groups: Sequence[Group], rows: Tensor) -> list[Tensor]:
+        """Each of these groups' part of a tall matrix: [N ...] -> [n w ...]."""
+        parts = rows.split([group.n_rows for group in groups])
         return [
             part.view(len(group.cells), len(group.columns), *part.shape[1:])
-            for part, group in zip(parts, self.groups, strict=True)
+            for part, group in zip(parts, groups, strict=True)
         ]
 
     def _edit(self, rows: Tensor, at: Point) -> None:
@@ -178,9 +186,11 @@ class Flow:
     def _mlp(self, layer: int, stream: Tensor) -> Tensor:
         """What the MLP writes in all sequences, [N d], given the stream that it reads."""
         block = self.model.blocks[layer]
-        read = block.ln2.plain(stream)
-        written = block.mlp.plain(read)
-        if (layer, Stage.NEURON) in self.writes:
+        if (layer, Stage.NEURON) not in self.writes:
+            written = block.mlp.plain(block.ln2.plain(stream))
+        else:
+            read = block.ln2.plain(stream)
+            written = block.mlp.plain(read)
             parts = zip(self.groups, self._views(read), self._views(written), strict=True)
             for group, group_read, view in parts:
                 change = self._neurons_change(group, layer, group_read)
@@ -199,29 +209,45 @@ class Flow:
 
         Returns x, [N d].
         """
-        block = self.model.blocks[layer]
-        qkv = block.attn.qkv(block.ln1.plain(self.x))  # [N 3 h e]
-        self._edit(qkv, (layer, Stage.QKV))
-        last = layer == self.n_layers - 1
-        groups, mixed, streams = [], [], []
-        views = zip(self.groups, self._views(qkv), self._views(self.x), strict=True)
-        for group, part, x in views:
-            q, k, v = part.unbind(2)
-            if last:
-                group = self._cut(group)
-                at_reads = group.columns - group.start
-                q, x = q[:, at_reads], x[:, at_reads]
-            z = self.heads.attend(group, q, k, v, layer)
-            if (layer, Stage.PATTERN) in self.writes:
-                self.heads.write_patterns(group, z, v, layer)
-            mixed.append(z.flatten(0, 1))
-            streams.append(x.flatten(0, 1))
-            groups.append(group)
-        self.groups = groups
-        z, entered = (rows[0] if len(rows) == 1 else torch.cat(rows) for rows in (mixed, streams))
+        block, whole, entered = self.model.blocks[layer], self.groups, self.x
+        if layer == self.n_layers - 1:
+            self.groups = [self._cut(group) for group in whole]
+            views = zip(self.groups, self._parts(whole, self.x), strict=True)
+            at_reads = [x[:, group.columns - group.start].flatten(0, 1) for group, x in views]
+            entered = at_reads[0] if len(at_reads) == 1 else torch.cat(at_reads)
+        z = self._mixed(layer, whole)
         self._edit(z, (layer, Stage.Z))
         written = block.attn.out(z)
         self._edit(written, (layer, Stage.ATTN))
-        self.x = entered + written
+        written += entered
+        self.x = written
         self._edit(self.x, (layer, Stage.MID))
         return entered
+
+    def _mixed(self, layer: int, whole: Sequence[Group]) -> Tensor:
+        """What the heads mix together at the groups' positions: [N h e].
+
+        `whole` are the groups with all of their positions, whose keys and values are read.
+        """
+        attn, ln1 = self.model.blocks[layer].attn, self.model.blocks[layer].ln1
+        qkv = attn.qkv(ln1.plain(self.x))  # [n_rows 3 h e]
+        parts = self._parts(whole, qkv)
+        if (layer, Stage.QKV) in self.writes:
+            for group, part in zip(whole, parts, strict=True):
+                self.writes.write(group, part, (layer, Stage.QKV))
+        n_rows = sum(group.n_rows for group in self.groups)
+        # Of several groups, what each mixes is freed before the next one's is made.
+        z = qkv.new_empty(n_rows, *qkv.shape[2:]) if len(whole) > 1 else None
+        views = [None] if z is None else self._views(z)
+        for group, part, view in zip(self.groups, parts, views, strict=True):
+            q, k, v = part.unbind(2)
+            if q.shape[1] > len(group.columns):
+                q = q[:, group.columns - group.start]
+            mixed = self.heads.attend(group, q, k, v, layer)
+            if (layer, Stage.PATTERN) in self.writes:
+                self.heads.write_patterns(group, mixed, v, layer)
+            if view is None:
+                return mixed.flatten(0, 1)
+            view.copy_(mixed)
+        assert z is not None
+        return z

@@ -21,7 +21,7 @@ from circuits.sweep.edits import Stage, needed_sites, point
 from circuits.sweep.engine import runner_of
 from circuits.sweep.memory import parse_bytes
 from circuits.sweep.pilot import row_bytes
-from circuits.sweep.plans import Plan, Task, default_memory, fastest_rows
+from circuits.sweep.plans import Plan, Task, default_memory, rows_at_once
 from circuits.sweep.routes import Routes
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class _Limits:
         Raises:
             CircuitsError: for a budget too small for one prompt in one cell.
         """
-        rows = fastest_rows(model)
+        rows = rows_at_once(model, cost.n_prompts * cost.width, per_row)
         per_sequence = cost.width * (per_row + cost.pattern_bytes + cost.key_bytes)
         least = int(cost.prompt_bytes + per_sequence) + 1
         if memory is not None and memory < least:

@@ -65,7 +65,7 @@ class Writes:
     def by_unit(self, at: Point) -> dict[int, list[Writers]]:
         """The edits of each head or neuron."""
         by_unit: dict[int, list[Writers]] = {}
-        for edit, has in self._at.get(at, ()):
+        for edit, has in zip(*self._at.get(at, ((), ())), strict=True):
             if edit.unit is not None:
                 by_unit.setdefault(edit.unit, []).append((edit, has))
         return by_unit
@@ -83,9 +83,13 @@ class Writes:
         `values` is [n w d]; at QKV [n w 3 h e] and at Z [n w h e], without h for one `unit` only;
         of a neuron [n w 1]. `make` says what to write, from what an edit gives for which sequences.
         """
-        for edit, has in self._at.get(at, ()):
-            which = np.flatnonzero(has[group.cells])
-            if not len(which) or (unit is not None and edit.unit != unit):
+        if at not in self._at:
+            return
+        edits, every_has = self._at[at]
+        here = every_has[:, group.cells]
+        for i in np.flatnonzero(here.any(1)):
+            edit, which = edits[i], np.flatnonzero(here[i])
+            if unit is not None and edit.unit != unit:
                 continue
             every = len(which) == len(group.cells)
             index = slice(None) if every else torch.as_tensor(which, device=values.device)
@@ -96,8 +100,8 @@ class Writes:
             new = make(edit.at(prompts, group.columns), index)
             new = old + new if edit.adds else new
             if edit.where is not None:
-                here = group.columns == rearrange(edit.where[prompts], "n -> n 1")
-                new = torch.where(rearrange(here, "n w -> n w 1"), new, old)
+                there = group.columns == rearrange(edit.where[prompts], "n -> n 1")
+                new = torch.where(rearrange(there, "n w -> n w 1"), new, old)
             differs = (new != old).any(-1) & self.real[prompts][:, group.columns]
             self.changed[group.cells[which[differs.any(1).cpu().numpy()]]] = True
             target[index] = new
@@ -116,8 +120,8 @@ def added(total: Tensor | None, n: int, which: Ints, change: Tensor) -> Tensor:
     return total.index_add_(0, torch.as_tensor(which, device=change.device), change)
 
 
-def _by_point(edits: Sequence[Sequence[Edit]]) -> dict[Point, list[Writers]]:
-    """The edits at each point, and which cells have them.
+def _by_point(edits: Sequence[Sequence[Edit]]) -> dict[Point, tuple[list[Edit], Bools]]:
+    """The edits at each point, and which cells have each of them: [edits cells].
 
     Where a cell writes twice at the same place, the second write comes second.
     """
@@ -130,7 +134,8 @@ def _by_point(edits: Sequence[Sequence[Edit]]) -> dict[Point, list[Writers]]:
             key = (earlier.count(place), edit)
             has.setdefault(key, np.zeros(len(edits), dtype=bool))[cell] = True
             earlier.append(place)
+    ordered = {point: sorted(has, key=lambda key: key[0]) for point, has in by_point.items()}
     return {
-        point: [(edit, has[turn, edit]) for turn, edit in sorted(has, key=lambda key: key[0])]
-        for point, has in by_point.items()
+        point: ([edit for _, edit in keys], np.stack([by_point[point][key] for key in keys]))
+        for point, keys in ordered.items()
     }
