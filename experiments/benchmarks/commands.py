@@ -30,7 +30,7 @@ WORDS = {
     "ablate": ["--layer", "5", "--head", "3"],
     "compare": ["ioi", "greater-than"],
     "diff": ["mini", "--analysis", "weights"],
-    "evaluate": ["mini-ioi", "--subsets", "10", "--controls", "45", "--untrained", "2"],
+    "evaluate": ["compiled-ioi", "--model", "compiled", "-n", "8"],
     "fine-tune": ["tuned", "--task", "ioi", "--steps", "5"],
     "generate": [TEXT, "-n", "8", "--seed", "1"],
     "interchange": ["--component", "a1", "--task", "ioi", "-n", "8"],
@@ -40,12 +40,13 @@ WORDS = {
     "qk": ["a1.h0"],
     "run": ["--list"],
     "tune-lens": ["lens.safetensors", "--steps", "2", "-n", "4"],
+    "walkthrough": ["CBABBC"],
     "why": ["a1.h0", "Mr Brown went home. Mr"],
     **{
         name: ["--task", "ioi", "-n", "8"]
         for name in ("approximate", "attribute", "discover", "patch")
     },
-    **{name: [TEXT] for name in ("attention", "logit-lens", "walkthrough")},
+    **{name: [TEXT] for name in ("attention", "logit-lens")},
 }
 WITHOUT = {"explore", "pull"}  # which serve a page, and wait for the network
 # Runs a command, and then what it asked once more: the processor's seconds of that.
