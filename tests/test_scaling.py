@@ -231,8 +231,8 @@ def test_after_a_point_that_took_too_long_larger_ones_are_skipped(
     monkeypatch.setattr(runs, "alone", slow)
     results = runs.measure(some, tmp_path / "scaling.json", EFFORT, say=lambda text: None)
     words = [row.word for row in results.rows if row.point.series == "forward"]
-    assert words[:3] == ["", "", "stopped after 150 s"]
-    assert words[3:] == ["skipped: 256 were stopped after 150 s already"] * 2
+    assert words[:3] == ["", "", "stopped after 300 s"]
+    assert words[3:] == ["skipped: 256 were stopped after 300 s already"] * 2
 
 
 @pytest.mark.slow
@@ -256,7 +256,9 @@ def test_a_page_says_the_exponents_and_plans(asked: list[Point], tmp_path: Path)
 
 def test_a_plan_says_what_it_lacks() -> None:
     row = made_up(points()[0])
-    text = report.page(Results("2026-01-01", MACHINE, SPEED, "processor", (row,)))
+    older = replace(made_up(points()[1]), code="before")
+    text = report.page(Results("2026-01-01", MACHINE, SPEED, "processor", (row, older)))
+    assert "Of another state of the code than the rest: 1 points." in text
     assert "Needs “edges, one by one, gpt2”, which is not measured yet." in text
     assert n_edges() == 2_235_025
 
@@ -302,8 +304,18 @@ def test_a_rehearsal_on_a_cluster(tmp_path: Path) -> None:
         assert row.measured.more["worker_bytes"] > row.measured.more["model_bytes"]
 
 
-def test_an_axis_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        (["--scaling", "--axis", "width"], "choose from"),
+        (["--axis", "model"], "--axis and --again are for --scaling"),
+        (["--scaling", "--report", "--out", "nowhere"], "nowhere has no scaling.json"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    told: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        command.main(["--scaling", "--axis", "width"])
+        command.main(told)
     assert ended.value.code == 2
-    assert "choose from" in capsys.readouterr().err
+    assert word in capsys.readouterr().err

@@ -201,16 +201,16 @@ def merged(
 
 
 def _at_once(search: Search, width: int) -> int:
-    """How many prompts of this width may be computed together.
+    """How many prompts of this width may be computed together: one at least, if nobody said.
 
     Raises:
-        CircuitsError: for a budget too small for one.
+        CircuitsError: for a budget that was given, and is too small for one.
     """
     how, cfg = search.how, search.model.cfg
     budget = default_memory(search.model) if how.memory is None else parse_bytes(how.memory)
     per_prompt = _numbers(cfg, search.graph, len(search.positions), width)
     per_prompt *= search.model.W_E.element_size()
-    if budget < per_prompt:
+    if how.memory is not None and budget < per_prompt:
         raise CircuitsError(
             f"memory={how.memory} is too little: the gradients of one prompt of {width} tokens "
             f"take {per_prompt} bytes besides the weights; give at least that"

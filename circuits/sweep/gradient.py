@@ -101,13 +101,13 @@ def attribute(
 
 
 def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
-    """How many prompts of this width may be computed together."""
+    """How many prompts of this width may be computed together: one at least, if nobody said."""
     budget = default_memory(model) if memory is None else parse_bytes(memory)
     cfg = model.cfg
     inner = cfg.n_heads * cfg.d_head
     floats = cfg.n_layers * (12 * cfg.d_model + 10 * inner + 4 * cfg.d_mlp) + 4 * cfg.d_vocab
     per_prompt = floats * width * model.W_E.element_size()
-    if budget < per_prompt:
+    if memory is not None and budget < per_prompt:
         raise CircuitsError(
             f"memory={budget} bytes is too little: the gradient of one prompt of {width} tokens "
             f"takes {per_prompt} bytes besides the weights; give at least that"

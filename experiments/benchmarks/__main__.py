@@ -88,11 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
         install(asked.peers)
         return
     if asked.scaling:
-        # Growth is measured over more than a day, and a rehearsal must not stand beside it.
-        usual = ROOT / "build" / "scaling" if asked.quick else RESULTS
-        folder = usual if asked.out == parser().get_default("out") else asked.out
-        told = Asked(asked.axis or (), asked.quick, asked.again, asked.report)
-        sys.exit(0 if scaling(folder, told) else 130)
+        sys.exit(0 if measure_growth(asked) else 130)
+    if asked.axis or asked.again:
+        parser().error("--axis and --again are for --scaling; add it, or leave them out")
     if asked.report:
         results = json.loads((asked.out / "results.json").read_text(encoding="utf-8"))
     else:
@@ -110,6 +108,17 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.out.parent == RESULTS and not (asked.quick or asked.only or asked.model):
         report.update_readme(report.kept(RESULTS), ROOT / "README.md")
         print("README.md shows them")
+
+
+def measure_growth(asked: argparse.Namespace) -> bool:
+    """What --scaling does; whether nothing interrupted it."""
+    # Growth is measured over more than a day, and a rehearsal must not stand beside it.
+    usual = ROOT / "build" / "scaling" if asked.quick else RESULTS
+    folder = usual if asked.out == parser().get_default("out") else asked.out
+    if asked.report and not (folder / "scaling.json").exists():
+        parser().error(f"{folder} has no scaling.json; measure first: --scaling without --report")
+    told = Asked(asked.axis or (), asked.quick, asked.again, asked.report)
+    return scaling(folder, told)
 
 
 def install(folder: Path) -> None:

@@ -27,11 +27,7 @@ class Asked:
 
 
 def scaling(folder: Path, asked: Asked, say: Say = print) -> bool:
-    """Measure, and write ``scaling.json``, ``.md`` and ``.svg``; whether nothing interrupted it.
-
-    Raises:
-        FileNotFoundError: when only a report is asked for and nothing was measured.
-    """
+    """Measure, and write ``scaling.json``, ``.md`` and ``.svg``; whether nothing interrupted it."""
     path, every = folder / "scaling.json", points(quick=asked.quick)
     some = [point for point in every if not asked.axes or point.axis in asked.axes]
     whole = True
@@ -42,12 +38,9 @@ def scaling(folder: Path, asked: Asked, say: Say = print) -> bool:
             whole = False
             say("interrupted; the same command goes on from here")
     results = read(path)
-    if results is None:
-        if not whole:
-            return False
-        raise FileNotFoundError(f"{path} does not exist; run --scaling without --report first")
-    results = results.only(every)
-    write(results, path)
-    write_report(results, folder)
-    say(f"written to {folder}")
+    if results is not None:
+        results = results.only(every)
+        write(results, path)
+        write_report(results, folder)
+        say(f"written to {folder}")
     return whole

@@ -21,7 +21,7 @@ from experiments.benchmarks.items import Given, Shape
 from experiments.benchmarks.limits import Count
 from experiments.benchmarks.peers import ours
 from experiments.benchmarks.scaling.counting import operations
-from experiments.benchmarks.scaling.lines import Line, of_axis, seconds
+from experiments.benchmarks.scaling.lines import Line, more, of_axis, seconds
 from experiments.benchmarks.scaling.points import Point
 from experiments.benchmarks.scaling.runs import Results, Row
 
@@ -68,8 +68,6 @@ def gathered(results: Results) -> Known | str:
         "small": ("model", "12 heads ablated, float32", "gpt2"),
         "large": ("model", "12 heads ablated, float32", MODEL),
         "eap": ("model", "EAP, all edges, float32", MODEL),
-        "task": ("workers", "all heads of GPT-2 small's shape", "gpt2"),
-        "tiny": ("workers", "tiny tasks of sort-abc", "sort-abc"),
     }
     rows: dict[str, Row] = {}
     for name, (axis, series, model) in wanted.items():
@@ -80,8 +78,12 @@ def gathered(results: Results) -> Known | str:
         rows[name] = some[-1]
     line = next(x for x in of_axis(results, "model") if x.name == "12 heads ablated, float32")
     heads = rows["small"], rows["large"]
+    sent = [row for line in of_axis(results, "workers") for row in line.rows]
+    if not sent:
+        return "workers"
     cores = results.machine["cores"]
-    return Known(rows["edges"], heads, rows["eap"], rows["task"], rows["tiny"], line, cores)
+    by_size = sorted(sent, key=lambda row: (*more([row], "model_bytes"), -abs(row.point.n - cores)))
+    return Known(rows["edges"], heads, rows["eap"], by_size[-1], by_size[0], line, cores)
 
 
 def rate(row: Row) -> float:
@@ -119,8 +121,8 @@ def n_edges() -> int:
 
 def share_of_work(known: Known) -> float:
     """Which share of what processors do on a cluster is the work itself?"""
-    more = known.task.measured.more if known.task.measured else {}
-    return min(1.0, more["here_processor"] / more["there_processor"])
+    (here,), (there,) = (more([known.task], f"{where}_processor") for where in ("here", "there"))
+    return min(1.0, here / there)
 
 
 def work(known: Known) -> list[str]:
@@ -157,7 +159,8 @@ def work(known: Known) -> list[str]:
         f"heads changes by {faster:.2f}, so {exact.rate / 1e9:.0f} GFLOP/s. EAP was measured in "
         f"XL's shape: {known.eap.point.batch} prompts in {seconds(known.eap):.3g} s.\n"
         f"- All machines: {MACHINES} × {known.cores} threads × {share:.3f}, the share of a "
-        "cluster's processor time that is the sweep itself (GPT-2 small's shape, two workers).\n"
+        f"cluster's processor time that is the sweep itself (“{known.task.point.series}”, "
+        f"{known.task.point.n} workers).\n"
         f"- By the exponent instead: {1000 * each:.3g} ms for an edge and prompt of GPT-2 small, × "
         f"{known.heads_line.sizes[-1] / known.heads_line.sizes[0]:.1f} times the parameters to the "
         f"power {power.exponent if power else 1:.2f} = {1000 * each * grown:.3g} ms, × "
@@ -176,9 +179,11 @@ def traffic(known: Known) -> list[str]:
     prompts = 2 * PROMPTS * TOKENS * 8
     packed, held = cell_bytes()
     at_once = max(1, FASTEST["cpu"] // GPT2_SIZES[MODEL].d_mlp // TOKENS)
-    more = known.task.measured.more if known.task.measured else {}
-    bare = known.tiny.measured.more["worker_bytes"] if known.tiny.measured else 0
-    around = more["scores_bytes"] - 9 * 144 * known.task.point.batch / more["tasks"]
+    (bare,), (small,) = (more([known.tiny], f"{what}_bytes") for what in ("worker", "model"))
+    (own,), (sent,), (around,) = (
+        more([known.task], f"{what}_bytes") for what in ("worker", "model", "scores")
+    )
+    alike = "each worker holds" if own - bare > sent / 2 else "workers share"
     blocks = -(-PROMPTS // BLOCK)
     sums = 33 * edges
     peak = known.eap.measured.peak if known.eap.measured else 0
@@ -197,7 +202,7 @@ def traffic(known: Known) -> list[str]:
         ),
         (
             "each edge: scores back",
-            f"{at_once} numbers a task, 8 B each, and {around:.0f} B around them",
+            f"{at_once} numbers a task, 8 B each, and at most {around:.0f} B around them",
             edges * PROMPTS * (8 + around / at_once),
         ),
     ]
@@ -218,9 +223,9 @@ def traffic(known: Known) -> list[str]:
         f"- Memory of a machine by EAP: {known.cores} processes × {peak / 1e9:.1f} GB (measured, "
         f"{known.eap.point.batch} prompts at once) = {known.cores * peak / 1e9:.1f} GB, and on Ray "
         f"{weights / 1e9:.1f} GB more for the copy that workers take theirs from: a worker's own "
-        f"memory was {more['worker_bytes'] / 1e6:,.0f} MB with a model of "
-        f"{more['model_bytes'] / 1e6:,.0f} MB and {bare / 1e6:,.0f} MB with the smallest, so "
-        "weights are not shared. One process of "
+        f"memory was {own / 1e6:,.0f} MB with a model of {sent / 1e6:,.0f} MB and "
+        f"{bare / 1e6:,.0f} MB with one of {small / 1e6:,.1f} MB, so {alike} the weights. "
+        "One process of "
         f"{known.cores} threads takes {peak / 1e9:.1f} GB.\n"
         f"- Memory of the machine that plans, for each edge: {held:.0f} B a cell × {edges:,} = "
         f"{held * edges / 1e9:.1f} GB, and the scores of one block, {edges:,} × {BLOCK} × 8 B = "
@@ -238,8 +243,11 @@ def manner(known: Known) -> list[str]:
     shape = Point("model", "", "", MODEL).shape
     body = 2 * Count(shape, 1, TOKENS).body() * PROMPTS
     slice_hours = gradient.hours(threads)
-    more = known.task.measured.more if known.task.measured else {}
-    beyond = (more["there_processor"] - more["here_processor"]) / more["tasks"]
+    (here,), (there,), (tasks_there,) = (
+        more([known.task], what) for what in ("here_processor", "there_processor", "tasks")
+    )
+    beyond = (there - here) / tasks_there
+    peak = known.eap.measured.peak if known.eap.measured else 0
     back = n_edges() * BLOCK * 8
     return [
         "### How it is split, and what happens when a machine dies",
@@ -266,8 +274,9 @@ def manner(known: Known) -> list[str]:
         f"{back / 1e9:.1f} GB, where 16 GB are reached with {int(16e9 / n_edges() / 8):,} prompts "
         f"a block; then its {tasks:.2g} tasks, {1000 * beyond:.1f} ms of processors each "
         f"(measured, the cluster's own processes included) beside {task:.1f} s of work.\n"
-        "- **What breaks first**, EAP: the memory, since every process holds the weights "
-        f"({4 * shape.parameters / 1e9:.1f} GB) and the products of its prompts; not the network, "
+        "- **What breaks first**, EAP: the memory, since every process holds the weights and the "
+        f"products of its prompts: {known.cores * peak / 1e9:.1f} GB with a process for each core, "
+        f"{peak / 1e9:.1f} GB with one process of {known.cores} threads; not the network, "
         f"which moves the weights in {told(4 * shape.parameters * MACHINES / NETWORK / HOUR)}.",
     ]
 
@@ -282,14 +291,14 @@ def cell_bytes() -> tuple[float, float]:
     model, edges = HookedGPT2.random(cfg), graph(cfg).edges[-2 * SAMPLE :]
     shape = Shape(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_mlp, cfg.n_ctx, cfg.d_vocab)
     sizes = []
-    for n in (SAMPLE, 2 * SAMPLE):
+    for n in (SAMPLE, SAMPLE, 2 * SAMPLE):  # the first one for what comes once
         tracemalloc.start()
         some = tuple(cell(edge) for edge in edges[:n])
-        made = make_plan(model, ours.patching(some, Given.draw(shape, 1, 2)))
+        made = make_plan(model, ours.patching(some, Given.draw(shape, BLOCK, 2)))
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         sizes.append((len(pickle.dumps(made)), held))
-    (small, few), (large, many) = sizes
+    _, (small, few), (large, many) = sizes
     return (large - small) / SAMPLE, (many - few) / SAMPLE
 
 

@@ -46,7 +46,7 @@ class Point:
     batch: int = 1
     length: int = 16
     n: int = 0
-    limit: int = 150
+    limit: int = 300
 
     @property
     def x(self) -> int:
@@ -88,9 +88,7 @@ def _models() -> Iterator[Point]:
     for dtype in ("float32", "bfloat16"):
         for name, (task, batch, length, n) in work.items():
             for model in GPT2_SIZES:
-                yield Point(
-                    "model", f"{name}, {dtype}", task, model, dtype, batch, length, n, limit=200
-                )
+                yield Point("model", f"{name}, {dtype}", task, model, dtype, batch, length, n)
 
 
 def _contexts() -> Iterator[Point]:
@@ -116,7 +114,7 @@ def _prompts() -> Iterator[Point]:
     for name, (task, most) in work.items():
         for batch in (10**2, 10**3, 10**4, 10**5, 10**6):
             if batch <= most:
-                yield Point("prompts", name, task, "sort-abc", batch=batch, length=6, limit=420)
+                yield Point("prompts", name, task, "sort-abc", batch=batch, length=6, limit=900)
 
 
 def _cells() -> Iterator[Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -82,7 +83,15 @@ def about(results: Results) -> str:
         f"{clock} Models but `mini` and `sort-abc` have random weights. The fastest matrix product "
         f"of this thread: {speeds}. “Of the limit” is the least time at that speed, divided by the "
         "measured one. Written by `python -m experiments.benchmarks --scaling`."
+        f"{earlier(results)}"
     )
+
+
+def earlier(results: Results) -> str:
+    """Which points did other code measure than most? Empty if none."""
+    codes = Counter(row.code for row in results.rows if row.measured)
+    others = codes.total() - max(codes.values(), default=0)
+    return f" Of another state of the code than the rest: {others} points." if others else ""
 
 
 def exponents(results: Results) -> str:
