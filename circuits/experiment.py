@@ -26,7 +26,6 @@ import numpy as np
 
 from circuits.checkpoints import load
 from circuits.errors import CircuitsError, nearest, require_seed
-from circuits.figures import save_figure
 from circuits.files import named_path, replacing_folder, require_own, require_writable, utf8
 from circuits.result import SIGNIFICANT_DIGITS, Result, mean_interval, provenance
 
@@ -211,6 +210,8 @@ class Bundle:
         Raises:
             CircuitsError: when the folder holds something else, or cannot be written.
         """
+        from circuits.figures import save_figure  # matplotlib takes half a second
+
         folder = named_path(folder)
         require_own(folder, MANIFEST, "experiment")
         with replacing_folder(folder) as partial:

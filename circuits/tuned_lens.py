@@ -28,6 +28,7 @@ from circuits.files import named_path, replacing
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
+from circuits.training.adam import Adam
 from circuits.training.loop import descend, falling
 
 TOKENS = 256  # that every step of training learns from
@@ -205,7 +206,7 @@ def train_tuned_lens(
         raise CircuitsError(f"the tokens have shape {tuple(tokens.shape)}; give rows of them [b p]")
     lens = TunedLens.untrained(model)
     weights = [weight.requires_grad_() for pair in lens.maps.values() for weight in pair]
-    adam = torch.optim.Adam(weights, lr=lr)
+    adam = Adam(weights, lr=lr)
     generator = torch.Generator().manual_seed(seed)
 
     def gradients(step: int) -> float:

@@ -6,6 +6,7 @@ compiled when it is first used does not count: a prompt alone goes first.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,8 +88,9 @@ def main(kind: str, memory: str) -> None:
     model(prompts.tokens)
     asked = KINDS[kind]
     asked(model, prompts.subset(slice(0, 1)), None)  # what is loaded when it is first used
-    _reset_peak()
-    asked(model, prompts, memory or None)
+    before = _reset_peak()
+    values = np.ravel(asked(model, prompts, memory or None)).tolist()
+    sys.stdout.write(json.dumps({"grown": _status("VmHWM") - before, "values": values}))
 
 
 def _reset_peak() -> int:

@@ -56,11 +56,14 @@ def said(param: Any, value: Any) -> Any:
 TEXTS = "5 -5 05 +5 5.0 1e3 .5 5. nan ٣ 5_0 999999999999999999999 x true off".split()
 
 
+LISTS: list[Any] = [("a", "5"), ["a", "5"], ["a", 5], ()]
+
+
 @pytest.mark.parametrize("annotation", [bool, int, float, str, Path, list[str], int | None])
-@pytest.mark.parametrize("value", [*TEXTS, "", " 5", ("a", "5"), (), None, 3, 0.5, True])
+@pytest.mark.parametrize("value", [*TEXTS, "", " 5", *LISTS, None, 3, 0.5, True])
 def test_values_are_those_of_typer(annotation: Any, value: Any) -> None:
     light, usual = reading(annotation)
-    if isinstance(value, tuple) == (annotation == list[str]) or value is None:
+    if isinstance(value, list | tuple) == (annotation == list[str]) or value is None:
         assert repr(said(light, value)) == repr(said(usual, value))
 
 

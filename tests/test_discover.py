@@ -363,6 +363,9 @@ def test_chance_keeps_to_the_budget(tiny: HookedGPT2, prompts: Prompts) -> None:
     by_one, at_once = method(replace(asked, how=How(memory=least))).moments, method(asked).moments
     assert by_one.n == at_once.n == len(prompts)
     assert_allclose(by_one.effect, at_once.effect, atol=1e-6)
+    with pytest.MonkeyPatch.context() as patched:  # where nobody sets one, a long prompt passes
+        patched.setattr("circuits.discovery.search.default_memory", lambda model: 10)
+        assert_allclose(method(asked).moments.effect, by_one.effect, atol=1e-12)
 
 
 def test_a_long_prompt_is_told_by_its_end() -> None:

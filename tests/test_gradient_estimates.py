@@ -18,7 +18,7 @@ from circuits.components import Component
 from circuits.errors import CircuitsError
 from circuits.metrics import METRICS
 from circuits.prompts import Prompts
-from circuits.sweep import Source, Sweep, cell, plan, run
+from circuits.sweep import Source, Sweep, cell, gradient, plan, run
 from circuits.sweep.gradient import _at_once, attribute, estimates
 from circuits.sweep.memory import peak_bytes
 
@@ -155,6 +155,15 @@ def test_what_cannot_be_estimated(
     memory = options.pop("memory", None)
     with pytest.raises(CircuitsError, match=message):
         attribute(tiny, asked(tiny, *names, **options), memory=memory)
+
+
+def test_a_long_prompt_is_computed_where_nobody_sets_a_budget(
+    tiny: HookedGPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = asked(tiny, "m0")
+    expected = attribute(tiny, sweep).effects
+    monkeypatch.setattr(gradient, "default_memory", lambda model: 10)
+    assert_allclose(attribute(tiny, sweep).effects, expected, atol=1e-12)
 
 
 def test_only_another_run_has_a_way_to_it(tiny: HookedGPT2) -> None:

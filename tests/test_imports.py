@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from house import ROOT
 from quick import only
 
 import circuits
 from circuits.cli.contents import questions
+from experiments.benchmarks.commands import WITHOUT, WORDS
 
+UNASKED = {"matplotlib", "PIL", "sympy", "scipy", "networkx", "pydantic", "jinja2", "transformers"}
+UNASKED |= {"tokenizers", "ray", "peft", "starlette", "uvicorn", "IPython"}
 HEAVY = {"torch", "pandas", "matplotlib", "huggingface_hub", "transformers", "scipy"}
 
 
-def loaded_by(code: str) -> set[str]:
-    """The packages that a fresh interpreter has imported after running this."""
+def loaded_by(code: str, folder: Path | None = None) -> set[str]:
+    """The packages that a fresh interpreter has imported after running this, there."""
     report = "import sys; sys.stderr.write(' '.join({m.split('.')[0] for m in sys.modules}))"
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{code}\n{report}"],
         capture_output=True,
         text=True,
         check=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     return set(run.stderr.split())
 
@@ -64,6 +71,22 @@ def test_a_sweep_draws_and_compiles_nothing() -> None:
     )
     assert {"torch", "pandas"} <= loaded
     assert not loaded & {"matplotlib", "sympy"}  # torch's compiler brings sympy
+
+
+@pytest.mark.parametrize("name", only(["logit-lens"], sorted({*questions()} - WITHOUT)))
+def test_a_command_imports_what_it_needs(name: str, tmp_path: Path) -> None:
+    words = [name, *WORDS.get(name, []), *(["-n", "2"] if name in {"heads", "icl"} else [])]
+    code = (
+        f"import contextlib, io, sys; sys.argv = {['circuits', *words]!r}\n"
+        "from circuits.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert not end.code"
+    )
+    drawn = {"matplotlib", "PIL"} if name == "fine-tune" else set()  # its curve
+    loaded = loaded_by(code, tmp_path)
+    assert "torch" in loaded
+    assert loaded & UNASKED == drawn
 
 
 @pytest.mark.parametrize("name", circuits.__all__)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fine_tuning_files import answers, labels
 from random_models import randomized
+from torch import Tensor
 
 from circuits.architectures import HookedGPT2
 from circuits.checkpoints import checksum, load
@@ -18,6 +22,7 @@ from circuits.training import (
     Examples,
     Settings,
     Training,
+    descend,
     falling,
     of_task,
     prepared,
@@ -25,6 +30,7 @@ from circuits.training import (
     scored,
     slices,
 )
+from circuits.training.adam import Adam
 
 WHATS = ["a1.h2", "a0", "m1", "m0.n3", "last 1", "layers 0,1", "attention", "mlp", "embed", "pos"]
 
@@ -251,3 +257,26 @@ def test_rates_fall() -> None:
     assert cosine(0) == line(0) == 2.0
     assert cosine(5) == pytest.approx(1.0)
     assert line(10) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.95)])
+def test_adam_is_that_of_torch_bit_for_bit(betas: tuple[float, float]) -> None:
+    def trained(make: Callable[..., Any]) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        weights = [torch.randn(4, 3, generator=generator).requires_grad_() for _ in range(3)]
+        target = torch.randn(4, 3, generator=generator)
+        optimizer = make(weights, betas=betas)
+
+        def gradients(step: int) -> float:
+            loss = sum((w.sin() - target).square().sum() for w in weights[: 1 + step % 2])
+            loss.backward()
+            return loss.item()
+
+        losses = [loss for _, loss in descend(optimizer, gradients, range(20), falling(0.1, 20))]
+        moments = [optimizer.state[weights[0]][name] for name in ("step", "exp_avg", "exp_avg_sq")]
+        assert weights[2] not in optimizer.state  # which never had a gradient
+        return [torch.tensor(losses), *weights, *moments]
+
+    theirs = trained(partial(torch.optim.AdamW, weight_decay=0.0))
+    for ours, its in zip(trained(Adam), theirs, strict=True):
+        assert torch.equal(ours, its)

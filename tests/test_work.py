@@ -6,7 +6,7 @@ calls of torch that one more generated token takes, since for small models these
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from circuits import HookedGPT2, ModelConfig
-from circuits.sweep import circuit_planning
-from experiments.benchmarks.items import ITEMS, Shape
+from circuits.circuit import graph
+from circuits.sweep import Cell, cell, circuit_planning, plan
+from experiments.benchmarks.items import ITEMS, Given, Shape
 from experiments.benchmarks.limits import Count
 from experiments.benchmarks.peers import ours
 
@@ -100,3 +101,26 @@ def test_a_token_more_takes_few_calls(model: HookedGPT2) -> None:
         return counter.n
 
     assert calls(12) - calls(11) <= 25 * CFG.n_layers + 22
+
+
+def edges_at_end(model: HookedGPT2) -> tuple[Cell, ...]:
+    """The last edges, at the last position."""
+    return tuple(cell(f"{edge}@-1") for edge in graph(model.cfg).edges[-40:-1])
+
+
+@pytest.mark.parametrize("made", [ours.heads, edges_at_end])
+def test_a_cell_of_a_plan_is_no_larger_with_more_prompts(
+    model: HookedGPT2, made: Callable[[HookedGPT2], tuple[Cell, ...]]
+) -> None:
+    cells = made(model)
+
+    def apart(batch: int) -> set[int]:
+        """The arrays that cells hold, one number a prompt."""
+        given = Given.draw(SHAPE, batch, 8)
+        routes = plan(model, ours.patching(cells, given)).routes
+        assert {len(route.start) for route in routes.routes} == {batch}
+        return {id(route.start) for route in routes.routes}
+
+    assert len(cells) >= 16
+    assert len(apart(1)) <= 2
+    assert len(apart(40)) <= 2

@@ -28,6 +28,7 @@ from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
 from circuits.precision import wide
 from circuits.sweep.reading import read_logits
+from circuits.training.adam import Adam
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
@@ -167,7 +168,7 @@ def learn(
     answers = pairs.predicted
     if pairs.candidates is not None:
         answers = torch.searchsorted(pairs.candidates, answers)
-    optimizer = torch.optim.Adam([raw], lr=RATE)
+    optimizer = Adam([raw], lr=RATE)
     for step in range(steps):
         order = torch.randperm(len(pairs), generator=generator)[:BATCH]
         rows = order.to(answers.device)

@@ -27,7 +27,7 @@ from circuits.config import ModelConfig
 from circuits.errors import CircuitsError, brief
 from circuits.hooks import HookPoint
 from circuits.kv_cache import Extend
-from circuits.model.attention import Attention, Places, mix
+from circuits.model.attention import Attention, Places, mix_by_head
 from circuits.model.block import Block, Unembed
 from circuits.model.mlp import ALL, MLP
 from circuits.model.transformer import Transformer, Visit
@@ -167,8 +167,8 @@ class GPT2Block(Block):
         if attn.window is not None:
             return super().step(x, places, past)
         q, k, v = attn.qkv(self.ln1.plain(x)).unsqueeze(1).unbind(2)  # [b 1 h e]
-        k, v = past(k, v)
-        x = x + attn.out(mix(q, k, v, places.mask, attn.scale)[:, 0])
+        z = mix_by_head(q, *past(k, v), places.mask, attn.scale)
+        x = x + attn.out(z.squeeze(2))
         return x + self.mlp.plain(self.ln2.plain(x))
 
 

@@ -59,6 +59,6 @@ def _plainly(value: Any, param: Any) -> Any:
         return value
     if kind in NUMBERS and isinstance(value, str) and NUMBERS[kind].fullmatch(value):
         return kind(value)
-    if kind == list[str] and isinstance(value, tuple) and {*map(type, value)} <= {str}:
+    if kind == list[str] and isinstance(value, list | tuple) and {*map(type, value)} <= {str}:
         return list(value)
     raise ValueError("typer knows what it is")

@@ -201,10 +201,10 @@ def merged(
 
 
 def _at_once(search: Search, width: int) -> int:
-    """How many prompts of this width may be computed together.
+    """How many prompts of this width may be computed together: one at least, if nobody said.
 
     Raises:
-        CircuitsError: for a budget too small for one.
+        CircuitsError: for a budget that was given, and is too small for one.
     """
     how, cfg = search.how, search.model.cfg
     per_prompt = _numbers(cfg, search.graph, len(search.positions), width)

@@ -59,12 +59,17 @@ def mix(
     >>> mix(ones, ones, torch.tensor([2.0, 4.0]).view(1, 2, 1, 1)).flatten()
     tensor([2., 3.])
     """
+    return mix_by_head(q, k, v, mask, scale).transpose(1, 2)
+
+
+def mix_by_head(
+    q: PerHead, k: PerHead, v: PerHead, mask: Tensor | None, scale: float | None
+) -> Float[Tensor, "b h q e"]:
+    """The same, head by head."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
-    attention = F.scaled_dot_product_attention
     factor = None if scale is None else 1 / scale
-    if mask is None and q.shape[2] > 1:
-        return attention(q, k, v, is_causal=True, scale=factor).transpose(1, 2)
-    return attention(q, k, v, mask, scale=factor).transpose(1, 2)
+    causal = mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=factor)
 
 
 class Attention(nn.Module, AttentionWeights):

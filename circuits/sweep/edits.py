@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,8 @@ from circuits.sweep.sent import into_mlp, sites_between
 if TYPE_CHECKING:
     from circuits.config import ModelConfig
     from circuits.sweep.cells import Sweep
+
+Named = tuple[str | int, ...]  # positions
 
 
 class Stage(IntEnum):
@@ -130,20 +133,31 @@ def first_changes(sweep: Sweep, writes: Iterable[Write]) -> dict[Write, Tensor]:
         other = prompts.tokens != sweep.source.tokens
         differs = torch.where(other.any(1), other.long().argmax(1), never)
 
-    def first(*parts: Component) -> Tensor:
-        """From where on what these write, or send and read, differs: [b]."""
-        if sweep.source.rule.copies and parts[0].kind == "pos":
-            return torch.full_like(differs, never)  # the positions are the same
-        start, named = differs, [p.position for p in parts if p.position is not None]
-        places = [prompts.index(position) for position in named]
+    # Thousands of writes begin alike: these are all the same tensor.
+    @cache
+    def first(moves: bool, named: Named) -> Tensor:
+        """From where on what is written, or sent and read, differs: [b]."""
+        if not moves:
+            return torch.full_like(differs, never)
+        start, places = differs, [prompts.index(position) for position in named]
         for at in places:  # where two are named, nothing is sent unless they are one
             start = torch.where((at >= differs) & (at == places[0]), at, never)
         return start
 
+    @cache
+    def earliest(some: frozenset[tuple[bool, Named]]) -> Tensor:
+        return torch.stack([first(moves, named) for moves, named in some]).amin(0)
+
+    def told(*parts: Component) -> tuple[bool, Named]:
+        """Whether the source has anything new for these parts, and the positions they name."""
+        still = sweep.source.rule.copies and parts[0].kind == "pos"  # the positions are the same
+        return not still, tuple(p.position for p in parts if p.position is not None)
+
     return {
-        write: torch.stack([first(sender, write.target) for sender in write.senders]).amin(0)
-        if write.senders
-        else first(write.target)
+        write: earliest(
+            frozenset(told(sender, write.target) for sender in write.senders)
+            or frozenset([told(write.target)])
+        )
         for write in writes
     }
 

@@ -101,7 +101,7 @@ def attribute(
 
 
 def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
-    """How many prompts of this width may be computed together."""
+    """How many prompts of this width may be computed together: one at least, if nobody said."""
     cfg = model.cfg
     inner = cfg.n_heads * cfg.d_head
     floats = cfg.n_layers * (12 * cfg.d_model + 10 * inner + 4 * cfg.d_mlp) + 4 * cfg.d_vocab

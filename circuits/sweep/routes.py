@@ -51,6 +51,7 @@ class Routes:
         columns = torch.arange(self.reads.shape[1], device=self.reads.device)
         self.last_read = (self.reads * columns).amax(1).cpu().numpy()  # [b]
         first = first_changes(sweep, self.writes)
+        self._known: dict[bytes, Ints] = {}
         self._begins = first  # also where nobody reads what becomes of it
         self._first = {write: self._seen(write, first[write]) for write in self.writes}
         self.routes = [self._route(cell) for cell in sweep.cells]
@@ -70,20 +71,24 @@ class Routes:
         starts = first.cpu().numpy()
         starts = np.where(starts <= self.last_read, starts, self.width)
         if write.target.position is None or not _only_there(write, self.n_layers):
-            return starts
+            return self._once(starts)
         at = self.sweep.prompts.where(write.target.position) & self.reads
-        return np.where(at.any(1).cpu().numpy(), starts, self.width)
+        return self._once(np.where(at.any(1).cpu().numpy(), starts, self.width))
+
+    def _once(self, starts: Ints) -> Ints:
+        """The same numbers, in one array for all cells that have them: there may be millions."""
+        return self._known.setdefault(starts.tobytes(), starts)
 
     def _route(self, cell: Cell) -> Route:
         able = [write for write in cell if (self._first[write] < self.width).any()]
         if not able:
-            return Route(None, np.full(len(self.last_read), self.width), ())
+            return Route(None, self._once(np.full(len(self.last_read), self.width)), ())
         layer, stage = min(point(write, self.n_layers) for write in able)
         if enters_behind(stage, self.cfg):
             entry = layer + 1, Stage.PRE
         else:
             entry = layer, Stage.PRE if stage <= Stage.PRE else Stage.MID
-        start = np.minimum.reduce([self._first[write] for write in able])
+        start = self._once(np.minimum.reduce([self._first[write] for write in able]))
         # A receiver to which nothing new is sent reads its base input, whatever else is written.
         writes = [write for write in cell if write in able or write.senders]
         writes.sort(key=lambda write: write.target.kind != "resid_post")  # that of the layer before

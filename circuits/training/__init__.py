@@ -1,9 +1,9 @@
 """Training: of a whole model, of some of its parts, or of what stands beside them.
 
-In reading order: `loop` (the steps that all training here goes through), `parts` (which weights
-are trained), `change` (what is learned of them: all, LoRA's products, or adapters), `examples`
-(what it is learned from), `objective` (what is minimized), `run` (a training that may be
-interrupted) and `saving` (what it leaves).
+In reading order: `adam` (what makes a step), `loop` (the steps that all training here goes
+through), `parts` (which weights are trained), `change` (what is learned of them: all, LoRA's
+products, or adapters), `examples` (what it is learned from), `objective` (what is minimized), `run`
+(a training that may be interrupted) and `saving` (what it leaves).
 
 The loop, LoRA and adapters are written here, although peft and accelerate exist: peft puts modules
 of its own into a model of transformers, where no site can be watched, and trains neither a head

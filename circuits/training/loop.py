@@ -14,7 +14,7 @@ Rate = Callable[[int], float]  # the learning rate of each step
 
 
 class Optimizer(Protocol):
-    """What makes a step of gradients: torch's optimizers do."""
+    """What makes a step of gradients: `Adam` and torch's optimizers do."""
 
     param_groups: list[dict[str, object]]
 
@@ -44,7 +44,8 @@ def descend(
     ...     loss = weight.square().sum()
     ...     loss.backward()
     ...     return loss.item()
-    >>> adam = torch.optim.Adam([weight])
+    >>> from circuits.training.adam import Adam
+    >>> adam = Adam([weight])
     >>> losses = [loss for _, loss in descend(adam, gradients, range(9), falling(0.1, 9))]
     >>> losses[0], losses[-1] < 0.5
     (1.0, True)

@@ -22,6 +22,7 @@ from circuits.files import replacing
 from circuits.intervals import NOT_NEGATIVE, RIGHT_OR_WRONG
 from circuits.progress import Progress
 from circuits.result import mean_interval
+from circuits.training.adam import Adam
 from circuits.training.change import Change
 from circuits.training.examples import Example, Examples
 from circuits.training.loop import descend, falling
@@ -113,7 +114,7 @@ class Training:
             CircuitsError: for a state of another training, and a loss that is no number.
         """
         settings, learned = self.settings, self.change.learned
-        adam = torch.optim.AdamW(learned.values(), betas=_BETAS, weight_decay=0.0)
+        adam = Adam(learned.values(), betas=_BETAS)
         state = self._resumed(folder / STATE, adam) if folder and resume else State()
         if not state.curve:
             self._measure(state)
@@ -173,7 +174,7 @@ class Training:
             state.best = {n: each.detach().clone() for n, each in self.change.learned.items()}
         state.stopped = len(losses) - 1 - losses.index(min(losses)) >= patience
 
-    def _write(self, path: Path, state: State, adam: torch.optim.AdamW) -> None:
+    def _write(self, path: Path, state: State, adam: Adam) -> None:
         tensors: dict[str, Tensor] = {}
         for name, each in self.change.learned.items():
             tensors[f"learned.{name}"] = each.detach()
@@ -191,7 +192,7 @@ class Training:
         with replacing(path, SafetensorError) as partial:
             save_file({n: each.contiguous() for n, each in tensors.items()}, partial, metadata)
 
-    def _resumed(self, path: Path, adam: torch.optim.AdamW) -> State:
+    def _resumed(self, path: Path, adam: Adam) -> State:
         """The state in this file, put into what is learned and into the optimizer."""
         if not path.is_file():
             raise CircuitsError(

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,12 +23,14 @@ from experiments.benchmarks.driver import (
     Worker,
     WorkerDied,
     chosen_items,
-    environment,
     installed,
     run_items,
 )
 from experiments.benchmarks.items import Item, Shape
+from experiments.benchmarks.machines import machine, speed
 from experiments.benchmarks.peers import PEERS, Peer
+from experiments.benchmarks.scaling.command import Asked, scaling
+from experiments.benchmarks.scaling.points import AXES
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"  # a folder for each day; README.md shows all of them
@@ -71,7 +70,10 @@ def parser() -> argparse.ArgumentParser:
         help="what passes, or the processor's time, where other programs run; then with one thread",
     )
     add("--out", type=Path, default=RESULTS / today(), help="where the results go")
-    add("--report", action="store_true", help="write tables and figure anew from results.json")
+    add("--report", action="store_true", help="write tables and figure anew from what was measured")
+    add("--scaling", action="store_true", help="measure how cost grows, instead; see scaling/")
+    add("--axis", action="append", choices=list(AXES), help="with --scaling: only this axis")
+    add("--again", action="store_true", help="with --scaling: measure also what is known already")
     return made
 
 
@@ -85,6 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.install:
         install(asked.peers)
         return
+    if asked.scaling:
+        sys.exit(0 if measure_growth(asked) else 130)
+    if asked.axis or asked.again:
+        parser().error("--axis and --again are for --scaling; add it, or leave them out")
     if asked.report:
         results = json.loads((asked.out / "results.json").read_text(encoding="utf-8"))
     else:
@@ -102,6 +108,17 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.out.parent == RESULTS and not (asked.quick or asked.only or asked.model):
         report.update_readme(report.kept(RESULTS), ROOT / "README.md")
         print("README.md shows them")
+
+
+def measure_growth(asked: argparse.Namespace) -> bool:
+    """What --scaling does; whether nothing interrupted it."""
+    # Growth is measured over more than a day, and a rehearsal must not stand beside it.
+    usual = ROOT / "build" / "scaling" if asked.quick else RESULTS
+    folder = usual if asked.out == parser().get_default("out") else asked.out
+    if asked.report and not (folder / "scaling.json").exists():
+        parser().error(f"{folder} has no scaling.json; measure first: --scaling without --report")
+    told = Asked(asked.axis or (), asked.quick, asked.again, asked.report)
+    return scaling(folder, told)
 
 
 def install(folder: Path) -> None:
@@ -169,14 +186,14 @@ def measure_model(
 ) -> dict[str, Any]:
     """All tasks on one model. `results` learns of the libraries and of the machine's speed."""
     shape = Shape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    before = speed(shape, effort)
+    before = speed(4 * shape.parameters, effort)
     workers = start(folder, peers, effort.threads, results["libraries"])
     try:
         timings = run_items(items, workers, shape, effort, print)
     finally:
         for worker in workers:
             worker.stop()
-    after = speed(shape, effort)
+    after = speed(4 * shape.parameters, effort)
     flops = max(before["flops"], after["flops"], results.get("speed", before)["flops"])
     fastest = max(before, after, key=lambda s: s["flops"])
     results["speed"] = {"flops": flops, "by": fastest["by"]}
@@ -217,40 +234,6 @@ def start(
             about["skipped"] = word
             print(f"{peer.title} is skipped: {word}")
     return workers
-
-
-def speed(shape: Shape, effort: Effort) -> dict[str, Any]:
-    """What this machine can do at its best, measured in a process of its own."""
-    size, probe = str(4 * shape.parameters), str(effort.probe)
-    done = subprocess.run(
-        [sys.executable, "-m", f"{PACKAGE}.limits", size, probe, effort.clock],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=environment(effort.threads),
-    )
-    return json.loads(done.stdout)
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What is this measured on?"""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        facts = dict(re.findall(r"(?m)^(\S[^\t]*)\t*: (.*)$", info.read_text()))
-        generation = [facts[name] for name in ("cpu family", "model") if name in facts]
-        cpu = facts.get("model name", cpu)
-        if len(generation) == 2:  # hosts often hide the name: these two say which it is
-            cpu += ", family {}, model {}".format(*generation)
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":

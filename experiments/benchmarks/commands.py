@@ -28,21 +28,25 @@ RESULTS = Path(__file__).resolve().parent / "results" / "commands.md"
 # What each command is asked; what is not named takes a text, or no words.
 WORDS = {
     "ablate": ["--layer", "5", "--head", "3"],
-    "compare": ["mini-ioi", "mini-ioi"],
+    "compare": ["ioi", "greater-than"],
     "diff": ["mini", "--analysis", "weights"],
-    "evaluate": ["mini-ioi", "--subsets", "5", "--controls", "20", "--untrained", "1"],
+    "evaluate": ["compiled-ioi", "--model", "compiled", "-n", "8"],
     "fine-tune": ["tuned", "--task", "ioi", "--steps", "5"],
     "generate": [TEXT, "-n", "8", "--seed", "1"],
-    "interchange": ["--task", "ioi"],
+    "interchange": ["--component", "a1", "--task", "ioi", "-n", "8"],
     "neurons": ["m5.n290"],
     "ov": ["a1.h0"],
-    "paths": ["--to", "logits", "--task", "ioi"],
+    "paths": ["--to", "logits", "--task", "ioi", "-n", "8"],
     "qk": ["a1.h0"],
     "run": ["--list"],
-    "tune-lens": ["lens.safetensors", "--steps", "5", "-n", "20"],
+    "tune-lens": ["lens.safetensors", "--steps", "2", "-n", "4"],
+    "walkthrough": ["CBABBC"],
     "why": ["a1.h0", "Mr Brown went home. Mr"],
-    **{name: ["--task", "ioi"] for name in ("approximate", "attribute", "discover", "patch")},
-    **{name: [TEXT] for name in ("attention", "logit-lens", "walkthrough")},
+    **{
+        name: ["--task", "ioi", "-n", "8"]
+        for name in ("approximate", "attribute", "discover", "patch")
+    },
+    **{name: [TEXT] for name in ("attention", "logit-lens")},
 }
 WITHOUT = {"explore", "pull"}  # which serve a page, and wait for the network
 # Runs a command, and then what it asked once more: the processor's seconds of that.

@@ -1,6 +1,6 @@
 """What would a perfect program take? The least arithmetic, at the speed this machine can reach.
 
-    python -m experiments.benchmarks.limits WEIGHT_BYTES SECONDS CLOCK
+    python -m experiments.benchmarks.limits WEIGHT_BYTES SECONDS CLOCK [DTYPE]
 
 measures that speed: the fastest of torch's matrix products, large enough to be at its best, and for
 generation how fast as many bytes as the model has can be read. Only products are counted (two
@@ -28,10 +28,17 @@ Clock = Callable[[], float]
 ROWS, WIDTH, HIDDEN = 2048, 768, 3072
 
 
-def machine_speed(weight_bytes: int, seconds: float, clock: Clock) -> dict[str, object]:
-    """Operations and bytes a second, and which product was the fastest; `seconds` for each."""
+def machine_speed(
+    weight_bytes: int, seconds: float, clock: Clock, dtype: torch.dtype = torch.float32
+) -> dict[str, object]:
+    """Operations and bytes a second, and which product was the fastest; `seconds` for each.
+
+    Products are of this precision; what is read is float32.
+    """
     torch.manual_seed(0)
-    x, w, b = torch.randn(ROWS, WIDTH), torch.randn(HIDDEN, WIDTH) / 28, torch.randn(HIDDEN)
+    shapes = (ROWS, WIDTH), (HIDDEN, WIDTH), (HIDDEN,)
+    x, w, b = (torch.randn(shape).to(dtype) for shape in shapes)
+    w /= 28
     w_t = w.T.contiguous()
     ways: dict[str, Callable[[], object]] = {
         "torch.addmm": lambda: torch.addmm(b, x, w_t),
@@ -81,8 +88,9 @@ def seconds(item: Item, shape: Shape, flops: float, bandwidth: float) -> float |
 
 def main() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    size, seconds, clock = sys.argv[1:4]
-    print(json.dumps(machine_speed(int(size), float(seconds), CLOCKS[clock])))
+    size, seconds, clock, *dtype = sys.argv[1:5]
+    kind = getattr(torch, dtype[0]) if dtype else torch.float32
+    print(json.dumps(machine_speed(int(size), float(seconds), CLOCKS[clock], kind)))
 
 
 class Count:

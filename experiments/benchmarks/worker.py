@@ -62,14 +62,14 @@ def _answer(library: Any, model: Any, folder: Path, asked: dict[str, Any]) -> di
     try:
         task = tasks.get(item.name, lambda: function(model, given))
         clock = CLOCKS[asked["clock"]]
-        seconds, peak, result = _measured(task, asked["memory"], clock)
+        seconds, peak, result = measured(task, asked["memory"], clock)
     except Declined as why:
         return {"declined": str(why)}
     numbers, exact = ([], True) if item.name == "load" else _numbers(result)
     return {"seconds": seconds, "peak_bytes": peak, "numbers": numbers, "exact": exact}
 
 
-def _measured(
+def measured(
     task: Callable[[], Any], for_memory: bool, clock: Callable[[], float]
 ) -> tuple[float, int | None, Any]:
     """How long does it take, by how many bytes does the process grow, and what comes out?
@@ -82,7 +82,7 @@ def _measured(
     start = clock()
     result = task()
     seconds = clock() - start
-    return seconds, None if before is None else _memory("VmHWM") - before, result
+    return seconds, None if before is None else memory("VmHWM") - before, result
 
 
 def _reset_peak() -> int | None:
@@ -92,12 +92,12 @@ def _reset_peak() -> int | None:
         if trim is not None:
             trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        return _memory("VmRSS")
+        return memory("VmRSS")
     except (OSError, TypeError):
         return None
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
