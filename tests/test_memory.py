@@ -15,8 +15,7 @@ from circuits.sweep.memory import parse_bytes
 
 HERE = Path(__file__).parent
 HAS_PROC = Path("/proc/self/clear_refs").exists()
-BOUNDS = {"heads": "16M", "mean": "16M", "residual": "16M", "z": "16M", "neurons": "16M"}
-BOUNDS |= {"attribution": "24M", "edges": "48M", "circuits": "48M"}
+BOUNDS = {"heads": "16M", "mean": "16M", "attribution": "24M"}
 
 
 def swept(kind: str, memory: str) -> Any:
