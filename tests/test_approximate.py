@@ -98,7 +98,7 @@ def test_progress_and_memory(words: HookedGPT2) -> None:
     seen: list[tuple[int, int]] = []
     asked: dict[str, Any] = {"n": 6, "what": "attn"}
     found = approximate(
-        words, memory="1M", progress=lambda done, total: seen.append((done, total)), **asked
+        words, memory="2M", progress=lambda done, total: seen.append((done, total)), **asked
     )
     assert seen[-1] == (1000, 1000)
     assert len(seen) > 2

@@ -114,7 +114,7 @@ def test_memory_is_no_more_than_foreseen() -> None:
     sweep = Sweep(prompts, METRICS["loss"], cells, source)
     foreseen = next(n for n in range(10**5, 10**8, 10**4) if _fits(model, n, 4))
     used = peak_bytes(lambda: attribute(model, sweep))
-    assert foreseen / 4 < used < foreseen
+    assert foreseen / 8 < used < foreseen / 2  # what a process grows by is more
 
 
 def _fits(model: HookedGPT2, memory: int, prompts: int) -> bool:

@@ -139,9 +139,9 @@ def test_noise_is_the_same_however_it_is_computed(tiny: HookedGPT2) -> None:
 
 def test_a_small_budget_makes_many_tasks(tiny: HookedGPT2) -> None:
     sweep = asked(tiny, *EVERY_KIND, *EDGES)
-    n_tasks = [len(plan(tiny, sweep, memory=memory).tasks) for memory in ("100K", "1G")]
+    n_tasks = [len(plan(tiny, sweep, memory=memory).tasks) for memory in ("200K", "1G")]
     assert n_tasks[0] > n_tasks[1]
-    check(tiny, sweep, memory="100K")
+    check(tiny, sweep, memory="200K")
 
 
 def test_a_run_patched_into_itself_stays_what_it_is_bit_for_bit(tiny: HookedGPT2) -> None:
@@ -228,7 +228,7 @@ def test_the_logits_are_those_that_the_metric_reads(tiny: HookedGPT2) -> None:
 
 def test_the_plan_holds_every_cell_of_every_prompt_once(tiny: HookedGPT2) -> None:
     sweep = asked(tiny, *EVERY_KIND, *EDGES, SEVERAL, ())
-    for memory in (None, "100K"):
+    for memory in (None, "200K"):
         made = plan(tiny, sweep, memory=memory)
         count = np.zeros((len(sweep.cells), len(sweep.prompts)), dtype=int)
         for task in made.tasks:
@@ -244,7 +244,7 @@ def test_the_plan_holds_every_cell_of_every_prompt_once(tiny: HookedGPT2) -> Non
 
 def test_a_task_is_small_and_gives_the_same_again(tiny: HookedGPT2) -> None:
     sweep = asked(tiny, *EVERY_KIND, *EDGES)
-    made = plan(tiny, sweep, memory="100K")
+    made = plan(tiny, sweep, memory="200K")
     assert max(len(repr(task)) for task in made.tasks) < 1000
     execute = Executor(tiny, made)
     for task in made.tasks[:3]:
@@ -253,7 +253,7 @@ def test_a_task_is_small_and_gives_the_same_again(tiny: HookedGPT2) -> None:
 
 def test_progress_ends_at_the_whole(tiny: HookedGPT2) -> None:
     seen: list[tuple[int, int]] = []
-    made = plan(tiny, asked(tiny, *EVERY_KIND), memory="100K")
+    made = plan(tiny, asked(tiny, *EVERY_KIND), memory="200K")
     run(tiny, made, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)

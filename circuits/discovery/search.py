@@ -20,7 +20,7 @@ from circuits.discovery.edge_estimates import Estimate, Position, Scope, estimat
 from circuits.errors import CircuitsError
 from circuits.sweep.circuit_sweep import CircuitSweep
 from circuits.sweep.gradient import frozen
-from circuits.sweep.memory import parse_bytes
+from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.plans import default_memory
 from circuits.sweep.survey import Blocks, How
@@ -207,14 +207,10 @@ def _at_once(search: Search, width: int) -> int:
         CircuitsError: for a budget that was given, and is too small for one.
     """
     how, cfg = search.how, search.model.cfg
-    budget = default_memory(search.model) if how.memory is None else parse_bytes(how.memory)
     per_prompt = _numbers(cfg, search.graph, len(search.positions), width)
     per_prompt *= search.model.W_E.element_size()
-    if how.memory is not None and budget < per_prompt:
-        raise CircuitsError(
-            f"memory={how.memory} is too little: the gradients of one prompt of {width} tokens "
-            f"take {per_prompt} bytes besides the weights; give at least that"
-        )
+    what = f"the gradients of one prompt of {width} tokens take"
+    budget = tensor_bytes(how.memory, default_memory(search.model), per_prompt, what)
     return max(1, min(budget // per_prompt, TOKENS_AT_ONCE // width))
 
 

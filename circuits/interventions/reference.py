@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
     from circuits.prompts import Prompts
 
+TOKENS_AT_ONCE = 2**11
 Kind = tuple[str | None, int]  # a prompt's template and number of tokens
 
 
@@ -121,8 +122,8 @@ def passes_layers(sites: Iterable[str]) -> bool:
 class Reference:
     """A reference set as its method reads it, once, and what the method then writes.
 
-    The set is read a few rows at a time; methods keep only its statistics, taken in float32 at
-    least. What is written is rounded to the precision of what it replaces.
+    The set is read a few rows at a time, of `at_once` tokens; methods keep only its statistics,
+    taken in float32 at least. What is written is rounded to the precision of what it replaces.
 
     Attributes:
         source: the set and the method.
@@ -130,9 +131,15 @@ class Reference:
         write: from the prompts that are written into to the values.
     """
 
-    def __init__(self, model: HookedModel, source: Source, sites: Iterable[str]) -> None:
+    def __init__(
+        self,
+        model: HookedModel,
+        source: Source,
+        sites: Iterable[str],
+        at_once: int = TOKENS_AT_ONCE,
+    ) -> None:
         self.source, self.sites, self._model = source, sorted(sites), model
-        self._at_once = max(1, 2**11 // source.tokens.shape[1])
+        self._at_once = max(1, at_once // source.tokens.shape[1])
         with torch.inference_mode():
             self.write = source.rule.read(self)
 

@@ -51,11 +51,15 @@ class Alone:
         planned = plan(model, asked, memory=memory)
         self._at_once = max(len(task.cells) for task in planned.tasks)
         routes = CircuitRoutes(asked)
-        reference = Reference(model, asked.source, source_sites(model, routes))
+        reference = Reference(
+            model, asked.source, source_sites(model, routes), planned.limits.tokens
+        )
         rows = dict.fromkeys((task.first, task.last) for task in planned.tasks)
         self._runners: list[CircuitRunner] = []
         for first, last in rows:
-            runner = task_runner(model, routes, slice(first, last), reference)
+            runner = task_runner(
+                model, routes, slice(first, last), reference, planned.limits.logits
+            )
             assert isinstance(runner, CircuitRunner)
             self._runners.append(runner)
 

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from circuits.sweep.circuit_sweep import CircuitSweep
 
 
-_LOGITS_AT_ONCE = 2**23  # numbers
-
-
 @dataclass(frozen=True, eq=False)
 class BaseRun:
     """Some of the prompts of a sweep, ready for cells to be run on them.
@@ -39,6 +36,7 @@ class BaseRun:
         prompts: the prompts themselves.
         values: what passes the needed sites in the unedited run.
         source: what is written instead.
+        logits_at_once: how many numbers of logits there may be at once.
     """
 
     model: HookedModel
@@ -47,6 +45,7 @@ class BaseRun:
     prompts: Prompts
     values: Runs
     source: Runs
+    logits_at_once: int
 
     @property
     def metric(self) -> Metric:
@@ -110,7 +109,7 @@ class BaseRun:
         """The logits that the metric reads in each cell, some after others: [s n d] -> [n v]."""
         cfg = self.model.cfg
         width = cfg.d_vocab if self.tokens is None else self.tokens.shape[1] * cfg.d_model
-        at_once = max(1, _LOGITS_AT_ONCE // (finals.shape[1] * width))
+        at_once = max(1, self.logits_at_once // (finals.shape[1] * width))
         for first in range(0, len(finals), at_once):
             some = finals[first : first + at_once]
             logits = self.read(some.flatten(0, 1), held=held).chunk(len(some))
@@ -130,6 +129,7 @@ def base_run(
     rows: slice,
     sites: Iterable[str],
     reference: Reference,
+    logits_at_once: int,
 ) -> BaseRun:
     """Run these prompts, and keep what passes these sites."""
     prompts, sites = sweep.prompts.subset(rows), set(sites)
@@ -140,7 +140,7 @@ def base_run(
     else:
         values = run_sites(model, prompts.tokens, prompts.mask, sites)
     source = reference.values(prompts, rows, passed)
-    return BaseRun(model, sweep, rows, prompts, values, source)
+    return BaseRun(model, sweep, rows, prompts, values, source, logits_at_once)
 
 
 def final_site(model: HookedModel) -> str:

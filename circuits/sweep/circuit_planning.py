@@ -8,10 +8,9 @@ import numpy as np
 
 from circuits.arrays import Bools
 from circuits.circuit import graph
-from circuits.errors import CircuitsError
 from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
-from circuits.sweep.memory import parse_bytes
-from circuits.sweep.plans import Plan, Task, default_memory, fastest_rows
+from circuits.sweep.memory import tensor_bytes
+from circuits.sweep.plans import Limits, Plan, Task, default_memory, fastest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,14 +33,9 @@ def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | N
     cfg, (n, width) = model.cfg, sweep.prompts.tokens.shape
     size = model.W_E.element_size()
     base_bytes, circuit_bytes = (width * numbers * size for numbers in _numbers(cfg))
-    budget = default_memory(model) if memory is None else parse_bytes(memory)
     least = base_bytes + circuit_bytes
-    if memory is not None and budget < least:
-        raise CircuitsError(
-            f"memory={memory} is too little: one prompt of {width} tokens in one circuit takes "
-            f"{least} bytes besides the weights; give at least that"
-        )
-    budget = max(budget, least)
+    what = f"one prompt of {width} tokens in one circuit takes"
+    budget = tensor_bytes(memory, default_memory(model), least, what)
     rows = max(width, fastest_rows(model))
     prompts = max(1, min(budget // (2 * least), rows // width, n))
     left = budget - prompts * base_bytes
@@ -64,6 +58,7 @@ def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | N
         work=work / (width * cfg.n_layers),
         rows=work,
         bytes=prompts * (base_bytes + at_once * circuit_bytes),
+        limits=Limits.of(budget, 2 * base_bytes / width),
     )
 
 

@@ -15,17 +15,21 @@ from circuits.sweep.values import Reference
 
 
 def task_runner(
-    model: HookedModel, routes: Routes | CircuitRoutes, rows: slice, reference: Reference
+    model: HookedModel,
+    routes: Routes | CircuitRoutes,
+    rows: slice,
+    reference: Reference,
+    logits_at_once: int,
 ) -> TaskRunner:
     """What runs the tasks on these prompts of a sweep."""
     if isinstance(routes, CircuitRoutes):
         alone = CircuitFlow if runner_of(model) is FlowRunner else HookedCircuit
         sites = alone.base_sites(model, routes)
-        return alone(base_run(model, routes.sweep, rows, sites, reference), routes)
+        base = base_run(model, routes.sweep, rows, sites, reference, logits_at_once)
+        return alone(base, routes)
     kind = runner_of(model)
-    return kind(
-        base_run(model, routes.sweep, rows, kind.base_sites(model, routes), reference), routes
-    )
+    sites = kind.base_sites(model, routes)
+    return kind(base_run(model, routes.sweep, rows, sites, reference, logits_at_once), routes)
 
 
 def source_sites(model: HookedModel, routes: Routes | CircuitRoutes) -> set[str]:

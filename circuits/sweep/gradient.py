@@ -24,7 +24,7 @@ from circuits.precision import wide
 from circuits.progress import Progress
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.engine import runner_of
-from circuits.sweep.memory import parse_bytes
+from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.plans import default_memory
 from circuits.sweep.reading import read_logits
@@ -102,16 +102,12 @@ def attribute(
 
 def _at_once(model: HookedModel, width: int, memory: int | str | None) -> int:
     """How many prompts of this width may be computed together: one at least, if nobody said."""
-    budget = default_memory(model) if memory is None else parse_bytes(memory)
     cfg = model.cfg
     inner = cfg.n_heads * cfg.d_head
     floats = cfg.n_layers * (12 * cfg.d_model + 10 * inner + 4 * cfg.d_mlp) + 4 * cfg.d_vocab
     per_prompt = floats * width * model.W_E.element_size()
-    if memory is not None and budget < per_prompt:
-        raise CircuitsError(
-            f"memory={budget} bytes is too little: the gradient of one prompt of {width} tokens "
-            f"takes {per_prompt} bytes besides the weights; give at least that"
-        )
+    what = f"the gradient of one prompt of {width} tokens takes"
+    budget = tensor_bytes(memory, default_memory(model), per_prompt, what)
     return max(1, min(budget // per_prompt, TOKENS_AT_ONCE // width))
 
 

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from circuits.arrays import Ints
-from circuits.errors import CircuitsError
 from circuits.sweep.cells import Sweep, Write
 from circuits.sweep.circuit_planning import plan_circuits
 from circuits.sweep.circuit_sweep import CircuitSweep
 from circuits.sweep.edits import Stage, needed_sites, point
 from circuits.sweep.engine import runner_of
-from circuits.sweep.memory import parse_bytes
+from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.pilot import row_bytes
-from circuits.sweep.plans import Plan, Task, default_memory, rows_at_once
+from circuits.sweep.plans import Limits, Plan, Task, default_memory, rows_at_once
 from circuits.sweep.routes import Routes
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def plan(
     routes = Routes(model, sweep)
     cost = _Cost(model, routes)
     per_row = row_bytes(model, routes.width)
-    limits = _Limits.of(model, cost, per_row, None if memory is None else parse_bytes(memory))
+    limits = _Limits.of(model, cost, per_row, memory)
     tasks: list[Task] = []
     order = sorted(range(len(sweep.cells)), key=lambda i: routes.routes[i].entry or (-1, Stage.PRE))
     for first in range(0, len(sweep.prompts), limits.prompts):
@@ -73,6 +72,7 @@ def plan(
         work=rows / cost.forward_rows,
         rows=rows,
         bytes=int(limits.prompts * cost.prompt_bytes + max(largest, limits.base_bytes)),
+        limits=Limits.of(limits.budget, cost.token_bytes + per_row),
     )
 
 
@@ -111,6 +111,10 @@ class _Cost:
         floats = (others + 3 * len(shared) * inner) * self.width * size
         floats *= 2 if routes.sweep.source.rule.row_by_row else 1
         self.prompt_bytes = floats + logits
+        # Of a set that is read: all sites, and of each what is real, in float32 at least.
+        width = routes.sweep.source.tokens.shape[1]
+        numbers = [_numbers(site, cfg, width) for site in source]
+        self.token_bytes = (sum(numbers) + 3 * max(numbers, default=0)) * max(size, 4)
         # Held patterns are taken out of the base run's for each row.
         self.pattern_bytes = cfg.n_heads * self.width * size if routes.sweep.freeze else 0
 
@@ -168,7 +172,8 @@ def _task_bytes(task: Task, routes: Routes, cost: _Cost, per_row: float) -> floa
 class _Limits:
     """How much may run at once: prompts, rows in one matrix, bytes of sequences.
 
-    `row_bytes` is what a row takes, `base_bytes` what the base run takes while it runs.
+    `row_bytes` is what a row takes, `base_bytes` what the base run takes while it runs, `budget`
+    what all may take.
     """
 
     prompts: int
@@ -176,9 +181,12 @@ class _Limits:
     bytes: float
     row_bytes: float
     base_bytes: float
+    budget: int
 
     @classmethod
-    def of(cls, model: HookedModel, cost: _Cost, per_row: float, memory: int | None) -> _Limits:
+    def of(
+        cls, model: HookedModel, cost: _Cost, per_row: float, memory: int | str | None
+    ) -> _Limits:
         """The limits that a budget sets, or without one what is fastest.
 
         Raises:
@@ -187,16 +195,12 @@ class _Limits:
         rows = rows_at_once(model, cost.n_prompts * cost.width, per_row)
         per_sequence = cost.width * (per_row + cost.pattern_bytes + cost.key_bytes)
         least = int(cost.prompt_bytes + per_sequence) + 1
-        if memory is not None and memory < least:
-            raise CircuitsError(
-                f"memory={memory} bytes is too little: one prompt of {cost.width} tokens in one "
-                f"cell takes {least} bytes besides the weights; give at least that"
-            )
-        budget = max(memory or default_memory(model), least)
+        what = f"one prompt of {cost.width} tokens in one cell takes"
+        budget = tensor_bytes(memory, default_memory(model), least, what)
         per_prompt = max(cost.prompt_bytes, cost.width * per_row)
         prompts = max(1, min(int(budget / 2 / per_prompt), rows // cost.width, cost.n_prompts))
         left = max(per_sequence, budget - prompts * cost.prompt_bytes)
-        return cls(prompts, rows, left, per_row, prompts * cost.width * per_row)
+        return cls(prompts, rows, left, per_row, prompts * cost.width * per_row, budget)
 
 
 def _pack(

@@ -41,6 +41,19 @@ class Task:
         return slice(self.first, self.last)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How many `tokens` of a reference set, and how many numbers of `logits`, are there at once."""
+
+    tokens: int = 2**11
+    logits: int = 2**23
+
+    @classmethod
+    def of(cls, budget: int, token_bytes: float) -> Limits:
+        """As many as these bytes of tensors let, where a token of the set takes `token_bytes`."""
+        return cls(min(cls.tokens, int(budget / token_bytes)), min(cls.logits, budget // 16))
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What will be done, and what it will cost.
@@ -52,6 +65,7 @@ class Plan:
         work: what is needed after all savings, in the same unit.
         rows: the same, counted in rows (a position of a sequence) through one block.
         bytes: of tensors alive at the same time besides the weights, from a measured pilot.
+        limits: how much is read at once.
     """
 
     routes: Routes | CircuitRoutes
@@ -60,6 +74,7 @@ class Plan:
     work: float
     rows: float
     bytes: int
+    limits: Limits = Limits()
 
     @property
     def sweep(self) -> Sweep | CircuitSweep:
