@@ -7,6 +7,7 @@ compiled when it is first used does not count: a prompt alone goes first.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
 from circuits.sweep import CircuitSweep, Kept, Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import attribute
+from circuits.sweep.memory import parse_bytes
 from circuits.sweep.survey import How
 
 Asked = Callable[[HookedModel, Prompts, str | None], Any]
@@ -88,6 +90,9 @@ def main(kind: str, memory: str) -> None:
     model(prompts.tokens)
     asked = KINDS[kind]
     asked(model, prompts.subset(slice(0, 1)), None)  # what is loaded when it is first used
+    if memory:  # Linux gives no more than this, whatever is asked for
+        limit = _status("VmSize") + parse_bytes(memory)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     before = _reset_peak()
     values = np.ravel(asked(model, prompts, memory or None)).tolist()
     sys.stdout.write(json.dumps({"grown": _status("VmHWM") - before, "values": values}))

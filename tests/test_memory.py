@@ -1,4 +1,7 @@
-"""How much memory sweeps take: `memory` bounds by how much a process grows."""
+"""How much memory sweeps take: `memory` bounds by how much a process grows.
+
+Linux gives the process no more than its bound, so that a sweep that needs more fails.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,12 @@ from circuits.sweep.memory import parse_bytes
 
 HERE = Path(__file__).parent
 HAS_PROC = Path("/proc/self/clear_refs").exists()
-BOUNDS = {"heads": "16M", "mean": "16M", "attribution": "24M"}
+BOUNDS = {
+    **dict.fromkeys(("heads", "mean", "residual", "z", "paths"), "16M"),
+    "attribution": "24M",
+    **dict.fromkeys(("neurons", "circuits"), "32M"),
+    "edges": "96M",
+}
 
 
 def swept(kind: str, memory: str) -> Any:

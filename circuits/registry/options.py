@@ -126,7 +126,7 @@ class MemoryOptions(MeanOptions):
     """What a computation may take, and who is told how far it is."""
 
     memory: str | None = None
-    """What tensors may take besides the weights: 4G, 500M. Without it, 1G on a CPU."""
+    """By how much the process may grow: 4G, 500M. Without it, tensors take up to 1G on a CPU."""
     progress: Progress | None = None
     """Called with the work done and the work in all."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -114,8 +115,8 @@ class Executor:
 
     def __call__(self, task: Task) -> TaskScores:
         """The metric of the task's prompts in the task's cells."""
-        runner = self._runner(task)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._backend():
+            runner = self._runner(task)
             places, finals, changed = runner.finals(task.cells)
             values = np.empty((len(task.cells), len(runner.base.prompts)))
             if len(places) < len(task.cells):
@@ -126,12 +127,16 @@ class Executor:
 
     def logits(self, task: Task) -> Iterator[tuple[int, Tensor]]:
         """What the metric reads: pairs of the cell's place in the task, and its logits."""
-        runner = self._runner(task)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._backend():
+            runner = self._runner(task)
             places, finals, _ = runner.finals(task.cells)
             moved = dict(runner.logits(task.cells, places, finals))
         for place in range(len(task.cells)):
             yield place, moved.get(place, runner.base.logits)
+
+    def _backend(self) -> AbstractContextManager[None]:
+        backend = self.model.backend
+        return nullcontext() if self.limits.onednn else backend.using(onednn=False)
 
     def _runner(self, task: Task) -> TaskRunner:
         if self._last is None or self._last.base.rows != task.prompts:

@@ -16,7 +16,7 @@ from circuits.arrays import Ints
 from circuits.sweep.cells import Sweep, Write
 from circuits.sweep.circuit_planning import plan_circuits
 from circuits.sweep.circuit_sweep import CircuitSweep
-from circuits.sweep.edits import Stage, needed_sites, point
+from circuits.sweep.edits import SLOTS, Stage, needed_sites, point
 from circuits.sweep.engine import runner_of
 from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.pilot import row_bytes
@@ -111,6 +111,14 @@ class _Cost:
         floats = (others + 3 * len(shared) * inner) * self.width * size
         floats *= 2 if routes.sweep.source.rule.row_by_row else 1
         self.prompt_bytes = floats + logits
+        # What is made for a cell alone, at every position; and what is on the way to a receiver.
+        self.made_bytes = {
+            write: self.width * size * (cfg.d_model if write.target.head is None else cfg.d_head)
+            for write in routes.writes
+            if write.senders or write.target.slot in SLOTS
+        }
+        if any(write.senders for write in routes.writes):
+            self.prompt_bytes += 6 * cfg.d_model * self.width * size
         # Of a set that is read: all sites, and of each what is real, in float32 at least.
         width = routes.sweep.source.tokens.shape[1]
         numbers = [_numbers(site, cfg, width) for site in source]
@@ -153,7 +161,8 @@ class _Cost:
         start = self.routes.routes[cell].start
         prefixed = int((widths > 0).sum()) if (start[start < self.width] > 0).any() else 0
         rows = widths.sum() * (per_row + self.pattern_bytes)
-        return float(rows + prefixed * self.width * self.key_bytes)
+        made = sum(self.made_bytes.get(write, 0) for write in self.routes.routes[cell].writes)
+        return float(rows + prefixed * self.width * self.key_bytes + len(widths) * made)
 
 
 def _numbers(site: str, cfg: ModelConfig, width: int) -> int:
@@ -194,6 +203,7 @@ class _Limits:
         """
         rows = rows_at_once(model, cost.n_prompts * cost.width, per_row)
         per_sequence = cost.width * (per_row + cost.pattern_bytes + cost.key_bytes)
+        per_sequence += max(cost.made_bytes.values(), default=0)
         least = int(cost.prompt_bytes + per_sequence) + 1
         what = f"one prompt of {cost.width} tokens in one cell takes"
         budget = tensor_bytes(memory, default_memory(model), least, what)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
 # Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row,
-# and with a third of them a row takes 3 % more.
+# and with half of them hardly more.
 _FASTEST = {"cpu": 2**21, "cuda": 2**28}
-_ENOUGH = {"cpu": 3 * 2**18, "cuda": 2**28}
+_FOR_ONEDNN = 2**25  # bytes of tensors; as many are left for the rest, see `memory.PIECES`
+_ENOUGH = {"cpu": 2**20, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Limits:
-    """How many `tokens` of a reference set, and how many numbers of `logits`, are there at once."""
+    """How many `tokens` of a reference set, and how many numbers of `logits`, are there at once.
+
+    `onednn` is whether it may multiply: it keeps the code that it compiles for each number of rows,
+    which is 30 to 80 MB after a sweep in batches of many sizes.
+    """
 
     tokens: int = 2**11
     logits: int = 2**23
+    onednn: bool = True
 
     @classmethod
     def of(cls, budget: int, token_bytes: float) -> Limits:
         """As many as these bytes of tensors let, where a token of the set takes `token_bytes`."""
-        return cls(min(cls.tokens, int(budget / token_bytes)), min(cls.logits, budget // 16))
+        tokens, logits = int(budget / token_bytes), budget // 32
+        return cls(min(cls.tokens, tokens), min(cls.logits, logits), budget >= _FOR_ONEDNN)
 
 
 @dataclass(frozen=True, eq=False)
