@@ -38,6 +38,15 @@ class _Room:
         values.narrow(1, 0, n).copy_(stored[1])
         return cls(keys, values, stored[0])
 
+    def goes_on(self, stored: Tensor, n_tokens: int) -> bool:
+        """Whether keys can be written behind these, which are stored, up to so many tokens.
+
+        Not where somebody has put other keys there, or has taken the last ones away; nor outside
+        of inference mode what was made inside of it.
+        """
+        is_open = self.keys.is_inference() == torch.is_inference_mode_enabled()
+        return is_open and self.written is stored and self.keys.shape[1] >= n_tokens
+
 
 @dataclass(eq=False)
 class KVCache:
@@ -105,8 +114,7 @@ class KVCache:
         """The same without copying what is stored, which for long texts is most of the work."""
         start, n = stored[0].shape[1], keys.shape[1]
         room = self._rooms.get(layer)
-        # Somebody may have put other keys there, or taken the last ones away.
-        if room is None or room.written is not stored[0] or room.keys.shape[1] < start + n:
+        if room is None or not room.goes_on(stored[0], start + n):
             room = self._rooms[layer] = _Room.of(stored, start + n + MORE)
         room.keys.narrow(1, start, n).copy_(keys)
         room.values.narrow(1, start, n).copy_(values)

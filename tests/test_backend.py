@@ -70,11 +70,13 @@ def test_equals_the_plain_product(
         assert not a_map.backend.copies
         with packed(a_map):
             near(a_map(x, gelu), a_map.expected(x, gelu))
-            assert bool(a_map.backend.copies) == (x.numel() != 5)  # one row reads the weights
+            is_read = x.numel() == 5 and torch.get_num_threads() == 1
+            assert bool(a_map.backend.copies) != is_read
 
 
 @pytest.mark.usefixtures("always")
-def test_one_row_is_multiplied_with_a_copy_by_rows() -> None:
+def test_one_row_is_multiplied_with_a_copy_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     a_map, x = Map(), numbers(1, 5)
     a_map.weight = nn.Parameter(numbers(6, 5).T)
     with torch.no_grad(), packed(a_map):

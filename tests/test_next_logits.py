@@ -131,3 +131,13 @@ def test_keys_that_somebody_exchanged_or_took_away_are_not_written_over() -> Non
         assert torch.equal(values, kept[i][1])
     wanted = model(torch.cat([tokens[:, :4], tokens[:, 5:]], 1))[:, -1:]
     torch.testing.assert_close(again, wanted, atol=1e-9, rtol=0)
+
+
+def test_a_cache_goes_on_in_and_out_of_inference_mode() -> None:
+    model, tokens = randomized(), random_tokens(TINY, 1, 7)
+    past = KVCache()
+    for mode, at in ((torch.inference_mode, 3), (torch.no_grad, 5), (torch.inference_mode, 6)):
+        with mode():
+            start = past.n_tokens
+            parts = [model(tokens[:, i : i + 1], past_kv_cache=past) for i in range(start, at + 1)]
+    torch.testing.assert_close(parts[-1], model(tokens)[:, -1:], atol=1e-9, rtol=0)

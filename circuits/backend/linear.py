@@ -47,7 +47,7 @@ class Backend:
     """The products of one model. Copies and pickles of a model get a new one.
 
     `copies` are the packed weights while a `packed` block is active in any thread; a matrix has a
-    second copy, transposed, for gradients, and one by rows for products with one row.
+    second copy, transposed, for gradients, and one by rows for one row in one thread.
     """
 
     def __init__(self) -> None:
@@ -67,10 +67,11 @@ class Backend:
         `x` [... i], `weight` [i o], `bias` [o] give [... o]. `gelu` is torch's name of the form,
         "tanh" or "none".
         """
-        is_one_row = x.numel() == x.shape[-1]
+        # Reading the weight is all the work of one row. One thread of torch's own product reads a
+        # quarter faster than one of oneDNN's; but it is one thread always.
+        is_one_row = x.numel() == x.shape[-1] and torch.get_num_threads() == 1
         if is_one_row and weight.stride(-1) != 1:
             weight = self._by_rows(x, weight)
-        # Reading the weight is all the work of one row, and oneDNN reads no faster than torch.
         stored = None if is_one_row and weight.stride(-1) == 1 else self.stored(x, weight)
         if stored is None:
             out = _by_torch(x, weight, bias)
@@ -182,8 +183,8 @@ def packed(model: HookedModel) -> Iterator[None]:
     Only the speed changes: the same numbers within float noise, the same hooks, gradients, errors.
     A weight is packed when it is first used; for GPT-2 small this takes a third of a second and a
     second copy of 0.5 GB, backward passes a third. It is worth it where few rows go through the
-    model many times, as in generation (one row alone needs a copy of the unembedding only); with
-    hundreds of rows a pass the gain is small. On machines where oneDNN is not used (see
+    model many times, as in generation (one row in one thread needs a copy of the unembedding only);
+    with hundreds of rows a pass the gain is small. On machines where oneDNN is not used (see
     `circuits.backend.linear`), and for anything but float32 on a CPU, nothing is packed. Copies are
     freed on leaving. Blocks may be nested.
 
