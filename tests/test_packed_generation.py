@@ -42,7 +42,7 @@ def test_an_open_stream_hides_no_edit(use_past_kv_cache: bool) -> None:
 def test_generate_packs_unless_a_hook_could_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook is user code: what it does to the weights acts at the next step, recorded or not."""
     model = randomized(replace(TINY, n_ctx=64), dtype=torch.float32)
-    prompt = torch.tensor([[1, 2, 3]])
+    prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
     seen: list[int] = []
 
     def look(value: Tensor, hook: HookPoint) -> None:
@@ -63,4 +63,4 @@ def test_generate_packs_unless_a_hook_could_edit(monkeypatch: pytest.MonkeyPatch
     seen.clear()
     made = generate(model, prompt, fwd_hooks=[("hook_embed", look)], **options)
     assert seen == [0] * 40
-    assert made[0, 3:].tolist() == [0] * 40  # of logits that are all 0 the first is taken
+    assert made[:, 3:].tolist() == [[0] * 40] * 2  # of logits that are all 0 the first is taken

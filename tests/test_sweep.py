@@ -89,7 +89,7 @@ def test_equals_it_in_single_precision(data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@given(st.data(), st.sampled_from(["50K", "200K", "1M"]))
+@given(st.data(), st.sampled_from(["100K", "200K", "1M"]))
 @settings(max_examples=40)
 def test_any_memory_budget_gives_the_same(data: st.DataObject, memory: str) -> None:
     model = data.draw(models())

@@ -68,8 +68,9 @@ def mix_by_head(
     """The same, head by head."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [b h p e]
     factor = None if scale is None else 1 / scale
-    causal = mask is None and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=factor)
+    if mask is None and q.shape[2] > 1:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=factor)
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=factor)
 
 
 class Attention(nn.Module, AttentionWeights):
