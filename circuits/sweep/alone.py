@@ -52,13 +52,13 @@ class Alone:
         self._at_once = max(len(task.cells) for task in planned.tasks)
         routes = CircuitRoutes(asked)
         reference = Reference(
-            model, asked.source, source_sites(model, routes), planned.limits.tokens
+            model, asked.source, source_sites(model, routes), planned.allowance.tokens
         )
         rows = dict.fromkeys((task.first, task.last) for task in planned.tasks)
         self._runners: list[CircuitRunner] = []
         for first, last in rows:
             runner = task_runner(
-                model, routes, slice(first, last), reference, planned.limits.logits
+                model, routes, slice(first, last), reference, planned.allowance.logits
             )
             assert isinstance(runner, CircuitRunner)
             self._runners.append(runner)

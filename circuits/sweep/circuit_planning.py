@@ -10,7 +10,7 @@ from circuits.arrays import Bools
 from circuits.circuit import graph
 from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
 from circuits.sweep.memory import tensor_bytes
-from circuits.sweep.plans import Limits, Plan, Task, default_memory, fastest_rows
+from circuits.sweep.plans import Allowance, Plan, Task, default_memory, fastest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | N
         work=work / (width * cfg.n_layers),
         rows=work,
         bytes=prompts * (base_bytes + at_once * circuit_bytes),
-        limits=Limits.of(budget, 2 * base_bytes / width),
+        allowance=Allowance.of(budget, 2 * base_bytes / width),
     )
 
 

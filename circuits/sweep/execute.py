@@ -110,7 +110,7 @@ class Executor:
                 f"there are hooks on {', '.join(watched[:3])}; a sweep runs the model as it is: "
                 "call it outside of model.hooks"
             )
-        self.model, self.routes, self.limits = model, plan.routes, plan.limits
+        self.model, self.routes, self.allowance = model, plan.routes, plan.allowance
         self._last: TaskRunner | None = None
 
     def __call__(self, task: Task) -> TaskScores:
@@ -136,13 +136,13 @@ class Executor:
 
     def _backend(self) -> AbstractContextManager[None]:
         backend = self.model.backend
-        return nullcontext() if self.limits.onednn else backend.using(onednn=False)
+        return nullcontext() if self.allowance.onednn else backend.using(onednn=False)
 
     def _runner(self, task: Task) -> TaskRunner:
         if self._last is None or self._last.base.rows != task.prompts:
             self._last = None  # before the next one is made
             self._last = task_runner(
-                self.model, self.routes, task.prompts, self.reference, self.limits.logits
+                self.model, self.routes, task.prompts, self.reference, self.allowance.logits
             )
         return self._last
 
@@ -150,4 +150,4 @@ class Executor:
     def reference(self) -> Reference:
         """What the method writes."""
         sites = source_sites(self.model, self.routes)
-        return Reference(self.model, self.routes.sweep.source, sites, self.limits.tokens)
+        return Reference(self.model, self.routes.sweep.source, sites, self.allowance.tokens)

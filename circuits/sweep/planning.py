@@ -20,7 +20,7 @@ from circuits.sweep.edits import SLOTS, Stage, needed_sites, point
 from circuits.sweep.engine import runner_of
 from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.pilot import row_bytes
-from circuits.sweep.plans import Limits, Plan, Task, default_memory, rows_at_once
+from circuits.sweep.plans import Allowance, Plan, Task, default_memory, rows_at_once
 from circuits.sweep.routes import Routes
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def plan(
         work=rows / cost.forward_rows,
         rows=rows,
         bytes=int(limits.prompts * cost.prompt_bytes + max(largest, limits.base_bytes)),
-        limits=Limits.of(limits.budget, cost.token_bytes + per_row),
+        allowance=Allowance.of(limits.budget, cost.token_bytes + per_row),
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
 # Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row,
-# and with half of them hardly more.
+# and half of them are taken where a loop over cells would not take as much.
 _FASTEST = {"cpu": 2**21, "cuda": 2**28}
 _FOR_ONEDNN = 2**25  # bytes of tensors; as many are left for the rest, see `memory.PIECES`
 _ENOUGH = {"cpu": 2**20, "cuda": 2**28}
@@ -43,7 +43,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Allowance:
     """How many `tokens` of a reference set, and how many numbers of `logits`, are there at once.
 
     `onednn` is whether it may multiply: it keeps the code that it compiles for each number of rows,
@@ -55,7 +55,7 @@ class Limits:
     onednn: bool = True
 
     @classmethod
-    def of(cls, budget: int, token_bytes: float) -> Limits:
+    def of(cls, budget: int, token_bytes: float) -> Allowance:
         """As many as these bytes of tensors let, where a token of the set takes `token_bytes`."""
         tokens, logits = int(budget / token_bytes), budget // 32
         return cls(min(cls.tokens, tokens), min(cls.logits, logits), budget >= _FOR_ONEDNN)
@@ -72,7 +72,7 @@ class Plan:
         work: what is needed after all savings, in the same unit.
         rows: the same, counted in rows (a position of a sequence) through one block.
         bytes: of tensors alive at the same time besides the weights, from a measured pilot.
-        limits: how much is read at once.
+        allowance: how much is read at once.
     """
 
     routes: Routes | CircuitRoutes
@@ -81,7 +81,7 @@ class Plan:
     work: float
     rows: float
     bytes: int
-    limits: Limits = Limits()
+    allowance: Allowance = Allowance()
 
     @property
     def sweep(self) -> Sweep | CircuitSweep:
