@@ -15,6 +15,7 @@ from circuits.arrays import Bools
 from circuits.circuit import Circuit, Graph
 from circuits.interventions import Source
 from circuits.sweep.cells import require_fitting
+from circuits.sweep.circuit_signs import Signs, signs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,3 +149,24 @@ class CircuitRoutes:
     """How circuits go through the model: each through the whole of it."""
 
     sweep: CircuitSweep
+
+    @cached_property
+    def signs(self) -> tuple[Signs | None, ...]:
+        """What is known of each cell's changes; None for the whole model."""
+        copies = self.sweep.source.rule.copies
+        return tuple(signs(cell[0], copies=copies) if cell else None for cell in self.sweep.cells)
+
+    @cached_property
+    def followed(self) -> Tensor:
+        """[b p], True at the tokens whose changes the metric may depend on.
+
+        Nothing is read after the last token that the metric reads, and where the reference is a run
+        of the model, nothing changes before the first token in which it differs.
+        """
+        sweep, prompts = self.sweep, self.sweep.prompts
+        reads = sweep.metric.positions(prompts)
+        followed = prompts.mask & (reads.flip(1).cumsum(1).flip(1) > 0)
+        if sweep.source.rule.copies:
+            other = sweep.source.tokens[:, : prompts.tokens.shape[1]]
+            followed &= ((prompts.tokens != other) & prompts.mask).cumsum(1) > 0
+        return followed | reads
