@@ -37,6 +37,7 @@ class CircuitFlow(CircuitRunner):
     def __init__(self, base: BaseRun, routes: CircuitRoutes) -> None:
         super().__init__(base, routes)
         self._standing: tuple[torch.Size, Standing] | None = None
+        self._inputs: dict[tuple[int, int], tuple[Tensor, set[int]]] = {}  # see `_still`
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -50,25 +51,49 @@ class CircuitFlow(CircuitRunner):
         return self._whole[0]
 
     @cached_property
-    def _whole(self) -> tuple[ReferenceRun, Sequence[Sequence[Tensor]]]:
-        """The reference, and each layer's queries, keys and values there [h (b p) e], of all tokens.
+    def _whole(self) -> tuple[ReferenceRun, ReferenceRun]:
+        """The reference at the tokens that are followed, and at all."""
+        b, p = self.base.prompts.tokens.shape
+        whole = reference_run(self.base.model, self.base.source, (b, p))
+        return (whole if len(self.tokens) == b * p else whole.at(self.tokens)), whole
 
-        What is read at tokens before those that are followed is what it is in the reference.
+    @cached_property
+    def _before(self) -> Tensor:
+        """[m], the tokens before those that are followed: what is read there is the reference's."""
+        b, p = self.base.prompts.tokens.shape
+        followed = torch.zeros(b * p, dtype=torch.bool, device=self.tokens.device)
+        followed[self.tokens] = True
+        later = followed.view(b, p).flip(1).cumsum(1).flip(1) > 0
+        return (later.flatten() & ~followed).nonzero().flatten()
+
+    def _still(self, layer: int, slot: int, heads: list[int], moved: list[int]) -> Tensor:
+        """Queries, keys or values in the reference, [h (b p) e] of these heads.
+
+        Of heads that have `moved`, those before the tokens that are followed, which may be seen.
         """
-        model, (b, p) = self.base.model, self.base.prompts.tokens.shape
+        model, stream, key = self.base.model, self._whole[1].pre[layer], (layer, slot)
         assert isinstance(model, Transformer)  # as `circuits.sweep.engine` has seen
-        whole = reference_run(model, self.base.source, (b, p))
-        inputs = []
-        for block, stream in zip(model.blocks, whole.pre, strict=True):
-            normed = block.ln1.plain(stream).expand(model.cfg.n_heads, -1, -1)
-            inputs.append([block.attn.project(slot, normed) for slot in range(3)])
-        return whole.at(self.tokens), inputs
+        norm, attn = model.blocks[layer].ln1, model.blocks[layer].attn
+        if key not in self._inputs:
+            every = stream.new_zeros(model.cfg.n_heads, len(stream), attn.d_head)
+            if slot and len(self._before):
+                normed = norm.plain(stream[self._before]).expand(len(every), -1, -1)
+                every[:, self._before] = attn.project(slot, normed)
+            self._inputs[key] = every, set()
+        every, known = self._inputs[key]
+        lacking = [head for head in heads if head not in known and head not in moved]
+        if lacking:
+            normed = norm.plain(stream).expand(len(lacking), -1, -1)
+            every[lacking] = attn.project(slot, normed, lacking)
+            known.update(lacking)
+        return every[heads]
 
-    def run(self, streams: Streams, cells: Sequence[int]) -> None:
+    def run(self, streams: Streams) -> None:
         """Fill in what every writer changes, layer by layer, unless it stands there already."""
         model = self.base.model
         assert isinstance(model, Transformer)
-        known = [each for cell in cells if (each := self.routes.signs[cell]) is not None]
+        copies = self.routes.sweep.source.rule.copies
+        known = [each.signs(copies=copies) for each in streams.kept]
         anew = self._anew(streams, known)
         reads = np.any([each.reads for each in known], axis=0)
         places = Places.causal(streams.shape[2], streams.changes.device)
@@ -83,12 +108,13 @@ class CircuitFlow(CircuitRunner):
                 continue
             mlp = where.pop(streams.graph.n_heads, None)
             if where:
-                self._heads(streams, layer, block, where, reads[streams.graph.inputs(layer)], places)
+                moves = reads[streams.graph.inputs(layer)].reshape(3, -1)
+                self._heads(streams, layer, block, where, moves, places)
             if mlp is not None:
                 self._mlp(streams, layer, block, mlp)
 
     def _anew(self, streams: Streams, known: Sequence[Signs]) -> Mapping[int, int]:
-        """Which writers have to be computed, and where; of others stands in memory what they are."""
+        """Which writers have to be computed, and where; what others change stands in memory."""
         if self._standing is None or self._standing[0] != streams.changes.shape:
             standing = Standing(len(streams.graph.writers), len(known))
             self._standing = streams.changes.shape, standing
@@ -104,19 +130,18 @@ class CircuitFlow(CircuitRunner):
         layer: int,
         block: Block,
         where: Mapping[int, int],
-        reads: Bools,
+        moves: Bools,
         places: Places,
     ) -> None:
         """What these heads of the layer change, each `where` it is needed.
 
-        `reads` [(3 h)] says whose query, key and value is not the reference's.
+        `moves` [3 h] says whose query, key and value is not the reference's.
         """
-        heads, n_heads = [*where], streams.graph.n_heads
-        moved = [[h for h in heads if reads[slot * n_heads + h]] for slot in range(3)]
-        projected = self._moved(streams, layer, block, moved)
-        inputs = []
-        for slot, new in enumerate(projected):
-            every = self._whole[1][layer][slot][heads].unsqueeze(1).repeat(1, len(streams.kept), 1, 1)
+        heads, inputs = [*where], list[Tensor]()
+        moved = [[head for head in heads if of_slot[head]] for of_slot in moves]
+        for slot, new in enumerate(self._moved(streams, layer, block, moved)):
+            still = self._still(layer, slot, heads, moved[slot])
+            every = still.unsqueeze(1).repeat(1, len(streams.kept), 1, 1)
             if moved[slot]:
                 which = torch.tensor([heads.index(head) for head in moved[slot]])
                 streams.put(every, which.to(new.device), new)

@@ -6,8 +6,6 @@ replaced on the way by what the circuit's kept edges say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from einops import einsum, rearrange
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from circuits.sweep.circuit_streams import ReferenceRun, Streams
 class HookedCircuit(CircuitRunner):
     """Plain passes, in which hooks say what each reader reads."""
 
-    def run(self, streams: Streams, cells: Sequence[int]) -> None:
+    def run(self, streams: Streams) -> None:
         """Fill in what every writer changes, circuit by circuit."""
         model, prompts, reference = self.base.model, self.base.prompts, self.reference
         lacking = [site for site, _ in self._hooks(streams, reference) if site not in self._sites]

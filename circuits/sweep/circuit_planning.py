@@ -8,7 +8,7 @@ import numpy as np
 
 from circuits.arrays import Bools
 from circuits.circuit import graph
-from circuits.sweep.circuit_signs import Signs, Standing
+from circuits.sweep.circuit_signs import Standing
 from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
 from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.plans import Allowance, Plan, Task, default_memory, fastest_rows
@@ -76,23 +76,15 @@ def _groups(
     together, unless that costs more than `calls`, the circuits that a pass of their own costs. One
     by one they go in the order of their edges, so that each has much in common with the one before.
     """
-    cells = routes.sweep.cells
+    cells, copies = routes.sweep.cells, routes.sweep.source.rule.copies
     if at_once == 1:
-        order = sorted(range(len(cells)), key=lambda cell: _edges(cells[cell]))
-        standing: Standing | None = None
-        for cell in order:
-            known = routes.signs[cell]
-            if known is None:
-                yield (cell,), 0.0
-                continue
-            standing = standing or Standing(len(known.writes), 1)
-            yield (cell,), _share(known, [*standing.anew([known])[0]], routes)
+        yield from _one_by_one(cells, copies)
         return
     order = sorted(range(len(cells)), key=lambda cell: _n_edges(cells[cell]))
     group: list[int] = []
     union, cost = np.zeros(1, dtype=bool), 0.0
     for cell in order:
-        moving = _moving(routes.signs[cell])
+        moving = _moving(cells[cell], copies)
         wider = union | moving
         n_circuits = sum(bool(cells[each]) for each in (*group, cell))
         together = n_circuits * float(wider.mean())
@@ -106,6 +98,21 @@ def _groups(
         yield tuple(group), cost
 
 
+def _one_by_one(
+    cells: Sequence[CircuitCell], copies: bool
+) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Each cell by itself, and how much of a circuit is computed anew for it."""
+    standing: Standing | None = None
+    for cell in sorted(range(len(cells)), key=lambda cell: _edges(cells[cell])):
+        moving = _moving(cells[cell], copies)
+        for kept in cells[cell]:
+            known = kept.signs(copies=copies)
+            standing = standing or Standing(len(known.writes), 1)
+            anew, _ = standing.anew([known])
+            moving = moving & [owner is None or owner in anew for owner in kept.graph.writer_of]
+        yield (cell,), float(moving.mean())
+
+
 def _n_edges(cell: CircuitCell) -> int:
     return sum(int(kept.anywhere.sum()) for kept in cell)
 
@@ -115,18 +122,10 @@ def _edges(cell: CircuitCell) -> bytes:
     return b"".join(np.packbits(kept.anywhere).tobytes() for kept in cell)
 
 
-def _moving(known: Signs | None) -> Bools:
+def _moving(cell: CircuitCell, copies: bool) -> Bools:
     """Which readers read something new in this cell; none in the whole model."""
-    return np.zeros(1, dtype=bool) if known is None else known.reads
-
-
-def _share(known: Signs, anew: Sequence[int], routes: CircuitRoutes) -> float:
-    """Which share of all readers reads something new, of those whose writers are computed anew."""
-    computed = np.zeros(len(known.writes), dtype=bool)
-    computed[anew] = True
-    graph = next(cell for cell in routes.sweep.cells if cell)[0].graph
-    owners = np.array([-1 if owner is None else owner for owner in graph.writer_of])
-    return float((known.reads & ((owners < 0) | computed[owners])).mean())
+    reads = [kept.signs(copies=copies).reads for kept in cell]
+    return np.logical_or.reduce(reads) if reads else np.zeros(1, dtype=bool)
 
 
 def _numbers(cfg: ModelConfig) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from circuits.sweep.circuit_streams import (
     reference_run,
     written_sites,
 )
-from circuits.sweep.circuit_sweep import CircuitRoutes
+from circuits.sweep.circuit_sweep import CircuitRoutes, Kept
 from circuits.sweep.runner import TaskRunner
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class CircuitRunner(TaskRunner):
         return sites
 
     @abstractmethod
-    def run(self, streams: Streams, cells: Sequence[int]) -> None:
-        """Fill in what every writer changes in these cells, layer by layer."""
+    def run(self, streams: Streams) -> None:
+        """Fill in what every writer changes, layer by layer."""
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -106,17 +106,16 @@ class CircuitRunner(TaskRunner):
         changed = np.array([bool(sweep.cells[cell]) for cell in cells])
         if not places:
             return places, base.final[None][:0], changed
-        return places, self.alone([cells[place] for place in places]), changed
+        return places, self.alone([sweep.cells[cells[place]][0] for place in places]), changed
 
-    def alone(self, cells: Sequence[int]) -> Tensor:
+    def alone(self, kept: Sequence[Kept]) -> Tensor:
         """The final stream of these circuits where the metric reads, [c n d]."""
-        reference, asked = self.reference, self.routes.sweep.cells
-        kept, prompts = [asked[cell][0] for cell in cells], self.base.prompts
+        reference, prompts = self.reference, self.base.prompts
         streams = Streams(self.graph, kept, prompts, reference.embed, self.tokens, self.rooms)
         embed = torch.stack([self.base.values[site] for site in entries(self.base.model)]).sum(0)
         embed = embed.flatten(0, 1)[self.tokens]
         streams.write(0, self.centered(embed - reference.embed))
-        self.run(streams, cells)
+        self.run(streams)
         last = len(self.graph.readers) - 1
         return streams.read([last], reference.final, self.at)[:, :, 0]
 

@@ -75,6 +75,7 @@ def signs(kept: Kept, *, copies: bool) -> Signs:
                 if kept.neurons is not None:
                     what.append(("neurons", kept.neurons[layer]))
                 writes[writer] = _number(writer, what)
+    reads[-1] = bool((kept.anywhere[-1] & (writes > 0)).any())
     return Signs(writes, reads, _needed(kept))
 
 
@@ -126,7 +127,7 @@ class Standing:
         """
         signs = np.stack([each.writes for each in together], axis=1)  # [w c]
         where = np.stack([each.needed for each in together], axis=1)
-        moves = ((where > NOWHERE) & (signs > 0)).any(1, keepdims=True)
+        moves: Bools = np.asarray(((where > NOWHERE) & (signs > 0)).any(1, keepdims=True))
         signs, where = np.where(moves, signs, 0), np.where(moves, where, EVERYWHERE)
         stands = (where == NOWHERE) | (signs == self._signs)
         new = np.flatnonzero(~(stands & (where <= self._where)).all(1))

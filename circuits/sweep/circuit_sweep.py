@@ -62,6 +62,7 @@ class Kept:
     graph: Graph
     masks: Mapping[Place, Bools]
     neurons: Bools | None = None
+    _signs: dict[bool, Signs] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, circuit: Circuit, name: str = "circuit", *, d_mlp: int = 0) -> Kept:
@@ -87,6 +88,12 @@ class Kept:
         """The edges that are kept at any position, [reader writer]."""
         anywhere: Bools = np.logical_or.reduce(list(self.masks.values()))
         return anywhere
+
+    def signs(self, *, copies: bool) -> Signs:
+        """What is known of its changes (see `circuits.sweep.circuit_signs.signs`)."""
+        if copies not in self._signs:
+            self._signs[copies] = signs(self, copies=copies)
+        return self._signs[copies]
 
     @cached_property
     def checksum(self) -> str:
@@ -149,12 +156,6 @@ class CircuitRoutes:
     """How circuits go through the model: each through the whole of it."""
 
     sweep: CircuitSweep
-
-    @cached_property
-    def signs(self) -> tuple[Signs | None, ...]:
-        """What is known of each cell's changes; None for the whole model."""
-        copies = self.sweep.source.rule.copies
-        return tuple(signs(cell[0], copies=copies) if cell else None for cell in self.sweep.cells)
 
     @cached_property
     def followed(self) -> Tensor:
