@@ -129,9 +129,9 @@ def _moving(cell: CircuitCell, copies: bool) -> Bools:
 
 
 def _numbers(cfg: ModelConfig) -> tuple[int, int]:
-    """Numbers alive for each token: of the two runs, and of each circuit."""
+    """Numbers alive for each token: of the two runs and what is kept of them; of each circuit."""
     inner, n_inputs = cfg.n_heads * cfg.d_head, 3 * cfg.n_heads
-    runs = cfg.n_layers * (4 * inner + 5 * cfg.d_model) + 4 * cfg.d_model
+    runs = cfg.n_layers * (6 * inner + 6 * cfg.d_model) + 4 * cfg.d_model
     # Streams and what their norm writes; or that, some of it in another order, and projections.
     mixed = max(2 * n_inputs, n_inputs + cfg.n_heads) * cfg.d_model + 4 * inner
     circuit = len(graph(cfg).writers) * cfg.d_model + max(mixed, 2 * cfg.d_mlp + 4 * cfg.d_model)
