@@ -254,6 +254,7 @@ def heads(
     n: int = ...,
     seed: int = ...,
     method: Literal['zero', 'mean'] = ...,
+    costs: Literal['clear', 'all'] = ...,
     ioi: Prompts | None = ...,
     memory: str | None = ...,
     progress: Progress | None = ...,

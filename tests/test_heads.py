@@ -38,7 +38,7 @@ def small_ioi(compiled: HookedGPT2) -> Prompts:
 
 @pytest.fixture(scope="module")
 def card(compiled: HookedGPT2, small_ioi: Prompts) -> pd.DataFrame:
-    return heads(compiled, n=3, ioi=small_ioi).frame
+    return heads(compiled, n=3, ioi=small_ioi, costs="all").frame
 
 
 def of(card: pd.DataFrame, kind: str, column: str = "value") -> dict[str, float]:
@@ -111,12 +111,30 @@ def test_costs_are_those_of_the_ground_truth(card: pd.DataFrame) -> None:
 def test_a_quarter_of_the_random_draws_is_run_without_heads(
     compiled: HookedGPT2, n: int, expected: int
 ) -> None:
-    card = heads(compiled, kind="induction", n=n).frame
+    card = heads(compiled, kind="induction", n=n, costs="all").frame
     few = make("repeated", compiled, n).subset(slice(expected))
     assert set(card["cost_n"]) == {expected}
     by_hand = ablate(compiled, all_heads=True, task=few).frame
     assert card["cost"].tolist() == pytest.approx(by_hand["value"].tolist(), abs=1e-5)
     assert card["cost_high"].tolist() == pytest.approx(by_hand["ci_high"].tolist(), abs=1e-5)
+
+
+def test_only_heads_that_are_clear_on_a_behavior_are_run_without(
+    compiled: HookedGPT2, small_ioi: Prompts, card: pd.DataFrame
+) -> None:
+    usual = heads(compiled, n=3, ioi=small_ioi).frame
+    measured = usual[usual["cost"].notna()]
+    by_behavior = measured.groupby("behavior")["component"].unique().map(sorted).to_dict()
+    assert by_behavior == {
+        name: sorted(set(rows.loc[rows["clear"], "component"]))
+        for name, rows in usual.groupby("behavior")
+        if rows["clear"].any()
+    }
+    same = card.loc[measured.index, [*usual.columns]]
+    pd.testing.assert_frame_equal(measured, same, atol=1e-6)
+    assert usual.loc[usual["clear"], "cost"].notna().all()
+    named = heads(compiled, n=3, ioi=small_ioi, component="a0.h3").frame
+    assert named.loc[named["behavior"].notna(), "cost"].notna().all()
 
 
 @pytest.mark.slow
@@ -207,7 +225,7 @@ def test_models_without_names_and_repetitions_say_so() -> None:
 
 
 def test_chosen_heads_and_kinds_are_rows_of_the_whole(words: HookedGPT2) -> None:
-    asked: dict[str, Any] = {"n": 3, "seed": 4, "method": "mean"}
+    asked: dict[str, Any] = {"n": 3, "seed": 4, "method": "mean", "costs": "all"}
     whole = heads(words, **asked).frame.set_index(["kind", "component"])
     some = heads(words, kind="name-mover", component=["a1.h0", "a0.h1"], **asked).frame
     assert some["component"].tolist() == ["a1.h0", "a0.h1"]
@@ -240,7 +258,7 @@ def test_the_same_question_gives_the_same_bytes_and_leaves_the_model(words: Hook
 
 def test_progress_goes_to_the_end(words: HookedGPT2) -> None:
     seen: list[int] = []
-    heads(words, n=1, progress=lambda done, total: seen.append(done))
+    heads(words, n=1, costs="all", progress=lambda done, total: seen.append(done))
     assert seen == sorted(seen)
     assert seen[-1] == 1000
 
@@ -254,6 +272,7 @@ def test_progress_goes_to_the_end(words: HookedGPT2) -> None:
         ({"component": "a1.h0<q>"}, "is no head; name heads, such as a5.h3"),
         ({"n": 0}, "draw at least 1"),
         ({"method": "resample"}, "ablate by zero or mean"),
+        ({"costs": "none"}, "costs of clear or all"),
     ],
 )
 def test_what_cannot_be_asked(words: HookedGPT2, asked: dict[str, Any], message: str) -> None:

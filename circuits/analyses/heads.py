@@ -43,7 +43,7 @@ tells the loss of a whole copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -89,6 +89,8 @@ from circuits.sweep import Source, Sweep, cell, plan, run
 
 Method = Literal["zero", "mean"]
 METHODS = get_args(Method)
+Costs = Literal["clear", "all"]
+COSTS = get_args(Costs)
 BEHAVIORS = ("repeated", "ioi", "successor")
 LEAST_TOKENS = 3  # of which two are not the first, where heads rest
 MOST_BARS = 40  # scores up to which each is a bar
@@ -101,6 +103,7 @@ NO_SHIFT = (
 )
 NO_SERIES = "the vocabulary has too few neighbors of a series (days, letters ...) as single tokens"
 NUMBERS = (*AVERAGED, "control", "chance", "also", "also_low", "also_high", "excess")
+COST = {name: f"cost_{name.removeprefix('ci_')}".replace("_value", "") for name in AVERAGED}
 MEANINGS = {
     "component": "the head",
     "kind": "which kind of head this row is about",
@@ -118,7 +121,8 @@ MEANINGS = {
     "unit": "of value and control",
     "behavior": "the prompts on which the head was ablated",
     "metric": "what was measured there",
-    "cost": "by how much ablating the head makes the metric worse, mean over cost_n prompts",
+    "cost": "by how much ablating the head makes the metric worse, mean over cost_n prompts; "
+    "measured for heads that are clear on the behavior or named, or for all with costs=all",
     "cost_stderr": "its standard error",
     "cost_low": "lower end of its 95 % interval",
     "cost_high": "upper end of its 95 % interval",
@@ -138,13 +142,14 @@ def heads(
     n: int = 20,
     seed: int = 0,
     method: Method = "zero",
+    costs: Costs = "clear",
     ioi: Prompts | None = None,
     how: MemoryOptions,
 ) -> Result:
     """What kind of head is each?
 
-    A report card: every head gets a score for every kind, with a control, a 95 % interval over
-    independent draws, and the cost of ablating it on the behavior that the kind is named for.
+    A report card: every head gets a score for every kind, with a control and a 95 % interval over
+    independent draws, and, if of the kind, the cost of ablating it on the kind's behavior.
     Attention on random tokens: induction, duplicate-token, previous-token, current-token,
     first-token, prefix-matching. What would be written: copying, ov-copying, name-copying,
     successor. Names (the task ioi): name-mover, name-copier, s-inhibition, negative.
@@ -159,6 +164,7 @@ def heads(
     $ circuits heads -n 50
     $ circuits heads --kind induction --kind previous-token --figure heads.png
     $ circuits heads --component a1.h0 --component a5.h3 --method mean
+    $ circuits heads --costs all --csv heads.csv
 
     Args:
         kind: Only this kind, one of those above. Repeat it for several.
@@ -167,6 +173,7 @@ def heads(
             without each head), and prompts of each task.
         seed: The same seed draws the same random tokens and prompts.
         method: What to write instead of an ablated head: zero, or the mean over the prompts.
+        costs: Of which heads: on each behavior those clear there or named by `component`; or all.
         ioi: Prompts with the roles IO, S1, S2 and END, and corrupted twins, in place of the task's.
 
     Raises:
@@ -178,18 +185,20 @@ def heads(
     [['a1.h0', 'induction'], ['a0.h0', 'previous-token']]
     """
     kinds, wanted = chosen_kinds(kind), _wanted(model.cfg, component)
-    if n < 1 or method not in METHODS:
-        raise CircuitsError(
-            f"n={n}, method={method!r}: draw at least 1, and ablate by {' or '.join(METHODS)}"
-        )
+    _check(n, method, costs)
     tasks = _Tasks(model, n, seed, ioi)
     with torch.inference_mode():
         scores = _scores(model, tasks, [each.name for each in kinds])
-    costs = _costs(tasks, kinds, wanted, method, how)
-    frame = _named(
-        pd.concat([_rows(each, scores, costs, tasks, wanted, how.draws) for each in kinds])
-    )
+    frame = pd.concat([_rows(each, scores[each.name], tasks, wanted, how.draws) for each in kinds])
+    ablated = frame if costs == "all" or component is not None else frame[frame["clear"]]
+    frame = _named(_with_costs(frame, _costs(tasks, ablated, method, how), tasks))
     return _card(frame, tasks, grids=component is None or len(frame) > MOST_BARS)
+
+
+def _check(n: int, method: str, costs: str) -> None:
+    if n < 1 or method not in METHODS or costs not in COSTS:
+        allowed = f"ablate by {' or '.join(METHODS)}, costs of {' or '.join(COSTS)}"
+        raise CircuitsError(f"{n=}, {method=}, {costs=}: draw at least 1, {allowed}")
 
 
 def _card(frame: pd.DataFrame, tasks: _Tasks, *, grids: bool) -> Result:
@@ -249,6 +258,12 @@ class _Tasks:
             self.lacking[behavior] = str(error)
             return None
 
+    def suited(self, behavior: str) -> Prompts:
+        """The prompts of a behavior of which it is known that there are some."""
+        prompts = self[behavior]
+        assert prompts is not None
+        return prompts
+
     def source(self) -> Provenance:
         """Where the scores and costs come from."""
         drawn = ((name, self.drawn.get(name)) for name in BEHAVIORS)
@@ -306,57 +321,16 @@ def _successors(model: HookedModel) -> Scores | str:
     return successors(model, runs)
 
 
-def _costs(
-    tasks: _Tasks,
-    kinds: Sequence[Kind],
-    wanted: Sequence[Component],
-    method: Method,
-    how: MemoryOptions,
-) -> dict[str, pd.DataFrame]:
-    """What ablating each head costs on each behavior, one sweep over all heads a behavior."""
-    model = tasks.model
-    behaviors = list(dict.fromkeys(kind.behavior for kind in kinds))
-    suited = {name: prompts for name in behaviors if (prompts := tasks[name]) is not None}
-    run_on = {name: ablated_on(name, prompts) for name, prompts in suited.items()}
-    sizes, done, costs = [p.tokens.numel() for p in run_on.values()], 0, {}
-    for (name, prompts), size in zip(run_on.items(), sizes, strict=True):
-        metric = METRICS[prompts.metric]
-        source = Source(method, suited[name].tokens, suited[name].mask)
-        cells = (BASE, *(cell(head) for head in wanted))
-        planned = plan(model, Sweep(prompts, metric, cells, source), memory=how.memory)
-        step = share_of_progress(how.progress, done, size, sum(sizes))
-        values, done = run(model, planned, progress=step).values, done + size
-        worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
-        columns = mean_interval(worse, scale=metric.scale.change)
-        costs[name] = pd.DataFrame(
-            {
-                "metric": metric.name,
-                **{
-                    f"cost{'' if column == 'value' else '_' + column.removeprefix('ci_')}": numbers
-                    for column, numbers in columns.items()
-                },
-                "cost_unit": metric.unit,
-            }
-        )
-    return costs
-
-
 def _rows(
-    kind: Kind,
-    scored: Mapping[str, Scores | str],
-    costs: Mapping[str, pd.DataFrame],
-    tasks: _Tasks,
-    wanted: Sequence[Component],
-    draws: bool,
+    kind: Kind, scores: Scores | str, tasks: _Tasks, wanted: Sequence[Component], draws: bool
 ) -> pd.DataFrame:
-    """One kind of all heads."""
-    scores = scored[kind.name]
+    """One kind's scores of all heads."""
     at = tuple(np.array([(head.layer, head.head) for head in wanted]).T)
     columns: dict[str, Any] = {name: np.full(len(wanted), np.nan) for name in NUMBERS} | {"n": 0}
     if isinstance(scores, Scores):
         columns |= {name: each[at] for name, each in judged(kind, scores, draws=draws).items()}
     excess, note = columns.pop("excess"), scores if isinstance(scores, str) else None
-    frame = pd.DataFrame(
+    frame: pd.DataFrame = pd.DataFrame(
         {
             "component": [str(head) for head in wanted],
             "layer": [head.layer for head in wanted],
@@ -370,12 +344,44 @@ def _rows(
             "note": note,
         }
     )
-    cost = costs.get(kind.behavior)
-    if cost is None:
-        missing = [column for column in MEANINGS if column.startswith(("cost", "metric"))]
-        cost = pd.DataFrame(dict.fromkeys(missing), index=frame.index)
-    joined: pd.DataFrame = frame.join(cost)
-    return joined
+    return frame
+
+
+def _costs(
+    tasks: _Tasks, ablated: pd.DataFrame, method: Method, how: MemoryOptions
+) -> pd.DataFrame:
+    """What ablating the heads of these rows costs on their behaviors: one sweep a behavior."""
+    model, by_behavior = tasks.model, ablated.groupby("behavior", sort=False)
+    heads = {str(name): list(dict.fromkeys(rows["component"])) for name, rows in by_behavior}
+    run_on = {name: ablated_on(name, tasks.suited(name)) for name in heads}
+    sizes = [len(heads[name]) * run_on[name].tokens.numel() for name in heads]
+    costs = [pd.DataFrame(columns=["behavior", "component", *COST.values()])]
+    for i, (name, prompts) in enumerate(run_on.items()):
+        metric, suited = METRICS[prompts.metric], tasks.suited(name)
+        source = Source(method, suited.tokens, suited.mask)
+        cells = (BASE, *(cell(components.parse(head)) for head in heads[name]))
+        planned = plan(model, Sweep(prompts, metric, cells, source), memory=how.memory)
+        step = share_of_progress(how.progress, sum(sizes[:i]), sizes[i], sum(sizes))
+        values = run(model, planned, progress=step).values
+        worse = (values[1:] - values[0]) * (-1 if metric.higher_is_better else 1)
+        columns = mean_interval(worse, scale=metric.scale.change)
+        measured = {COST[column]: numbers for column, numbers in columns.items()}
+        costs.append(pd.DataFrame({"behavior": name, "component": heads[name], **measured}))
+    together: pd.DataFrame = pd.concat(costs[1:] or costs)
+    return together
+
+
+def _with_costs(frame: pd.DataFrame, costs: pd.DataFrame, tasks: _Tasks) -> pd.DataFrame:
+    """The rows, each with its behavior's metric, and what its head costs there if measured."""
+    behaviors = frame["behavior"].dropna().unique()
+    metrics = {name: METRICS[tasks.suited(name).metric] for name in behaviors}
+    frame["metric"] = frame["behavior"].map({name: each.name for name, each in metrics.items()})
+    joined = frame.merge(costs, how="left", on=["behavior", "component"])
+    joined["cost_unit"] = joined["behavior"].map(
+        {name: each.unit for name, each in metrics.items()}
+    )
+    typed: pd.DataFrame = joined.astype(dict.fromkeys(COST.values(), float))
+    return typed
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

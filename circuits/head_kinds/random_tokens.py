@@ -6,6 +6,7 @@ Shapes: l layer, h head, b prompt, q query, k key, d d_model, e d_head, u tokens
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -220,13 +221,14 @@ def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
     orders += [torch.randperm(len(embed), generator=generator) for _ in range(EIGENVALUE_CONTROLS)]
     read = torch.stack([_reading(model, layer) for layer in range(model.cfg.n_layers)])
     written = torch.stack([block.attn.W_O.double() for block in model.blocks])
+    between = [unembed @ embed[order.to(embed.device)] for order in orders]
     shares = []
-    for order in orders:
-        inner = unembed @ embed[order.to(embed.device)] @ read  # [l h d e]
+    for each in between:
+        inner = each @ read  # [l h d e]
         size = written.flatten(2).norm(dim=2) * inner.flatten(2).norm(dim=2)
-        shares.append(_positivity(written @ inner, NO_OUTPUT * size))
-    scores = numbers(shares)
-    drawn = _by_chance(written @ (unembed @ embed), read, generator)
+        shares.append(_positivity(numbers(written @ inner), NO_OUTPUT * numbers(size)))
+    scores = np.stack(shares)
+    drawn = _by_chance(numbers(written @ between[0]), numbers(read), seed)
     every = np.concatenate([scores[:1], drawn])  # of no head that is like them does one stand apart
     mean, deviation = every.mean(0), every.std(0)
     highest = ((drawn - mean) / deviation.clip(min=1e-30)).max()
@@ -241,30 +243,46 @@ def _reading(model: HookedModel, layer: int) -> Tensor:
     return rearrange(read, "d (h e) -> h d e", h=model.cfg.n_heads)
 
 
-def _by_chance(written: Tensor, read: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
+def _by_chance(
+    written: NDArray[np.float64], read: NDArray[np.float64], seed: int
+) -> NDArray[np.float64]:
     """The scores [draw l h] of heads that read in random directions, but as strongly as these do.
 
     `written` is W_O (W_U W_E) [l h e d], `read` is W_V [l h d e].
+
+    Random orthonormal directions are G R^-1, with G of normal numbers [d e] and R^T R = G^T G. Of G
+    only e rows, in the space that `written` reads, count by themselves; of the other d - e only
+    their products with each other do, and these are B B^T with a small triangular B, whose diagonal
+    is chi-distributed (Bartlett 1933).
     """
-    strength = torch.linalg.qr(read, mode="r").R  # what is left of W_V but for directions
-    shape = (*read.shape[:-1], strength.shape[-2])
-    scores = []
-    for _ in range(TURNED):
-        # Random directions need no more digits, and torch draws float32 five times as fast.
-        drawn = torch.randn(shape, generator=generator).to(read)
-        # G R^-1 with R^T R = G^T G are random orthonormal directions, without a slow decomposition.
-        root = torch.linalg.cholesky(drawn.mT @ drawn, upper=True)
-        matrix = written @ drawn @ torch.linalg.solve_triangular(root, strength, upper=True)
-        scores.append(_positivity(matrix, NO_OUTPUT * matrix.flatten(2).norm(dim=2)))
-    return numbers(scores)
+    strength = np.linalg.qr(read).R  # what is left of W_V but for directions
+    reached = np.linalg.qr(written.swapaxes(-2, -1)).R.swapaxes(-2, -1)  # and of W_O (W_U W_E)
+    rows, d_model = strength.shape[-2], read.shape[-2]
+    rest = np.arange(d_model - rows, max(d_model - 2 * rows, 0), -1)  # degrees of freedom
+
+    def draw(source: np.random.SeedSequence) -> NDArray[np.float64]:
+        rng = np.random.default_rng(source)
+        inside = rng.standard_normal((*strength.shape[:-1], rows))
+        outside = np.tril(rng.standard_normal((*strength.shape[:-1], len(rest))), -1)
+        np.einsum("...ii->...i", outside[..., : len(rest), :])[...] = np.sqrt(
+            rng.chisquare(rest, (*strength.shape[:-2], len(rest)))
+        )
+        gram = inside.swapaxes(-2, -1) @ inside + outside @ outside.swapaxes(-2, -1)
+        root = np.linalg.cholesky(gram).swapaxes(-2, -1)
+        matrix = reached @ inside @ np.linalg.solve(root, strength)
+        return _positivity(matrix, NO_OUTPUT * np.linalg.norm(matrix, axis=(-2, -1)))
+
+    # NumPy's algebra is that of one thread, and leaves Python to others while it runs.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return np.stack([*pool.map(draw, np.random.SeedSequence(seed).spawn(TURNED))])
 
 
-def _positivity(matrix: Tensor, least: Tensor) -> Tensor:
+def _positivity(matrix: NDArray[np.float64], least: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sum of eigenvalues over that of moduli, 0 where these are below `least`: [l h e e], [l h]."""
-    values = torch.linalg.eigvals(matrix)
-    moduli = values.abs().sum(-1)
-    share = values.real.sum(-1) / moduli.clamp(min=1e-30)
-    return torch.where(moduli > least.clamp(min=1e-30), share, 0.0)
+    values = np.linalg.eigvals(matrix)
+    moduli = np.abs(values).sum(-1)
+    share = values.real.sum(-1) / moduli.clip(min=1e-30)
+    return np.where(moduli > least.clip(min=1e-30), share, 0.0)
 
 
 def to_logits(model: HookedModel) -> Tensor:

@@ -91,7 +91,7 @@ def _notes(result: Result) -> Iterator[RenderableType]:
     kinds = frame.drop_duplicates("kind")
     units = kinds.groupby("unit", sort=False)["kind"].agg(", ".join)
     yield Text("; ".join(f"{names}: {unit}" for unit, names in units.items()), "dim")
-    measured = kinds.dropna(subset=["metric"]).drop_duplicates("behavior")
+    measured = frame.dropna(subset=["cost"]).drop_duplicates("behavior")
     costs = [
         f"{row['metric']} in {row['cost_unit']} on {row['behavior']}"
         for _, row in measured.iterrows()
