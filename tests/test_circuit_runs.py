@@ -249,7 +249,7 @@ def test_a_plan_says_what_memory_it_takes(n_circuits: int) -> None:
 
 def test_work_is_that_of_the_readers_that_circuits_have(tiny: HookedGPT2) -> None:
     prompts, whole = random_prompts(tiny.cfg, (7, 5), seed=1), graph(tiny.cfg)
-    few = np.arange(len(whole.readers)) < len(whole.readers) // 4
+    few = np.arange(len(whole.readers)) >= len(whole.readers) * 3 // 4
     work = []
     for mask in (whole.exists & False, whole.exists & few[:, None], whole.exists):
         cells: list[CircuitCell] = [(Kept.only(whole, mask),)]

@@ -19,9 +19,9 @@ from circuits.sweep.circuit_streams import ReferenceRun, Streams
 class HookedCircuit(CircuitRunner):
     """Plain passes, in which hooks say what each reader reads."""
 
-    def run(self, streams: Streams, reference: ReferenceRun) -> None:
+    def run(self, streams: Streams) -> None:
         """Fill in what every writer changes, circuit by circuit."""
-        model, prompts = self.base.model, self.base.prompts
+        model, prompts, reference = self.base.model, self.base.prompts, self.reference
         lacking = [site for site, _ in self._hooks(streams, reference) if site not in self._sites]
         if lacking:
             raise CircuitsError(
@@ -80,7 +80,7 @@ class HookedCircuit(CircuitRunner):
 
     def _noting_neurons(self, streams: Streams, layer: int) -> HookFn:
         def note(post: Tensor, hook: HookPoint) -> None:
-            change = self.neurons_alone(streams, layer, post.flatten(0, 1)[None])
+            change = self.neurons_alone(streams, layer, post.flatten(0, 1)[None], self.tokens)
             streams.write(streams.graph.heads(layer).stop, change)
 
         return note

@@ -1,6 +1,7 @@
 """Circuits as cells of a sweep: each runs alone, on the prompts' own tokens.
 
-Shapes: s cells, c circuits, b prompts, p positions, n tokens (b p), d = d_model, m = d_mlp.
+Shapes: s cells, c circuits, b prompts, p positions, n tokens that are followed, of all (b p),
+d = d_model, m = d_mlp.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class CircuitRunner(TaskRunner):
         self.base, self.routes = base, routes
         self.graph = graph(base.model.cfg)
         self._base_changes: dict[int, Tensor] = {}
-        self._rooms = Room(), Room()
+        self.rooms = Room(), Room()
 
     @classmethod
     def base_sites(cls, model: HookedModel, routes: CircuitRoutes) -> set[str]:
@@ -76,22 +77,24 @@ class CircuitRunner(TaskRunner):
         return sites
 
     @abstractmethod
-    def run(self, streams: Streams, reference: ReferenceRun) -> None:
+    def run(self, streams: Streams) -> None:
         """Fill in what every writer changes, layer by layer."""
 
-    @property
-    def is_a_run(self) -> bool:
-        """Whether the reference is a run of the model: who reads nothing new writes nothing new.
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Which tokens are followed, of all (b p): here all of them."""
+        return torch.arange(self.base.prompts.tokens.numel(), device=self.base.prompts.mask.device)
 
-        Of zeros or means, a head that reads the reference does not write the reference.
-        """
-        return self.routes.sweep.source.rule.copies
+    @cached_property
+    def at(self) -> Tensor:
+        """Which of the followed tokens the metric reads."""
+        return self.base.reads.flatten()[self.tokens].nonzero().flatten()
 
     @cached_property
     def reference(self) -> ReferenceRun:
-        """What everything is in the reference."""
+        """What everything is in the reference, at the tokens that are followed."""
         b, p = self.base.prompts.tokens.shape
-        return reference_run(self.base.model, self.base.source, (b, p))
+        return reference_run(self.base.model, self.base.source, (b, p)).at(self.tokens)
 
     def finals(self, cells: tuple[int, ...]) -> tuple[list[int], Tensor, Bools]:
         """The final stream where the metric reads, [s n d], of all cells but the whole model.
@@ -107,14 +110,14 @@ class CircuitRunner(TaskRunner):
 
     def alone(self, kept: Sequence[Kept]) -> Tensor:
         """The final stream of these circuits where the metric reads, [c n d]."""
-        reference = self.reference
-        streams = Streams(self.graph, kept, self.base.prompts, reference.embed, self._rooms)
+        reference, prompts = self.reference, self.base.prompts
+        streams = Streams(self.graph, kept, prompts, reference.embed, self.tokens, self.rooms)
         embed = torch.stack([self.base.values[site] for site in entries(self.base.model)]).sum(0)
-        streams.write(0, self.centered(embed.flatten(0, 1) - reference.embed))
-        self.run(streams, reference)
-        at = self.base.reads.flatten().nonzero().flatten()
+        embed = embed.flatten(0, 1)[self.tokens]
+        streams.write(0, self.centered(embed - reference.embed))
+        self.run(streams)
         last = len(self.graph.readers) - 1
-        return streams.read([last], reference.final, at)[:, :, 0]
+        return streams.read([last], reference.final, self.at)[:, :, 0]
 
     def centered(self, change: Tensor) -> Tensor:
         """What a writer changes, as streams hold it: here as it is."""
@@ -124,11 +127,12 @@ class CircuitRunner(TaskRunner):
         """What this layer's heads and MLP change in the whole model: [n w d]."""
         if layer not in self._base_changes:
             at, values = f"blocks.{layer}.", self.base.values
-            z = values[at + "attn.hook_z"].flatten(0, 1) - self.reference.z[layer]
+            z = values[at + "attn.hook_z"].flatten(0, 1)[self.tokens] - self.reference.z[layer]
             way_out = self.base.model.blocks[layer].attn.W_O
             parts = [einsum(z, way_out, "n h e, h e d -> n h d")]
             if self.graph.has_mlps:
-                mlp = values[at + "hook_mlp_out"].flatten(0, 1) - self.reference.mlp[layer]
+                mlp = values[at + "hook_mlp_out"].flatten(0, 1)[self.tokens]
+                mlp = mlp - self.reference.mlp[layer]
                 parts.append(mlp[:, None])
             self._base_changes[layer] = self.centered(torch.cat(parts, 1))
         return self._base_changes[layer]
@@ -140,11 +144,14 @@ class CircuitRunner(TaskRunner):
         for index, logits in self.base.read_cells(finals):
             yield places[index], logits
 
-    def neurons_alone(self, streams: Streams, layer: int, post: Tensor) -> Tensor:
-        """What kept neurons change of what their MLP writes: activations [c n m] -> [c n d]."""
+    def neurons_alone(self, streams: Streams, layer: int, post: Tensor, tokens: Tensor) -> Tensor:
+        """What kept neurons change of what their MLP writes: activations [c n m] -> [c n d].
+
+        The activations are those of `tokens` [n], of all (b p).
+        """
         site, (_, b, p) = f"blocks.{layer}.mlp.hook_post", streams.shape
         value = self.base.source[site]
-        change = post - value.expand(b, p, -1).flatten(0, 1)
+        change = post - value.expand(b, p, -1).flatten(0, 1)[tokens]
         masks = [each.neurons for each in streams.kept]
         every = np.ones(post.shape[-1], dtype=bool)
         kept = np.stack([every if mask is None else mask[layer] for mask in masks])

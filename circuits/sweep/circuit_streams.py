@@ -42,6 +42,11 @@ class ReferenceRun:
     z: Sequence[Tensor]
     mlp: Sequence[Tensor]
 
+    def at(self, tokens: Tensor) -> ReferenceRun:
+        """The same of these tokens [m] alone."""
+        z, mlp = ([value[tokens] for value in values] for values in (self.z, self.mlp))
+        return ReferenceRun(self.model, self.embed[tokens], z, mlp)
+
     @cached_property
     def _streams(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """What the heads of each layer read, what its MLP reads, and the final stream."""
@@ -136,6 +141,7 @@ class Streams:
 
     Attributes:
         shape: how many circuits, prompts and positions.
+        tokens: [n], which tokens are followed, of all (b p).
         changes: [c n w d], filled while a pass goes up through the layers. The first row of the
             writers is no writer: it is the reference's own stream, which every reader reads, so
             that one product makes a stream. By token, what is mixed lies together in memory.
@@ -148,21 +154,21 @@ class Streams:
         kept: Sequence[Kept],
         prompts: Prompts,
         like: Tensor,
-        rooms: tuple[Room, Room] | None = None,
+        tokens: Tensor,
+        rooms: tuple[Room, Room],
     ) -> None:
-        self.graph, self.kept = graph, kept
+        self.graph, self.kept, self.tokens = graph, kept, tokens
         self.shape = len(kept), len(prompts.mask), prompts.mask.shape[1]
-        n, n_rows = prompts.mask.numel(), 1 + len(graph.writers)
-        room, self._room = (Room(), Room()) if rooms is None else rooms
+        n, n_rows = len(tokens), 1 + len(graph.writers)
+        room, self._room = rooms
         self.changes = room((len(kept), n, n_rows, like.shape[-1]), like)
         self._written: set[int] = set()  # who else changes nothing
-        self._anywhere = np.logical_or.reduce([each.anywhere for each in kept])
         self.complete = min(map(complete_layers, kept))
         self._everywhere = self._stacked(None, like)
         self._everywhere[:, :, 0] = 1
         positions = {at for each in kept for at in each.masks} - {None}
         self._at = [
-            (tokens_at(prompts, at).flatten(), self._stacked(at, like))
+            (tokens_at(prompts, at).flatten()[tokens], self._stacked(at, like))
             for at in sorted(positions, key=str)
         ]
 
@@ -181,26 +187,33 @@ class Streams:
         alone._at = [(where, masks[index : index + 1]) for where, masks in self._at]
         return alone
 
-    def active(self, readers: slice) -> list[int]:
-        """Which of these readers keep an edge in any of the circuits, counted from the first."""
-        kept: list[int] = np.flatnonzero(self._anywhere[readers].any(1)).tolist()
-        return kept
+    def stand(self) -> None:
+        """Take what stands in memory for what was written."""
+        self._written = {*range(len(self.graph.writers))}
 
-    def is_read(self, writer: int) -> bool:
-        """Whether anybody in any of the circuits reads this writer."""
-        return bool(self._anywhere[:, writer].any())
+    def write(
+        self, writers: int | list[int] | slice, changes: Tensor, at: Tensor | None = None
+    ) -> None:
+        """Note what these writers change, [c n d] or [c n w d].
 
-    def write(self, writers: int | list[int] | slice, changes: Tensor) -> None:
-        """Note what these writers change, [c n d] or [c n w d]."""
+        With `at` [m], at these tokens alone; nothing is to be read elsewhere.
+        """
         if isinstance(writers, slice):
             writers = list(range(writers.start, writers.stop))
         self._written.update([writers] if isinstance(writers, int) else writers)
+        rows: int | slice | list[int]
         if isinstance(writers, int):
-            self.changes[:, :, writers + 1] = changes
+            rows = writers + 1
         elif writers[-1] - writers[0] == len(writers) - 1:  # in a row: a slice is faster
-            self.changes[:, :, writers[0] + 1 : writers[-1] + 2] = changes
+            rows = slice(writers[0] + 1, writers[-1] + 2)
         else:
-            self.changes[:, :, [writer + 1 for writer in writers]] = changes
+            rows = [writer + 1 for writer in writers]
+        if at is None:
+            self.changes[:, :, rows] = changes
+            return
+        self.changes[:, :, rows] = 0
+        for i, row in enumerate([writers] if isinstance(writers, int) else writers):
+            self.changes[:, at, row + 1] = changes if changes.ndim == 3 else changes[:, :, i]
 
     def read(
         self,
@@ -229,20 +242,58 @@ class Streams:
         shape = len(self.kept), n, len(readers), stream.shape[-1]
         streams = (self._room if reuse else Room())(shape, stream)
         for out, mask, change in zip(streams, masks, changes, strict=True):
-            torch.bmm(mask.expand(n, -1, -1), change, out=out)
+            if _few(mask, n):
+                _add_up(out, mask, change)
+            else:
+                torch.bmm(mask.expand(n, -1, -1), change, out=out)
         for where, role_masks in self._at:
             here = (where if at is None else where[at]).nonzero().flatten()
             some = role_masks[:, which, :n_rows]
             streams[:, here] += einsum(some, changes[:, here], "c r w, c n w d -> c n r d")
         return streams
 
+    def put(self, every: Tensor, heads: Tensor, new: Tensor) -> None:
+        """Write what is new of some of the heads, [h (c n) e], into that of all tokens.
+
+        `every` is [h c (b p) e], of all heads.
+        """
+        circuits = torch.arange(every.shape[1], device=every.device)
+        rows = (heads[:, None] * every.shape[1] + circuits)[..., None] * every.shape[2]
+        rows = (rows + self.tokens).flatten()
+        every.view(-1, every.shape[-1]).index_copy_(0, rows, new.reshape(-1, new.shape[-1]))
+
     def by_prompt(self, x: Tensor) -> Tensor:
         """Heads' queries, keys or values as attention takes them: [h (c n) e] to [(c b) p h e]."""
         return rearrange(x, "h (cb p) e -> cb p h e", p=self.shape[2])
 
     def by_token(self, z: Tensor) -> Tensor:
-        """What heads mixed, [(c b) p h e], by token: [c n h e]."""
-        return rearrange(z, "(c b) p h e -> c (b p) h e", c=self.shape[0])
+        """What heads mixed, [(c b) p h e], at the tokens that are followed: [c n h e]."""
+        return rearrange(z, "(c b) p h e -> c (b p) h e", c=self.shape[0])[:, self.tokens]
+
+
+def _few(mask: Tensor, n: int) -> bool:
+    """Whether it takes less time to add what is kept, [r w], than a product with all of it.
+
+    A product passes over what all writers write, which takes as long as adding each of them once,
+    and again for every 30 readers; a call takes as long as adding 40 tokens: measured.
+    """
+    if mask.is_cuda:
+        return False
+    n_readers, n_writers = mask.shape
+    return float(mask.sum()) * (n + 40) < n_writers * (1 + n_readers / 30) * n
+
+
+def _add_up(out: Tensor, mask: Tensor, changes: Tensor) -> None:
+    """Each reader's sum of what it keeps: mask [r w], changes [n w d] -> out [n r d]."""
+    for reader, kept in enumerate(mask.bool().tolist()):
+        first, *others = (writer for writer, is_kept in enumerate(kept) if is_kept)
+        total = out[:, reader]
+        if not others:
+            total.copy_(changes[:, first])
+            continue
+        torch.add(changes[:, first], changes[:, others[0]], out=total)
+        for writer in others[1:]:
+            total += changes[:, writer]
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:

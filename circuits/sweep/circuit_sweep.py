@@ -15,6 +15,7 @@ from circuits.arrays import Bools
 from circuits.circuit import Circuit, Graph
 from circuits.interventions import Source
 from circuits.sweep.cells import require_fitting
+from circuits.sweep.circuit_signs import Signs, signs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +62,7 @@ class Kept:
     graph: Graph
     masks: Mapping[Place, Bools]
     neurons: Bools | None = None
+    _signs: dict[bool, Signs] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, circuit: Circuit, name: str = "circuit", *, d_mlp: int = 0) -> Kept:
@@ -86,6 +88,12 @@ class Kept:
         """The edges that are kept at any position, [reader writer]."""
         anywhere: Bools = np.logical_or.reduce(list(self.masks.values()))
         return anywhere
+
+    def signs(self, *, copies: bool) -> Signs:
+        """What is known of its changes (see `circuits.sweep.circuit_signs.signs`)."""
+        if copies not in self._signs:
+            self._signs[copies] = signs(self, copies=copies)
+        return self._signs[copies]
 
     @cached_property
     def checksum(self) -> str:
@@ -148,3 +156,18 @@ class CircuitRoutes:
     """How circuits go through the model: each through the whole of it."""
 
     sweep: CircuitSweep
+
+    @cached_property
+    def followed(self) -> Tensor:
+        """[b p], True at the tokens whose changes the metric may depend on.
+
+        Nothing is read after the last token that the metric reads, and where the reference is a run
+        of the model, nothing changes before the first token in which it differs.
+        """
+        sweep, prompts = self.sweep, self.sweep.prompts
+        reads = sweep.metric.positions(prompts)
+        followed = prompts.mask & (reads.flip(1).cumsum(1).flip(1) > 0)
+        if sweep.source.rule.copies:
+            other = sweep.source.tokens[:, : prompts.tokens.shape[1]]
+            followed &= ((prompts.tokens != other) & prompts.mask).cumsum(1) > 0
+        return followed | reads
