@@ -7,11 +7,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.testing import assert_close
 
 from circuits.backend import Backend
-
-near = partial(assert_close, atol=2e-5, rtol=1e-5)
 
 
 class Map(nn.Module):

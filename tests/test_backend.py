@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from linear_map import Map, near, numbers
+from linear_map import Map, numbers
 from random_models import TINY, random_tokens, randomized
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -22,6 +22,7 @@ from circuits.architectures import HookedGPT2
 from circuits.backend import Backend, onednn, onednn_is_faster, onednn_works, packed
 from circuits.backend import linear as module
 
+near = partial(assert_close, atol=2e-5, rtol=1e-5)
 Mode = Callable[[], AbstractContextManager[None]]
 TOKENS = random_tokens(TINY, 3, 7)
 

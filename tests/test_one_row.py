@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
-from linear_map import Map, near, numbers
+from linear_map import Map, numbers
 from torch import nn
+from torch.testing import assert_close
 
 from circuits.backend import packed
+
+near = partial(assert_close, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("always")
