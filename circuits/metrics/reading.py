@@ -72,7 +72,7 @@ def sets(prompts: Prompts, *, single: bool = False) -> tuple[Tensor | None, Tens
     token of each is wanted.
     """
     alone = tuple(
-        None if token is None else rearrange(token, "b -> b 1")
+        None if token is None else token[:, None]
         for token in (prompts.answers, prompts.distractors)
     )
     if single and None not in alone:

@@ -80,9 +80,12 @@ class Alone:
     @property
     def base(self) -> Floats:
         """The metric of every prompt in the whole model, [b]."""
-        return np.concatenate([runner.base.score(runner.base.logits) for runner in self._runners])
+        return np.concatenate(
+            [runner.base.score(runner.base.logits)[0] for runner in self._runners]
+        )
 
     def _values(self, runner: CircuitRunner, kept: Sequence[Kept]) -> Floats:
         with torch.inference_mode():
             finals = runner.alone(kept)
-            return np.stack([runner.base.score(read) for _, read in runner.base.read_cells(finals)])
+            read = runner.base.read_cells(finals)
+            return np.concatenate([runner.base.score(each, len(some)) for some, each in read])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from circuits.arrays import Floats
+from circuits.prompts.tiled import tiled
 from circuits.sweep.edits import stream_site
 from circuits.sweep.reading import norm_scale, read_logits
 from circuits.sweep.values import Reference, Runs, pair_of_runs, run_sites
@@ -37,6 +38,7 @@ class BaseRun:
         values: what passes the needed sites in the unedited run.
         source: what is written instead.
         logits_at_once: how many numbers of logits there may be at once.
+        tiles: the prompts as often as cells were scored at once.
     """
 
     model: HookedModel
@@ -46,6 +48,7 @@ class BaseRun:
     values: Runs
     source: Runs
     logits_at_once: int
+    tiles: dict[int, Prompts] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def metric(self) -> Metric:
@@ -105,22 +108,29 @@ class BaseRun:
         scale = self.scale.repeat(times, 1) if held else None
         return read_logits(self.model, final, tokens, scale, self.metric.readout)
 
-    def read_cells(self, finals: Tensor, *, held: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """The logits that the metric reads in each cell, some after others: [s n d] -> [n v]."""
+    def read_cells(self, finals: Tensor, *, held: bool = False) -> Iterator[tuple[range, Tensor]]:
+        """The logits that the metric reads in cells, some after others: [s n d] -> [(s n) v]."""
         cfg = self.model.cfg
         width = cfg.d_vocab if self.tokens is None else self.tokens.shape[1] * cfg.d_model
         at_once = max(1, self.logits_at_once // (finals.shape[1] * width))
         for first in range(0, len(finals), at_once):
             some = finals[first : first + at_once]
-            logits = self.read(some.flatten(0, 1), held=held).chunk(len(some))
-            yield from enumerate(logits, start=first)
+            read = self.read(some.flatten(0, 1), held=held)
+            yield range(first, first + len(some)), read
 
-    def score(self, logits: Tensor) -> Floats:
-        """The metric of each prompt, [b], from what it reads."""
-        clean = self.clean_logits if "clean" in self.metric.needs else logits
-        values = self.metric.score(logits, self.prompts, clean)
+    def score(self, logits: Tensor, n_cells: int = 1) -> Floats:
+        """The metric of each prompt in each cell, [s b], from what it reads: [(s n) v].
+
+        All cells at once, as if each had prompts of its own: for few prompts, calls are the time.
+        """
+        if n_cells not in self.tiles:
+            self.tiles[n_cells] = tiled(self.prompts, n_cells)
+        clean = logits
+        if "clean" in self.metric.needs:
+            clean = self.clean_logits.repeat(n_cells, 1)
+        values = self.metric.score(logits, self.tiles[n_cells], clean)
         scores: Floats = values.double().cpu().numpy()
-        return scores
+        return scores.reshape(n_cells, -1)
 
 
 def base_run(

@@ -139,10 +139,10 @@ class CircuitRunner(TaskRunner):
 
     def logits(
         self, cells: tuple[int, ...], places: list[int], finals: Tensor
-    ) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in some of these cells: [s n d] -> pairs of place and logits."""
-        for index, logits in self.base.read_cells(finals):
-            yield places[index], logits
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """What the metric reads in some of these cells: [s n d] -> pairs of places and logits."""
+        for some, logits in self.base.read_cells(finals):
+            yield places[some.start : some.stop], logits
 
     def neurons_alone(self, streams: Streams, layer: int, post: Tensor, tokens: Tensor) -> Tensor:
         """What kept neurons change of what their MLP writes: activations [c n m] -> [c n d].

@@ -121,8 +121,8 @@ class Executor:
             values = np.empty((len(task.cells), len(runner.base.prompts)))
             if len(places) < len(task.cells):
                 values[:] = runner.base.score(runner.base.logits)
-            for place, read in runner.logits(task.cells, places, finals):
-                values[place] = runner.base.score(read)
+            for some, read in runner.logits(task.cells, places, finals):
+                values[some] = runner.base.score(read, len(some))
         return TaskScores(values, changed)
 
     def logits(self, task: Task) -> Iterator[tuple[int, Tensor]]:
@@ -130,7 +130,11 @@ class Executor:
         with torch.inference_mode(), self._backend():
             runner = self._runner(task)
             places, finals, _ = runner.finals(task.cells)
-            moved = dict(runner.logits(task.cells, places, finals))
+            moved = {
+                place: part
+                for some, read in runner.logits(task.cells, places, finals)
+                for place, part in zip(some, read.chunk(len(some)), strict=True)
+            }
         for place in range(len(task.cells)):
             yield place, moved.get(place, runner.base.logits)
 

@@ -92,7 +92,7 @@ class Heads:
         keys = torch.arange(k.shape[1], device=k.device)
         mask = None
         if q.shape[1] != k.shape[1]:
-            mask = keys <= rearrange(group.columns, "w -> w 1")
+            mask = keys <= group.columns[:, None]
         return self.model.blocks[layer].attn.mix(q, k, v, Places(group.columns, keys, mask))
 
     def _from_start(self, group: Group, new: Tensor, part: str, layer: int, heads: slice) -> Tensor:

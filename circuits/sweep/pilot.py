@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -14,12 +15,18 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
 
 _ROWS = 512  # enough that a row costs what it costs among many
+# What was measured, for as long as the model lives: by its shape, its parts, and the width.
+_measured: WeakKeyDictionary[HookedModel, dict[tuple[object, ...], float]] = WeakKeyDictionary()
 
 
 def row_bytes(model: HookedModel, width: int) -> float:
     """How many bytes are alive for each row in a block?"""
-    pilot = runner_of(model).pilot(model, width, 1)
-    return peak_bytes(pilot.run) / pilot.rows
+    known = _measured.setdefault(model, {})
+    what = (model.cfg, width, *map(type, model.modules()))
+    if what not in known:
+        pilot = runner_of(model).pilot(model, width, 1)
+        known[what] = peak_bytes(pilot.run) / pilot.rows
+    return known[what]
 
 
 def row_seconds(model: HookedModel, width: int) -> float:

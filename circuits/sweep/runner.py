@@ -52,8 +52,11 @@ class TaskRunner(ABC):
     @abstractmethod
     def logits(
         self, cells: tuple[int, ...], places: list[int], finals: Tensor
-    ) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in some of these cells: [s n d] -> pairs of place and logits."""
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """What the metric reads in some of these cells: [s n d] -> pairs of places and logits.
+
+        The logits [(s n) v] of several places are one after the other.
+        """
 
 
 class CellRunner(TaskRunner):
@@ -108,14 +111,14 @@ class CellRunner(TaskRunner):
 
     def logits(
         self, cells: tuple[int, ...], places: list[int], finals: Tensor
-    ) -> Iterator[tuple[int, Tensor]]:
-        """What the metric reads in some of these cells: [s n d] -> pairs of place and logits."""
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """What the metric reads in some of these cells: [s n d] -> pairs of places and logits."""
         asked = self.routes.sweep.cells
         is_held = np.array([scale_held(asked[cells[i]]) for i in places], dtype=bool)
         for held in (False, True):
             which = np.flatnonzero(is_held == held)
-            for i, logits in self.base.read_cells(finals[torch.as_tensor(which)], held=held):
-                yield places[which[i]], logits
+            for some, logits in self.base.read_cells(finals[torch.as_tensor(which)], held=held):
+                yield [places[i] for i in which[some]], logits
 
     def arrives(self, cells: tuple[int, ...], known: Bools) -> Bools:
         """In which cells a receiver of paths gets anything new, although nobody reads it: [s].

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from circuits.arrays import Bools, Ints
@@ -40,7 +39,7 @@ class Group:
 
     def take(self, base: Tensor) -> Tensor:
         """The base run's values for these sequences: [b p ...] -> [n w ...]."""
-        return base[rearrange(self.prompts, "n -> n 1"), rearrange(self.columns, "w -> 1 w")]
+        return base[self.prompts[:, None], self.columns]
 
     def members(self, which: Ints) -> Group:
         """Only these of its sequences."""
@@ -100,8 +99,8 @@ class Writes:
             new = make(edit.at(prompts, group.columns), index)
             new = old + new if edit.adds else new
             if edit.where is not None:
-                there = group.columns == rearrange(edit.where[prompts], "n -> n 1")
-                new = torch.where(rearrange(there, "n w -> n w 1"), new, old)
+                there = group.columns == edit.where[prompts][:, None]  # [n w]
+                new = torch.where(there[..., None], new, old)
             differs = (new != old).any(-1) & self.real[prompts][:, group.columns]
             self.changed[group.cells[which[differs.any(1).cpu().numpy()]]] = True
             target[index] = new
