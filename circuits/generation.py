@@ -8,7 +8,7 @@ prompt's first token, and every prompt draws its own random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -104,14 +104,11 @@ def stream(
     (torch.Size([2]), [False, False])
     (torch.Size([2]), [True, True])
     """
-    sampler = Sampler(temperature, top_k, top_p)
-    stops = _stops(model, stop)
+    sampler, stops = Sampler(temperature, top_k, top_p), _stops(model, stop)
     batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
     prompts = _prompts(model, batch, max_new_tokens)
-    rows = [_Row(prompt, model.tokenizer, stops) for prompt in prompts]
-    noise = random_numbers(prompts, max_new_tokens, seed).to(model.W_E.device)
-    cache = KVCache() if use_past_kv_cache and model.cfg.keeps_keys else None
-    return _steps(model, rows, sampler, noise, cache, fwd_hooks)
+    noise = random_numbers(prompts, max_new_tokens, seed)
+    return _Text.begin(model, prompts, stops, use_past_kv_cache).steps(sampler, noise, fwd_hooks)
 
 
 def generate(
@@ -157,20 +154,13 @@ def generate(
     """
     if return_type not in ("input", "str", "tokens"):
         raise CircuitsError(f"return_type={return_type!r}; choose 'input', 'str' or 'tokens'")
+    sampler = Sampler(temperature if do_sample else 0.0, top_k, top_p)
+    stops = _stops(model, _with_eos(model, stop, eos_token_id) if stop_at_eos else stop)
     batch = as_batch(model, given, prepend_bos=prepend_bos, attention_mask=attention_mask)
     rows = _prompts(model, batch, max_new_tokens)
-    steps = stream(
-        model,
-        _declared(rows),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature if do_sample else 0.0,
-        top_k=top_k,
-        top_p=top_p,
-        stop=_with_eos(model, stop, eos_token_id) if stop_at_eos else stop,
-        seed=seed,
-        use_past_kv_cache=use_past_kv_cache,
-        fwd_hooks=fwd_hooks,
-    )
+    noise = random_numbers(rows, max_new_tokens, seed)
+    text = _Text.begin(model, rows, stops, use_past_kv_cache)
+    steps = text.steps(sampler, noise, fwd_hooks, is_undisturbed=not fwd_hooks)
     texts = _collect(packed_steps(model, steps, max_new_tokens, fwd_hooks), rows)
     return _like(given, rows, texts, model, return_type)
 
@@ -243,35 +233,67 @@ def _complete(text: str) -> str:
     return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
-def _steps(
-    model: HookedModel,
-    rows: list[_Row],
-    sampler: Sampler,
-    noise: Tensor,
-    cache: KVCache | None,
-    fwd_hooks: Hooks,
-) -> Iterator[Step]:
-    n_steps = noise.shape[1]
-    given: ModelInput = _declared([row.ids for row in rows])
-    done = torch.zeros(len(rows), dtype=torch.bool, device=noise.device)
-    for i in range(n_steps):
-        logits = _next_logits(model, given, cache, fwd_hooks)
-        drawn = sampler(logits, noise[:, i])
-        logprobs = _logprobs(logits, drawn)
-        text = [
-            row.add(token, last=i == n_steps - 1)
-            for row, token in zip(rows, drawn.tolist(), strict=True)
-        ]
-        before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
-        yield Step(
-            tokens=drawn.masked_fill(before, NO_TOKEN),
-            finished=done,
-            logprobs=logprobs.masked_fill(before, 0.0),
-            text=tuple(text) if model.tokenizer is not None else (),
-        )
-        if all(row.ended for row in rows):
-            return
-        given = _declared([row.ids for row in rows]) if cache is None else drawn[:, None]
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """The prompts as they grow, and what the model keeps of them."""
+
+    model: HookedModel
+    rows: list[_Row]
+    cache: KVCache | None
+
+    @classmethod
+    def begin(
+        cls, model: HookedModel, prompts: list[list[int]], stops: _Stops, keep: bool
+    ) -> _Text:
+        """The prompts, with keys and values kept if the model can."""
+        rows = [_Row(prompt, model.tokenizer, stops) for prompt in prompts]
+        return cls(model, rows, KVCache() if keep and model.cfg.keeps_keys else None)
+
+    def steps(
+        self, sampler: Sampler, noise: Tensor, fwd_hooks: Hooks, *, is_undisturbed: bool = False
+    ) -> Iterator[Step]:
+        """A step for each column of random numbers [b n]; undisturbed if nobody acts in between."""
+        model, rows, n_steps = self.model, self.rows, noise.shape[1]
+        noise = noise.to(model.W_E.device)
+        given: ModelInput = _declared([row.ids for row in rows])
+        done = torch.zeros(len(rows), dtype=torch.bool, device=noise.device)
+        next_logits: Callable[[Any], Tensor] = self._pass(fwd_hooks)
+        for i in range(n_steps):
+            logits = next_logits(given).double()
+            drawn = sampler(logits, noise[:, i])
+            logprobs = _logprobs(logits, drawn)
+            text = [
+                row.add(token, last=i == n_steps - 1)
+                for row, token in zip(rows, drawn.tolist(), strict=True)
+            ]
+            before, done = done, torch.tensor([row.ended for row in rows], device=drawn.device)
+            yield Step(
+                tokens=drawn.masked_fill(before, NO_TOKEN),
+                finished=done,
+                logprobs=logprobs.masked_fill(before, 0.0),
+                text=tuple(text) if model.tokenizer is not None else (),
+            )
+            if all(row.ended for row in rows):
+                return
+            given = _declared([row.ids for row in rows]) if self.cache is None else drawn[:, None]
+            if i == 0 and is_undisturbed:
+                next_logits = self._stepper() or next_logits
+
+    def _pass(self, fwd_hooks: Hooks) -> Callable[[ModelInput], Tensor]:
+        """What gives the logits after the last of the new tokens [b v]."""
+
+        def next_logits(given: ModelInput) -> Tensor:
+            # Not inference_mode: a hook may store what it sees and compute gradients with it later.
+            with torch.no_grad(), self.model.hooks(fwd_hooks):
+                return self.model.next_logits(given, self.cache)
+
+        return next_logits
+
+    def _stepper(self) -> Callable[[Tensor], Tensor] | None:
+        """The same of one more token of each row, while nobody changes anything."""
+        with torch.no_grad():
+            step = None if self.cache is None else self.model.stepper(self.cache)
+        return None if step is None else torch.no_grad()(step)
 
 
 def packed_steps(
@@ -285,15 +307,6 @@ def packed_steps(
     yield from islice(steps, 1)
     with nullcontext() if hooked or n_steps < PACKED_STEPS else packed(model):
         yield from steps
-
-
-def _next_logits(
-    model: HookedModel, given: ModelInput, cache: KVCache | None, fwd_hooks: Hooks
-) -> Tensor:
-    """The logits after the last of the new tokens [b v], in float64."""
-    # Not inference_mode: a hook may store what it sees and compute gradients with it later.
-    with torch.no_grad(), model.hooks(fwd_hooks):
-        return model.next_logits(given, cache).double()
 
 
 def _logprobs(logits: Tensor, drawn: Tensor) -> Tensor:

@@ -5,10 +5,9 @@ Shapes: b batch, k key, h head, e = d_head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,27 +15,24 @@ from torch import Tensor
 from circuits.errors import CircuitsError
 
 KeyValue = tuple[Tensor, Tensor]  # of one layer, each [b k h e]
-# Stores a layer's keys and values of new tokens, and gives those of all tokens.
-Extend = Callable[[Tensor, Tensor], KeyValue]
 MORE = 64  # tokens for which there is room whenever what is stored has to move
 
 
 @dataclass(eq=False)
 class _Room:
-    """One layer's keys and values [b k h e], of which the last are not written yet."""
+    """One layer's keys and values, `both` [b k 2 h e], of which the last are not written yet."""
 
-    keys: Tensor
-    values: Tensor
+    both: Tensor
     written: Tensor  # the keys that are
 
     @classmethod
     def of(cls, stored: KeyValue, n_tokens: int) -> _Room:
         """Room for so many tokens, with what is stored copied into it."""
         batch, n, *rest = stored[0].shape
-        keys, values = (each.new_empty(batch, n_tokens, *rest) for each in stored)
-        keys.narrow(1, 0, n).copy_(stored[0])
-        values.narrow(1, 0, n).copy_(stored[1])
-        return cls(keys, values, stored[0])
+        both = stored[0].new_empty(batch, n_tokens, 2, *rest)
+        for i, each in enumerate(stored):
+            both.narrow(1, 0, n).select(2, i).copy_(each)
+        return cls(both, stored[0])
 
     def goes_on(self, stored: Tensor, n_tokens: int) -> bool:
         """Whether keys can be written behind these, which are stored, up to so many tokens.
@@ -44,8 +40,57 @@ class _Room:
         Not where somebody has put other keys there, or has taken the last ones away; nor outside
         of inference mode what was made inside of it.
         """
-        is_open = self.keys.is_inference() == torch.is_inference_mode_enabled()
-        return is_open and self.written is stored and self.keys.shape[1] >= n_tokens
+        is_open = self.both.is_inference() == torch.is_inference_mode_enabled()
+        return is_open and self.written is stored and self.both.shape[1] >= n_tokens
+
+    def up_to(self, n_tokens: int) -> KeyValue:
+        """Keys and values of the first tokens, which are written now."""
+        keys, values = self.both.narrow(1, 0, n_tokens).unbind(2)
+        self.written = keys
+        return keys, values
+
+
+@dataclass(frozen=True, eq=False)
+class Extend:
+    """Stores a layer's keys and values of new tokens, and gives those of all tokens."""
+
+    cache: KVCache
+    layer: int
+
+    def __call__(self, keys: Tensor, values: Tensor) -> KeyValue:
+        """Of any number of tokens, each [b p h e]."""
+        stored = self.cache.layers.get(self.layer)
+        if stored is None:
+            both = keys, values
+        elif torch.is_grad_enabled():  # backward passes need what is stored as it is
+            both = torch.cat([stored[0], keys], 1), torch.cat([stored[1], values], 1)
+        else:
+            start, n = stored[0].shape[1], keys.shape[1]
+            room = self._room(stored, start + n)
+            for i, new in enumerate((keys, values)):
+                room.both.narrow(1, start, n).select(2, i).copy_(new)
+            both = room.up_to(start + n)
+        self.cache.layers[self.layer] = both
+        return both
+
+    def one_more(self, pair: Tensor) -> KeyValue:
+        """Of one token more than are stored already, key and value in one tensor [b 2 h e]."""
+        if torch.is_grad_enabled():
+            keys, values = pair.unsqueeze(1).unbind(2)
+            return self(keys, values)
+        stored = self.cache.layers[self.layer]
+        start = stored[0].shape[1]
+        room = self._room(stored, start + 1)
+        room.both.select(1, start).copy_(pair)
+        both = self.cache.layers[self.layer] = room.up_to(start + 1)
+        return both
+
+    def _room(self, stored: KeyValue, n_tokens: int) -> _Room:
+        """Room for so many tokens, so that what is stored, most of the work, is not copied."""
+        room = self.cache.rooms.get(self.layer)
+        if room is None or not room.goes_on(stored[0], n_tokens):
+            room = self.cache.rooms[self.layer] = _Room.of(stored, n_tokens + MORE)
+        return room
 
 
 @dataclass(eq=False)
@@ -60,12 +105,17 @@ class KVCache:
     layers: dict[int, KeyValue] = field(default_factory=dict)
     mask: Tensor | None = None
     whole: bool = True
-    _rooms: dict[int, _Room] = field(default_factory=dict, init=False, repr=False)
+    rooms: dict[int, _Room] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def n_tokens(self) -> int:
         """How many tokens, padding included, are stored."""
         return next(iter(self.layers.values()))[0].shape[1] if self.layers else 0
+
+    @property
+    def n_rows(self) -> int:
+        """How many prompts are stored."""
+        return len(next(iter(self.layers.values()))[0]) if self.layers else 0
 
     @property
     def n_past(self) -> int | Tensor:
@@ -95,31 +145,7 @@ class KVCache:
 
     def of(self, layer: int) -> Extend:
         """What this layer's attention stores its keys and values with."""
-        return partial(self._extend, layer)
-
-    def _extend(self, layer: int, keys: Tensor, values: Tensor) -> KeyValue:
-        stored = self.layers.get(layer)
-        if stored is None:
-            both = keys, values
-        elif torch.is_grad_enabled():  # backward passes need what is stored as it is
-            both = torch.cat([stored[0], keys], 1), torch.cat([stored[1], values], 1)
-        else:
-            both = self._written_behind(stored, layer, keys, values)
-        self.layers[layer] = both
-        return both
-
-    def _written_behind(
-        self, stored: KeyValue, layer: int, keys: Tensor, values: Tensor
-    ) -> KeyValue:
-        """The same without copying what is stored, which for long texts is most of the work."""
-        start, n = stored[0].shape[1], keys.shape[1]
-        room = self._rooms.get(layer)
-        if room is None or not room.goes_on(stored[0], start + n):
-            room = self._rooms[layer] = _Room.of(stored, start + n + MORE)
-        room.keys.narrow(1, start, n).copy_(keys)
-        room.values.narrow(1, start, n).copy_(values)
-        room.written = room.keys.narrow(1, 0, start + n)
-        return room.written, room.values.narrow(1, 0, start + n)
+        return Extend(self, layer)
 
     def extend_mask(self, mask: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Record which of the new `tokens` [b p] are real; returns the mask [b k] of all keys."""

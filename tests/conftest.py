@@ -129,3 +129,4 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("this torch cannot be asked for oneDNN's products")
     monkeypatch.setattr(linear, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(linear, "LEAST_WORK", 0)
+    monkeypatch.setattr(linear, "LEAST_ROW", 0)

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
+from linear_map import Map, numbers
 from random_models import TINY, random_tokens, randomized
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -26,29 +26,6 @@ from circuits.backend import linear as module
 near = partial(assert_close, atol=2e-5, rtol=1e-5)
 Mode = Callable[[], AbstractContextManager[None]]
 TOKENS = random_tokens(TINY, 3, 7)
-
-
-class Map(nn.Module):
-    """One linear map, as the modules of the model hold theirs."""
-
-    def __init__(self, *, bias: bool = True, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        draw = partial(torch.randn, generator=generator)
-        self.weight = nn.Parameter(draw(5, 6).to(dtype))
-        self.bias = nn.Parameter(draw(6).to(dtype)) if bias else None
-        self.backend = Backend()
-
-    def forward(self, x: Tensor, gelu: str | None = None) -> Tensor:
-        return self.backend.linear(x, self.weight, self.bias, gelu)
-
-    def expected(self, x: Tensor, gelu: str | None = None) -> Tensor:
-        out = x @ self.weight if self.bias is None else x @ self.weight + self.bias
-        return out if gelu is None else F.gelu(out, approximate=gelu)
-
-
-def numbers(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
@@ -72,23 +49,6 @@ def test_equals_the_plain_product(
             near(a_map(x, gelu), a_map.expected(x, gelu))
             is_read = x.numel() == 5 and torch.get_num_threads() == 1
             assert bool(a_map.backend.copies) != is_read
-
-
-@pytest.mark.usefixtures("always")
-def test_one_row_is_multiplied_with_a_copy_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    a_map, x = Map(), numbers(1, 5)
-    a_map.weight = nn.Parameter(numbers(6, 5).T)
-    with torch.no_grad(), packed(a_map):
-        near(a_map(x), a_map.expected(x))
-        (copied,) = a_map.backend.copies.values()
-        assert torch.equal(copied.matrix, a_map.weight)
-        assert copied.matrix.is_contiguous()
-        a_map.weight.mul_(2)
-        near(a_map(x), a_map.expected(x))
-    with packed(a_map):
-        (grad,) = torch.autograd.grad(a_map(x).sum(), a_map.weight)
-    near(grad, x.T.expand(5, 6))
 
 
 @pytest.mark.usefixtures("always")
@@ -327,6 +287,7 @@ def test_which_way_is_taken_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None
 def test_other_machines_use_addmm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
     monkeypatch.setattr(module, "LEAST_WORK", 0)
+    monkeypatch.setattr(module, "LEAST_ROW", 0)
     a_map, x = Map(), numbers(4, 5)
     with packed(a_map):
         assert torch.equal(a_map(x), torch.addmm(a_map.bias, x, a_map.weight))

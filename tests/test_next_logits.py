@@ -38,6 +38,19 @@ def compare(model: Transformer, prompt: Tensor, mask: Tensor | None, more: Tenso
             torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
+def test_a_stepper_serves_all_further_tokens() -> None:
+    model, tokens = randomized(), random_tokens(TINY, 2, 9)
+    ours, theirs = KVCache(), KVCache()
+    with torch.no_grad():
+        assert model.stepper(ours) is None  # nothing is stored that could be continued
+        for past in (ours, theirs):
+            model(tokens[:, :3], past_kv_cache=past)
+        step = model.stepper(ours)
+        assert step is not None
+        for new in tokens[:, 3:].T[..., None]:
+            torch.testing.assert_close(step(new), by_sites(model, new, theirs), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_architecture(shape: str) -> None:
     model = decoder(shape)

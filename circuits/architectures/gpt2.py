@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -28,7 +28,7 @@ from circuits.errors import CircuitsError, brief
 from circuits.hooks import HookPoint
 from circuits.kv_cache import Extend
 from circuits.model.attention import Attention, Places, mix_by_head
-from circuits.model.block import Block, Unembed
+from circuits.model.block import Block, Stepper, Unembed
 from circuits.model.mlp import ALL, MLP
 from circuits.model.transformer import Transformer, Visit
 from circuits.model.views import view
@@ -148,6 +148,10 @@ class GPT2Unembed(Unembed):
         """Logits, without hooks."""
         return self.backend.linear(x, self.W_U, self.b_U)
 
+    def prepared(self, n_rows: int) -> Callable[[Tensor], Tensor]:
+        """What computes the logits of so many rows from now on."""
+        return self.backend.prepared(n_rows, self.W_U, self.b_U)
+
 
 class GPT2Block(Block):
     """A block of GPT-2's own steps."""
@@ -161,15 +165,31 @@ class GPT2Block(Block):
         attn, mlp = GPT2Attention(cfg, backend, layer), GPT2MLP(cfg, backend)
         super().__init__(LayerNorm(cfg), attn, LayerNorm(cfg), mlp)
 
-    def step(self, x: Float[Tensor, "b d"], places: Places, past: Extend) -> Float[Tensor, "b d"]:
-        """One more token of each prompt, in fewer calls of torch than `plain` for any number."""
-        attn = self.attn
-        if attn.window is not None:
-            return super().step(x, places, past)
-        q, k, v = attn.qkv(self.ln1.plain(x)).unsqueeze(1).unbind(2)  # [b 1 h e]
-        z = mix_by_head(q, *past(k, v), places.mask, attn.scale)
-        x = x + attn.out(z.squeeze(2))
-        return x + self.mlp.plain(self.ln2.plain(x))
+    def stepper(self, past: Extend, n_rows: int) -> Stepper:
+        """In as few calls as there can be: for small models, they and looking up weights are all.
+
+        Reading the weights takes everything else out of the CPU's caches, so that each object that
+        a step touches is read from memory.
+        """
+        attn, ln1, ln2, mlp = self.attn, self.ln1, self.ln2, self.mlp
+        if attn.window is not None or mlp.fused is None:
+            return super().stepper(past, n_rows)
+        prepared, add_one, scale = attn.backend.prepared, past.one_more, attn.scale
+        qkv_of = prepared(n_rows, attn.W_QKV, attn.b_QKV)
+        out_of = prepared(n_rows, attn.W_O_flat, attn.b_O)
+        post_of = prepared(n_rows, mlp.W_in, mlp.b_in, mlp.fused)
+        mlp_out_of = prepared(n_rows, mlp.W_out, mlp.b_out)
+        shape = (n_rows, 3, attn.n_heads, attn.d_head)
+        norm1, norm2 = ((each.w.shape, each.w, each.b, each.eps) for each in (ln1, ln2))
+
+        def step(x: Tensor, places: Places) -> Tensor:
+            qkv = qkv_of(torch.layer_norm(x, *norm1)).view(shape)
+            k, v = add_one(qkv.narrow(1, 1, 2))
+            z = mix_by_head(qkv.narrow(1, 0, 1), k, v, places.mask, scale)  # [b h 1 e]
+            x = x + out_of(z.flatten(1))
+            return x + mlp_out_of(post_of(torch.layer_norm(x, *norm2)))
+
+        return step
 
 
 class HookedGPT2(Transformer):

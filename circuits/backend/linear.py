@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # A call of oneDNN costs more: it gains nothing below this many multiplications (rows x weights).
 LEAST_WORK = 2**19
+# But for one row of packed weights, where its threads share what is the work, reading the weights.
+LEAST_ROW = 2**16
 # A matrix's place in memory, and what its copy is: packed, packed and transposed, or by rows.
 _Key = tuple[int, tuple[int, ...], tuple[int, ...], str]
 
@@ -67,12 +69,7 @@ class Backend:
         `x` [... i], `weight` [i o], `bias` [o] give [... o]. `gelu` is torch's name of the form,
         "tanh" or "none".
         """
-        # Reading the weight is all the work of one row. One thread of torch's own product reads a
-        # quarter faster than one of oneDNN's; but it is one thread always.
-        is_one_row = x.numel() == x.shape[-1] and torch.get_num_threads() == 1
-        if is_one_row and weight.stride(-1) != 1:
-            weight = self._by_rows(x, weight)
-        stored = None if is_one_row and weight.stride(-1) == 1 else self.stored(x, weight)
+        weight, stored = self._chosen(x, weight)
         if stored is None:
             out = _by_torch(x, weight, bias)
             return out if gelu is None else F.gelu(out, approximate=gelu)
@@ -85,13 +82,38 @@ class Backend:
         out = _Product.apply(x, tie, weight, bias, self)  # type: ignore[no-untyped-call]
         return out if gelu is None else F.gelu(out, approximate=gelu)
 
+    def prepared(
+        self, n_rows: int, weight: Tensor, bias: Tensor | None, gelu: str | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """What computes `linear` of x [n_rows i] from now on, without asking again how.
+
+        As long as nobody edits the weight, and without gradients.
+        """
+        matrix, stored = self._chosen(weight.new_empty(n_rows, weight.shape[0]), weight)
+        if stored is not None:
+            copy = stored
+            return lambda x: product(x, copy, bias, gelu)
+        if gelu is None:
+            return lambda x: _by_torch(x, matrix, bias)
+        return lambda x: F.gelu(_by_torch(x, matrix, bias), approximate=gelu)
+
+    def _chosen(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is to multiply `x`: the weight or a copy of it for torch, or what oneDNN takes."""
+        # Reading the weight is all the work of one row. One thread of torch's own product reads a
+        # quarter faster than one of oneDNN's; but it is one thread always.
+        if x.numel() == x.shape[-1] and torch.get_num_threads() == 1:
+            weight = self._by_rows(x, weight)
+            if weight.stride(-1) == 1:
+                return weight, None
+        return weight, self.stored(x, weight)
+
     @torch.no_grad()
     def overlaps(self, x: Tensor, others: Tensor) -> Tensor:
         """x others^T, of values of which none is a weight: [n i] and [o i] give [n o].
 
         Nothing is packed, and no gradient is passed back.
         """
-        if self._multiplies(x, others.T):
+        if self._multiplies(x, others.T, LEAST_WORK):
             return product(x, others, None, None)
         return x @ others.T
 
@@ -135,10 +157,13 @@ class Backend:
 
     def stored(self, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor | None:
         """What oneDNN multiplies `x` [... i] with; None where torch's own product is to be used."""
-        if not self._multiplies(x, weight.T if transposed else weight):
+        is_read = self._reads(weight)
+        is_row = x.numel() == x.shape[-1] and not is_read
+        least = LEAST_ROW if is_row else LEAST_WORK
+        if not self._multiplies(x, weight.T if transposed else weight, least):
             return None
         matrix = weight if transposed else weight.T
-        if self._reads(weight):
+        if is_read:
             return matrix.detach()
         return self._copy(weight, "transposed" if transposed else "packed", lambda: pack(matrix))
 
@@ -148,6 +173,8 @@ class Backend:
         Such is an unembedding that is the embedding, transposed: torch needs twice the time for it.
         Where nothing is copied, the weight itself.
         """
+        if weight.stride(-1) == 1:
+            return weight
         is_large = weight.numel() >= LEAST_WORK and not torch.compiler.is_compiling()
         is_copied = is_large and self.uses_onednn and _fits(x, weight) and not self._reads(weight)
         if not is_copied or torch.is_grad_enabled():
@@ -168,12 +195,12 @@ class Backend:
             copy = self.copies[key] = _Copy(weight, weight._version, make())
         return copy.matrix
 
-    def _multiplies(self, x: Tensor, matrix: Tensor) -> bool:
+    def _multiplies(self, x: Tensor, matrix: Tensor, least: int) -> bool:
         """Whether oneDNN is to multiply `x` [... i] and this matrix [i o]."""
         if torch.compiler.is_compiling():  # the compiler chooses kernels itself
             return False
         work = x.numel() * matrix.shape[1]
-        return work >= LEAST_WORK and self.uses_onednn and _fits(x, matrix)
+        return work >= least and self.uses_onednn and _fits(x, matrix)
 
 
 @contextmanager
@@ -207,9 +234,9 @@ def packed(model: HookedModel) -> Iterator[None]:
 
 def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W + b [... o] by torch's own product."""
-    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-    return out if x.ndim == 2 else out.view(*x.shape[:-1], weight.shape[1])
+    if x.ndim == 2:
+        return x @ weight if bias is None else torch.addmm(bias, x, weight)
+    return _by_torch(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[1])
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:

@@ -6,6 +6,7 @@ Shapes: b batch, p position, h head, d = d_model, n rows, t tokens, v = d_vocab.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from einops import einsum
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from circuits.model.contract import UnembedWeights
 else:  # a protocol's members would stand in the way of parameters of the same names
     UnembedWeights = ABC
+
+
+Stepper = Callable[[Tensor, Places], Tensor]  # from the stream [b d] of one more token to the next
 
 
 class Block(nn.Module):
@@ -63,9 +67,12 @@ class Block(nn.Module):
         x = x + self.attn.plain(self.ln1.plain(x), places, past)
         return x + self.mlp.plain(self.ln2.plain(x))
 
-    def step(self, x: Float[Tensor, "b d"], places: Places, past: Extend) -> Float[Tensor, "b d"]:
-        """The same of one more token of each prompt."""
-        return self.plain(x.unsqueeze(1), places, past)[:, 0]
+    def stepper(self, past: Extend, n_rows: int) -> Stepper:
+        """What computes the same of one token more of so many prompts.
+
+        It may be kept for the next tokens as long as nobody changes the block or its weights.
+        """
+        return lambda x, places: self.plain(x.unsqueeze(1), places, past)[:, 0]
 
     def attend(
         self, resid_pre: Float[Tensor, "b p d"], places: Places, past: Extend | None
@@ -105,6 +112,10 @@ class Unembed(nn.Module, UnembedWeights):
     @abstractmethod
     def plain(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any v"]:
         """Logits, without hooks."""
+
+    def prepared(self, n_rows: int) -> Callable[[Tensor], Tensor]:
+        """What computes them of so many rows, as long as nobody changes the weights."""
+        return self.plain
 
     def read(
         self, x: Float[Tensor, "n d"], tokens: Int[Tensor, "n t"] | None

@@ -6,7 +6,7 @@ Shapes: b batch, p position, l layer, h head; d = d_model, e = d_head, m = d_mlp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
 from pathlib import Path
@@ -167,6 +167,14 @@ class HookedModel(nn.Module, ABC):
             return logits[:, -1]
         resid = self(given, stop_at_layer=self.cfg.n_layers, past_kv_cache=past)
         return self.unembed(self.ln_final(resid[:, -1:]))[:, 0]
+
+    def stepper(self, past: KVCache) -> Callable[[Tensor], Tensor] | None:
+        """What gives these logits of one token more [b 1] each time, and stores it in `past`.
+
+        Made once for many tokens, it is right as long as nobody changes the model, its weights or
+        its hooks. None where somebody watches, or where there is no quicker way than a pass.
+        """
+        return None
 
     def score_scales(self) -> list[float]:
         """What each layer divides the product of a query and a key by to get their score: [l]."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
 
 from circuits.batch import Batch, causal_mask, key_positions
@@ -129,26 +129,44 @@ class Transformer(HookedModel):
 
         They compute the same. For small models, checking input and asking hooks takes as long.
         """
-        is_one_more = isinstance(given, Tensor) and given.shape[1] == 1
-        if past is None or not (past.layers and is_one_more and self.is_bare()):
-            return super().next_logits(given, past)
-        tokens = cast(Tensor, given)
-        n_past = past.n_past
-        where = slice(n_past, n_past + 1) if isinstance(n_past, int) else n_past[:, None]
-        batch = Batch(tokens, None, where)
-        x = self.embed(tokens, where, lambda site, value: value)[:, 0]
-        with past.continued(range(len(self.blocks)), len(tokens)):
-            places = self._places(batch, past)
-            for i, block in enumerate(self.blocks):
-                x = block.step(x, places, past.of(i))
-        return self.unembed.plain(self.ln_final.plain(x))
+        step = None
+        if past is not None and isinstance(given, Tensor) and given.shape == (past.n_rows, 1):
+            step = self.stepper(past)
+        return super().next_logits(given, past) if step is None else step(cast(Tensor, given))
+
+    def stepper(self, past: KVCache) -> Callable[[Tensor], Tensor] | None:
+        """As `HookedModel.stepper`."""
+        if not (past.layers and self.is_bare()):
+            return None
+        n_rows, layers = past.n_rows, range(len(self.blocks))
+        blocks = [block.stepper(past.of(i), n_rows) for i, block in enumerate(self.blocks)]
+        ln_final, unembed = self.ln_final, self.unembed.prepared(n_rows)
+
+        def step(tokens: Tensor) -> Tensor:
+            n_past = past.n_past
+            where = slice(n_past, n_past + 1) if isinstance(n_past, int) else n_past[:, None]
+            x = self.embed(tokens, where, lambda site, value: value)[:, 0]
+            with past.continued(layers, n_rows):
+                places = self._places(Batch(tokens, None, where), past)
+                for block in blocks:
+                    x = block(x, places)
+            return unembed(ln_final.plain(x))
+
+        return step
 
     def is_bare(self) -> bool:
         """Whether a pass runs the package's own steps, and nobody watches any of them."""
         if self.run.watchers or _has_any_global_hook():
             return False
-        inside = (part for block in self.blocks for part in (block, *block._modules.values()))
-        return all(map(_is_bare, (self, self.ln_final, self.unembed, *inside)))
+        parts = [self, self.ln_final, self.unembed, *self.blocks]
+        parts += [part for block in self.blocks for part in block._modules.values() if part]
+        return not any(
+            each._forward_hooks
+            or each._forward_pre_hooks
+            or "forward" in vars(each)
+            or not type(each).__module__.startswith(_HOUSE)
+            for each in parts
+        )
 
     def _enter(self, batch: Batch) -> Float[Tensor, "b p d"]:
         """What enters the first block."""
@@ -162,12 +180,3 @@ class Transformer(HookedModel):
         real = past.extend_mask(batch.mask, batch.tokens)
         mask = causal_mask(n_query, n_key, real, device)
         return Places(batch.positions, key_positions(real, n_key, device), mask)
-
-
-def _is_bare(module: nn.Module | None) -> bool:
-    """Whether a call of this module is the package's own code, without hooks that torch keeps."""
-    return module is None or (
-        type(module).__module__.startswith(_HOUSE)
-        and "forward" not in vars(module)
-        and not (module._forward_hooks or module._forward_pre_hooks)
-    )
