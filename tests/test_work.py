@@ -40,8 +40,8 @@ MORE = {
     "edges_eap": 1.31,
     "edges_eap_ig": 1.40,
     "edges_exact": 1.19,
-    "circuit_alone": 1.44,
-    "circuit_curve": 1.70,
+    "circuit_alone": 1.29,
+    "circuit_curve": 1.41,
 }
 
 

@@ -274,7 +274,7 @@ def _clean(model: HookedModel, pairs: Pairs) -> NDArray[np.float64]:
     """Whether the model, as it is, answers as the graph does, 1 or 0 for each base prompt: [b]."""
     prompts = replace(pairs.prompts, answers=pairs.base)
     asked = replace(pairs, prompts=prompts)
-    source = Source("resample", pairs.sources, prompts.mask)
+    source = Source("zero", prompts.tokens, prompts.mask)  # which takes no run of its own
     sweep = Sweep(prompts, asked.metric(), (BASE,), source)
     values: NDArray[np.float64] = run(model, plan(model, sweep)).values[0]
     return values

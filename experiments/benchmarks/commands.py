@@ -51,19 +51,20 @@ WORDS = {
 WITHOUT = {"explore", "pull"}  # which serve a page, and wait for the network
 # Runs a command, and then what it asked once more: the processor's seconds of that.
 ARITHMETIC = """
-import json, sys, time
+import json, os, sys, tempfile, time
 from circuits.registry import recipes
 from circuits.cli import main, commands
 spent = []
 def twice(function):
     def call(*given, **named):
         result = function(*given, **named)
-        began = time.process_time()
-        try:
+        here = os.getcwd()
+        with tempfile.TemporaryDirectory() as folder:  # what it writes is not there yet
+            os.chdir(folder)
+            began = time.process_time()
             function(*given, **named)
-        except Exception:
-            return result
-        spent.append(time.process_time() - began)
+            spent.append(time.process_time() - began)
+            os.chdir(here)
         return result
     return call
 load = recipes.Recipe.load
