@@ -10,7 +10,8 @@ from circuits.pages.numbers import rounded
 from circuits.pages.viewers import Viewer
 from circuits.result import Result
 
-_SCORES = ("value", "ci_low", "ci_high", "control", "cost", "cost_low", "cost_high")
+_KNOWN = ("value", "ci_low", "ci_high", "control")
+_SCORES = (*_KNOWN, "cost", "cost_low", "cost_high")  # costs may not have been measured
 _ABOUT = ("unit", "behavior", "metric", "cost_unit")
 
 
@@ -30,7 +31,7 @@ def data(result: Result) -> dict[str, Any]:
                 "numbers": {
                     name: rounded(part[name].to_numpy(float, na_value=float("nan")))
                     for name in _SCORES
-                    if name in part
+                    if name in part and (name in _KNOWN or part[name].notna().any())
                 },
                 "note": _known(rows["note"]) if "note" in rows else "",
             }
