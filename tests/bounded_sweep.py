@@ -6,6 +6,7 @@ compiled when it is first used does not count: a prompt alone goes first.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import sys
@@ -20,12 +21,12 @@ import circuits
 from circuits.circuit import graph
 from circuits.components import all_heads
 from circuits.discovery import METHODS, Search
+from circuits.memory import parse_bytes
 from circuits.metrics import get_metric
 from circuits.model import HookedModel
 from circuits.prompts import Prompts, make
 from circuits.sweep import CircuitSweep, Kept, Source, Sweep, cell, plan, run
 from circuits.sweep.gradient import attribute
-from circuits.sweep.memory import parse_bytes
 from circuits.sweep.survey import How
 
 Asked = Callable[[HookedModel, Prompts, str | None], Any]
@@ -90,15 +91,22 @@ def main(kind: str, memory: str) -> None:
     model(prompts.tokens)
     asked = KINDS[kind]
     asked(model, prompts.subset(slice(0, 1)), None)  # what is loaded when it is first used
+    report(lambda: asked(model, prompts, memory or None), memory)
+
+
+def report(ask: Callable[[], Any], memory: str) -> None:
+    """Ask, print the numbers and by how much the process grew; it may grow by `memory` at most."""
+    before = _reset_peak()
     if memory:  # Linux gives no more than this, whatever is asked for
         limit = _status("VmSize") + parse_bytes(memory)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    before = _reset_peak()
-    values = np.ravel(asked(model, prompts, memory or None)).tolist()
+    values = np.ravel(ask()).tolist()
     sys.stdout.write(json.dumps({"grown": _status("VmHWM") - before, "values": values}))
 
 
 def _reset_peak() -> int:
+    """Give back what is not used, and forget the old peak; how much is in use?"""
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

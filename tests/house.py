@@ -45,6 +45,7 @@ ORDER = (
     "checkpoints",
     "adapter",
     "weights",
+    "memory",
     "interventions",
     "intervals",
     "agreement",

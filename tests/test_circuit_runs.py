@@ -24,12 +24,12 @@ from circuits.circuit import Circuit, Graph, graph
 from circuits.components import Component, Edge
 from circuits.config import ModelConfig
 from circuits.errors import CircuitsError
+from circuits.memory import peak_bytes
 from circuits.metrics import METRICS, get_metric
 from circuits.model import HookedModel
 from circuits.prompts import Prompts
 from circuits.sweep import CircuitSweep, Kept, Source, Sweep, cell, logits, plan, run
 from circuits.sweep.circuit_sweep import CircuitCell
-from circuits.sweep.memory import peak_bytes
 from circuits.sweep.survey import How, survey
 
 METHODS = ("resample", "zero", "mean", "position-mean")

@@ -16,11 +16,11 @@ from circuits.architectures import HookedGPT2
 from circuits.backend import packed
 from circuits.components import Component
 from circuits.errors import CircuitsError
+from circuits.memory import peak_bytes
 from circuits.metrics import METRICS
 from circuits.prompts import Prompts
 from circuits.sweep import Source, Sweep, cell, gradient, plan, run
 from circuits.sweep.gradient import _at_once, attribute, estimates
-from circuits.sweep.memory import peak_bytes
 
 SITES = ["embed", "pos", "resid_pre.0", "resid_mid.1", "resid_post.0", "a0", "m1", "a0.h1", "a1.h3"]
 SITES += ["a0.h2@MID", "m0@0", "a1.h0@END", "m1@END", "resid_post.1@MID"]

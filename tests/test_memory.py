@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.sweep.memory import parse_bytes
+from circuits.memory import parse_bytes
 
 HERE = Path(__file__).parent
 HAS_PROC = Path("/proc/self/clear_refs").exists()

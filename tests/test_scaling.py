@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from circuits.config import GPT2_SIZES
-from circuits.sweep.memory import peak_bytes
+from circuits.memory import peak_bytes
 from experiments.benchmarks import __main__ as command
 from experiments.benchmarks.driver import Effort
 from experiments.benchmarks.limits import Count

@@ -12,8 +12,9 @@ Shapes: b pairs, p positions, t candidates, d the site's width, k the subspace's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,16 +27,19 @@ from circuits.components import Component, Edge, all_heads, all_mlps, check
 from circuits.decompose import through_ln
 from circuits.errors import CircuitsError
 from circuits.hooks import HookPoint
+from circuits.memory import at_once, tensor_bytes
 from circuits.precision import wide
+from circuits.registry import MemoryOptions
+from circuits.sweep.gradient import frozen
 from circuits.sweep.reading import read_logits
 from circuits.training.adam import Adam
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
-    from circuits.registry import Progress
 
 BATCH = 32  # pairs in a step of gradient descent
 RATE = 0.1
+_NUMBERS = 2**18  # of a weight that are read at once
 _ROUNDING = 1e-10  # of the largest eigenvalue: what is smaller is rounding
 _TINY = 1e-30  # keeps a matrix of zeros, which reads nothing, from dividing by zero
 _KINDS = ("head", "attn", "mlp", "embed", "pos", "resid_pre", "resid_mid", "resid_post")
@@ -79,31 +83,58 @@ class Subspace:
 
 
 class _Runs:
-    """The pairs' two runs up to the site, ready for any swap there."""
+    """The pairs' two runs up to the site, ready for any swap there.
 
-    def __init__(self, model: HookedModel, pairs: Pairs, at: Subspace) -> None:
+    With `memory` they are kept if they take less than half of it, and else run when they are asked
+    for; `at_once` pairs may be asked for together.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        pairs: Pairs,
+        at: Subspace,
+        memory: int | str | None,
+        ask: Callable[[_Runs, Tensor], object],
+    ) -> None:
         self.model, self.pairs, self.at = model, pairs, at
         prompts, layer = pairs.prompts, at.component.layer
         self.layer = None if at.component.kind in ("embed", "pos") else layer
-        stream = None if self.layer is None else f"blocks.{self.layer}.hook_resid_pre"
         self.mask = prompts.mask
-        given: dict[str, Any] = {"attention_mask": self.mask, "return_type": None}
-        with torch.no_grad():
-            self.entry = prompts.tokens
-            if stream is not None:
-                _, cache = model.run_with_cache(prompts.tokens, names_filter=[stream], **given)
-                self.entry = cache[stream]
-            _, cache = model.run_with_cache(pairs.sources, names_filter=[at.site], **given)
-        head = at.component.head
-        value = cache[at.site]
-        self.source = value if head is None else value[:, :, head]
         self.where = rearrange(prompts.where(at.component.position), "b p -> b p 1")
         self.end = prompts.index("END")
+        self._kept: tuple[Tensor, Tensor] | None = None
+        rows = torch.arange(len(pairs), device=self.end.device)
+        run_one, what = partial(ask, self, rows[:1]), "a swap in one pair of prompts takes"
+        size = sum(each.nbytes for each in self.of(rows[:1])) * len(rows)
+        if memory is not None and 2 * size > tensor_bytes(memory, 0, 1, what):
+            size = 0
+        self.at_once = at_once(memory, BATCH, run_one, what, size)
+        if size:
+            entries, sources = zip(*map(self.of, rows.split(self.at_once)), strict=True)
+            self._kept = torch.cat(entries), torch.cat(sources)
+
+    @torch.no_grad()
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What enters the site's layer, and what the source has at the site: [b ..] each."""
+        if self._kept is not None:
+            return self._kept[0][rows], self._kept[1][rows]
+        given: dict[str, Any] = {"attention_mask": self.mask[rows]}
+        entry = self.pairs.prompts.tokens[rows]
+        if self.layer is not None:
+            entry = self.model(entry, stop_at_layer=self.layer, **given)
+        given |= {
+            "names_filter": [self.at.site],
+            "stop_at_layer": 0 if self.layer is None else self.layer + 1,
+        }
+        _, cache = self.model.run_with_cache(self.pairs.sources[rows], **given)
+        value, head = cache[self.at.site], self.at.component.head
+        return entry, value if head is None else value[:, :, head]
 
     def logits(self, basis: Tensor | None, rows: Tensor) -> Tensor:
         """The candidates' logits [b t] after the swap in these pairs; None swaps everything."""
         head = self.at.component.head
-        source, where = self.source[rows], self.where[rows]
+        (entry, source), where = self.of(rows), self.where[rows]
 
         def swap(value: Tensor, hook: HookPoint) -> Tensor:
             target = value if head is None else value[:, :, head]
@@ -118,7 +149,7 @@ class _Runs:
             return edited
 
         final = self.model.run_with_hooks(
-            self.entry[rows],
+            entry,
             fwd_hooks=[(self.at.site, swap)],
             attention_mask=self.mask[rows],
             start_at_layer=self.layer,
@@ -130,18 +161,26 @@ class _Runs:
         return read_logits(self.model, at_end, tokens)
 
 
-def swapped(model: HookedModel, pairs: Pairs, at: Subspace, basis: Tensor | None = None) -> Tensor:
+def swapped(
+    model: HookedModel,
+    pairs: Pairs,
+    at: Subspace,
+    basis: Tensor | None = None,
+    *,
+    memory: int | str | None = None,
+) -> Tensor:
     """1 where the model gives the predicted answer after the swap, else 0: for each pair [b].
 
-    `basis` [d k] is orthonormal; None swaps the whole value.
+    `basis` [d k] is orthonormal; None swaps the whole value. `memory` bounds what this takes.
     """
-    runs = _Runs(model, pairs, at)
-    scores = []
+
+    def score(runs: _Runs, rows: Tensor) -> Tensor:
+        return answered(runs.logits(basis, rows), pairs.predicted[rows], pairs.candidates)
+
     with torch.no_grad():
-        for rows in torch.arange(len(pairs), device=runs.end.device).split(BATCH):
-            logits = runs.logits(basis, rows)
-            scores.append(answered(logits, pairs.predicted[rows], pairs.candidates))
-    return torch.cat(scores)
+        runs = _Runs(model, pairs, at, memory, score)
+        rows = torch.arange(len(pairs), device=runs.end.device)
+        return torch.cat([score(runs, some) for some in rows.split(runs.at_once)])
 
 
 def learn(
@@ -152,37 +191,46 @@ def learn(
     *,
     steps: int = 100,
     seed: int = 0,
-    progress: Progress | None = None,
+    how: MemoryOptions | None = None,
 ) -> Tensor:
     """The subspace [d k] that makes the model give the predicted answers when it is swapped.
 
     Adam on the cross-entropy of the predicted answers among the candidates; the basis is the Q of a
-    QR decomposition, so it stays orthonormal.
+    QR decomposition, so it stays orthonormal. `how` says what this may take, and who is told of it.
 
     Raises:
         CircuitsError: for a rank that the site does not have, or when no gradient reaches it.
     """
+    how = how or MemoryOptions()
     raw = random_basis(model, at, rank, seed).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
-    runs = _Runs(model, pairs, at)
     answers = pairs.predicted
     if pairs.candidates is not None:
         answers = torch.searchsorted(pairs.candidates, answers)
-    optimizer = Adam([raw], lr=RATE)
-    for step in range(steps):
-        order = torch.randperm(len(pairs), generator=generator)[:BATCH]
-        rows = order.to(answers.device)
+
+    def gradient(runs: _Runs, rows: Tensor) -> Tensor:
+        """Of the sum over these pairs."""
         with torch.inference_mode(False), torch.enable_grad():
-            loss = F.cross_entropy(runs.logits(torch.linalg.qr(raw).Q, rows), answers[rows])
-            (raw.grad,) = torch.autograd.grad(loss, [raw])
-        if step == 0 and not raw.grad.any():
-            raise CircuitsError(
-                f"nothing that is swapped at {at.component} changes the logits even a little, so "
-                "no subspace can be learned there; choose another site, or swap it as a whole"
-            )
-        optimizer.step()
-        if progress is not None:
-            progress(step + 1, steps)
+            logits = runs.logits(torch.linalg.qr(raw).Q, rows)
+            loss = F.cross_entropy(logits, answers[rows], reduction="sum")
+            (of_raw,) = torch.autograd.grad(loss, [raw])
+        return of_raw
+
+    with frozen(model):
+        runs, optimizer = _Runs(model, pairs, at, how.memory, gradient), Adam([raw], lr=RATE)
+        for step in range(steps):
+            rows = torch.randperm(len(pairs), generator=generator)[:BATCH].to(answers.device)
+            parts = [gradient(runs, some) for some in rows.split(runs.at_once)]
+            raw.grad = mean = torch.stack(parts).sum(0) / len(rows)
+            if step == 0 and not mean.any():
+                raise CircuitsError(
+                    f"nothing that is swapped at {at.component} changes the logits even a little, "
+                    "so no subspace can be learned there; choose another site, or swap it as a "
+                    "whole"
+                )
+            optimizer.step()
+            if how.progress is not None:
+                how.progress(step + 1, steps)
     learned: Tensor = torch.linalg.qr(raw.detach()).Q
     return learned
 
@@ -215,9 +263,8 @@ def read_space(model: HookedModel, at: Subspace, readers: Sequence[Component] = 
     """
     d_model = model.cfg.d_model
     gram = torch.zeros(d_model, d_model, dtype=torch.float64, device=model.W_E.device)
-    for matrix in _readers(model, at.component, readers):
-        weight = matrix.detach().double()
-        gram += weight @ weight.T / weight.square().sum().clamp(min=_TINY)
+    for each in _readers(model, at.component, readers):
+        gram += each / each.trace().clamp(min=_TINY)
     onto = _writes(model, at)
     if onto is not None:
         gram = onto.double() @ gram @ onto.double().T
@@ -261,30 +308,45 @@ def _span(matrix: Tensor) -> Tensor:
 def _readers(
     model: HookedModel, sender: Component, readers: Sequence[Component]
 ) -> Iterator[Tensor]:
-    """The matrices [d ..] by which these readers, or all later components, read the stream."""
+    """M M^T [d d], in float64, of the matrices M [d ..] by which these readers, or all, read."""
     cfg = model.cfg
     every = [*all_heads(cfg), *all_mlps(cfg), Component("logits")]
     named = list(readers) or [reader for reader in every if _comes_after(sender, reader)]
-    slots = {"q": model.W_Q, "k": model.W_K, "v": model.W_V}
+    slots = {"q": "W_Q", "k": "W_K", "v": "W_V"}
     for reader in named:
         Edge(sender.at(None), check(reader.at(None), cfg))  # raises if it does not come after
+        block = model.blocks[reader.layer or 0]
         if reader.kind == "head":
             for name in [reader.slot] if reader.slot else slots:
                 if name not in slots:
                     raise CircuitsError(f"{reader} reads nothing; name <q>, <k> or <v>")
-                yield through_ln(model, slots[name][reader.layer, reader.head], reader.layer)
+                weight = getattr(block.attn, slots[name])[reader.head]
+                yield _gram(weight, partial(through_ln, model, layer=reader.layer))
         elif reader.kind == "mlp":
             for name in ("W_in", "W_gate") if cfg.gated_mlp else ("W_in",):
-                weight = getattr(model, name)[reader.layer]
-                yield through_ln(model, weight, reader.layer, mlp_input=True)
+                weight = getattr(block.mlp, name)
+                normed = partial(through_ln, model, layer=reader.layer, mlp_input=True)
+                yield _gram(weight, normed)
         elif reader.kind == "logits":
             # The same added to all logits changes no probability.
-            W_U = wide(model.W_U)
-            yield through_ln(model, W_U - W_U.mean(1, keepdim=True))
+            common = wide(model.W_U).mean(1, keepdim=True)
+            yield _gram(model.W_U, partial(through_ln, model), common)
         else:
             raise CircuitsError(
                 f"{reader} is no reader; name heads (a5.h3, a5.h3<q>), MLPs (m5) or logits"
             )
+
+
+@torch.no_grad()
+def _gram(
+    weight: Tensor, normed: Callable[[Tensor], Tensor], common: float | Tensor = 0.0
+) -> Tensor:
+    """M M^T of what the norm makes of the columns of this weight [d ..], less what is common."""
+    total = weight.new_zeros(len(weight), len(weight), dtype=torch.float64)
+    for some in weight.split(max(1, _NUMBERS // len(weight)), 1):
+        columns = wide(some - common).double()
+        total += columns @ columns.T
+    return normed(normed(total).T)
 
 
 def _comes_after(sender: Component, reader: Component) -> bool:
@@ -298,11 +360,12 @@ def _comes_after(sender: Component, reader: Component) -> bool:
 def _writes(model: HookedModel, at: Subspace) -> Tensor | None:
     """What the site's value is multiplied by on its way into the stream, [d_site d]."""
     component = at.component
+    block = model.blocks[component.layer or 0]
     weight: Tensor
     if at.neurons:
-        weight = model.W_out[component.layer]
+        weight = block.mlp.W_out
     elif component.kind == "head":
-        weight = model.W_O[component.layer, component.head]
+        weight = block.attn.W_O[component.head]
     else:
         return None
     return weight.detach()

@@ -150,7 +150,7 @@ def swept(
     scores = run(model, plan(model, sweep, memory=how.memory), progress=how.progress)
     right = dict(zip(cells, scores.values, strict=True))
     _require_change(dict(zip(cells, scores.changed.tolist(), strict=True)), sites, variable, swap)
-    clean = _clean(model, pairs)
+    clean = _clean(model, pairs, how.memory)
     groups = _groups(prompts, pairs, swap.templates)
     clusters = groups if swap.templates.cluster else None  # they are of all pairs: `some` is all
 
@@ -270,13 +270,13 @@ def _accuracies(
     }
 
 
-def _clean(model: HookedModel, pairs: Pairs) -> NDArray[np.float64]:
+def _clean(model: HookedModel, pairs: Pairs, memory: str | None) -> NDArray[np.float64]:
     """Whether the model, as it is, answers as the graph does, 1 or 0 for each base prompt: [b]."""
     prompts = replace(pairs.prompts, answers=pairs.base)
     asked = replace(pairs, prompts=prompts)
     source = Source("zero", prompts.tokens, prompts.mask)  # which takes no run of its own
     sweep = Sweep(prompts, asked.metric(), (BASE,), source)
-    values: NDArray[np.float64] = run(model, plan(model, sweep)).values[0]
+    values: NDArray[np.float64] = run(model, plan(model, sweep, memory=memory)).values[0]
     return values
 
 
@@ -310,9 +310,7 @@ def searched(
     for what, some in {"learn from": train, "test on": test}.items():
         if not some.moved.any():
             raise CircuitsError(f"no pair to {what} has another answer; give more prompts (n)")
-    learned = learn(
-        model, train, at, search.rank, steps=search.steps, seed=swap.seed, progress=how.progress
-    )
+    learned = learn(model, train, at, search.rank, steps=search.steps, seed=swap.seed, how=how)
     halves = split(learned, space)
     bases = {
         WHOLE: None,
@@ -321,7 +319,8 @@ def searched(
         DORMANT: halves.dormant,
         RANDOM: random,
     }
-    answered, clean = _subspaces(model, test, at, bases), _clean(model, test)
+    answered = _subspaces(model, test, at, bases, how.memory)
+    clean = _clean(model, test, how.memory)
     groups = _groups(prompts, test, swap.templates)
     clusters = groups if swap.templates.cluster else None
     about = {"task": prompts.task, "variable": variable, **labels(cell(at.component))}
@@ -342,12 +341,16 @@ def searched(
 
 
 def _subspaces(
-    model: HookedModel, pairs: Pairs, at: Subspace, bases: Mapping[str, Tensor | None]
+    model: HookedModel,
+    pairs: Pairs,
+    at: Subspace,
+    bases: Mapping[str, Tensor | None],
+    memory: str | None,
 ) -> list[tuple[dict[str, object], NDArray[np.float64]]]:
     """Each of these subspaces, None for the site itself, and which pairs are right with it: [b]."""
     rows: list[tuple[dict[str, object], NDArray[np.float64]]] = []
     for name, basis in bases.items():
-        right = swapped(model, pairs, at, basis).double().cpu().numpy()
+        right = swapped(model, pairs, at, basis, memory=memory).double().cpu().numpy()
         width = at.width(model) if basis is None else basis.shape[1]
         rows.append(({"subspace": name, "dimensions": width}, right))
     return rows

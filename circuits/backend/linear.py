@@ -72,7 +72,12 @@ class Backend:
         weight, stored = self._chosen(x, weight)
         if stored is None:
             out = _by_torch(x, weight, bias)
-            return out if gelu is None else F.gelu(out, approximate=gelu)
+            if gelu is None:
+                return out
+            if out.requires_grad:
+                return F.gelu(out, approximate=gelu)
+            torch.ops.aten.gelu_(out, approximate=gelu)  # nobody else has it
+            return out
         learned = [t for t in (weight, bias) if t is not None and t.requires_grad]
         if not (torch.is_grad_enabled() and (learned or x.requires_grad)):
             return product(x, stored, bias, gelu)

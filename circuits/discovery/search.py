@@ -18,9 +18,9 @@ from circuits.circuit import Graph, Level, Part, graph
 from circuits.components import Component, Edge
 from circuits.discovery.edge_estimates import Estimate, Position, Scope, estimated, source_sites
 from circuits.errors import CircuitsError
+from circuits.memory import tensor_bytes
 from circuits.sweep.circuit_sweep import CircuitSweep
 from circuits.sweep.gradient import frozen
-from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.plans import default_memory
 from circuits.sweep.survey import Blocks, How

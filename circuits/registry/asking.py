@@ -11,6 +11,7 @@ import inspect
 import shlex
 import types
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -111,7 +112,8 @@ class Call:
         grouped = {name: self._group(cls, taken, asked, draws) for name, cls in self.groups.items()}
         fields = {field for group in grouped.values() for field in vars(group)}
         alone = {name: value for name, value in taken.items() if name not in fields}
-        result = self.function(**alone, **grouped, **more)
+        with _within(values["model"], values.get("memory")):
+            result = self.function(**alone, **grouped, **more)
         about = result.provenance
         if about.command:  # it has said so itself
             return result
@@ -231,6 +233,15 @@ def _adapted(model: Any) -> Any:
 
         return adapt(model)
     return model
+
+
+def _within(model: Any, memory: str | None) -> AbstractContextManager[None]:
+    """What keeps to this bound whatever an analysis does; without one, nothing."""
+    if memory is None:
+        return nullcontext()
+    from circuits.memory import within  # and with it torch
+
+    return within(model, memory)
 
 
 def _of_model(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ asks what circuits do alone; it is planned and run in the same way.
 """
 
 from circuits.interventions import Source
+from circuits.memory import parse_bytes
 from circuits.sweep.cells import Cell, Hold, Sweep, Write, cell, check_cell, name
 from circuits.sweep.circuit_sweep import CircuitSweep, Elsewhere, Kept
 from circuits.sweep.execute import Executor, Scores, TaskScores, logits, run
-from circuits.sweep.memory import parse_bytes
 from circuits.sweep.planning import plan
 from circuits.sweep.plans import Plan, Task, estimate
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from circuits.arrays import Bools
 from circuits.circuit import graph
+from circuits.memory import tensor_bytes
 from circuits.sweep.circuit_signs import Standing
 from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep
-from circuits.sweep.memory import tensor_bytes
-from circuits.sweep.plans import Allowance, Plan, Task, default_memory, fastest_rows
+from circuits.sweep.plans import Allowance, Plan, Task, answer_bytes, default_memory, fastest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,8 @@ def plan_circuits(model: HookedModel, sweep: CircuitSweep, memory: int | str | N
     base_bytes, circuit_bytes = (width * numbers * size for numbers in _numbers(cfg))
     least = base_bytes + circuit_bytes
     what = f"one prompt of {width} tokens in one circuit takes"
-    budget = tensor_bytes(memory, default_memory(model), least, what)
+    answers = answer_bytes(len(sweep.cells), n)
+    budget = tensor_bytes(memory, default_memory(model), least + answers, what) - answers
     routes = CircuitRoutes(sweep)
     followed = routes.followed.sum(1)
     longest = max(1, int(followed.max()))

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.errors import CircuitsError
+from circuits.memory import tensor_bytes
 from circuits.precision import wide
 from circuits.progress import Progress
 from circuits.sweep.cells import Cell, Sweep, check_cell
 from circuits.sweep.engine import runner_of
-from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.moments import Moments, moments
 from circuits.sweep.plans import default_memory
 from circuits.sweep.reading import read_logits

@@ -259,6 +259,8 @@ def moments(
 
 def _with_differences(values: Floats, base: int, pairs: Differences) -> Floats:
     """The values [c n], and below them what each pair's difference alone would make of the base."""
+    if not pairs:
+        return values  # which may be large
     first, second = ([pair[end] for pair in pairs] for end in (0, 1))
     return np.concatenate([values, values[base] + (values[first] - values[second])])
 

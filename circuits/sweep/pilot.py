@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from circuits.memory import peak_bytes
 from circuits.sweep.engine import runner_of
-from circuits.sweep.memory import peak_bytes
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel

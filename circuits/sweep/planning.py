@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from circuits.arrays import Ints
+from circuits.memory import tensor_bytes, within
 from circuits.sweep.cells import Sweep, Write
 from circuits.sweep.circuit_planning import plan_circuits
 from circuits.sweep.circuit_sweep import CircuitSweep
 from circuits.sweep.edits import SLOTS, Stage, needed_sites, point
 from circuits.sweep.engine import runner_of
-from circuits.sweep.memory import tensor_bytes
 from circuits.sweep.pilot import row_bytes
-from circuits.sweep.plans import Allowance, Plan, Task, default_memory, rows_at_once
+from circuits.sweep.plans import Allowance, Plan, Task, answer_bytes, default_memory, rows_at_once
 from circuits.sweep.routes import Routes
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def plan(
         return plan_circuits(model, sweep, memory)
     routes = Routes(model, sweep)
     cost = _Cost(model, routes)
-    per_row = row_bytes(model, routes.width)
+    with within(model, memory):
+        per_row = row_bytes(model, routes.width)
     limits = _Limits.of(model, cost, per_row, memory)
     tasks: list[Task] = []
     order = sorted(range(len(sweep.cells)), key=lambda i: routes.routes[i].entry or (-1, Stage.PRE))
@@ -206,7 +207,8 @@ class _Limits:
         per_sequence += max(cost.made_bytes.values(), default=0)
         least = int(cost.prompt_bytes + per_sequence) + 1
         what = f"one prompt of {cost.width} tokens in one cell takes"
-        budget = tensor_bytes(memory, default_memory(model), least, what)
+        answers = answer_bytes(len(cost.routes.sweep.cells), cost.n_prompts)
+        budget = tensor_bytes(memory, default_memory(model), least + answers, what) - answers
         per_prompt = max(cost.prompt_bytes, cost.width * per_row)
         prompts = max(1, min(int(budget / 2 / per_prompt), rows // cost.width, cost.n_prompts))
         left = max(per_sequence, budget - prompts * cost.prompt_bytes)

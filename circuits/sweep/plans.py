@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from circuits.memory import PIECES, lets_onednn
 from circuits.sweep.pilot import row_seconds
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ DEFAULT_MEMORY = 2**30  # bytes, on a CPU: more is not faster
 # Numbers in the widest matrix. On a CPU larger ones take more memory and no less time by the row,
 # and half of them are taken where a loop over cells would not take as much.
 _FASTEST = {"cpu": 2**21, "cuda": 2**28}
-_FOR_ONEDNN = 2**25  # bytes of tensors; as many are left for the rest, see `memory.PIECES`
 _ENOUGH = {"cpu": 2**20, "cuda": 2**28}
 
 
@@ -46,8 +46,7 @@ class Task:
 class Allowance:
     """How many `tokens` of a reference set, and how many numbers of `logits`, are there at once.
 
-    `onednn` is whether it may multiply: it keeps the code that it compiles for each number of rows,
-    which is 30 to 80 MB after a sweep in batches of many sizes.
+    `onednn` is whether it may multiply.
     """
 
     tokens: int = 2**11
@@ -57,8 +56,9 @@ class Allowance:
     @classmethod
     def of(cls, budget: int, token_bytes: float) -> Allowance:
         """As many as these bytes of tensors let, where a token of the set takes `token_bytes`."""
-        tokens, logits = int(budget / token_bytes), budget // 32
-        return cls(min(cls.tokens, tokens), min(cls.logits, logits), budget >= _FOR_ONEDNN)
+        # Of a set that is read, more is left in pieces than of anything else.
+        tokens, logits = int(0.75 * budget / token_bytes), budget // 32
+        return cls(min(cls.tokens, tokens), min(cls.logits, logits), lets_onednn(budget))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +110,14 @@ def default_memory(model: HookedModel) -> int:
         return DEFAULT_MEMORY
     free, _ = torch.cuda.mem_get_info(model.W_E.device)
     return int(free // 2)
+
+
+def answer_bytes(n_cells: int, n_prompts: int) -> int:
+    """What takes part in averages over prompts: three numbers of each cell in each of them.
+
+    Such arrays are large or do not count; they leave nothing in pieces.
+    """
+    return int(3 * 8 * n_cells * n_prompts / PIECES)
 
 
 def fastest_rows(model: HookedModel) -> int:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from circuits.arrays import Bools, Floats
+from circuits.arrays import Bools, Floats, Ints
 from circuits.circuit import Graph
 from circuits.discovery.search import Scored, Search, discovery, merged
 from circuits.errors import CircuitsError
+from circuits.memory import left
 from circuits.sweep.alone import Alone
 from circuits.sweep.circuit_sweep import Kept
 
+COPIES = 3  # of what every edge does in every prompt, while it is averaged
 AT_ONCE = 64  # edges that are tried together, at most
 ORDER = (
     "from the logits down; of a layer the MLP, then values, keys and queries, of these the last "
@@ -40,7 +42,9 @@ def acdc(search: Search) -> Scored:
             f"{len(blocks)}"
         )
     sweep = search.ask(blocks[0])
-    alone = Alone(search.model, sweep, memory=search.how.memory)
+    n_values = (len(search.graph) + 2) * len(sweep.prompts)
+    memory = left(search.how.memory, COPIES * 8 * n_values, "what every edge does in every prompt")
+    alone = Alone(search.model, sweep, memory=memory)
     worse = -1 if sweep.metric.higher_is_better else 1
     pruning = _Pruning(alone, worse, search.threshold)
     edges = _order(alone.graph)
@@ -49,8 +53,9 @@ def acdc(search: Search) -> Scored:
         if search.how.progress is not None:
             search.how.progress(len(alone.graph) - len(edges), len(alone.graph))
     nothing = Kept.only(alone.graph, alone.graph.exists & False, "nothing")
-    changes = pruning.changes[alone.graph.exists]
-    values = np.concatenate([alone.base[None], alone([nothing]), alone.base + changes])
+    values = pruning.values
+    values[0], values[1] = alone.base, alone([nothing])[0]
+    values[2:] += alone.base
     labels = blocks[0].labels(search.how.label)
     return Scored(merged(search, None, values, labels), pruning.mask[alone.graph.exists], ORDER)
 
@@ -62,21 +67,25 @@ class _Pruning:
     Attributes:
         worse: the sign that a change for the worse has.
         mask: [r w], what is left.
-        changes: [r w b], what leaving out an edge did to the metric.
+        at: [r w], where an edge stands in `values`: in the order of the graph, after the two runs.
+        values: [2 + e, b], what leaving out an edge did to the metric.
+        known: [b], the metric of what is left.
     """
 
     alone: Alone
     worse: int
     threshold: float
     mask: Bools = field(init=False)
-    changes: Floats = field(init=False)
+    at: Ints = field(init=False)
     values: Floats = field(init=False)
+    known: Floats = field(init=False)
     at_once: int = 8
 
     def __post_init__(self) -> None:
         self.mask = self.alone.graph.exists.copy()
-        self.values = self.alone.base
-        self.changes = np.zeros((*self.mask.shape, len(self.values)))
+        self.known = self.alone.base
+        self.at = 1 + np.cumsum(self.mask).reshape(self.mask.shape)
+        self.values = np.zeros((2 + len(self.alone.graph), len(self.known)))
 
     def step(self, edges: list[tuple[int, int]]) -> int:
         """Decide about the first of these edges; returns about how many.
@@ -96,12 +105,12 @@ class _Pruning:
             mask[edge] = False
             tried.append(Kept.only(self.alone.graph, mask))
         for i, (edge, values) in enumerate(zip(some, self.alone(tried), strict=True)):
-            self.changes[edge] = values - self.values
-            if self.worse * self.changes[edge].mean() >= self.threshold:
+            change = self.values[self.at[edge]] = values - self.known
+            if self.worse * change.mean() >= self.threshold:
                 self.at_once = max(2, self.at_once // 2)
                 return i + 1
             self.mask[edge] = False
-            self.values = values
+            self.known = values
         self.at_once = min(AT_ONCE, 2 * self.at_once)
         return len(some)
 
