@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.decompose import through_ln
 from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
+from circuits.head_kinds.kinds import KINDS
 from circuits.hooks import HookPoint
 from circuits.model import HookedModel
 from circuits.padding import all_real
@@ -213,7 +214,8 @@ def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
     matrix that one singular value rules. So a score also has to exceed what heads reach, of the
     same singular values, that read in random directions (Westfall and Young 1993, max T): it has to
     be more standard deviations above its head's mean than any head is in 99 draws. Of models in
-    which no head copies, one in 100 has a head that does so.
+    which no head copies, one in 100 has a head that does so. Where no head's score is high enough
+    to count anyhow, nothing is drawn.
     """
     generator = torch.Generator().manual_seed(seed)
     embed, unembed = centered(model, model.W_E.double()), to_logits(model).double()
@@ -228,12 +230,15 @@ def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
         size = written.flatten(2).norm(dim=2) * inner.flatten(2).norm(dim=2)
         shares.append(_positivity(numbers(written @ inner), NO_OUTPUT * numbers(size)))
     scores = np.stack(shares)
+    score, control, kind = scores[0], scores[1:].mean(0), KINDS["ov-copying"]
+    if (score - control.clip(min=kind.floor) <= kind.margin).all():
+        return Scores(score[..., None], control[..., None])
     drawn = _by_chance(numbers(written @ between[0]), numbers(read), seed)
     every = np.concatenate([scores[:1], drawn])  # of no head that is like them does one stand apart
     mean, deviation = every.mean(0), every.std(0)
     highest = ((drawn - mean) / deviation.clip(min=1e-30)).max()
     null = mean + highest * deviation
-    return Scores(scores[0][..., None], scores[1:].mean(0)[..., None], null=null)
+    return Scores(score[..., None], control[..., None], null=null)
 
 
 def _reading(model: HookedModel, layer: int) -> Tensor:
