@@ -127,6 +127,17 @@ class KVCache:
         """In this block, a pass through these layers, of this many prompts, continues from here.
 
         Raises:
+            CircuitsError: as `require_fit`.
+        """
+        self.require_fit(layers, n_rows)
+        self.whole = False
+        yield
+        self.whole = True
+
+    def require_fit(self, layers: range, n_rows: int) -> None:
+        """Refuse to be continued by what does not fit what is stored.
+
+        Raises:
             CircuitsError: when some layer has not seen what the others have, which a pass through
                 other layers, or one that was interrupted, leaves behind.
         """
@@ -139,9 +150,6 @@ class KVCache:
                 f"{layers.start} to {layers.stop - 1}: it was filled with another batch or by "
                 "other layers, or a pass that filled it was interrupted; start with a new KVCache()"
             )
-        self.whole = False
-        yield
-        self.whole = True
 
     def of(self, layer: int) -> Extend:
         """What this layer's attention stores its keys and values with."""

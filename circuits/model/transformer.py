@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
@@ -141,15 +142,21 @@ class Transformer(HookedModel):
         n_rows, layers = past.n_rows, range(len(self.blocks))
         blocks = [block.stepper(past.of(i), n_rows) for i, block in enumerate(self.blocks)]
         ln_final, unembed = self.ln_final, self.unembed.prepared(n_rows)
+        positions = torch.arange(self.cfg.n_ctx, device=self.stored_embedding.device)
+        past.require_fit(layers, n_rows)
 
         def step(tokens: Tensor) -> Tensor:
-            n_past = past.n_past
-            where = slice(n_past, n_past + 1) if isinstance(n_past, int) else n_past[:, None]
-            x = self.embed(tokens, where, lambda site, value: value)[:, 0]
-            with past.continued(layers, n_rows):
+            n_past, past.whole = past.n_past, False
+            if isinstance(n_past, int):
+                where: slice | Tensor = slice(n_past, n_past + 1)
+                places = Places(positions[where], positions[: n_past + 1])
+            else:
+                where = n_past[:, None]
                 places = self._places(Batch(tokens, None, where), past)
-                for block in blocks:
-                    x = block(x, places)
+            x = self.embed(tokens, where, lambda site, value: value)[:, 0]
+            for block in blocks:
+                x = block(x, places)
+            past.whole = True
             return unembed(ln_final.plain(x))
 
         return step
