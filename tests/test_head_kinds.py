@@ -85,6 +85,15 @@ def test_a_single_eigenvalue_is_never_clear() -> None:
 
 
 @pytest.mark.slow
+def test_chance_is_not_asked_where_no_score_is_high(mini: HookedGPT2) -> None:
+    with torch.inference_mode():
+        scores = attention.eigenvalue_copying(mini, 0)
+    assert scores.null is None
+    assert (scores.value < 0.5).all()
+    assert not (judged(KINDS["ov-copying"], scores)["excess"] > 0).any()
+
+
+@pytest.mark.slow
 def test_one_prompt_calls_no_head_anything(mini: HookedGPT2) -> None:
     kinds = [name for name in KINDS if name not in ("induction", "previous-token")]  # their costs
     result = heads(mini, kind=kinds, n=1, component=["a5.h5", "a1.h0", "a0.h6", "a6.h3"])

@@ -113,7 +113,8 @@ MEANINGS = {
     "value": "the score, mean over n draws of random tokens, prompts, names or items",
     "control": "the same score where what the kind is about is absent",
     "chance": "what the score has to exceed, too, where it has no interval (ov-copying): how high "
-    "any head comes by chance, in 99 draws, with values that read in random directions",
+    "any head comes by chance, in 99 draws, with values that read in random directions; where no "
+    "head's exceeds its control by enough, nothing is drawn",
     "also": "what has to be above 0 with its whole interval, too: for name-mover, what is moved "
     "from IO adds to logit IO - S; for negative, what all that is written takes from it",
     "also_low": "lower end of its 95 % interval",

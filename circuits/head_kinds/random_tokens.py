@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.decompose import through_ln
 from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
+from circuits.head_kinds.kinds import KINDS
 from circuits.hooks import HookPoint
 from circuits.memory import in_pieces, tensor_bytes
 from circuits.model import HookedModel
@@ -233,7 +234,8 @@ def eigenvalue_copying(model: HookedModel, seed: int, memory: str | None = None)
     matrix that one singular value rules. So a score also has to exceed what heads reach, of the
     same singular values, that read in random directions (Westfall and Young 1993, max T): it has to
     be more standard deviations above its head's mean than any head is in 99 draws. Of models in
-    which no head copies, one in 100 has a head that does so.
+    which no head copies, one in 100 has a head that does so. Where no head's score is high enough
+    to count anyhow, nothing is drawn.
     """
     n_threads = _threads(model, memory)
     generator, n = torch.Generator().manual_seed(seed), len(model.W_E)
@@ -249,6 +251,9 @@ def eigenvalue_copying(model: HookedModel, seed: int, memory: str | None = None)
         strengths.append(np.linalg.qr(numbers(read), mode="r"))
         reached.append(np.linalg.qr(numbers(written @ between[0]).swapaxes(1, 2), mode="r"))
     scores = np.stack(shares, 1)  # [order l h]
+    score, control, kind = scores[0], scores[1:].mean(0), KINDS["ov-copying"]
+    if (score - control.clip(min=kind.floor) <= kind.margin).all():
+        return Scores(score[..., None], control[..., None])
     draw = _chance(np.stack(reached).swapaxes(-2, -1), np.stack(strengths), model.cfg.d_model)
     # NumPy's algebra is that of one thread, and leaves Python to others while it runs.
     with ThreadPoolExecutor(n_threads) as pool:
@@ -257,7 +262,7 @@ def eigenvalue_copying(model: HookedModel, seed: int, memory: str | None = None)
     mean, deviation = every.mean(0), every.std(0)
     highest = ((drawn - mean) / deviation.clip(min=1e-30)).max()
     null = mean + highest * deviation
-    return Scores(scores[0][..., None], scores[1:].mean(0)[..., None], null=null)
+    return Scores(score[..., None], control[..., None], null=null)
 
 
 def _threads(model: HookedModel, memory: str | None) -> int:

@@ -84,6 +84,7 @@
       button.setAttribute("aria-current", i === j);
       button.tabIndex = i === j ? 0 : -1;
     });
+    const hasCosts = kinds.some((one) => one.numbers.cost);
     const rows = kinds.map((one) => {
       const [value, low, high, control] = range(one.numbers, i);
       const { cost, cost_low, cost_high } = one.numbers;
@@ -91,9 +92,9 @@
       return el("tr", { class: one.clear[i] ? "clear" : false, title: one.note || false },
         el("td", {}, one.kind + (one.clear[i] ? " ✓" : "")), el("td", {}, track(one, i)),
         el("td", {}, interval(value, low, high), " ", el("small", {}, unit)), el("td", { class: "number" }, number(control)),
-        cost ? el("td", {}, interval(cost[i], cost_low?.[i], cost_high?.[i]), " ", el("small", {}, cost[i] === null ? "" : `${cost_unit}, ${behavior}`)) : null);
+        hasCosts ? el("td", {}, cost ? interval(cost[i], cost_low?.[i], cost_high?.[i]) : "–", " ", el("small", {}, !cost || cost[i] === null ? "" : `${cost_unit}, ${behavior}`)) : null);
     });
-    const titles = ["kind", "", "score", "control", ...(kinds.some((one) => one.numbers.cost) ? ["cost of ablating the head"] : [])];
+    const titles = ["kind", "", "score", "control", ...(hasCosts ? ["cost of ablating the head"] : [])];
     fill(document.getElementById("heads-card"),
       el("h2", {}, `${heads[i]}: ${names[i] === "none" ? "no clear kind" : names[i]}`),
       el("p", { class: "dim" }, "Scores with their 95 % intervals; the upright mark is the control. ✓: it exceeds the control clearly."),
