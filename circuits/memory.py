@@ -27,6 +27,7 @@ T = TypeVar("T")
 PIECES = 2.5
 # What passes of the whole model may use of that: they leave more in pieces, up to 3 times.
 PASSES = 0.6
+_LEAST = 2**20  # bytes for anything to be computed
 # Bytes of tensors beside which there is room for what oneDNN keeps: the code that it compiles for
 # each number of rows and each matrix, 0.6 MB, of which 1024 are kept.
 _FOR_ONEDNN = 400 * 2**20
@@ -185,7 +186,7 @@ def in_pieces(
 def left(memory: int | str | None, taken: int, what: str) -> int | str | None:
     """What is left of a bound, if `what` takes so many bytes of it, whatever else is done.
 
-    >>> left("1K", 24, "the table"), left(None, 24, "the table")
+    >>> left("1K", 24, "all rows"), left(None, 24, "all rows")
     (1000, None)
 
     Raises:
@@ -195,5 +196,8 @@ def left(memory: int | str | None, taken: int, what: str) -> int | str | None:
         return None
     rest = parse_bytes(memory) - taken
     if rest < 1:
-        raise CircuitsError(f"memory={memory} is too little: {what} takes {taken} bytes alone")
+        raise CircuitsError(
+            f"memory={memory} is too little: {what} take {taken + _LEAST} bytes, with a little for "
+            "what is computed; give at least that"
+        )
     return rest
