@@ -25,6 +25,9 @@ T = TypeVar("T")
 # that cannot all be used again. Measured from a process that has given back what it does not use:
 # up to 1.9 times, and 5 MB.
 PIECES = 2.5
+# What passes of the whole model may use of that: they leave more in pieces, up to 3 times.
+PASSES = 0.6
+_LEAST = 2**20  # bytes for anything to be computed
 # Bytes of tensors beside which there is room for what oneDNN keeps: the code that it compiles for
 # each number of rows and each matrix, 0.6 MB, of which 1024 are kept.
 _FOR_ONEDNN = 400 * 2**20
@@ -148,16 +151,16 @@ def at_once(
     `what` says what takes the bytes of a single one.
 
     >>> at_once("8K", 9, lambda: torch.zeros(250), "a prompt takes")
-    3
+    2
 
     Raises:
         CircuitsError: for a bound that is too small for a single one.
     """
     if memory is None:
         return most
-    each = peak_bytes(run_one)
+    each = int(peak_bytes(run_one) / PASSES) + 1
     budget = tensor_bytes(memory, 0, kept + each, what)
-    return min(most, (budget - kept) // max(each, 1))
+    return min(most, (budget - kept) // each)
 
 
 def in_pieces(
@@ -170,7 +173,7 @@ def in_pieces(
     >>> def ask(rows):
     ...     return len(torch.zeros(250 * (rows.stop - rows.start)))
     >>> list(in_pieces("8K", 7, ask, "a row takes"))
-    [750, 750, 250]
+    [500, 500, 500, 250]
 
     Raises:
         CircuitsError: for a bound that is too small for a single one.
@@ -183,7 +186,7 @@ def in_pieces(
 def left(memory: int | str | None, taken: int, what: str) -> int | str | None:
     """What is left of a bound, if `what` takes so many bytes of it, whatever else is done.
 
-    >>> left("1K", 24, "the table"), left(None, 24, "the table")
+    >>> left("1K", 24, "all rows"), left(None, 24, "all rows")
     (1000, None)
 
     Raises:
@@ -193,5 +196,8 @@ def left(memory: int | str | None, taken: int, what: str) -> int | str | None:
         return None
     rest = parse_bytes(memory) - taken
     if rest < 1:
-        raise CircuitsError(f"memory={memory} is too little: {what} takes {taken} bytes alone")
+        raise CircuitsError(
+            f"memory={memory} is too little: {what} take {taken + _LEAST} bytes, with a little for "
+            "what is computed; give at least that"
+        )
     return rest

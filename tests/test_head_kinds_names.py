@@ -182,8 +182,8 @@ def test_inhibition_is_the_change_of_the_movers_scores(words: HookedGPT2) -> Non
     prompts = make("ioi", words, 2)
     weights = torch.tensor([[0.0, 0.0], [0.3, 1.7]], dtype=torch.float64)
     with torch.inference_mode():
-        runs = [names._Run.of(words, prompts, prompts.tokens)] * 2
-        found = names.inhibition(words, runs, weights).value[0, 1]
+        run = names._Run.of(words, prompts, prompts.tokens)
+        found = names._inhibition(words, run, weights)[0, :, 1]
         _, cache = words.run_with_cache(prompts.tokens, attention_mask=prompts.mask)
         roles = {role: at.tolist() for role, at in prompts.roles.items()}
         for row in range(2):

@@ -40,6 +40,7 @@ from circuits.evaluation import (
     faithful_rows,
     frame_of,
     independent_rows,
+    left_beside,
     named_circuit,
     overlap_rows,
     task_rows,
@@ -118,9 +119,9 @@ def evaluate(
     ask = partial(_sweeps, model, options, written, tuple(asked.cells.asked))
     if how.plan:
         return planned(model, "evaluate", batches, ask, how, templates)
-    measure = metric_of(batches[0].first, options.metric)
-    surveyed = _Surveyed(model, ask, measure.higher_is_better, templates, how)
-    return _answer(surveyed, asked, batches)
+    left_beside(model, 0 if curve else untrained, how.memory)  # raises before anything is run
+    better = metric_of(batches[0].first, options.metric).higher_is_better
+    return _answer(_Surveyed(model, ask, better, templates, how), asked, batches)
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,8 @@ class _Surveyed:
             assert isinstance(sweep, CircuitSweep)
             return replace(sweep, cells=sweep.cells[: CIRCUIT + 1])
 
-        how = How(memory=self.how.memory, draws=True, label=label_of(self.templates))
+        memory = left_beside(self.model, n, self.how.memory)
+        how = How(memory=memory, draws=True, label=label_of(self.templates))
         return [
             survey(other, batch.blocks, first_cells, how)
             for other in untrained_like(self.model, n, seed)

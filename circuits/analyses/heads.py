@@ -189,7 +189,7 @@ def heads(
     _check(n, method, costs)
     tasks = _Tasks(model, n, seed, ioi)
     with torch.inference_mode():
-        scores = _scores(model, tasks, [each.name for each in kinds])
+        scores = _scores(model, tasks, [each.name for each in kinds], how.memory)
     frame = pd.concat([_rows(each, scores[each.name], tasks, wanted, how.draws) for each in kinds])
     ablated = frame if costs == "all" or component is not None else frame[frame["clear"]]
     frame = _named(_with_costs(frame, _costs(tasks, ablated, method, how), tasks))
@@ -278,7 +278,9 @@ class _Tasks:
         )
 
 
-def _scores(model: HookedModel, tasks: _Tasks, names: Sequence[str]) -> dict[str, Scores | str]:
+def _scores(
+    model: HookedModel, tasks: _Tasks, names: Sequence[str], memory: str | None
+) -> dict[str, Scores | str]:
     """Each kind's scores, or why there are none."""
     n, seed = tasks.n, tasks.seed
     tokens = draw_tokens(model, n, seed)
@@ -291,11 +293,11 @@ def _scores(model: HookedModel, tasks: _Tasks, names: Sequence[str]) -> dict[str
         names = [name for name in names if name not in scores]
     if {*names} & {*POSITIONAL, *REPEATING}:
         scores |= dict.fromkeys(REPEATING, tokens.lacking)
-        scores |= attention_scores(model, tokens)
+        scores |= attention_scores(model, tokens, memory)
     measures: dict[str, Callable[[], Scores | str]] = {
-        "prefix-matching": lambda: prefix_matching(model, n, seed),
-        "copying": lambda: copying(model, tokens.unrepeated),
-        "ov-copying": lambda: eigenvalue_copying(model, seed),
+        "prefix-matching": lambda: prefix_matching(model, n, seed, memory),
+        "copying": lambda: copying(model, tokens.unrepeated, memory),
+        "ov-copying": lambda: eigenvalue_copying(model, seed, memory),
         "successor": lambda: _successors(model),
     }
     scores |= {name: measure() for name, measure in measures.items() if name in names}
@@ -305,9 +307,9 @@ def _scores(model: HookedModel, tasks: _Tasks, names: Sequence[str]) -> dict[str
             scores |= dict.fromkeys(NAMES, tasks.lacking["ioi"])
         else:
             if {*names} & {*NAMES[:-1]}:
-                scores |= name_scores(model, prompts)
+                scores |= name_scores(model, prompts, memory)
             if NAMES[-1] in names:
-                scores[NAMES[-1]] = name_copying(model, prompts)
+                scores[NAMES[-1]] = name_copying(model, prompts, memory=memory)
     if "s-inhibition" in names and product_scales(model) is None:
         scores["s-inhibition"] = NO_SHIFT
     return scores

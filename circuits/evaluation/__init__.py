@@ -18,7 +18,7 @@ from circuits.evaluation.subject import Subject
 from circuits.evaluation.table import MEANINGS, frame_of
 from circuits.evaluation.unseen import named_circuit, overlap_rows, unseen_prompts
 from circuits.evaluation.unseen_curve import UnseenCurve, unseen_curve
-from circuits.evaluation.untrained import untrained_like, untrained_rows
+from circuits.evaluation.untrained import left_beside, untrained_like, untrained_rows
 
 __all__ = [
     "CIRCUIT",
@@ -37,6 +37,7 @@ __all__ = [
     "faithful_rows",
     "frame_of",
     "independent_rows",
+    "left_beside",
     "named_circuit",
     "overlap_rows",
     "task_rows",

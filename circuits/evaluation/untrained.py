@@ -13,23 +13,34 @@ from circuits.arrays import Floats
 from circuits.evaluation.cells import CIRCUIT, EMPTY
 from circuits.evaluation.evidence import NOTHING, Evidence, Row
 from circuits.evaluation.hypothesis_tests import beyond
+from circuits.memory import left
 
 if TYPE_CHECKING:
     from circuits.model import HookedModel
 
 
-def untrained_like(model: HookedModel, n: int, seed: int) -> list[HookedGPT2]:
-    """So many models of this one's shape with the weights that training begins with.
+def untrained_like(model: HookedModel, n: int, seed: int) -> Iterator[HookedGPT2]:
+    """So many models of this one's shape with the weights that training begins with, in turn.
 
     None for an adapted model, whose kind of initial weights is not known here.
     """
-    if not isinstance(model, HookedGPT2):
-        return []
-    weight = model.W_E
-    return [
-        HookedGPT2.random(model.cfg, seed=seed + i, tokenizer=model.tokenizer).to(weight)
-        for i in range(1, n + 1)
-    ]
+    if isinstance(model, HookedGPT2):
+        for i in range(1, n + 1):
+            yield HookedGPT2.random(model.cfg, seed=seed + i, tokenizer=model.tokenizer).to(
+                model.W_E
+            )
+
+
+def left_beside(model: HookedModel, n: int, memory: str | None) -> int | str | None:
+    """What such a model leaves of a bound while it runs, if there are any.
+
+    Raises:
+        CircuitsError: where nothing is left.
+    """
+    if not n or not isinstance(model, HookedGPT2):
+        return memory
+    n_bytes = sum(weight.nbytes for weight in model.parameters())
+    return left(memory, int(1.5 * n_bytes), "the weights of an untrained model")
 
 
 def untrained_rows(

@@ -5,7 +5,7 @@ Shapes: l layer, h head, b prompt, q query, k key, d d_model, e d_head, s items 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from circuits.errors import CircuitsError, TokenError
 from circuits.head_kinds.judging import are_clear
 from circuits.head_kinds.kinds import KINDS
 from circuits.head_kinds.random_tokens import Scores, numbers, start_tokens, to_logits
+from circuits.memory import in_pieces
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
@@ -116,7 +117,9 @@ def _through_outputs(model: HookedModel, values: Tensor) -> Tensor:
     return torch.stack(wrote)
 
 
-def name_scores(model: HookedModel, prompts: Prompts) -> dict[str, Scores | str]:
+def name_scores(
+    model: HookedModel, prompts: Prompts, memory: str | None = None
+) -> dict[str, Scores | str]:
     """Name-mover, name-copier, S-inhibition and negative scores; `prompts` as `check_ioi` wants.
 
     name-mover: what all that a head writes at END directly adds to the logit difference IO - S;
@@ -129,19 +132,38 @@ def name_scores(model: HookedModel, prompts: Prompts) -> dict[str, Scores | str]
     weighted by their scores; why there is none, where no head is. LayerNorms' scales are held.
     """
     assert prompts.corrupted is not None
-    clean, twin = (_Run.of(model, prompts, t) for t in (prompts.tokens, prompts.corrupted))
-    direct, without = (_of_io_over_s(model, run, None) for run in (clean, twin))
-    movers = _scores(direct, without, also=_of_io_over_s(model, clean, "IO"))
+    every = _both_runs(model, prompts, slice(None)) if memory is None else None
+
+    def runs(rows: slice) -> Sequence[_Run]:
+        return every or _both_runs(model, prompts, rows)
+
+    def direct_of(rows: slice) -> tuple[Tensor, ...]:
+        clean, twin = runs(rows)
+        direct = [_of_io_over_s(model, *about) for about in ((clean, None), (twin, None))]
+        moved = _of_io_over_s(model, clean, "IO")
+        return (*direct, moved, *_copied(model, clean), *_suppression(model, clean))
+
+    def all_of(measure: Callable[[slice], tuple[Tensor, ...]]) -> list[Tensor]:
+        """Each [l b h]."""
+        pieces = in_pieces(memory, len(prompts), measure, "what heads write in one prompt takes")
+        return [torch.cat(each, 1) for each in zip(*pieces, strict=True)]
+
+    direct, without, moved, io, s, s_by_io, io_by_s, same, other = all_of(direct_of)
+    # Which name a head looks at may depend on the prompt, so that in each it copies only one.
+    io_less = io.mean(1, keepdim=True) < s.mean(1, keepdim=True)
+    copied = torch.where(io_less, io, s), torch.where(io_less, s_by_io, io_by_s)
+    movers = _scores(direct, without, also=moved)
     scores: dict[str, Scores | str] = {
         "name-mover": movers,
-        "name-copier": _scores(*_copied(model, clean)),
+        "name-copier": _scores(*copied),
         "s-inhibition": NO_MOVERS,
-        "negative": _scores(*_suppression(model, clean), also=-direct),
+        "negative": _scores(same, other, also=-direct),
     }
     clear = torch.as_tensor(are_clear(KINDS["name-mover"], movers), device=direct.device)
     if clear.any():
         weights = torch.where(clear, direct.mean(1), 0.0)  # [l h]
-        scores["s-inhibition"] = inhibition(model, (clean, twin), weights)
+        shifted = all_of(lambda rows: tuple(_inhibition(model, run, weights) for run in runs(rows)))
+        scores["s-inhibition"] = _scores(*shifted)
     return scores
 
 
@@ -160,19 +182,23 @@ def _of_io_over_s(model: HookedModel, run: _Run, role: str | None) -> Tensor:
     prompts = run.prompts
     assert prompts.answers is not None
     assert prompts.distractors is not None
-    unembed = to_logits(model).T
-    direction = unembed[prompts.answers] - unembed[prompts.distractors]
+    direction = (to_logits(model, prompts.answers) - to_logits(model, prompts.distractors)).T
     wrote = run.wrote_in_all(model) if role is None else run.wrote(model, role)
     return einsum(wrote, direction, "l b h d, b d -> l b h") / run.end_scale(_LAST_SCALE)
 
 
-def _copied(model: HookedModel, run: _Run) -> tuple[Tensor, Tensor]:
-    """[l b h], in logits: by how much the name that is raised less is; and the other one by that"""
+def _both_runs(model: HookedModel, prompts: Prompts, rows: slice) -> tuple[_Run, _Run]:
+    """Some of the prompts, and their twins."""
+    some = prompts.subset(rows)
+    assert some.corrupted is not None
+    return _Run.of(model, some, some.tokens), _Run.of(model, some, some.corrupted)
+
+
+def _copied(model: HookedModel, run: _Run) -> tuple[Tensor, ...]:
+    """[l b h], in logits: by how much IO and S are raised, and the other name by either."""
     moved = {"IO": run.wrote(model, "IO"), "S1": run.wrote(model, "S1") + run.wrote(model, "S2")}
-    (io, s), (s_by_io, io_by_s) = _on_names(model, run, moved)
-    # Which name a head looks at may depend on the prompt, so that in each it copies only one.
-    io_less = io.mean(1, keepdim=True) < s.mean(1, keepdim=True)
-    return torch.where(io_less, io, s), torch.where(io_less, s_by_io, io_by_s)
+    same, other = _on_names(model, run, moved)
+    return (*same, *other)
 
 
 def _suppression(model: HookedModel, run: _Run) -> tuple[Tensor, Tensor]:
@@ -186,20 +212,16 @@ def _on_names(
     model: HookedModel, run: _Run, moved: Mapping[str, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What is moved from IO and from S1 [l b h d] adds to that name's logit, and to the other's."""
-    unembed, rows = to_logits(model).T, torch.arange(len(run.prompts))
+    rows = torch.arange(len(run.prompts))
     scale = run.end_scale(_LAST_SCALE)[..., None]
     same: list[Tensor] = []
     other: list[Tensor] = []
     for role, twin in (("IO", "S1"), ("S1", "IO")):
         for out, name in ((same, role), (other, twin)):
             tokens = run.prompts.tokens[rows, run.prompts.roles[name]]
-            out.append(einsum(moved[role] / scale, unembed[tokens], "l b h d, b d -> l b h"))
+            unembed = to_logits(model, tokens).T
+            out.append(einsum(moved[role] / scale, unembed, "l b h d, b d -> l b h"))
     return same, other
-
-
-def inhibition(model: HookedModel, runs: Sequence[_Run], weights: Tensor) -> Scores:
-    """S-inhibition of the heads with these weights [l h]; `runs` are clean and corrupted."""
-    return _scores(*(_inhibition(model, run, weights) for run in runs))
 
 
 def _inhibition(model: HookedModel, run: _Run, weights: Tensor) -> Tensor:
@@ -220,7 +242,9 @@ def _inhibition(model: HookedModel, run: _Run, weights: Tensor) -> Tensor:
     return total / weights.sum().clamp(min=1e-30)
 
 
-def name_copying(model: HookedModel, prompts: Prompts, *, opposite: bool = False) -> Scores:
+def name_copying(
+    model: HookedModel, prompts: Prompts, *, opposite: bool = False, memory: str | None = None
+) -> Scores:
     """How often a head would write a name that it looked at: the share of names in its top 5.
 
     What enters layer 1 at IO and S1 (in layer 0: the embedding) goes through each head's values and
@@ -229,25 +253,34 @@ def name_copying(model: HookedModel, prompts: Prompts, *, opposite: bool = False
     again says little new. Control: the prompt's other name. With `opposite`, the share of names
     that a head would take away: in the top 5 of the opposite of what it writes.
     """
-    sites = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"]
-    options = {"names_filter": sites, "stop_at_layer": 1, "attention_mask": prompts.mask}
-    _, cache = model.run_with_cache(prompts.tokens, **options)
     rows, at = torch.arange(len(prompts)), [prompts.roles[role] for role in ("IO", "S1")]
+    sites = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"]
+
+    def enters(some: slice) -> list[Tensor]:
+        """What enters layers 0 and 1 at IO and at S1, [role b d] each."""
+        options = {"names_filter": sites, "stop_at_layer": 1, "attention_mask": prompts.mask[some]}
+        _, cache = model.run_with_cache(prompts.tokens[some], **options)
+        here = rows[: len(prompts.tokens[some])]
+        return [torch.stack([cache[site][here, where[some]] for where in at]) for site in sites]
+
+    pieces = in_pieces(memory, len(prompts), enters, "what enters layer 1 in one prompt takes")
+    streams = [torch.cat(each, 1).flatten(0, 1) for each in zip(*pieces, strict=True)]
     io, s = (prompts.tokens[rows, where] for where in at)
     names, others = torch.cat([io, s]), torch.cat([s, io])
     first = {int(name): i for i, name in reversed([*enumerate(names.tolist())])}
     asked = torch.tensor(sorted(first.values()), device=names.device)
-    values: list[Tensor] = []
-    controls: list[Tensor] = []
-    for layer in range(model.cfg.n_layers):
-        stream = cache[sites[min(layer, 1)]]
-        read = torch.cat([stream[rows, where] for where in at])[asked]
-        wrote = _through_heads(model, layer, read)
-        wrote = -wrote if opposite else wrote
-        hits = _among_top(model, wrote, (names[asked], others[asked]))
-        for out, hit in zip((values, controls), hits, strict=True):
-            out.append(hit)
-    return _scores(torch.stack(values), torch.stack(controls))
+
+    def hits(rows: slice) -> list[Tensor]:
+        """Whether the names and the others are written: [l b h] each."""
+        some, by_layer = asked[rows], []
+        for layer in range(model.cfg.n_layers):
+            wrote = _through_heads(model, layer, streams[min(layer, 1)][some])
+            wrote = -wrote if opposite else wrote
+            by_layer.append(_among_top(model, wrote, (names[some], others[some])))
+        return [torch.stack(each) for each in zip(*by_layer, strict=True)]
+
+    every = in_pieces(memory, len(asked), hits, "what heads would write of a name takes")
+    return _scores(*(torch.cat(each, 1) for each in zip(*every, strict=True)))
 
 
 def _among_top(model: HookedModel, wrote: Tensor, tokens: Sequence[Tensor]) -> list[Tensor]:
@@ -306,10 +339,10 @@ def successors(model: HookedModel, runs: Sequence[Sequence[int]]) -> Scores:
     values and outputs, and the next item's logit is compared with those of the series' others
     (Gould et al. 2023, arXiv 2312.09230). Control: the series in a random order, its expectation.
     """
-    unembed = to_logits(model)
     values, controls = [], []
     for run in runs:
-        items = torch.tensor(run, device=unembed.device)
+        items = torch.tensor(run, device=model.W_E.device)
+        unembed = to_logits(model, items)
         start = torch.tensor([start_tokens(model)] * len(items), dtype=torch.long)
         alone = torch.cat([start.to(items.device), items[:, None]], 1)
         every = all_real(alone)
@@ -317,7 +350,7 @@ def successors(model: HookedModel, runs: Sequence[Sequence[int]]) -> Scores:
         after = model(alone, attention_mask=every, stop_at_layer=1)[:, -1]
         for layer in range(model.cfg.n_layers):
             wrote = _through_heads(model, layer, after if layer else embedded)
-            logits = einsum(wide(wrote), unembed[:, items], "s h d, d t -> s h t")[:-1]
+            logits = einsum(wide(wrote), unembed, "s h d, d t -> s h t")[:-1]
             # One that others equal, but for rounding, is not raised most.
             ahead = logits.amax(-1, keepdim=True) - ROUNDING * logits.abs().amax(-1, keepdim=True)
             is_best = (logits >= ahead) & ((logits >= ahead).sum(-1, keepdim=True) == 1)

@@ -5,7 +5,7 @@ Shapes: l layer, h head, b prompt, q query, k key, d d_model, e d_head, u tokens
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from circuits.detectors import DETECTORS, attention_to
 from circuits.errors import CircuitsError
 from circuits.head_kinds.kinds import KINDS
 from circuits.hooks import HookPoint
+from circuits.memory import in_pieces, tensor_bytes
 from circuits.model import HookedModel
 from circuits.padding import all_real
 from circuits.precision import wide
@@ -36,6 +37,7 @@ TURNED = 99  # times that what heads read is turned at random
 # Most of the work on a report card is to run the model without each head on random tokens. Such a
 # prompt is read at 25 tokens, one of names at 1: 5 of 20 tell a cost in `mini` to 0.001 nats.
 SHARE_ABLATED, LEAST_ABLATED = 4, 5
+NUMBERS_AT_ONCE = 2**18  # of a vocabulary's vectors
 NO_OUTPUT = 1e-9  # eigenvalues below this share of the matrices' norms are rounding
 
 
@@ -93,7 +95,9 @@ def ablated_on(behavior: str, prompts: Prompts) -> Prompts:
     return prompts.subset(slice(max(LEAST_ABLATED, len(prompts) // SHARE_ABLATED)))
 
 
-def attention_scores(model: HookedModel, tokens: RandomTokens) -> dict[str, Scores]:
+def attention_scores(
+    model: HookedModel, tokens: RandomTokens, memory: str | None = None
+) -> dict[str, Scores]:
     """Previous-token, current-token, first-token, duplicate-token and induction scores.
 
     The control of a place (the previous token, say) is what a visible token gets on average; that
@@ -103,18 +107,20 @@ def attention_scores(model: HookedModel, tokens: RandomTokens) -> dict[str, Scor
     targets = {name: DETECTORS[name](read) for name in POSITIONAL}
     if tokens.copies is not None:
         targets |= {name: DETECTORS[name](read) for name in REPEATING}
-    attention = _attention(model, read, targets)
+    attention = _attention(model, read, targets, memory)
     base = {}
     if tokens.copies is not None:
         repeats = {name: targets[name] for name in REPEATING}
-        base = _attention(model, tokens.unrepeated, repeats)
+        base = _attention(model, tokens.unrepeated, repeats, memory)
     for name in POSITIONAL:
         rows = torch.arange(1, read.shape[1], dtype=torch.float64)
         base[name] = np.full_like(attention[name], float((1 / (rows + 1)).mean()))
     return {name: Scores(attention[name], base[name]) for name in attention}
 
 
-def prefix_matching(model: HookedModel, n: int, seed: int) -> Scores | str:
+def prefix_matching(
+    model: HookedModel, n: int, seed: int, memory: str | None = None
+) -> Scores | str:
     """How much attention goes to what followed earlier copies, on BOS and 4 copies of 25 tokens.
 
     After Olsson et al. 2022, with two differences. They take the mean over all entries of the
@@ -143,31 +149,37 @@ def prefix_matching(model: HookedModel, n: int, seed: int) -> Scores | str:
     tokens = torch.tensor(copies, device=device)
     targets = {"prefix-matching": DETECTORS["induction"](tokens)}
     attention = [
-        _attention(model, read, targets)["prefix-matching"]
+        _attention(model, read, targets, memory)["prefix-matching"]
         for read in (tokens, torch.tensor(unrepeated, device=device))
     ]
     return Scores(*attention)
 
 
 def _attention(
-    model: HookedModel, tokens: Tensor, targets: Mapping[str, Tensor]
+    model: HookedModel, tokens: Tensor, targets: Mapping[str, Tensor], memory: str | None
 ) -> dict[str, NDArray[np.float64]]:
     """How much of each head's attention goes to these targets: [l h b]. One run."""
-    by_target: dict[str, list[Tensor]] = {name: [] for name in targets}
 
-    def read(pattern: Tensor, hook: HookPoint) -> None:
-        for name, where in targets.items():
-            by_target[name].append(attention_to(pattern, where))
+    def look(rows: slice) -> dict[str, Tensor]:
+        by_target: dict[str, list[Tensor]] = {name: [] for name in targets}
 
-    model.run_with_hooks(tokens, fwd_hooks=[(_is_pattern, read)], return_type=None)
-    return {name: numbers(rearrange(each, "l b h -> l h b")) for name, each in by_target.items()}
+        def read(pattern: Tensor, hook: HookPoint) -> None:
+            for name, where in targets.items():
+                by_target[name].append(attention_to(pattern, where[rows]))
+
+        model.run_with_hooks(tokens[rows], fwd_hooks=[(_is_pattern, read)], return_type=None)
+        return {name: torch.stack(each) for name, each in by_target.items()}
+
+    every = [*in_pieces(memory, len(tokens), look, "the attention of one prompt takes")]
+    together = {name: torch.cat([some[name] for some in every], 1) for name in targets}
+    return {name: numbers(rearrange(each, "l b h -> l h b")) for name, each in together.items()}
 
 
 def _is_pattern(name: str) -> bool:
     return name.endswith("attn.hook_pattern")
 
 
-def copying(model: HookedModel, tokens: Tensor) -> Scores:
+def copying(model: HookedModel, tokens: Tensor, memory: str | None = None) -> Scores:
     """How far the direct path raises the attended token's logit rather than those of the others.
 
     Olsson et al. 2022, "Head activation evaluators": on 25 random tokens, what a head writes goes
@@ -178,7 +190,13 @@ def copying(model: HookedModel, tokens: Tensor) -> Scores:
     is moved from each token alone, and summed with attention as weight. A start token, or whatever
     comes first, where heads rest, is left out. Control: another token of the prompt.
     """
-    tokens = tokens[:, : 1 + USUAL_LENGTH]
+    tokens, what = tokens[:, : 1 + USUAL_LENGTH], "what heads write in one prompt takes"
+    pieces = [*in_pieces(memory, len(tokens), lambda rows: _copied(model, tokens[rows]), what)]
+    return Scores(*(numbers(torch.cat(each, 2)) for each in zip(*pieces, strict=True)))
+
+
+def _copied(model: HookedModel, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Copying's ratio and its control in these prompts: [l h b] each."""
     sites = ("hook_pattern", "hook_v")
     _, cache = model.run_with_cache(
         tokens,
@@ -186,7 +204,8 @@ def copying(model: HookedModel, tokens: Tensor) -> Scores:
         names_filter=lambda name: name.endswith(sites),
         return_type=None,
     )
-    unembed = rearrange(to_logits(model)[:, tokens[:, 1:]], "d b u -> b d u")
+    b, u = tokens[:, 1:].shape
+    unembed = rearrange(to_logits(model, tokens[:, 1:].flatten()), "d (b u) -> b d u", b=b, u=u)
     values: list[Tensor] = []
     controls: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
@@ -200,10 +219,11 @@ def copying(model: HookedModel, tokens: Tensor) -> Scores:
         for out, rises in ((values, rise), (controls, rise.roll(1, -1))):
             attended = (rises.diagonal(dim1=-2, dim2=-1) * weight).sum(-1)
             out.append(4 * attended / (attended + total).clamp(min=1e-30) - 1)
-    return Scores(*(numbers(rearrange(x, "l b h -> l h b")) for x in (values, controls)))
+    ratio, control = (rearrange(x, "l b h -> l h b") for x in (values, controls))
+    return ratio, control
 
 
-def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
+def eigenvalue_copying(model: HookedModel, seed: int, memory: str | None = None) -> Scores:
     """How alike what is written and what is read are: sum of eigenvalues over sum of their moduli.
 
     The matrix W_E W_V W_O W_U (Elhage et al. 2021), through the weights of both LayerNorms, is
@@ -217,28 +237,56 @@ def eigenvalue_copying(model: HookedModel, seed: int) -> Scores:
     which no head copies, one in 100 has a head that does so. Where no head's score is high enough
     to count anyhow, nothing is drawn.
     """
-    generator = torch.Generator().manual_seed(seed)
-    embed, unembed = centered(model, model.W_E.double()), to_logits(model).double()
-    orders = [torch.arange(len(embed))]
-    orders += [torch.randperm(len(embed), generator=generator) for _ in range(EIGENVALUE_CONTROLS)]
-    read = torch.stack([_reading(model, layer) for layer in range(model.cfg.n_layers)])
-    written = torch.stack([block.attn.W_O.double() for block in model.blocks])
-    between = [unembed @ embed[order.to(embed.device)] for order in orders]
-    shares = []
-    for each in between:
-        inner = each @ read  # [l h d e]
-        size = written.flatten(2).norm(dim=2) * inner.flatten(2).norm(dim=2)
-        shares.append(_positivity(numbers(written @ inner), NO_OUTPUT * numbers(size)))
-    scores = np.stack(shares)
+    n_threads = _threads(model, memory)
+    generator, n = torch.Generator().manual_seed(seed), len(model.W_E)
+    orders = [torch.arange(n)]
+    orders += [torch.randperm(n, generator=generator) for _ in range(EIGENVALUE_CONTROLS)]
+    between = [_between(model, order.to(model.W_E.device)) for order in orders]
+    shares, strengths, reached = [], [], []
+    for layer, block in enumerate(model.blocks):  # in float64, heads of all layers are large
+        read, written = _reading(model, layer), block.attn.W_O.double()
+        inner = [each @ read for each in between]  # [h d e]
+        shares.append([_positivity_of(written, each) for each in inner])
+        # What is left of W_V but for directions, and of W_O (W_U W_E).
+        strengths.append(np.linalg.qr(numbers(read), mode="r"))
+        reached.append(np.linalg.qr(numbers(written @ between[0]).swapaxes(1, 2), mode="r"))
+    scores = np.stack(shares, 1)  # [order l h]
     score, control, kind = scores[0], scores[1:].mean(0), KINDS["ov-copying"]
     if (score - control.clip(min=kind.floor) <= kind.margin).all():
         return Scores(score[..., None], control[..., None])
-    drawn = _by_chance(numbers(written @ between[0]), numbers(read), seed)
+    draw = _chance(np.stack(reached).swapaxes(-2, -1), np.stack(strengths), model.cfg.d_model)
+    # NumPy's algebra is that of one thread, and leaves Python to others while it runs.
+    with ThreadPoolExecutor(n_threads) as pool:
+        drawn = np.stack([*pool.map(draw, np.random.SeedSequence(seed).spawn(TURNED))])
     every = np.concatenate([scores[:1], drawn])  # of no head that is like them does one stand apart
     mean, deviation = every.mean(0), every.std(0)
     highest = ((drawn - mean) / deviation.clip(min=1e-30)).max()
     null = mean + highest * deviation
     return Scores(score[..., None], control[..., None], null=null)
+
+
+def _threads(model: HookedModel, memory: str | None) -> int:
+    """How many draws of chance are made at once."""
+    cfg, most = model.cfg, torch.get_num_threads()
+    each = 12 * 8 * cfg.n_layers * cfg.n_heads * cfg.d_head**2  # numbers in float64 of a draw
+    kept = 8 * 8 * cfg.d_model**2
+    least, what = kept + each, "what heads copy by chance takes"
+    return min(most, (tensor_bytes(memory, kept + most * each, least, what) - kept) // each)
+
+
+def _between(model: HookedModel, order: Tensor) -> Tensor:
+    """From logits of tokens to the embedding of those in their places, W_U W_E [d d].
+
+    Some tokens after others: a vocabulary in float64 is large. Norms and means come last.
+    """
+    d_model = model.cfg.d_model
+    total = model.W_E.new_zeros(d_model, d_model, dtype=torch.float64)
+    at_once, common = max(1, NUMBERS_AT_ONCE // d_model), common_direction(model)
+    for first, tokens in enumerate(order.split(at_once)):
+        embed = centered(model, model.W_E[tokens].double())
+        some = model.W_U[:, first * at_once : first * at_once + len(tokens)].double()
+        total += (some - common) @ embed
+    return through_ln(model, total)
 
 
 def _reading(model: HookedModel, layer: int) -> Tensor:
@@ -248,21 +296,19 @@ def _reading(model: HookedModel, layer: int) -> Tensor:
     return rearrange(read, "d (h e) -> h d e", h=model.cfg.n_heads)
 
 
-def _by_chance(
-    written: NDArray[np.float64], read: NDArray[np.float64], seed: int
-) -> NDArray[np.float64]:
-    """The scores [draw l h] of heads that read in random directions, but as strongly as these do.
+def _chance(
+    reached: NDArray[np.float64], strength: NDArray[np.float64], d_model: int
+) -> Callable[[np.random.SeedSequence], NDArray[np.float64]]:
+    """Draws the scores [l h] of heads that read in random directions, but as strongly as these do.
 
-    `written` is W_O (W_U W_E) [l h e d], `read` is W_V [l h d e].
+    `reached` is R^T of W_O (W_U W_E) = R^T Q^T, `strength` R of W_V = Q R: [l h e e] each.
 
     Random orthonormal directions are G R^-1, with G of normal numbers [d e] and R^T R = G^T G. Of G
     only e rows, in the space that `written` reads, count by themselves; of the other d - e only
     their products with each other do, and these are B B^T with a small triangular B, whose diagonal
     is chi-distributed (Bartlett 1933).
     """
-    strength = np.linalg.qr(read).R  # what is left of W_V but for directions
-    reached = np.linalg.qr(written.swapaxes(-2, -1)).R.swapaxes(-2, -1)  # and of W_O (W_U W_E)
-    rows, d_model = strength.shape[-2], read.shape[-2]
+    rows = strength.shape[-2]
     rest = np.arange(d_model - rows, max(d_model - 2 * rows, 0), -1)  # degrees of freedom
 
     def draw(source: np.random.SeedSequence) -> NDArray[np.float64]:
@@ -277,9 +323,13 @@ def _by_chance(
         matrix = reached @ inside @ np.linalg.solve(root, strength)
         return _positivity(matrix, NO_OUTPUT * np.linalg.norm(matrix, axis=(-2, -1)))
 
-    # NumPy's algebra is that of one thread, and leaves Python to others while it runs.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return np.stack([*pool.map(draw, np.random.SeedSequence(seed).spawn(TURNED))])
+    return draw
+
+
+def _positivity_of(written: Tensor, inner: Tensor) -> NDArray[np.float64]:
+    """That of their product, [h e d] and [h d e]: [h]."""
+    size = written.flatten(1).norm(dim=1) * inner.flatten(1).norm(dim=1)
+    return _positivity(numbers(written @ inner), NO_OUTPUT * numbers(size))
 
 
 def _positivity(matrix: NDArray[np.float64], least: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -290,13 +340,17 @@ def _positivity(matrix: NDArray[np.float64], least: NDArray[np.float64]) -> NDAr
     return np.where(moduli > least.clip(min=1e-30), share, 0.0)
 
 
-def to_logits(model: HookedModel) -> Tensor:
-    """From the final stream to logits less their mean, but for LayerNorm's scale and biases: [d v].
+def to_logits(model: HookedModel, tokens: Tensor) -> Tensor:
+    """From the final stream to these tokens' logits [d t], but for LayerNorm's scale and biases.
 
-    What all logits have in common changes no prediction.
+    The mean of all logits is subtracted: what they have in common changes no prediction.
     """
-    unembed = through_ln(model, wide(model.W_U))
-    return unembed - unembed.mean(1, keepdim=True)
+    return through_ln(model, wide(model.W_U[:, tokens]) - common_direction(model))
+
+
+def common_direction(model: HookedModel) -> Tensor:
+    """The mean of what the unembedding has for the tokens: [d 1]."""
+    return model.W_U.mean(1, keepdim=True, dtype=wide(model.W_U[:1, :1]).dtype)
 
 
 def numbers(stack: list[Tensor] | Tensor) -> NDArray[np.float64]:

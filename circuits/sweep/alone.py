@@ -13,6 +13,8 @@ import torch
 
 from circuits.arrays import Floats
 from circuits.circuit import Graph, graph
+from circuits.memory import PIECES, left
+from circuits.sweep.circuit_planning import run_bytes
 from circuits.sweep.circuit_runner import CircuitRunner
 from circuits.sweep.circuit_sweep import CircuitRoutes, CircuitSweep, Kept
 from circuits.sweep.engine import source_sites, task_runner
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 class Alone:
     """The prompts of a sweep in both runs, kept for as long as circuits are asked about.
 
-    `memory` bounds what a question takes besides the two runs.
+    `memory` bounds what a question takes, and the two runs.
 
     >>> import circuits
     >>> from circuits.metrics import get_metric
@@ -48,7 +50,8 @@ class Alone:
         asked = CircuitSweep(
             sweep.prompts, sweep.metric, ((everything,),) * 64, sweep.source, sweep.clean
         )
-        planned = plan(model, asked, memory=memory)
+        both = int(PIECES * len(sweep.prompts) * run_bytes(model, sweep.prompts.tokens.shape[1]))
+        planned = plan(model, asked, memory=left(memory, both, "both runs of every prompt"))
         self._at_once = max(len(task.cells) for task in planned.tasks)
         routes = CircuitRoutes(asked)
         reference = Reference(
@@ -61,6 +64,8 @@ class Alone:
                 model, routes, slice(first, last), reference, planned.allowance.logits
             )
             assert isinstance(runner, CircuitRunner)
+            if self._runners:
+                runner.rooms = self._runners[0].rooms  # nobody reads what others have left there
             self._runners.append(runner)
 
     def __call__(self, kept: Sequence[Kept]) -> Floats:

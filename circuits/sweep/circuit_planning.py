@@ -129,6 +129,11 @@ def _moving(cell: CircuitCell, copies: bool) -> Bools:
     return np.logical_or.reduce(reads) if reads else np.zeros(1, dtype=bool)
 
 
+def run_bytes(model: HookedModel, width: int) -> int:
+    """What both runs of a prompt of this width keep."""
+    return width * _numbers(model.cfg)[0] * model.W_E.element_size()
+
+
 def _numbers(cfg: ModelConfig) -> tuple[int, int]:
     """Numbers alive for each token: of the two runs and what is kept of them; of each circuit."""
     inner, n_inputs = cfg.n_heads * cfg.d_head, 3 * cfg.n_heads

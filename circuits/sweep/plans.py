@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuits.memory import PIECES, lets_onednn
+from circuits.memory import PASSES, PIECES, lets_onednn
 from circuits.sweep.pilot import row_seconds
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Allowance:
     @classmethod
     def of(cls, budget: int, token_bytes: float) -> Allowance:
         """As many as these bytes of tensors let, where a token of the set takes `token_bytes`."""
-        # Of a set that is read, more is left in pieces than of anything else.
-        tokens, logits = int(0.75 * budget / token_bytes), budget // 32
+        tokens, logits = int(PASSES * budget / token_bytes), budget // 32
         return cls(min(cls.tokens, tokens), min(cls.logits, logits), lets_onednn(budget))
 
 

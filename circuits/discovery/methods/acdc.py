@@ -43,7 +43,7 @@ def acdc(search: Search) -> Scored:
         )
     sweep = search.ask(blocks[0])
     n_values = (len(search.graph) + 2) * len(sweep.prompts)
-    memory = left(search.how.memory, COPIES * 8 * n_values, "what every edge does in every prompt")
+    memory = left(search.how.memory, COPIES * 8 * n_values, "the effects of all edges")
     alone = Alone(search.model, sweep, memory=memory)
     worse = -1 if sweep.metric.higher_is_better else 1
     pruning = _Pruning(alone, worse, search.threshold)
