@@ -34,6 +34,18 @@ def test_one_row_is_multiplied_with_a_copy_by_rows(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("always")
+def test_threads_read_a_tied_unembedding_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    a_map = Map()
+    a_map.weight = nn.Parameter(numbers(6, 5).T)
+    with torch.no_grad(), packed(a_map):
+        near(a_map(numbers(1, 5)), a_map.expected(numbers(1, 5)))
+        assert not a_map.backend.copies
+        near(a_map(numbers(3, 5)), a_map.expected(numbers(3, 5)))
+        assert len(a_map.backend.copies) == 1
+
+
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize("gelu", [None, "tanh"])

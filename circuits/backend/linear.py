@@ -162,13 +162,13 @@ class Backend:
 
     def stored(self, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor | None:
         """What oneDNN multiplies `x` [... i] with; None where torch's own product is to be used."""
-        is_read = self._reads(weight)
-        is_row = x.numel() == x.shape[-1] and not is_read
-        least = LEAST_ROW if is_row else LEAST_WORK
+        is_row, is_read = x.numel() == x.shape[-1], self._reads(weight)
+        least = LEAST_ROW if is_row and not is_read else LEAST_WORK
         if not self._multiplies(x, weight.T if transposed else weight, least):
             return None
         matrix = weight if transposed else weight.T
-        if is_read:
+        # One row is as fast where each output's weights lie together, as in a tied unembedding.
+        if is_read or (is_row and matrix.is_contiguous()):
             return matrix.detach()
         return self._copy(weight, "transposed" if transposed else "packed", lambda: pack(matrix))
 
