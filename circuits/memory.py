@@ -150,7 +150,7 @@ def at_once(
     `kept` bytes of tensors are there besides. Without a bound it is `most`, and nothing is run.
     `what` says what takes the bytes of a single one.
 
-    >>> at_once("8K", 9, lambda: torch.zeros(250), "a prompt takes")
+    >>> at_once("12K", 9, lambda: torch.zeros(250), "a prompt takes")
     2
 
     Raises:
@@ -172,7 +172,7 @@ def in_pieces(
 
     >>> def ask(rows):
     ...     return len(torch.zeros(250 * (rows.stop - rows.start)))
-    >>> list(in_pieces("8K", 7, ask, "a row takes"))
+    >>> list(in_pieces("12K", 7, ask, "a row takes"))
     [500, 500, 500, 250]
 
     Raises:

@@ -25,7 +25,7 @@ ASKED: dict[str, Question] = {
     "discover": ((), {"method": "eap", "keep": "20", **IOI}),
     "evaluate": ((), {"subsets": 10, "controls": 45, "untrained": 2, **IOI}),
     "fine-tune": (("tuned",), {"steps": 2, **IOI}),
-    "heads": ((), {"n": 3}),
+    "heads": ((), {"n": 3, "costs": "all"}),
     "icl": ((), {"n": 2, "length": 8}),
     "interchange": ((), {"component": "a1", **IOI}),
     "neurons": (("m0.n3",), {}),

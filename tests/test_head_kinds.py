@@ -56,8 +56,8 @@ def test_chance_is_that_of_rotations(e: int) -> None:
         for shape in ((6, 6), (6, e), (e, 6))
     )
     through = written @ left.mT @ left  # a skewed one, as W_U W_E is
-    strength = np.linalg.qr(read[None, None].numpy(), mode="r")
-    reached = np.linalg.qr(through.mT[None, None].numpy(), mode="r").swapaxes(-2, -1)
+    strength = torch.linalg.qr(read[None, None], mode="r").R
+    reached = torch.linalg.qr(through.mT[None, None], mode="r").R.mT
     draw = attention._chance(reached, strength, len(read))
     found = np.array([draw(seed)[0, 0] for seed in np.random.SeedSequence(1).spawn(1500)])
     expected = []

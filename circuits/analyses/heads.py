@@ -165,7 +165,7 @@ def heads(
     $ circuits heads -n 50
     $ circuits heads --kind induction --kind previous-token --figure heads.png
     $ circuits heads --component a1.h0 --component a5.h3 --method mean
-    $ circuits heads --costs all --csv heads.csv
+    $ circuits heads --costs all --csv
 
     Args:
         kind: Only this kind, one of those above. Repeat it for several.

@@ -248,14 +248,14 @@ def eigenvalue_copying(model: HookedModel, seed: int, memory: str | None = None)
         inner = [each @ read for each in between]  # [h d e]
         shares.append([_positivity_of(written, each) for each in inner])
         # What is left of W_V but for directions, and of W_O (W_U W_E).
-        strengths.append(np.linalg.qr(numbers(read), mode="r"))
-        reached.append(np.linalg.qr(numbers(written @ between[0]).swapaxes(1, 2), mode="r"))
+        strengths.append(torch.linalg.qr(read, mode="r").R.cpu())
+        reached.append(torch.linalg.qr((written @ between[0]).mT, mode="r").R.mT.cpu())
     scores = np.stack(shares, 1)  # [order l h]
     score, control, kind = scores[0], scores[1:].mean(0), KINDS["ov-copying"]
     if (score - control.clip(min=kind.floor) <= kind.margin).all():
         return Scores(score[..., None], control[..., None])
-    draw = _chance(np.stack(reached).swapaxes(-2, -1), np.stack(strengths), model.cfg.d_model)
-    # NumPy's algebra is that of one thread, and leaves Python to others while it runs.
+    draw = _chance(torch.stack(reached), torch.stack(strengths), model.cfg.d_model)
+    # Torch uses one thread for each matrix, and leaves Python to others while it runs.
     with ThreadPoolExecutor(n_threads) as pool:
         drawn = np.stack([*pool.map(draw, np.random.SeedSequence(seed).spawn(TURNED))])
     every = np.concatenate([scores[:1], drawn])  # of no head that is like them does one stand apart
@@ -297,7 +297,7 @@ def _reading(model: HookedModel, layer: int) -> Tensor:
 
 
 def _chance(
-    reached: NDArray[np.float64], strength: NDArray[np.float64], d_model: int
+    reached: Tensor, strength: Tensor, d_model: int
 ) -> Callable[[np.random.SeedSequence], NDArray[np.float64]]:
     """Draws the scores [l h] of heads that read in random directions, but as strongly as these do.
 
@@ -311,17 +311,17 @@ def _chance(
     rows = strength.shape[-2]
     rest = np.arange(d_model - rows, max(d_model - 2 * rows, 0), -1)  # degrees of freedom
 
+    @torch.inference_mode()
     def draw(source: np.random.SeedSequence) -> NDArray[np.float64]:
         rng = np.random.default_rng(source)
-        inside = rng.standard_normal((*strength.shape[:-1], rows))
-        outside = np.tril(rng.standard_normal((*strength.shape[:-1], len(rest))), -1)
-        np.einsum("...ii->...i", outside[..., : len(rest), :])[...] = np.sqrt(
-            rng.chisquare(rest, (*strength.shape[:-2], len(rest)))
-        )
-        gram = inside.swapaxes(-2, -1) @ inside + outside @ outside.swapaxes(-2, -1)
-        root = np.linalg.cholesky(gram).swapaxes(-2, -1)
-        matrix = reached @ inside @ np.linalg.solve(root, strength)
-        return _positivity(matrix, NO_OUTPUT * np.linalg.norm(matrix, axis=(-2, -1)))
+        inside = torch.from_numpy(rng.standard_normal((*strength.shape[:-1], rows)))
+        outside = torch.from_numpy(rng.standard_normal((*strength.shape[:-1], len(rest)))).tril(-1)
+        diagonal = np.sqrt(rng.chisquare(rest, (*strength.shape[:-2], len(rest))))
+        outside.diagonal(dim1=-2, dim2=-1).copy_(torch.from_numpy(diagonal))
+        gram = inside.mT @ inside + outside @ outside.mT
+        root = torch.linalg.cholesky(gram, upper=True)
+        matrix = reached @ inside @ torch.linalg.solve_triangular(root, strength, upper=True)
+        return _positivity(matrix, NO_OUTPUT * matrix.flatten(-2).norm(dim=-1))
 
     return draw
 
@@ -329,15 +329,15 @@ def _chance(
 def _positivity_of(written: Tensor, inner: Tensor) -> NDArray[np.float64]:
     """That of their product, [h e d] and [h d e]: [h]."""
     size = written.flatten(1).norm(dim=1) * inner.flatten(1).norm(dim=1)
-    return _positivity(numbers(written @ inner), NO_OUTPUT * numbers(size))
+    return _positivity(written @ inner, NO_OUTPUT * size)
 
 
-def _positivity(matrix: NDArray[np.float64], least: NDArray[np.float64]) -> NDArray[np.float64]:
+def _positivity(matrix: Tensor, least: Tensor) -> NDArray[np.float64]:
     """Sum of eigenvalues over that of moduli, 0 where these are below `least`: [l h e e], [l h]."""
-    values = np.linalg.eigvals(matrix)
-    moduli = np.abs(values).sum(-1)
-    share = values.real.sum(-1) / moduli.clip(min=1e-30)
-    return np.where(moduli > least.clip(min=1e-30), share, 0.0)
+    values = torch.linalg.eigvals(matrix)
+    moduli = values.abs().sum(-1)
+    share = values.real.sum(-1) / moduli.clamp(min=1e-30)
+    return numbers(torch.where(moduli > least.clamp(min=1e-30), share, 0.0))
 
 
 def to_logits(model: HookedModel, tokens: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _measured: WeakKeyDictionary[HookedModel, dict[tuple[object, ...], float]] = Wea
 def row_bytes(model: HookedModel, width: int) -> float:
     """How many bytes are alive for each row in a block?"""
     known = _measured.setdefault(model, {})
-    what = (model.cfg, width, *map(type, model.modules()))
+    what = (repr(model.cfg), width, *map(type, model.modules()))
     if what not in known:
         pilot = runner_of(model).pilot(model, width, 1)
         known[what] = peak_bytes(pilot.run) / pilot.rows
