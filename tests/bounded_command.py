@@ -20,8 +20,8 @@ from circuits.registry import find
 IOI: dict[str, Any] = {"task": "ioi", "n": 50}
 SITE: dict[str, Any] = {"component": "resid_pre.6@END", "variable": "position", **IOI}
 # The command, its options, and which bound it is measured to keep: 32 MB, or what it needs. The
-# scores of heads leave up to 38 MB in pieces, whatever the bound; the
-# gradients at all edges take 34 MB for a single prompt.
+# scores of heads leave up to 38 MB in pieces, whatever the bound; gradients at all edges take 34 MB
+# for a single prompt.
 COMMANDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "ablate": ("ablate", {"all_heads": True, **IOI}, "32M"),
     "ablate by means": ("ablate", {"all_heads": True, "method": "mean", **IOI}, "32M"),
