@@ -17,9 +17,11 @@ import pytest
 from bounded_command import COMMANDS, words
 from typer.testing import CliRunner
 
+from circuits.checkpoints import load
 from circuits.cli import app
 from circuits.memory import parse_bytes
 from circuits.registry import analyses
+from circuits.sweep import pilot
 
 HERE = Path(__file__).parent
 HAS_PROC = Path("/proc/self/clear_refs").exists()
@@ -85,3 +87,19 @@ def test_a_bound_too_small_is_one_error_that_says_which_is_enough(
         assert match, done.stderr
         memory, last = int(match[1]), memory
         assert memory > last
+
+
+def test_a_row_is_measured_once_for_each_way_of_multiplying(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, measured = load("sort-abc"), list[bool]()
+
+    def peak_bytes(run: object) -> int:
+        measured.append(model.backend.uses_onednn)
+        return 1
+
+    monkeypatch.setattr(pilot, "peak_bytes", peak_bytes)
+    for onednn in (True, False, True, False):
+        with model.backend.using(onednn=onednn):
+            pilot.row_bytes(model, 6)
+    assert measured == [True, False]

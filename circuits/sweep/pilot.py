@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from circuits.model import HookedModel
 
 _ROWS = 512  # enough that a row costs what it costs among many
-# What was measured, for as long as the model lives: by its shape, its parts, and the width.
+# What was measured, for as long as the model lives: by its shape, its parts, what multiplies, and
+# the width.
 _measured: WeakKeyDictionary[HookedModel, dict[tuple[object, ...], float]] = WeakKeyDictionary()
 
 
 def row_bytes(model: HookedModel, width: int) -> float:
     """How many bytes are alive for each row in a block?"""
     known = _measured.setdefault(model, {})
-    what = (repr(model.cfg), width, *map(type, model.modules()))
+    what = (repr(model.cfg), width, model.backend.uses_onednn, *map(type, model.modules()))
     if what not in known:
         pilot = runner_of(model).pilot(model, width, 1)
         known[what] = peak_bytes(pilot.run) / pilot.rows
